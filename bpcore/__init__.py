@@ -1,0 +1,50 @@
+"""bpcore: backpropagation on the CPU.  Neural networks trained and run by a C core under a thin Python face."""
+
+from bpcore import _blas, _threads
+
+_blas.connect()
+_threads.read_forced()
+
+from bpcore import _activations as activations  # noqa: E402
+from bpcore import _losses as losses  # noqa: E402
+from bpcore import datasets, debug  # noqa: E402
+from bpcore._activations import Activation  # noqa: E402
+from bpcore._callbacks import Callback, EarlyStopping  # noqa: E402
+from bpcore._check import check_gradients  # noqa: E402
+from bpcore._config import show_config  # noqa: E402
+from bpcore._errors import DivergenceError  # noqa: E402
+from bpcore._history import History  # noqa: E402
+from bpcore._io import load  # noqa: E402
+from bpcore._layers import Dense, Input  # noqa: E402
+from bpcore._losses import Loss  # noqa: E402
+from bpcore._network import Network  # noqa: E402
+from bpcore._optimizers import SGD, Adam  # noqa: E402
+from bpcore._tape import Gradients, Tape  # noqa: E402
+from bpcore._threads import get_num_threads, set_num_threads  # noqa: E402
+from bpcore._version import __version__  # noqa: E402
+
+__all__ = [
+    "SGD",
+    "Activation",
+    "Adam",
+    "Callback",
+    "Dense",
+    "DivergenceError",
+    "EarlyStopping",
+    "Gradients",
+    "History",
+    "Input",
+    "Loss",
+    "Network",
+    "Tape",
+    "__version__",
+    "activations",
+    "check_gradients",
+    "datasets",
+    "debug",
+    "get_num_threads",
+    "load",
+    "losses",
+    "set_num_threads",
+    "show_config",
+]

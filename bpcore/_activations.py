@@ -1,0 +1,60 @@
+"""Activations: names that C knows, or the user's own function with its derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bpcore import _core, _validate
+
+NAMES = ("identity", *_core.ACTIVATIONS, "softmax")
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """An elementwise activation of your own, with its derivative.
+
+    a = f(z), df = f'(z).  `f` and `df` take an array (rows, units) in the network's dtype and return one of the same
+    shape; they are called once on a whole chunk of rows, on the calling thread.  For speed both may be
+    `scipy.LowLevelCallable` of signature "double (double)" or "double (double, void *)": then they are called once
+    an element, from any thread, without the GIL.  `name` is what a saved file calls it; `bp.load` takes it back
+    by `custom={name: activation}`.
+    """
+
+    f: Callable[[Any], Any]
+    df: Callable[[Any], Any]
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.is_low_level:
+            _core.check_low_level(self.f, self.df)
+            return
+        _validate.function("f", self.f)
+        _validate.function("df", self.df)
+        if self.name is not None and not isinstance(self.name, str):
+            raise TypeError(f"name: expected a string, got {self.name!r}")
+
+    @property
+    def is_low_level(self) -> bool:
+        """Whether both functions are scipy.LowLevelCallable."""
+        kinds = [type(function).__name__ == "LowLevelCallable" for function in (self.f, self.df)]
+        if any(kinds) and not all(kinds):
+            raise TypeError("Activation: f and df must both be LowLevelCallable, or both Python functions")
+        return all(kinds)
+
+
+def resolve(value: Any) -> str | Activation:
+    """A valid name or an Activation."""
+    if isinstance(value, Activation):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(
+            f"activation: expected a name or bp.Activation(f, df), got {value!r} of type {type(value).__name__}"
+        )
+    return _validate.choice("activation", value, NAMES)
+
+
+def label(value: str | Activation) -> str:
+    """How summaries call it."""
+    return value if isinstance(value, str) else value.name or "Activation"

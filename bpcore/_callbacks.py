@@ -1,0 +1,112 @@
+"""What the user may have called while `fit` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bpcore import _validate
+from bpcore._history import History
+
+if TYPE_CHECKING:
+    from bpcore._network import Network
+
+
+@dataclass
+class State:
+    """Where training stands, as callbacks see it: `epoch` and `step` count from the network's first, `loss` is that
+    of the batch or epoch just done."""
+
+    net: Network
+    history: History
+    epoch: int = 0
+    step: int = 0
+    loss: float = float("nan")
+    stopped: bool = False
+
+    def stop(self) -> None:
+        """Ends training after this step or epoch."""
+        self.stopped = True
+
+
+class Callback:
+    """Override what is needed.  Parameters may be read and written; an exception ends `fit` at the last whole step."""
+
+    def on_fit_begin(self, state: State) -> None:
+        """Called once, before the first step."""
+
+    def on_batch_end(self, state: State) -> None:
+        """Called after every step; where it is overridden, each step is a slice of its own."""
+
+    def on_epoch_end(self, state: State) -> None:
+        """Called after every epoch, the history already holding it."""
+
+    def on_fit_end(self, state: State) -> None:
+        """Called once, after the last step; not after an exception."""
+
+
+class _Function(Callback):
+    def __init__(self, function: Callable[[State], Any]) -> None:
+        self.on_epoch_end = function  # type: ignore[assignment, method-assign]
+
+
+class EarlyStopping(Callback):
+    """Stops once `monitor` ("loss", "val_loss" or "val_accuracy") has not improved by more than `min_delta` for
+    `patience` epochs; with `restore_best`, puts the parameters of the best epoch back."""
+
+    def __init__(
+        self, monitor: str = "val_loss", *, patience: int = 10, min_delta: float = 0.0, restore_best: bool = True
+    ) -> None:
+        self.monitor = _validate.choice("monitor", monitor, ("loss", "val_loss", "val_accuracy"))
+        self.patience = _validate.integer("patience", patience, 0, 2**31)
+        self.min_delta = _validate.real("min_delta", min_delta)
+        self.restore_best = _validate.flag("restore_best", restore_best)
+
+    def on_fit_begin(self, state: State) -> None:
+        """Forgets the last fit."""
+        self.best = float("inf")
+        self.best_epoch = state.epoch
+        self._theta: np.ndarray | None = None
+
+    def on_epoch_end(self, state: State) -> None:
+        """Compares."""
+        values = getattr(state.history, self.monitor)
+        if not values:
+            raise ValueError(f"EarlyStopping: there is no {self.monitor}; give fit validation_data=(X, y)")
+        value = -values[-1] if self.monitor == "val_accuracy" else values[-1]
+        if value < self.best - self.min_delta:
+            self.best, self.best_epoch = value, state.epoch
+            if self.restore_best:
+                self._theta = state.net.theta.copy()
+        elif state.epoch - self.best_epoch >= self.patience:
+            state.stop()
+
+    def on_fit_end(self, state: State) -> None:
+        """Puts the best parameters back."""
+        if self.restore_best and self._theta is not None:
+            state.net.theta[:] = self._theta
+
+
+def resolve(callbacks: Any) -> list[Callback]:
+    """Callback objects; a plain function is called at each epoch's end."""
+    if isinstance(callbacks, Callback) or callable(callbacks):
+        callbacks = (callbacks,)
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks: expected functions or bp.Callback objects, got {callbacks!r}")
+    found: list[Callback] = []
+    for callback in callbacks:
+        if isinstance(callback, Callback):
+            found.append(callback)
+        elif callable(callback) and not isinstance(callback, type):
+            found.append(_Function(callback))
+        else:
+            raise TypeError(f"callbacks: expected a function or a bp.Callback object, got {callback!r}")
+    return found
+
+
+def wants_batches(callbacks: list[Callback]) -> bool:
+    """Whether any of them looks at single steps."""
+    return any(type(callback).on_batch_end is not Callback.on_batch_end for callback in callbacks)

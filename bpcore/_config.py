@@ -1,0 +1,35 @@
+"""What this installation runs on."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+import numpy as np
+import scipy
+
+from bpcore import _blas, _threads
+from bpcore._version import __version__
+
+
+def show_config() -> str:
+    """Prints, and returns, versions, threads and the BLAS in use."""
+    library = ctypes.CDLL(_blas.load_cython_blas().__file__)
+    described = "unknown"
+    for name in ("scipy_openblas_get_config", "openblas_get_config"):
+        if hasattr(library, name):
+            get = getattr(library, name)
+            get.restype = ctypes.c_char_p
+            described = get().decode()
+            break
+    text = "\n".join(
+        [
+            f"bpcore {__version__}, Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}",
+            f"machine: {platform.machine()}, {platform.system()}",
+            f"threads: {_threads.get_num_threads()}",
+            "backend: blas",
+            f"BLAS: {described}",
+        ]
+    )
+    print(text)
+    return text

@@ -1,0 +1,572 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=True
+"""The only binding to C: turns arrays into pointers, releases the GIL, maps status codes.
+
+Nothing here decides; `bpcore/_validate.py` has checked what comes in.  A Plan owns its arena, a Run borrows the plan
+and every array it was given, and keeps references to them.
+"""
+cimport cython
+cimport numpy as cnp
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from "bp.h" nogil:
+    ctypedef enum bp_status:
+        BP_OK, BP_PAUSED, BP_DONE, BP_E_NONFINITE_LOSS, BP_E_NONFINITE_PARAM, BP_E_LABEL, BP_E_CALLBACK, BP_E_NOMEM
+        BP_E_SHAPE, BP_E_LIMIT
+    ctypedef enum bp_dtype:
+        BP_F32, BP_F64
+    ctypedef enum bp_kind:
+        BP_REAL, BP_INT32
+    ctypedef enum bp_opt_kind:
+        BP_OPT_NONE, BP_OPT_GRADIENT, BP_OPT_SGD, BP_OPT_ADAM
+    ctypedef enum bp_source:
+        BP_BOOL, BP_I8, BP_U8, BP_I16, BP_U16, BP_I32, BP_U32, BP_I64, BP_U64, BP_F16, BP_FLOAT, BP_DOUBLE
+        BP_LONGDOUBLE
+    enum:
+        BP_MAX_OPERANDS, BP_MAX_THREADS
+        BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD
+    ctypedef struct bp_plan
+    ctypedef struct bp_run
+    ctypedef struct bp_op_type
+    # BLAS functions are only carried from capsule to struct: their type does not matter here
+    ctypedef void (*bp_gemm_fn)()
+    ctypedef void (*bp_gemv_fn)()
+    ctypedef void (*bp_ger_fn)()
+    ctypedef struct bp_blas:
+        pass
+    ctypedef struct bp_scalar_function:
+        double (*plain)(double)
+        double (*with_data)(double, void *)
+        void *data
+    ctypedef struct bp_user_function:
+        bp_scalar_function f, df
+    ctypedef struct bp_loss_call:
+        const void *out
+        const void *target
+        const void *weight
+        void *grad
+        int labels
+        int64_t rows, cols, target_cols
+        double sum[3]
+    ctypedef struct bp_plan_info:
+        int shards, n_stages
+        int64_t chunk_rows
+        size_t arena_bytes
+        double flops
+    ctypedef struct bp_array:
+        const char *data
+        int64_t rows, cols, row_stride, col_stride
+        bp_source type
+        int swapped
+    ctypedef struct bp_opt:
+        bp_opt_kind kind
+        double lr, momentum, beta1, beta2, eps, weight_decay
+        int nesterov
+        void *state[2]
+        int64_t t
+    ctypedef struct bp_in_port:
+        int buffer
+        bp_array array
+    ctypedef struct bp_out_port:
+        int buffer
+        void *data
+    ctypedef struct bp_progress:
+        double loss, weight, hits
+        int64_t steps, rows, batch
+    ctypedef bp_status (*bp_callback_fn)(void *, int, int64_t, int64_t, const void *, void *, void *,
+                                         bp_loss_call *) noexcept
+
+    const bp_op_type *bp_op_find(const char *)
+    bp_status bp_op_register(const bp_op_type *)
+    const char *bp_activation_name(int)
+    const char *bp_loss_name(int)
+    const void *bp_activation_detail(const char *)
+    bp_plan *bp_plan_new(bp_dtype)
+    void bp_plan_free(bp_plan *)
+    int bp_plan_buffer(bp_plan *, bp_kind, int64_t)
+    int bp_plan_param(bp_plan *, int64_t, int64_t, int64_t, int)
+    bp_status bp_plan_op(bp_plan *, const bp_op_type *, int, const int *, int, const int *, const void *, int, int *)
+    bp_status bp_plan_loss(bp_plan *, const char *, int, int, double, int)
+    bp_status bp_plan_compile(bp_plan *, int, int64_t, int)
+    bp_plan_info bp_plan_describe(const bp_plan *)
+    int bp_plan_grad(const bp_plan *, int)
+    int bp_plan_cache(const bp_plan *, int)
+    void bp_scan(const bp_array *, bp_dtype, double, double, int64_t *, int64_t *)
+    bp_run *bp_run_new(bp_plan *, const bp_blas *, void *, int64_t)
+    void bp_run_free(bp_run *)
+    bp_status bp_run_ports(bp_run *, int, const bp_in_port *, int, const bp_out_port *, int)
+    void bp_run_optimizer(bp_run *, const bp_opt *)
+    void bp_run_callback(bp_run *, bp_callback_fn, void *)
+    void bp_run_begin(bp_run *, int64_t, int64_t, const int64_t *)
+    bp_status bp_epoch(bp_run *, int, double, int64_t, int)
+    bp_progress bp_run_progress(const bp_run *)
+    int64_t bp_run_updates(const bp_run *)
+    void bp_pool_tasks(int64_t *, int)
+    void bp_pool_tasks_reset()
+    void bp_set_parallel_always(int)
+    void bp_set_phase2(int)
+    void bp_philox(const uint32_t *, const uint32_t *, int, uint32_t *)
+    void bp_uniform(double *, int64_t, uint64_t, uint32_t, uint32_t, uint32_t)
+    void bp_permutation(int64_t *, int64_t, uint64_t, uint32_t, uint32_t)
+
+
+# ---- constants ----
+
+FORWARD, CACHE, LOSS, BACKWARD, INPUT_GRAD = (
+    BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD)
+PAUSED, DONE, NONFINITE_LOSS, NONFINITE_PARAM = BP_PAUSED, BP_DONE, BP_E_NONFINITE_LOSS, BP_E_NONFINITE_PARAM
+MAX_THREADS = BP_MAX_THREADS
+
+
+cdef _names(const char *(*name)(int) noexcept nogil):
+    found, i = [], 0
+    while name(i) != NULL:
+        found.append(name(i).decode())
+        i += 1
+    return tuple(found)
+
+
+ACTIVATIONS = _names(bp_activation_name)
+LOSSES = _names(bp_loss_name)
+
+# dtype.str without its byte order -> bp_source
+_SOURCES = {
+    "b1": BP_BOOL, "i1": BP_I8, "u1": BP_U8, "i2": BP_I16, "u2": BP_U16, "i4": BP_I32, "u4": BP_U32, "i8": BP_I64,
+    "u8": BP_U64, "f2": BP_F16, "f4": BP_FLOAT, "f8": BP_DOUBLE,
+    np.dtype(np.longdouble).str[1:]: BP_LONGDOUBLE if np.dtype(np.longdouble).itemsize > 8 else BP_DOUBLE,
+}
+
+
+cdef _raise(bp_status status):
+    if status == BP_E_NOMEM:
+        raise MemoryError("bpcore: out of memory")
+    if status == BP_E_LIMIT:
+        raise ValueError("the network is too large for the address space")
+    if status == BP_E_LABEL:
+        raise ValueError("y: a class label left the range 0..n_outputs-1 while it was being read")
+    raise ValueError("an operation's operands do not fit it")
+
+
+# ---- BLAS ----
+
+cdef struct BlasThreads:
+    int (*get)() noexcept nogil
+    void (*set)(int) noexcept nogil
+    int held, before
+
+cdef bp_blas _blas
+cdef BlasThreads _blas_threads
+memset(&_blas, 0, sizeof(_blas))
+memset(&_blas_threads, 0, sizeof(_blas_threads))
+
+
+def set_blas(capsules):
+    """Takes six PyCapsules (sgemm, dgemm, sgemv, dgemv, sger, dger) whose signatures the caller has checked."""
+    cdef void **slot = <void **>&_blas
+    for i, capsule in enumerate(capsules):
+        slot[i] = PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule))
+
+
+def set_blas_threads(uintptr_t get, uintptr_t set):
+    """Addresses of `int get(void)` and `void set(int)` of BLAS's own pool."""
+    _blas_threads.get = <int (*)() noexcept nogil>get
+    _blas_threads.set = <void (*)(int) noexcept nogil>set
+
+
+cdef void _hold_blas():
+    if not _blas_threads.held:
+        _blas_threads.before = _blas_threads.get() if _blas_threads.get else 1
+        if _blas_threads.before > 1:
+            _blas_threads.set(1)
+    _blas_threads.held += 1
+
+
+cdef void _give_back_blas():
+    _blas_threads.held -= 1
+    if not _blas_threads.held and _blas_threads.before > 1:
+        _blas_threads.set(_blas_threads.before)
+
+
+def blas_threads():
+    """(threads of BLAS's own pool, holds on it); for tests."""
+    return (_blas_threads.get() if _blas_threads.get else 1), _blas_threads.held
+
+
+def after_fork_in_child():
+    """The threads that held BLAS are not in the child: gives it back."""
+    if _blas_threads.held:
+        _blas_threads.held = 1
+        _give_back_blas()
+
+
+# ---- plan ----
+
+cdef _scalar_function(object llc, bp_scalar_function *out):
+    cdef const char *signature = PyCapsule_GetName(llc[0])
+    cdef void *pointer = PyCapsule_GetPointer(llc[0], signature)
+    if signature == b"double (double)":
+        out.plain = <double (*)(double) noexcept nogil>pointer
+    elif signature == b"double (double, void *)":
+        out.with_data = <double (*)(double, void *) noexcept nogil>pointer
+        out.data = PyCapsule_GetContext(llc[0])
+    else:
+        raise ValueError(
+            "Activation: expected a LowLevelCallable of signature 'double (double)' or 'double (double, void *)', "
+            f"got {signature.decode()!r}")
+
+
+@cython.final
+cdef class Plan:
+    """A list of operations over numbered buffers; see bp.h."""
+    cdef bp_plan *plan
+    cdef list functions      # the user's Python callables, by tag
+    cdef list details        # what C points to
+    cdef readonly object dtype
+
+    def __cinit__(self, dtype):
+        self.dtype = np.dtype(dtype)
+        self.functions = []
+        self.details = []
+        self.plan = bp_plan_new(BP_F64 if self.dtype.itemsize == 8 else BP_F32)
+        if self.plan == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        bp_plan_free(self.plan)
+
+    def buffer(self, int64_t cols, *, bint integer=False):
+        """Number of a new buffer of (rows, cols) reals or int32."""
+        cdef int number = bp_plan_buffer(self.plan, BP_INT32 if integer else BP_REAL, cols)
+        if number < 0:
+            raise MemoryError
+        return number
+
+    def param(self, int64_t offset, int64_t rows, int64_t cols, bint decay):
+        """Number of a new parameter: theta[offset : offset + rows * cols] as [rows, cols]."""
+        cdef int number = bp_plan_param(self.plan, offset, rows, cols, decay)
+        if number < 0:
+            raise MemoryError
+        return number
+
+    def op(self, str name, inputs, params=(), function=None):
+        """Adds operation `name`; `function` is an activation's name or a pair (f, df).  Number of its output."""
+        cdef int ins[BP_MAX_OPERANDS]
+        cdef int ps[BP_MAX_OPERANDS]
+        cdef int out = -1, tag = -1
+        cdef const void *detail = NULL
+        cdef bytes encoded
+        if len(inputs) > BP_MAX_OPERANDS or len(params) > BP_MAX_OPERANDS:
+            raise ValueError(f"an operation takes at most {BP_MAX_OPERANDS} inputs and parameters")
+        for i, number in enumerate(inputs):
+            ins[i] = number
+        for i, number in enumerate(params):
+            ps[i] = number
+        if isinstance(function, str):
+            encoded = function.encode()
+            detail = bp_activation_detail(encoded)
+        elif name == "user_function":
+            user = UserFunction(*function)
+            self.details.append(user)
+            detail = &(<UserFunction>user).functions
+        elif function is not None:
+            tag = len(self.functions)
+            self.functions.append(function)
+        cdef const bp_op_type *type = bp_op_find(name.encode())
+        if type == NULL:
+            raise ValueError(f"there is no operation {name!r}")
+        cdef bp_status status = bp_plan_op(self.plan, type, len(inputs), ins, len(params), ps, detail, tag, &out)
+        if status:
+            _raise(status)
+        return out
+
+    def loss(self, name, int out, int target, double attr=0.0, function=None):
+        """The loss on buffer `out`: a name of LOSSES, or None and a pair (value, gradient)."""
+        cdef int tag = len(self.functions)
+        cdef bytes encoded = b"" if name is None else name.encode()
+        self.functions.append(function)
+        cdef bp_status status = bp_plan_loss(self.plan, NULL if name is None else <const char *>encoded, out, target,
+                                             attr, tag)
+        if status:
+            _raise(status)
+
+    def compile(self, int flags, int64_t rows, int n_threads):
+        """Cuts the work for batches of at most `rows` rows and lays out the arena."""
+        cdef bp_status status
+        status = bp_plan_compile(self.plan, flags, rows, n_threads)
+        if status:
+            _raise(status)
+
+    def grad(self, int buffer):
+        """Number of the buffer of the gradient with respect to `buffer`, or -1."""
+        return bp_plan_grad(self.plan, buffer)
+
+    def cache(self, int buffer):
+        """Number of the buffer that the operation behind `buffer` cached (df), or -1."""
+        return bp_plan_cache(self.plan, buffer)
+
+    def describe(self):
+        """Numbers of a compiled plan: shards (0: owners), n_stages, chunk_rows, arena_bytes, flops."""
+        return bp_plan_describe(self.plan)
+
+
+@cython.final
+cdef class UserFunction:
+    """A pair of scipy.LowLevelCallable, kept alive with what they point to."""
+    cdef bp_user_function functions
+    cdef object keep
+
+    def __cinit__(self, f, df):
+        memset(&self.functions, 0, sizeof(self.functions))
+        _scalar_function(f, &self.functions.f)
+        _scalar_function(df, &self.functions.df)
+        self.keep = (f, df)
+
+
+def check_low_level(f, df):
+    """Raises ValueError unless both have a signature that can be called."""
+    UserFunction(f, df)
+
+
+def register_operation(uintptr_t address):
+    """Enters a bp_op_type at `address`, which must stay where it is, under its name."""
+    cdef bp_status status = bp_op_register(<const bp_op_type *>address)
+    if status:
+        raise ValueError("the table of operations is full, or the name is taken")
+
+
+# ---- arrays ----
+
+cdef bp_array _describe(cnp.ndarray a) except *:
+    """A borrowed view of a one- or two-dimensional array."""
+    cdef bp_array out
+    out.data = <const char *>cnp.PyArray_DATA(a)
+    out.rows = a.shape[0]
+    out.cols = a.shape[1] if a.ndim > 1 else 1
+    out.row_stride = a.strides[0]
+    out.col_stride = a.strides[1] if a.ndim > 1 else a.dtype.itemsize
+    out.type = _SOURCES[a.dtype.str[1:]]
+    out.swapped = not a.dtype.isnative
+    return out
+
+
+def is_source(dtype):
+    """Whether arrays of this dtype can be read."""
+    return dtype.str[1:] in _SOURCES
+
+
+def scan(cnp.ndarray a, dtype, double low=-np.inf, double high=np.inf):
+    """(row, column) of the first element that is not finite in `dtype` or outside low..high; None when all is well."""
+    cdef bp_array array = _describe(a)
+    cdef bp_dtype target = BP_F64 if np.dtype(dtype).itemsize == 8 else BP_F32
+    cdef int64_t row, col
+    with nogil:
+        bp_scan(&array, target, low, high, &row, &col)
+    return None if row < 0 else (row, col)
+
+
+# ---- run ----
+
+cdef cnp.ndarray _copy_in(const void *data, int64_t rows, int64_t cols, dtype):
+    cdef cnp.ndarray a = np.empty((rows, cols), dtype)
+    memcpy(cnp.PyArray_DATA(a), data, rows * cols * a.itemsize)
+    return a
+
+
+cdef cnp.ndarray _checked(object result, str what, tuple shape, dtype):
+    a = np.asarray(result)
+    if a.dtype.kind not in "fiub":
+        raise TypeError(f"{what}: expected real numbers, got dtype {a.dtype}")
+    if a.shape != shape:
+        raise ValueError(f"{what}: expected an array of shape {shape}, got {a.shape}")
+    return np.ascontiguousarray(a, dtype)
+
+
+cdef bp_status _callback(void *self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df,
+                         bp_loss_call *loss) noexcept with gil:
+    cdef Run run = <Run>self
+    try:
+        if loss != NULL:
+            run._call_loss(tag, loss)
+        else:
+            run._call_activation(tag, rows, cols, z, a, df)
+        return BP_OK
+    except BaseException as error:
+        run.error = error
+        return BP_E_CALLBACK
+
+
+_OPTIMIZERS = {"none": BP_OPT_NONE, "gradient": BP_OPT_GRADIENT, "sgd": BP_OPT_SGD, "adam": BP_OPT_ADAM}
+
+
+@cython.final
+cdef class Run:
+    """One pass of a plan over data: ports, an optimiser, then slices."""
+    cdef bp_run *run
+    cdef Plan plan
+    cdef object theta, arrays, order, states, error, label_shape
+
+    def __cinit__(self, Plan plan, cnp.ndarray theta):
+        self.plan = plan
+        self.theta = theta
+        self.label_shape = None
+        self.run = bp_run_new(plan.plan, &_blas, cnp.PyArray_DATA(theta), theta.shape[0])
+        if self.run == NULL:
+            raise MemoryError
+        bp_run_callback(self.run, _callback, <void *>self)
+
+    def __dealloc__(self):
+        bp_run_free(self.run)
+
+    def ports(self, ins, outs=(), int weight=-1, target_shape=None):
+        """ins, outs: lists of (buffer, array); weight: index in ins of the sample weights; target_shape: of y's rows,
+        for the user's losses.  Arrays of outs are C-contiguous in the plan's dtype."""
+        cdef bp_in_port *in_ports = <bp_in_port *>calloc(len(ins) + 1, sizeof(bp_in_port))
+        cdef bp_out_port *out_ports = <bp_out_port *>calloc(len(outs) + 1, sizeof(bp_out_port))
+        cdef bp_status status
+        try:
+            if in_ports == NULL or out_ports == NULL:
+                raise MemoryError
+            for i, (buffer, array) in enumerate(ins):
+                in_ports[i].buffer = buffer
+                in_ports[i].array = _describe(array)
+            for i, (buffer, array) in enumerate(outs):
+                out_ports[i].buffer = buffer
+                out_ports[i].data = cnp.PyArray_DATA(array)
+            status = bp_run_ports(self.run, len(ins), in_ports, len(outs), out_ports, weight)
+            if status:
+                _raise(status)
+        finally:
+            free(in_ports)
+            free(out_ports)
+        self.arrays = (list(ins), list(outs))
+        self.label_shape = target_shape
+
+    def optimizer(self, str kind, states=(), int64_t t=0, double lr=0.0, double momentum=0.0, bint nesterov=False,
+                  double beta1=0.0, double beta2=0.0, double eps=0.0, double weight_decay=0.0):
+        """kind: none, gradient (states[0] receives it), sgd, adam; states: arrays shaped as theta."""
+        cdef bp_opt opt
+        memset(&opt, 0, sizeof(opt))
+        opt.kind = _OPTIMIZERS[kind]
+        opt.lr, opt.momentum, opt.nesterov = lr, momentum, nesterov
+        opt.beta1, opt.beta2, opt.eps, opt.weight_decay = beta1, beta2, eps, weight_decay
+        opt.t = t
+        for i, state in enumerate(states):
+            opt.state[i] = cnp.PyArray_DATA(state)
+        self.states = states
+        bp_run_optimizer(self.run, &opt)
+
+    def begin(self, int64_t n, int64_t batch, cnp.ndarray order=None):
+        """Begins an epoch over n rows, taken in `order` ((n,) int64) or as they lie."""
+        self.order = order
+        bp_run_begin(self.run, n, batch, NULL if order is None else <const int64_t *>cnp.PyArray_DATA(order))
+
+    def slice(self, int n_threads, double seconds=0.05, int64_t max_steps=-1, bint fresh=True):
+        """Runs a slice without the GIL; PAUSED, DONE, NONFINITE_LOSS or NONFINITE_PARAM, or raises."""
+        cdef bp_status status
+        _hold_blas()
+        try:
+            with nogil:
+                status = bp_epoch(self.run, n_threads, seconds, max_steps, fresh)
+        finally:
+            _give_back_blas()
+        if status == BP_E_CALLBACK:
+            error, self.error = self.error, None
+            raise error
+        if status > BP_E_NONFINITE_PARAM:
+            _raise(status)
+        return status
+
+    def progress(self):
+        """Sums over the batches done in this epoch: (loss, weight, hits, rows, batches), and updates of the run."""
+        cdef bp_progress p = bp_run_progress(self.run)
+        return p.loss, p.weight, p.hits, p.rows, p.batch, p.steps
+
+    def updates(self):
+        """The optimiser's count of updates."""
+        return bp_run_updates(self.run)
+
+    cdef _call_activation(self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df):
+        f, derivative = self.plan.functions[tag]
+        dtype = self.plan.dtype
+        cdef cnp.ndarray result
+        argument = _copy_in(z, rows, cols, dtype)
+        result = _checked(f(argument), "Activation: f(z)", (rows, cols), dtype)
+        memcpy(a, cnp.PyArray_DATA(result), result.nbytes)
+        if df != NULL:
+            argument = _copy_in(z, rows, cols, dtype)
+            result = _checked(derivative(argument), "Activation: df(z)", (rows, cols), dtype)
+            memcpy(df, cnp.PyArray_DATA(result), result.nbytes)
+
+    cdef _call_loss(self, int tag, bp_loss_call *call):
+        value, gradient = self.plan.functions[tag]
+        dtype = self.plan.dtype
+        cdef cnp.ndarray out = _copy_in(call.out, call.rows, call.cols, dtype), result
+        target = _copy_in(call.target, call.rows, call.target_cols, np.int32 if call.labels else dtype)
+        target = target.reshape((call.rows,) + self.label_shape)
+        weight = None
+        if call.weight != NULL:
+            weight = _copy_in(call.weight, call.rows, 1, dtype)
+        losses = _checked(value(out.copy(), target.copy()), "Loss: value(a, y)", (call.rows,), np.float64)
+        if weight is None:
+            call.sum[0], call.sum[1] = losses.sum(), call.rows
+        else:
+            call.sum[0] = (losses * weight[:, 0])[weight[:, 0] != 0].sum()
+            call.sum[1] = weight.sum(dtype=np.float64)
+        if call.grad != NULL:
+            result = _checked(gradient(out, target), "Loss: gradient(a, y)", (call.rows, call.cols), dtype)
+            if weight is not None:
+                result = np.ascontiguousarray(weight * result, dtype)
+            memcpy(call.grad, cnp.PyArray_DATA(result), result.nbytes)
+
+
+# ---- threads and randomness ----
+
+def pool_tasks(int n):
+    """Tasks done by threads 0..n-1 since the last reset."""
+    cdef cnp.ndarray count = np.zeros(n, np.int64)
+    bp_pool_tasks(<int64_t *>cnp.PyArray_DATA(count), min(n, BP_MAX_THREADS))
+    return count.tolist()
+
+
+def pool_tasks_reset():
+    """Begins the count of tasks anew."""
+    bp_pool_tasks_reset()
+
+
+def force(bint parallel_always, str phase2):
+    """What BPCORE_PARALLEL=always and BPCORE_PHASE2=owners|shards ask for; "" leaves it to the shapes."""
+    bp_set_parallel_always(parallel_always)
+    bp_set_phase2(("", "owners", "shards").index(phase2))
+
+
+def philox(counter, key, int rounds=10):
+    """Philox4x32: four words of 32 bits."""
+    cdef uint32_t c[4]
+    cdef uint32_t k[2]
+    cdef uint32_t out[4]
+    c[0], c[1], c[2], c[3] = counter
+    k[0], k[1] = key
+    bp_philox(c, k, rounds, out)
+    return out[0], out[1], out[2], out[3]
+
+
+def uniform(int64_t n, uint64_t seed, uint32_t purpose, uint32_t layer=0, uint32_t step=0):
+    """n uniforms in [0, 1) of 53 bits, float64."""
+    cdef cnp.ndarray out = np.empty(n)
+    with nogil:
+        bp_uniform(<double *>cnp.PyArray_DATA(out), n, seed, purpose, layer, step)
+    return out
+
+
+def permutation(int64_t n, uint64_t seed, uint32_t purpose, uint32_t step=0):
+    """A permutation of 0..n-1, int64."""
+    cdef cnp.ndarray out = np.empty(n, np.int64)
+    with nogil:
+        bp_permutation(<int64_t *>cnp.PyArray_DATA(out), n, seed, purpose, step)
+    return out

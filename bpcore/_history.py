@@ -1,0 +1,28 @@
+"""What `fit` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class History:
+    """One entry an epoch.
+
+    `loss` is the weighted mean over the epoch's batches as they were trained; `val_loss` and `val_accuracy` are
+    empty without validation data (and accuracy without classes); `seconds` is the time spent training.
+    """
+
+    epoch: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
+    val_accuracy: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    samples_per_second: list[float] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        if not self.epoch:
+            return "History(no epochs)"
+        last = [f"{name}={getattr(self, name)[-1]:.6g}" for name in ("loss", "val_loss", "val_accuracy")
+                if getattr(self, name)]  # fmt: skip
+        return f"History({len(self.epoch)} epochs, last: {', '.join(last)})"

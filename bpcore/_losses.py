@@ -1,0 +1,144 @@
+"""Losses: averages over examples of E_x(a, y); see each class for its formula."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bpcore import _validate
+
+__all__ = ["BinaryCrossEntropy", "CrossEntropy", "Huber", "Loss", "MeanSquaredError", "SquaredError"]
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A loss that C computes."""
+
+    name: ClassVar[str]
+    takes_classes: ClassVar[bool] = False  # y may be class labels, and accuracy has a meaning
+    has_accuracy: ClassVar[bool] = False
+    low: ClassVar[float] = -math.inf  # of y
+    high: ClassVar[float] = math.inf
+
+    @property
+    def attr(self) -> float:
+        """The number that C gets with each call."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class SquaredError(BuiltIn):
+    """E = 1/2 sum_k (a_k - y_k)^2;  dE/da = a - y."""
+
+    name: ClassVar[str] = "squared_error"
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(BuiltIn):
+    """E = 1/n_L sum_k (a_k - y_k)^2;  dE/da = 2 (a - y) / n_L."""
+
+    name: ClassVar[str] = "mse"
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(BuiltIn):
+    """E = -sum_k y_k log a_k + (1 - y_k) log(1 - a_k), y in [0, 1].
+
+    With a logistic output it is computed from z, without overflow: delta = a - y.
+    """
+
+    name: ClassVar[str] = "binary_cross_entropy"
+    has_accuracy: ClassVar[bool] = True
+    low: ClassVar[float] = 0.0
+    high: ClassVar[float] = 1.0
+
+
+@dataclass(frozen=True)
+class CrossEntropy(BuiltIn):
+    """E = -sum_k y_k log a_k, with y class labels (n,) or rows of probabilities (n, n_L).
+
+    With a softmax output it is computed from z, without overflow: delta = a - y (for rows that sum to 1).
+    """
+
+    name: ClassVar[str] = "cross_entropy"
+    takes_classes: ClassVar[bool] = True
+    has_accuracy: ClassVar[bool] = True
+    low: ClassVar[float] = 0.0
+
+
+@dataclass(frozen=True)
+class Huber(BuiltIn):
+    """E = sum_k r^2 / 2 where |r| <= delta, else delta (|r| - delta / 2), with r = a_k - y_k (Huber 1964)."""
+
+    delta: float = 1.0
+    name: ClassVar[str] = "huber"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "delta", _validate.real("delta", self.delta, open_low=True))
+
+    @property
+    def attr(self) -> float:
+        """delta"""
+        return self.delta
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """A loss of your own, with its derivative.
+
+    `value(a, y)` gives (n,) and `gradient(a, y)` gives (n, n_L): E and dE/da per example, unweighted, divided by
+    nothing.  a is (n, n_L) in the network's dtype; y has the rows you gave to the call, whole numbers kept as int32.
+    Both are called on a whole chunk of rows, on the calling thread.
+    """
+
+    value: Callable[[Any, Any], Any]
+    gradient: Callable[[Any, Any], Any]
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        _validate.function("value", self.value)
+        _validate.function("gradient", self.gradient)
+
+
+_BY_NAME: dict[str, type[BuiltIn]] = {
+    loss.name: loss for loss in (SquaredError, MeanSquaredError, BinaryCrossEntropy, CrossEntropy, Huber)
+}
+NAMES = ("auto", *_BY_NAME)
+
+
+def resolve(value: Any, output: Any) -> BuiltIn | Loss:
+    """The loss for a network whose last activation is `output`."""
+    if isinstance(value, (BuiltIn, Loss)):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(
+            f"loss: expected a name or an object such as bp.losses.Huber(), got {value!r} of type "
+            f"{type(value).__name__}"
+        )
+    name = _validate.choice("loss", value, NAMES)
+    if name == "auto":
+        name = {"softmax": "cross_entropy", "logistic": "binary_cross_entropy"}.get(
+            output if isinstance(output, str) else "", "squared_error"
+        )
+    return _BY_NAME[name]()
+
+
+def target(
+    loss: BuiltIn | Loss, y: Any, n: int, n_out: int, dtype: Any, check_finite: bool = True, name: str = "y"
+) -> _validate.Target:
+    """y, checked against what the loss takes."""
+    if isinstance(loss, Loss):
+        return _validate.any_target(y, n, dtype, check_finite, name)
+    return _validate.target(
+        y,
+        n,
+        n_out,
+        dtype,
+        classes=loss.takes_classes,
+        low=loss.low,
+        high=loss.high,
+        check_finite=check_finite,
+        name=name,
+    )

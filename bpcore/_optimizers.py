@@ -1,0 +1,102 @@
+"""Optimisers: small frozen objects that say how a gradient moves a weight.  The update itself is in C."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from bpcore import _validate
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Gradient descent, stochastic or not, with momentum.
+
+    g = grad + weight_decay * theta;  v = momentum * v + g;  theta -= lr * (g + momentum * v if nesterov else v)
+
+    `lr` is eta; decay touches weights, not biases.  Rumelhart, Hinton and Williams (1986), as PyTorch writes it.
+    """
+
+    lr: float = 0.01
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    kind: ClassVar[str] = "sgd"
+
+    def __post_init__(self) -> None:
+        _set(self, "lr", _validate.real("lr", self.lr))
+        _set(self, "momentum", _validate.real("momentum", self.momentum, high=1.0, open_high=True))
+        _set(self, "weight_decay", _validate.real("weight_decay", self.weight_decay))
+        _set(self, "nesterov", _validate.flag("nesterov", self.nesterov))
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: expected a momentum above 0 with it, got momentum=0.0")
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the arrays it keeps, each shaped as theta."""
+        return ("velocity",) if self.momentum else ()
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma and Ba 2015).
+
+    g = grad + weight_decay * theta;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
+    theta -= lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+
+    Decay touches weights, not biases.
+    """
+
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    kind: ClassVar[str] = "adam"
+
+    def __post_init__(self) -> None:
+        _set(self, "lr", _validate.real("lr", self.lr))
+        _set(self, "beta1", _validate.real("beta1", self.beta1, high=1.0, open_high=True))
+        _set(self, "beta2", _validate.real("beta2", self.beta2, high=1.0, open_high=True))
+        _set(self, "eps", _validate.real("eps", self.eps, open_low=True))
+        _set(self, "weight_decay", _validate.real("weight_decay", self.weight_decay))
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the arrays it keeps, each shaped as theta."""
+        return ("mean", "variance")
+
+
+Optimizer = SGD | Adam
+_BY_NAME: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam}
+
+
+def _set(optimizer: Optimizer, name: str, value: Any) -> None:
+    object.__setattr__(optimizer, name, value)
+
+
+def resolve(value: Any) -> Optimizer:
+    """An optimiser object, or the defaults of the one with this name."""
+    if isinstance(value, (SGD, Adam)):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(
+            f"optimizer: expected bp.SGD(...) or bp.Adam(...), got {value!r} of type {type(value).__name__}"
+        )
+    return _BY_NAME[_validate.choice("optimizer", value, _BY_NAME)]()
+
+
+def to_json(optimizer: Optimizer) -> dict[str, Any]:
+    """Its kind and settings."""
+    return {"kind": optimizer.kind, **asdict(optimizer)}
+
+
+def from_json(settings: Any) -> Optimizer:
+    """The inverse of to_json; ValueError for anything else."""
+    if not isinstance(settings, dict) or settings.get("kind") not in _BY_NAME:
+        raise ValueError(f"optimizer: expected the settings of one of {', '.join(_BY_NAME)}, got {settings!r}")
+    rest = {key: value for key, value in settings.items() if key != "kind"}
+    try:
+        return _BY_NAME[settings["kind"]](**rest)
+    except TypeError as error:
+        raise ValueError(f"optimizer: {error}") from None

@@ -1,0 +1,227 @@
+"""Training: checks, then epochs of slices; Python decides between them, C runs within."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bpcore import _callbacks, _core, _losses, _optimizers, _plans, _threads, _validate
+from bpcore._errors import DivergenceError
+from bpcore._history import History
+from bpcore._layers import SHUFFLE
+
+if TYPE_CHECKING:
+    from bpcore._network import Network
+
+SLICE_SECONDS = 0.05
+
+
+@dataclass
+class Settings:
+    """The arguments of `fit` after the data."""
+
+    loss: Any
+    optimizer: Any
+    epochs: Any
+    batch_size: Any
+    shuffle: Any
+    validation_data: Any
+    sample_weight: Any
+    callbacks: Any
+    n_threads: Any
+    seed: Any
+    check_finite: Any
+    verbose: Any
+
+
+class Data:
+    """X, y and weights of one call, checked against a network and a loss."""
+
+    def __init__(
+        self, net: Network, X: Any, y: Any, loss: Any, sample_weight: Any, check_finite: bool = True, suffix: str = ""
+    ) -> None:
+        self.loss = _losses.resolve(loss, net.layers[-1].activation)  # type: ignore[union-attr]
+        self.X = _validate.inputs(X, net.n_inputs, net.dtype, check_finite, "X" + suffix)
+        n = len(self.X)
+        self.target = _losses.target(self.loss, y, n, net.n_outputs, net.dtype, check_finite, "y" + suffix)
+        self.weight = _validate.weights(sample_weight, n, net.dtype)
+
+    def key(self, flags: int, rows: int, n_threads: int) -> _plans.Key:
+        """Of the plan for this data."""
+        t = self.target
+        return _plans.Key(flags, rows, n_threads, self.loss, t.cols, t.is_integer, self.weight is not None)
+
+    def ports(self, made: _plans.Compiled) -> list[tuple[int, np.ndarray]]:
+        """y and the weights, for the plan's buffers."""
+        weight = [] if self.weight is None else [(made.weight, self.weight)]
+        return [(made.target, self.target.array), *weight]
+
+    def run(self, net: Network, made: _plans.Compiled) -> _core.Run:
+        """A run of the plan over this data."""
+        run = _core.Run(made.plan, net.theta)
+        run.ports(
+            [(made.a[0], self.X), *self.ports(made)],
+            weight=-1 if self.weight is None else 2,
+            target_shape=self.target.shape,
+        )
+        return run
+
+    def evaluate(self, net: Network, n_threads: int) -> dict[str, float]:
+        """Loss and, where classes make it mean something, accuracy."""
+        with net._plans.take(net, self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads)) as made:
+            loss, weight, hits = whole(self.run(net, made), len(self.X), n_threads)[:3]
+        result = {"loss": loss / weight}
+        if isinstance(self.loss, _losses.BuiltIn) and self.loss.has_accuracy:
+            result["accuracy"] = hits / weight
+        return result
+
+
+def whole(run: _core.Run, n: int, n_threads: int) -> tuple[float, float, float]:
+    """One pass over n rows as a single batch, in slices between which Ctrl-C is heard; sums of wE, w and hits."""
+    run.begin(n, n)
+    while run.slice(n_threads, SLICE_SECONDS, fresh=False) == _core.PAUSED:
+        pass
+    loss, weight, hits = run.progress()[:3]
+    return loss, weight, hits
+
+
+def fit(net: Network, X: Any, y: Any, s: Settings) -> History:
+    """Checks everything, then trains."""
+    net._fitting.check("fit")
+    check_finite = _validate.flag("check_finite", s.check_finite)
+    data = Data(net, X, y, s.loss, s.sample_weight, check_finite)
+    n = len(data.X)
+    validation = None
+    if s.validation_data is not None:
+        if not isinstance(s.validation_data, Sequence) or len(s.validation_data) != 2:
+            raise TypeError(f"validation_data: expected (X, y), got {type(s.validation_data).__name__}")
+        Xv, yv = s.validation_data
+        validation = Data(net, Xv, yv, data.loss, None, check_finite, " of validation_data")
+    optimizer = _optimizers.resolve(s.optimizer)
+    epochs = _validate.integer("epochs", s.epochs, 0, 2**31)
+    batch = n if s.batch_size is None else min(n, _validate.integer("batch_size", s.batch_size, 1, 2**62))
+    shuffled = _validate.flag("shuffle", s.shuffle) and batch < n
+    seed = net.seed if s.seed is None else _validate.seed(s.seed)
+    n_threads = _threads.resolve(s.n_threads)
+    verbose = _validate.integer("verbose", s.verbose, 0, 1)
+    callbacks = _callbacks.resolve(s.callbacks)
+    if not net.theta.flags.writeable:
+        raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
+    with net._fitting.hold(), net._plans.take(net, data.key(_plans.TRAIN, batch, n_threads)) as made:
+        loop = _Loop(net, data, made, validation, optimizer, n_threads, callbacks, verbose)
+        return loop.train(epochs, batch, seed if shuffled else None)
+
+
+def _mean(total: float, weight: float) -> float:
+    return total / weight if weight else float("nan")
+
+
+class _Loop:
+    """One call of `fit`."""
+
+    def __init__(
+        self,
+        net: Network,
+        data: Data,
+        made: _plans.Compiled,
+        validation: Data | None,
+        optimizer: _optimizers.Optimizer,
+        n_threads: int,
+        callbacks: list[_callbacks.Callback],
+        verbose: int,
+    ) -> None:
+        self.net, self.n, self.validation, self.n_threads = net, len(data.X), validation, n_threads
+        self.callbacks, self.verbose = callbacks, verbose
+        self.state = _callbacks.State(net, History(), net.epoch, net.step)
+        self.run = data.run(net, made)
+        if net._optimizer != optimizer:
+            net._optimizer = optimizer
+            net._optimizer_states = tuple(np.zeros_like(net.theta) for _ in optimizer.states)
+            net._optimizer_updates = 0
+        settings = _optimizers.to_json(optimizer)
+        self.run.optimizer(settings.pop("kind"), net._optimizer_states, net._optimizer_updates, **settings)
+
+    def train(self, epochs: int, batch: int, seed: int | None) -> History:
+        """Runs the epochs; shuffled where there is a seed."""
+        net, state = self.net, self.state
+        first_step = net.step
+        try:
+            self._tell("on_fit_begin")
+            for i in range(epochs):
+                if state.stopped:
+                    break
+                order = None if seed is None else _core.permutation(self.n, seed, SHUFFLE, net.epoch & 0xFFFFFFFF)
+                start = time.perf_counter()
+                self.run.begin(self.n, batch, order)
+                self._epoch(first_step)
+                self._close_epoch(time.perf_counter() - start)
+                self._count(first_step)
+                if self.verbose:
+                    self._print(i + 1, epochs)
+                self._tell("on_epoch_end")
+            self._tell("on_fit_end")
+        finally:
+            self._count(first_step)
+        return state.history
+
+    def _count(self, first_step: int) -> None:
+        self.net.step = first_step + self.run.progress()[5]
+        self.net._optimizer_updates = self.run.updates()
+
+    def _epoch(self, first_step: int) -> None:
+        """Slices until the epoch is done or a callback stops it."""
+        by_batch = _callbacks.wants_batches(self.callbacks)
+        max_steps = 1 if by_batch else -1
+        before = (0.0, 0.0, 0)
+        fresh = True
+        while True:
+            status = self.run.slice(self.n_threads, SLICE_SECONDS, max_steps, fresh)
+            fresh = False
+            loss, weight, _, _, batches, _ = self.run.progress()
+            if status in (_core.NONFINITE_LOSS, _core.NONFINITE_PARAM):
+                what = "loss" if status == _core.NONFINITE_LOSS else "parameters"
+                raise DivergenceError(what, self.net.epoch + 1, batches + 1)
+            if by_batch and batches > before[2]:
+                self._count(first_step)
+                self.state.loss = _mean(loss - before[0], weight - before[1])
+                before = (loss, weight, batches)
+                self._tell("on_batch_end")
+                fresh = True
+            if status == _core.DONE or self.state.stopped:
+                return
+
+    def _close_epoch(self, seconds: float) -> None:
+        loss, weight, _, rows, _, _ = self.run.progress()
+        self.net.epoch += 1
+        history, state = self.state.history, self.state
+        history.epoch.append(self.net.epoch)
+        history.loss.append(_mean(loss, weight))
+        history.seconds.append(seconds)
+        history.samples_per_second.append(rows / seconds if seconds else float("inf"))
+        state.epoch, state.loss = self.net.epoch, history.loss[-1]
+        if self.validation is not None:
+            result = self.validation.evaluate(self.net, self.n_threads)
+            history.val_loss.append(result["loss"])
+            if "accuracy" in result:
+                history.val_accuracy.append(result["accuracy"])
+
+    def _print(self, done: int, epochs: int) -> None:
+        history = self.state.history
+        words = [f"epoch {done}/{epochs}", f"loss {history.loss[-1]:.5g}"]
+        if history.val_loss:
+            words.append(f"val_loss {history.val_loss[-1]:.5g}")
+        if history.val_accuracy:
+            words.append(f"val_accuracy {history.val_accuracy[-1]:.4f}")
+        words.append(f"{history.samples_per_second[-1]:,.0f} samples/s")
+        print("  ".join(words), flush=True)
+
+    def _tell(self, event: str) -> None:
+        if not self.callbacks:
+            return
+        self.state.step = self.net.step
+        for callback in self.callbacks:
+            getattr(callback, event)(self.state)

@@ -1,0 +1,224 @@
+"""Every check of what comes in: ValueError or TypeError that names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bpcore import _core
+
+MAX_UNITS = 2**31 - 1
+
+
+# ---- single values ----
+
+
+def integer(name: str, value: Any, low: int, high: int) -> int:
+    """An int (or NumPy integer) in low..high."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r} of type {type(value).__name__}") from None
+    if not low <= number <= high:
+        raise ValueError(f"{name}: expected an integer from {low} to {high}, got {number}")
+    return number
+
+
+def threads(name: str, value: Any) -> int:
+    """A number of threads."""
+    return integer(name, value, 1, _core.MAX_THREADS)
+
+
+def seed(value: Any) -> int:
+    """A seed: 64 bits, not negative."""
+    return integer("seed", value, 0, 2**64 - 1)
+
+
+def real(
+    name: str, value: Any, low: float = 0.0, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
+) -> float:
+    """A finite float in low..high."""
+    if isinstance(value, (bool, np.bool_, str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name}: expected a number, got {value!r} of type {type(value).__name__}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number, got {value!r}") from None
+    if (
+        not math.isfinite(number)
+        or not low <= number <= high
+        or (open_low and number == low)
+        or (open_high and number == high)
+    ):
+        left, right = "(" if open_low else "[", ")" if open_high or high == math.inf else "]"
+        raise ValueError(f"{name}: expected a finite number in {left}{low:g}, {high:g}{right}, got {value!r}")
+    return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
+def choice(name: str, value: str, valid: Iterable[str]) -> str:
+    """One of the valid names; the error lists them and the nearest."""
+    names = list(valid)
+    if value not in names:
+        near = difflib.get_close_matches(value, names, 1, 0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name}: there is no {value!r}.{hint} Valid names: {', '.join(names)}")
+    return value
+
+
+def function(name: str, value: Any) -> None:
+    """Something that can be called."""
+    if not callable(value):
+        raise TypeError(f"{name}: expected a function, got {value!r} of type {type(value).__name__}")
+
+
+def dtype(value: Any) -> np.dtype[Any]:
+    """float32 or float64."""
+    try:
+        found = np.dtype(value)
+    except TypeError:
+        found = None
+    if value is None or found not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"dtype: expected 'float32' or 'float64', got {value!r}")
+    return np.dtype(found)
+
+
+# ---- arrays ----
+
+
+def array(name: str, value: Any) -> np.ndarray:
+    """Real numbers as an ndarray, not copied where they already are one."""
+    if hasattr(value, "tocsr") or hasattr(value, "todense"):
+        raise TypeError(f"{name}: expected a dense array, got {type(value).__name__}; use {name}.toarray()")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: masked arrays are not supported; use {name}.filled(...)")
+    try:
+        found = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from None
+    if found.dtype.kind not in "fiub" or not _core.is_source(found.dtype):
+        raise TypeError(f"{name}: expected real numbers, got dtype {found.dtype}")
+    return found
+
+
+def _find(name: str, a: np.ndarray, dtype: np.dtype[Any], low: float, high: float) -> None:
+    where = _core.scan(a, dtype, low, high)
+    if where is None:
+        return
+    index = where if a.ndim == 2 else where[:1]
+    value = a[index]
+    place = f"{name}[{', '.join(map(str, index))}] is {value}"
+    if not np.isfinite(value):
+        raise ValueError(f"{name}: expected finite numbers; {place}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected numbers from {low:g} to {high:g}; {place}")
+    raise ValueError(f"{name}: {place}, which overflows {dtype}; scale it, or use dtype='float64'")
+
+
+def inputs(value: Any, cols: int, dtype: np.dtype[Any], check_finite: bool = True, name: str = "X") -> np.ndarray:
+    """X: (n, cols) real numbers, finite once rounded to the network's dtype."""
+    a = array(name, value)
+    if a.ndim != 2:
+        cure = f"; for one row use {name}.reshape(1, -1)" if a.ndim == 1 else ""
+        raise ValueError(f"{name}: expected shape (n, {cols}), got {a.shape}{cure}")
+    if a.shape[0] == 0:
+        raise ValueError(f"{name}: expected at least one row, got shape {a.shape}")
+    if a.shape[1] != cols:
+        raise ValueError(f"{name}: expected shape (n, {cols}) for a network with {cols} inputs, got {a.shape}")
+    if check_finite and a.dtype.kind == "f":
+        _find(name, a, dtype, -math.inf, math.inf)
+    return a
+
+
+def weights(value: Any, n: int, dtype: np.dtype[Any]) -> np.ndarray | None:
+    """sample_weight: (n,) finite, not negative, not all zero."""
+    if value is None:
+        return None
+    a = array("sample_weight", value)
+    if a.shape != (n,):
+        raise ValueError(f"sample_weight: expected shape ({n},), got {a.shape}")
+    _find("sample_weight", a, dtype, 0.0, math.inf)
+    if not a.any():
+        raise ValueError("sample_weight: expected at least one weight above zero, got only zeros")
+    return a
+
+
+class Target(NamedTuple):
+    """y as a plan reads it: `cols` numbers a row, whole numbers kept as such, `shape` of a row as the user gave it."""
+
+    array: np.ndarray
+    cols: int
+    is_integer: bool
+    shape: tuple[int, ...]
+
+
+def _rows(name: str, value: Any, n: int) -> np.ndarray:
+    a = array(name, value)
+    if a.ndim == 0 or a.shape[0] != n:
+        raise ValueError(f"{name}: expected {n} rows as in X, got shape {a.shape}")
+    return a
+
+
+def any_target(value: Any, n: int, dtype: np.dtype[Any], check_finite: bool = True, name: str = "y") -> Target:
+    """y for a loss of the user's: n rows of any shape; whole numbers must fit int32."""
+    a = _rows(name, value, n)
+    shape, cols = a.shape[1:], math.prod(a.shape[1:])
+    if cols == 0:
+        raise ValueError(f"{name}: expected at least one number a row, got shape {a.shape}")
+    flat = a if a.ndim <= 2 else a.reshape(n, cols)
+    if a.dtype.kind != "f":
+        _find(name, flat, np.dtype(np.float64), -(2.0**31), 2.0**31 - 1)
+    elif check_finite:
+        _find(name, flat, dtype, -math.inf, math.inf)
+    return Target(flat, cols, a.dtype.kind != "f", shape)
+
+
+def target(
+    value: Any,
+    n: int,
+    n_out: int,
+    dtype: np.dtype[Any],
+    *,
+    classes: bool,
+    low: float,
+    high: float,
+    check_finite: bool = True,
+    name: str = "y",
+) -> Target:
+    """y for a loss of bpcore's: (n, n_out), (n,) where n_out is 1, or class labels (n,) where the loss takes them."""
+    a = _rows(name, value, n)
+    if classes and a.ndim == 1:
+        if a.dtype.kind == "f":
+            cure = f"use {name}.astype(int)"
+            raise TypeError(f"{name}: class labels must be integers, got dtype {a.dtype}; {cure}")
+        _find(name, a, np.dtype(np.float64), 0, n_out - 1)
+        return Target(a, 1, True, ())
+    if a.shape != (n, n_out) and not (n_out == 1 and a.shape == (n,)):
+        short = f" or ({n},)" if n_out == 1 or classes else ""
+        raise ValueError(f"{name}: expected shape ({n}, {n_out}){short}, got {a.shape}")
+    if check_finite and (a.dtype.kind == "f" or low > -math.inf or high < math.inf):
+        _find(name, a, dtype, low, high)
+    return Target(a, n_out, False, a.shape[1:])
+
+
+def parameters(name: str, value: Any, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """Finite numbers of exactly this shape, in the network's dtype."""
+    a = array(name, value)
+    if a.shape != tuple(shape):
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {a.shape}")
+    if a.size:
+        _find(name, a if a.ndim <= 2 else a.reshape(a.shape[0], -1), dtype, -math.inf, math.inf)
+    return a.astype(dtype)

@@ -1,0 +1,297 @@
+/* bpcore: backpropagation on the CPU.  The C API, its notation and its contracts.
+ *
+ * Notation (rows are examples, row-major, no padding; l = 1..L):
+ *   a^0 = X                       (rows, n_0)
+ *   z^l = a^{l-1} W^l + b^l       (rows, n_l)     W^l lies in theta as [n_{l-1}, n_l]
+ *   a^l = f^l(z^l)                (rows, n_l)
+ *   df^l = (f^l)'(z^l)            (rows, n_l)     the one "d..." that is not a gradient of the cost
+ *   delta^l = dC/dz^l             (rows, n_l)     per example; times its weight while training
+ * C = sum_x w_x E_x / sum_x w_x over a batch; the division is made once, in the update.
+ *
+ * A plan is a list of operations over numbered buffers.  Phase 1 of a step walks the rows (gather, forward, loss,
+ * delta), phase 2 the parameters (gradient and update).  Work is cut into tasks by shapes alone, and every sum has
+ * one fixed order, so the bits of a result do not depend on the number of threads.
+ *
+ * Ownership: a plan owns its arena, sized once; a run owns its snapshot; all other pointers are borrowed and must
+ * outlive the run.  No function prints, exits, or keeps randomness.  Every function that can fail returns bp_status.
+ */
+#ifndef BP_H
+#define BP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#pragma GCC visibility push(default)
+
+typedef enum {
+    BP_OK = 0,
+    BP_PAUSED,             /* the slice's time or steps are used up; call again to go on */
+    BP_DONE,               /* the epoch (or the pass over the data) is complete */
+    BP_E_NONFINITE_LOSS,   /* parameters are those of the last whole step */
+    BP_E_NONFINITE_PARAM,  /* an update overflowed; parameters were put back to the last finite step */
+    BP_E_LABEL,            /* a class label lies outside 0..n_L-1 */
+    BP_E_CALLBACK,         /* a callback of the user's failed; nothing was updated */
+    BP_E_NOMEM,
+    BP_E_SHAPE,            /* operands do not fit the operation */
+    BP_E_LIMIT             /* more operands than BP_MAX_OPERANDS, or a size beyond the address space */
+} bp_status;
+
+typedef enum { BP_F32 = 0, BP_F64 = 1 } bp_dtype;
+
+/* BLAS comes in as pointers with Fortran conventions (column-major, all arguments by address). */
+typedef void bp_gemm_fn(char *ta, char *tb, int *m, int *n, int *k, void *alpha, void *a, int *lda, void *b, int *ldb,
+                        void *beta, void *c, int *ldc);
+typedef void bp_gemv_fn(char *t, int *m, int *n, void *alpha, void *a, int *lda, void *x, int *incx, void *beta,
+                        void *y, int *incy);
+typedef void bp_ger_fn(int *m, int *n, void *alpha, void *x, int *incx, void *y, int *incy, void *a, int *lda);
+typedef struct {
+    bp_gemm_fn *gemm[2]; /* by bp_dtype */
+    bp_gemv_fn *gemv[2];
+    bp_ger_fn *ger[2];
+} bp_blas;
+
+/* ---- plan ------------------------------------------------------------------------------------------------- */
+
+enum { BP_MAX_OPERANDS = 8, BP_MAX_SHARDS = 16, BP_MAX_THREADS = 256 };
+
+typedef enum { BP_REAL, BP_INT32 } bp_kind;
+
+typedef struct {
+    bp_kind kind;
+    int64_t cols;   /* elements a row */
+    int grad;       /* buffer of the gradient of C with respect to this one, or -1 */
+    int maker;      /* operation that writes it, or -1 */
+    int consumers;  /* operations that read it */
+    size_t offset;  /* of row 0 in the arena, bytes */
+} bp_buffer;
+
+/* A parameter: a [rows, cols] block of theta.  Phase 2 splits it by rows. */
+typedef struct {
+    int64_t offset; /* in theta, elements */
+    int64_t rows, cols;
+    int decay;      /* weight decay touches it (weights, not biases) */
+    int first_use, last_use; /* in plan order; a weight used twice has two; -1: none */
+} bp_param;
+typedef struct {
+    int op, slot, next;
+} bp_use;
+
+/* What an operation's tasks may be cut into. */
+typedef enum {
+    BP_SCOPE_CELLS, /* any block of rows and columns of what it writes; without parameters it reads no other cell */
+    BP_SCOPE_ROWS,  /* any block of whole rows */
+    BP_SCOPE_CHUNK  /* all rows at once, on the calling thread */
+} bp_scope;
+
+typedef struct bp_plan bp_plan;
+typedef struct bp_op bp_op;
+typedef struct bp_context bp_context;
+
+/* Rows r0..r1 of the buffers, and columns c0..c1 of what is written. */
+typedef struct {
+    int64_t r0, r1, c0, c1;
+} bp_cell;
+
+typedef bp_status bp_cell_fn(const bp_context *x, const bp_op *op, bp_cell cell);
+/* G (+)= rows k0..k1 of the gradient of parameter `slot`, summed over rows r0..r1 with their weights; G is
+ * [k1 - k0, cols], overwritten unless `add`. */
+typedef void bp_param_fn(const bp_context *x, const bp_op *op, int slot, int64_t r0, int64_t r1, int64_t k0,
+                         int64_t k1, void *G, int add);
+
+typedef struct {
+    const char *name;
+    bp_scope scope;
+    int grad_in_place; /* backward may write the gradient of its only input over that of its output */
+    /* Checks operands and declares the output (op->out) and cached buffers (op->aux). */
+    bp_status (*declare)(bp_plan *plan, bp_op *op);
+    bp_cell_fn *forward[2];
+    bp_cell_fn *backward[2];      /* to the inputs; adds where op->add[i], skips where the input has no gradient */
+    bp_param_fn *param_grad[2];   /* NULL without parameters */
+    double (*flops)(const bp_plan *plan, const bp_op *op); /* of forward, a row; NULL: one per output */
+} bp_op_type;
+
+struct bp_op {
+    const bp_op_type *type;
+    int n_in, in[BP_MAX_OPERANDS], add[BP_MAX_OPERANDS];
+    int out;
+    int aux;  /* a cached buffer (df), or -1 */
+    int n_params, param[BP_MAX_OPERANDS];
+    int skip; /* forward is not needed: a fused loss works on the input */
+    int tag;  /* handed to the user's callback */
+    const void *detail; /* what the type's functions need: a table entry, a user's functions */
+};
+
+/* The user's own elementwise function, scipy.LowLevelCallable of "double (double)" or "double (double, void *)". */
+typedef struct {
+    double (*plain)(double); /* one of the two is NULL */
+    double (*with_data)(double, void *);
+    void *data;
+} bp_scalar_function;
+typedef struct {
+    bp_scalar_function f, df;
+} bp_user_function;
+
+/* One call of a loss on a block of rows: reads out and target, writes the gradient. */
+typedef struct {
+    const void *out;    /* (rows, cols): a^L, or z^L where the loss is fused with the last activation */
+    const void *target; /* (rows, target_cols) real, or (rows,) int32 labels */
+    const void *weight; /* (rows,) real, or NULL for 1 */
+    void *grad;         /* (rows, cols): weight * dE/dout, or NULL where only the value is wanted */
+    int labels, fused;
+    int64_t rows, cols, target_cols;
+    double attr;
+    double sum[3];      /* out: sum of w E, of w, of w times the share of outputs that are right */
+} bp_loss_call;
+
+typedef bp_status bp_loss_fn(bp_loss_call *call);
+typedef struct {
+    const char *name;
+    const char *fused_with; /* the activation it is fused with, or NULL */
+    bp_loss_fn *fn[2];
+} bp_loss_type;
+
+/* The user's Python: an activation's operands as (rows, cols), df NULL where it is not wanted; or a loss's call. */
+typedef bp_status bp_callback_fn(void *self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df,
+                                 bp_loss_call *loss);
+
+/* The table of operations, activations and losses; NULL for a name that is not there. */
+const bp_op_type *bp_op_find(const char *name);
+bp_status bp_op_register(const bp_op_type *type); /* BP_E_LIMIT when the table is full or the name taken */
+const char *bp_activation_name(int i);            /* NULL past the end */
+const char *bp_loss_name(int i);
+
+/* What a plan does, a sum of flags. */
+enum { BP_DO_FORWARD = 1, BP_DO_CACHE = 2, BP_DO_LOSS = 4, BP_DO_BACKWARD = 8, BP_DO_INPUT_GRAD = 16 };
+
+bp_plan *bp_plan_new(bp_dtype dtype);
+void bp_plan_free(bp_plan *plan);
+/* These return the new number, or -1 when memory or the limits do not allow it. */
+int bp_plan_buffer(bp_plan *plan, bp_kind kind, int64_t cols);
+int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int decay);
+/* Adds an operation; *out is the number of its output buffer. */
+bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int *in, int n_params, const int *param,
+                     const void *detail, int tag, int *out);
+/* detail of the operation "activation"; NULL for a name that is not there. */
+const void *bp_activation_detail(const char *name);
+/* type NULL is the user's own: the callback is called with `tag`. */
+bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, double attr, int tag);
+/* Cuts the work and lays out the arena for batches of at most `rows` rows and n_threads threads. */
+bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads);
+/* Numbers a caller may ask of a compiled plan. */
+typedef struct {
+    int shards;          /* 0: owners */
+    int n_stages;
+    int64_t chunk_rows;
+    size_t arena_bytes;
+    double flops;        /* a batch of `rows` rows, all phases */
+} bp_plan_info;
+bp_plan_info bp_plan_describe(const bp_plan *plan);
+int bp_plan_grad(const bp_plan *plan, int buffer);  /* number of the gradient's buffer, or -1 */
+int bp_plan_cache(const bp_plan *plan, int buffer); /* what the operation that made `buffer` cached (df), or -1 */
+
+/* What the functions of an operation see. */
+struct bp_context {
+    const bp_plan *plan;
+    const bp_op *ops;
+    const bp_buffer *buffers;
+    const bp_param *params;
+    const bp_blas *blas;
+    char *arena;
+    const char *theta;
+    int cache;         /* df is wanted */
+    int64_t valid;     /* rows of the chunk that hold examples; the rest is padding */
+    bp_callback_fn *callback;
+    void *callback_self;
+    uint64_t caller_fpenv; /* the calling thread's floating-point environment, for the user's functions */
+};
+
+static inline void *bp_at(const bp_context *x, int buffer, int64_t row, size_t size) {
+    const bp_buffer *b = &x->buffers[buffer];
+    return x->arena + b->offset + (size_t)(row * b->cols) * size;
+}
+static inline int bp_grad_of(const bp_context *x, int buffer) { return x->buffers[buffer].grad; }
+
+/* ---- data ------------------------------------------------------------------------------------------------- */
+
+typedef enum {
+    BP_BOOL, BP_I8, BP_U8, BP_I16, BP_U16, BP_I32, BP_U32, BP_I64, BP_U64, BP_F16, BP_FLOAT, BP_DOUBLE, BP_LONGDOUBLE,
+    BP_N_SOURCES
+} bp_source;
+
+/* A borrowed two-dimensional array of the user's: any strides, any byte order, never written. */
+typedef struct {
+    const char *data;
+    int64_t rows, cols;
+    int64_t row_stride, col_stride; /* bytes */
+    bp_source type;
+    int swapped; /* byte order is not the machine's */
+} bp_array;
+
+/* Finds the first element (in memory order) that is not finite once rounded to dtype, or lies outside low..high:
+ * its row and column, or -1 when all is well. */
+void bp_scan(const bp_array *array, bp_dtype dtype, double low, double high, int64_t *row, int64_t *col);
+
+/* ---- run -------------------------------------------------------------------------------------------------- */
+
+typedef enum { BP_OPT_NONE, BP_OPT_GRADIENT, BP_OPT_SGD, BP_OPT_ADAM } bp_opt_kind;
+
+/* v = momentum v + g; theta -= lr (nesterov ? g + momentum v : v);  Adam as Kingma and Ba, epsilon outside the root.
+ * BP_OPT_GRADIENT writes the gradient to state[0] and leaves theta alone. */
+typedef struct {
+    bp_opt_kind kind;
+    double lr, momentum, beta1, beta2, eps, weight_decay;
+    int nesterov;
+    void *state[2]; /* shaped as theta, or NULL */
+    int64_t t;      /* updates made so far */
+} bp_opt;
+
+typedef struct {
+    int buffer;
+    bp_array array;
+} bp_in_port;
+typedef struct {
+    int buffer;
+    void *data; /* (n, cols), contiguous, the plan's dtype */
+} bp_out_port;
+
+typedef struct bp_run bp_run;
+typedef struct {
+    double loss, weight, hits; /* sums over the batches done */
+    int64_t steps;             /* updates since the run began */
+    int64_t rows;              /* rows done in this epoch */
+    int64_t batch;             /* batches done in this epoch */
+} bp_progress;
+
+bp_run *bp_run_new(bp_plan *plan, const bp_blas *blas, void *theta, int64_t n_params);
+void bp_run_free(bp_run *run);
+bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, const bp_out_port *out,
+                       int weight_port); /* index into `in` of the weights, or -1 */
+void bp_run_optimizer(bp_run *run, const bp_opt *opt);
+void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self);
+/* Begins an epoch over n rows in batches; order (n,) or NULL for 0..n-1. */
+void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order);
+/* One slice: runs until the epoch ends, `seconds` have passed or `max_steps` batches are done.  `fresh`: theta may
+ * have been written since the last slice.  Blocks; may be called without the GIL. */
+bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps, int fresh);
+bp_progress bp_run_progress(const bp_run *run);
+int64_t bp_run_updates(const bp_run *run); /* the optimiser's t */
+
+/* ---- threads ---------------------------------------------------------------------------------------------- */
+
+/* Tasks done by each thread of the pool since the last reset; for tests. */
+void bp_pool_tasks(int64_t *count, int n);
+void bp_pool_tasks_reset(void);
+void bp_set_parallel_always(int on);
+void bp_set_phase2(int mode); /* 0: by shapes, 1: owners, 2: shards */
+
+/* ---- Philox4x32 (Salmon et al. 2011) ------------------------------------------------------------------------ */
+
+void bp_philox(const uint32_t counter[4], const uint32_t key[2], int rounds, uint32_t out[4]);
+/* n uniforms in [0, 1) of 53 bits; counter = (purpose, layer, step, element). */
+void bp_uniform(double *out, int64_t n, uint64_t seed, uint32_t purpose, uint32_t layer, uint32_t step);
+/* A permutation of 0..n-1 (Fisher and Yates). */
+void bp_permutation(int64_t *out, int64_t n, uint64_t seed, uint32_t purpose, uint32_t step);
+
+#pragma GCC visibility pop
+
+#endif

@@ -1,0 +1,93 @@
+/* Reading the user's arrays. */
+#include "kernels/kernels.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+int64_t bp_source_size(bp_source type) {
+    static const int8_t size[BP_N_SOURCES] = {1, 1, 1, 2, 2, 4, 4, 8, 8, 2, 4, 8, sizeof(long double)};
+    return size[type];
+}
+
+/* IEEE 754 binary16 */
+float bp_from_half(uint16_t half) {
+    uint32_t sign = (uint32_t)(half >> 15) << 31, exponent = half >> 10 & 31, fraction = half & 1023, bits;
+    float value;
+    if (exponent == 31) {
+        bits = sign | 0x7F800000u | fraction << 13;
+    } else if (exponent) {
+        bits = sign | (exponent + 112) << 23 | fraction << 13;
+    } else {
+        value = (float)fraction * 0x1p-24f;
+        return sign ? -value : value;
+    }
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+void bp_convert_int32(const char *source, int64_t stride, bp_source type, int swapped, int64_t n, int32_t *out) {
+    for (int64_t i = 0; i < n; i++) {
+        char bytes[8] = {0};
+        int64_t size = bp_source_size(type), value = -1;
+        if (size <= 8)
+            for (int64_t j = 0; j < size; j++) bytes[j] = source[i * stride + (swapped ? size - 1 - j : j)];
+#define CASE(tag, type_)                                                                                              \
+    case tag: {                                                                                                       \
+        type_ v;                                                                                                      \
+        memcpy(&v, bytes, sizeof v);                                                                                  \
+        value = (int64_t)v; /* beyond int64 it wraps to a negative number */                                          \
+        break;                                                                                                        \
+    }
+        switch (type) {
+            CASE(BP_BOOL, uint8_t)
+            CASE(BP_I8, int8_t)
+            CASE(BP_U8, uint8_t)
+            CASE(BP_I16, int16_t)
+            CASE(BP_U16, uint16_t)
+            CASE(BP_I32, int32_t)
+            CASE(BP_U32, uint32_t)
+            CASE(BP_I64, int64_t)
+            CASE(BP_U64, uint64_t)
+        default:
+            break;
+        }
+#undef CASE
+        out[i] = value < INT32_MIN || value > INT32_MAX ? -1 : (int32_t)value;
+    }
+}
+
+void bp_scan(const bp_array *array, bp_dtype dtype, double low, double high, int64_t *row, int64_t *col) {
+    enum { BLOCK = 256 };
+    float f32[BLOCK];
+    double f64[BLOCK];
+    /* the shorter stride is the inner loop */
+    int turned = llabs(array->row_stride) < llabs(array->col_stride);
+    int64_t outer = turned ? array->cols : array->rows, inner = turned ? array->rows : array->cols;
+    int64_t outer_stride = turned ? array->col_stride : array->row_stride;
+    int64_t inner_stride = turned ? array->row_stride : array->col_stride;
+    *row = *col = -1;
+    for (int64_t i = 0; i < outer; i++)
+        for (int64_t j = 0; j < inner; j += BLOCK) {
+            int64_t n = inner - j < BLOCK ? inner - j : BLOCK;
+            const char *source = array->data + i * outer_stride + j * inner_stride;
+            int bad = 0;
+            if (dtype == BP_F32) {
+                float lowest = fmaxf((float)low, -3.402823466e+38f), highest = fminf((float)high, 3.402823466e+38f);
+                bp_convert_f32(source, inner_stride, array->type, array->swapped, n, f32);
+                for (int64_t k = 0; k < n; k++) bad |= !(f32[k] >= lowest) | !(f32[k] <= highest);
+            } else {
+                double lowest = fmax(low, -1.7976931348623157e+308), highest = fmin(high, 1.7976931348623157e+308);
+                bp_convert_f64(source, inner_stride, array->type, array->swapped, n, f64);
+                for (int64_t k = 0; k < n; k++) bad |= !(f64[k] >= lowest) | !(f64[k] <= highest);
+            }
+            if (!bad) continue;
+            for (int64_t k = 0; k < n; k++) {
+                double v = dtype == BP_F32 ? (double)f32[k] : f64[k];
+                if (v >= low && v <= high && isfinite(v)) continue;
+                *row = turned ? j + k : i;
+                *col = turned ? i : j + k;
+                return;
+            }
+        }
+}

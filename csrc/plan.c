@@ -1,0 +1,369 @@
+/* Compiles a list of operations into stages of tasks and lays out the arena. */
+#include "plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* How the work is cut: fixed numbers, so that the bits depend on shapes alone. */
+enum {
+    INFER_TILE = 32,          /* rows, always filled up: the bits of a row do not depend on its batch */
+    TRAIN_TILE = 64,
+    GRID_ROWS = 256,          /* a cell of a large layer */
+    GRID_COLS = 256,
+    GRID_COLS_MIN = 32,
+    GRID_WEIGHT_BYTES = 256 << 10, /* a layer is large from here on: its weights outgrow a share of L2 */
+    BLOCK_BYTES = 128 << 10,  /* of a gradient block in phase 2 */
+    MIN_BLOCKS = 8,           /* of a matrix worth splitting */
+    MAX_CHUNK_ROWS = 16384
+};
+static const double CHUNK_FLOPS = 8e9; /* of the largest stage of a chunk: about 50 ms on one core */
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+bp_plan *bp_plan_new(bp_dtype dtype) {
+    bp_plan *plan = calloc(1, sizeof *plan);
+    if (!plan) return NULL;
+    plan->dtype = dtype;
+    plan->size = dtype == BP_F32 ? sizeof(float) : sizeof(double);
+    plan->loss_out = plan->loss_target = -1;
+    return plan;
+}
+
+void bp_plan_free(bp_plan *plan) {
+    if (!plan) return;
+    free(plan->buffers);
+    free(plan->params);
+    free(plan->uses);
+    free(plan->ops);
+    free(plan->items);
+    free(plan->stages);
+    free(plan->blocks);
+    free(plan->arena);
+    free(plan);
+}
+
+/* Room for one more element; the array grows by doubling at powers of two. */
+static void *grow(void *array, int n, size_t size) {
+    if (n & (n - 1)) return array;
+    return realloc(array, (size_t)(n ? 2 * n : 1) * size);
+}
+
+int bp_plan_buffer(bp_plan *plan, bp_kind kind, int64_t cols) {
+    bp_buffer *grown = grow(plan->buffers, plan->n_buffers, sizeof *grown);
+    if (!grown) return -1;
+    plan->buffers = grown;
+    grown[plan->n_buffers] = (bp_buffer){.kind = kind, .cols = cols, .grad = -1, .maker = -1};
+    return plan->n_buffers++;
+}
+
+int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int decay) {
+    bp_param *grown = grow(plan->params, plan->n_params, sizeof *grown);
+    if (!grown) return -1;
+    plan->params = grown;
+    grown[plan->n_params] = (bp_param){
+        .offset = offset, .rows = rows, .cols = cols, .decay = decay, .first_use = -1, .last_use = -1};
+    plan->n_theta = max64(plan->n_theta, offset + rows * cols);
+    return plan->n_params++;
+}
+
+bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int *in, int n_params, const int *param,
+                     const void *detail, int tag, int *out) {
+    if (n_in < 1 || n_in > BP_MAX_OPERANDS || n_params > BP_MAX_OPERANDS) return BP_E_LIMIT;
+    for (int i = 0; i < n_in; i++)
+        if (in[i] < 0 || in[i] >= plan->n_buffers) return BP_E_SHAPE;
+    for (int i = 0; i < n_params; i++)
+        if (param[i] < 0 || param[i] >= plan->n_params) return BP_E_SHAPE;
+    bp_op *grown = grow(plan->ops, plan->n_ops, sizeof *grown);
+    if (!grown) return BP_E_NOMEM;
+    plan->ops = grown;
+    bp_op op = {.type = type, .n_in = n_in, .n_params = n_params, .out = -1, .aux = -1, .tag = tag, .detail = detail};
+    memcpy(op.in, in, (size_t)n_in * sizeof *in);
+    if (n_params) memcpy(op.param, param, (size_t)n_params * sizeof *param);
+    bp_status status = type->declare(plan, &op);
+    if (status) return status;
+    if (op.out < 0) return BP_E_NOMEM;
+    for (int i = 0; i < n_params; i++) {
+        bp_use *uses = grow(plan->uses, plan->n_uses, sizeof *uses);
+        if (!uses) return BP_E_NOMEM;
+        plan->uses = uses;
+        uses[plan->n_uses] = (bp_use){plan->n_ops, i, -1};
+        bp_param *p = &plan->params[param[i]];
+        if (p->first_use < 0) p->first_use = plan->n_uses;
+        else uses[p->last_use].next = plan->n_uses;
+        p->last_use = plan->n_uses++;
+    }
+    for (int i = 0; i < n_in; i++) plan->buffers[in[i]].consumers++;
+    plan->buffers[op.out].maker = plan->n_ops;
+    plan->ops[plan->n_ops++] = op;
+    *out = op.out;
+    return BP_OK;
+}
+
+static bp_op *maker_of(const bp_plan *plan, int buffer) {
+    int maker = buffer < 0 || buffer >= plan->n_buffers ? -1 : plan->buffers[buffer].maker;
+    return maker < 0 ? NULL : &plan->ops[maker];
+}
+
+bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, double attr, int tag) {
+    if (out < 0 || out >= plan->n_buffers || target < 0 || target >= plan->n_buffers) return BP_E_SHAPE;
+    plan->loss = name ? bp_loss_find(name) : NULL;
+    if (name && !plan->loss) return BP_E_SHAPE;
+    plan->loss_out = out;
+    plan->loss_target = target;
+    plan->loss_attr = attr;
+    plan->loss_tag = tag;
+    bp_op *last = maker_of(plan, out);
+    plan->loss_fused = last && plan->loss && plan->loss->fused_with && !plan->buffers[out].consumers &&
+                       plan->buffers[last->in[0]].consumers == 1 && !strcmp(bp_op_function(last), plan->loss->fused_with);
+    return BP_OK;
+}
+
+/* Gives a gradient to every buffer that depends on a parameter (or on the input, where that is wanted), and says
+ * which contribution to it is the first (written) and which come later (added). */
+static bp_status declare_gradients(bp_plan *plan) {
+    int n = plan->n_buffers, want_input = !!(plan->flags & BP_DO_INPUT_GRAD);
+    char *needs = calloc((size_t)n + 1, 1), *seen = calloc((size_t)n + 1, 1);
+    bp_status status = needs && seen ? BP_OK : BP_E_NOMEM;
+    for (int i = 0; i < n && !status; i++)
+        needs[i] = (char)(want_input && plan->buffers[i].kind == BP_REAL && !maker_of(plan, i));
+    for (int i = 0; i < plan->n_ops && !status; i++) {
+        bp_op *op = &plan->ops[i];
+        for (int j = 0; j < op->n_in; j++) needs[op->out] |= needs[op->in[j]];
+        needs[op->out] |= (char)(op->n_params > 0);
+    }
+    for (int i = 0; i < n && !status; i++) {
+        if (!needs[i] || (!plan->buffers[i].consumers && i != plan->loss_out)) continue;
+        int grad = bp_plan_buffer(plan, BP_REAL, plan->buffers[i].cols);
+        if (grad < 0) status = BP_E_NOMEM;
+        plan->buffers[i].grad = grad;
+    }
+    if (!status) {
+        bp_op *fused = plan->loss_fused ? maker_of(plan, plan->loss_out) : NULL;
+        seen[fused ? fused->in[0] : plan->loss_out] = 1;
+        for (int i = plan->n_ops - 1; i >= 0; i--) {
+            bp_op *op = &plan->ops[i];
+            if (op == fused) continue;
+            for (int j = 0; j < op->n_in; j++) {
+                op->add[j] = seen[op->in[j]];
+                seen[op->in[j]] = 1;
+            }
+        }
+    }
+    free(needs);
+    free(seen);
+    return status;
+}
+
+static int wants_backward(const bp_plan *plan, const bp_op *op) {
+    if (op->skip || plan->buffers[op->out].grad < 0) return 0;
+    for (int j = 0; j < op->n_in; j++)
+        if (plan->buffers[op->in[j]].grad >= 0) return 1;
+    return 0;
+}
+
+static bp_scope item_scope(const bp_plan *plan, const bp_item *item) {
+    switch (item->kind) {
+    case BP_FORWARD:
+    case BP_BACKWARD:
+        /* what the user's function computed backward is cached: only its forward needs the whole chunk */
+        if (item->kind == BP_BACKWARD && plan->ops[item->op].type->scope == BP_SCOPE_CHUNK &&
+            plan->ops[item->op].aux >= 0)
+            return BP_SCOPE_CELLS;
+        return plan->ops[item->op].type->scope;
+    case BP_LOSS:
+        return plan->loss ? BP_SCOPE_ROWS : BP_SCOPE_CHUNK;
+    default:
+        return BP_SCOPE_ROWS;
+    }
+}
+
+static int64_t item_cols(const bp_plan *plan, const bp_item *item) {
+    const bp_op *op = &plan->ops[item->op];
+    return plan->buffers[item->kind == BP_FORWARD ? op->out : op->in[0]].cols;
+}
+
+/* A product whose weights are many runs on a grid of cells; so do the elementwise items after it. */
+static int is_grid(const bp_plan *plan, const bp_item *item) {
+    if (plan->windowed || plan->padded || (item->kind != BP_FORWARD && item->kind != BP_BACKWARD)) return 0;
+    const bp_op *op = &plan->ops[item->op];
+    if (op->type->scope != BP_SCOPE_CELLS || !op->n_params) return 0;
+    const bp_param *p = &plan->params[op->param[0]];
+    return p->rows * p->cols * (int64_t)plan->size >= GRID_WEIGHT_BYTES;
+}
+
+static int joins_grid(const bp_plan *plan, const bp_stage *stage, const bp_item *item) {
+    return (item->kind == BP_FORWARD || item->kind == BP_BACKWARD) && item_scope(plan, item) == BP_SCOPE_CELLS &&
+           !plan->ops[item->op].n_params && item_cols(plan, item) == stage->cols;
+}
+
+static bp_status cut_stages(bp_plan *plan) {
+    plan->items = malloc(sizeof(bp_item) * (size_t)(2 * plan->n_ops + 4));
+    plan->stages = calloc((size_t)(2 * plan->n_ops + 4), sizeof(bp_stage));
+    if (!plan->items || !plan->stages) return BP_E_NOMEM;
+    int n = 0;
+    plan->items[n++] = (bp_item){BP_GATHER, -1};
+    for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_FORWARD; i++)
+        if (!plan->ops[i].skip) plan->items[n++] = (bp_item){BP_FORWARD, i};
+    if (plan->flags & BP_DO_LOSS) plan->items[n++] = (bp_item){BP_LOSS, -1};
+    for (int i = plan->n_ops - 1; i >= 0 && plan->flags & BP_DO_BACKWARD; i--)
+        if (wants_backward(plan, &plan->ops[i])) plan->items[n++] = (bp_item){BP_BACKWARD, i};
+    if (plan->shards) plan->items[n++] = (bp_item){BP_PARAM_GRADS, -1};
+    plan->items[n++] = (bp_item){BP_SCATTER, -1};
+    plan->n_items = n;
+
+    bp_stage *stage = NULL;
+    for (int i = 0; i < n; i++) {
+        const bp_item *item = &plan->items[i];
+        bp_scope scope = item_scope(plan, item);
+        if (is_grid(plan, item)) {
+            stage = &plan->stages[plan->n_stages++];
+            int64_t cols = item_cols(plan, item);
+            int64_t tile = min64(GRID_COLS, max64(GRID_COLS_MIN, round_up(ceil_div(cols, MIN_BLOCKS), 16)));
+            *stage = (bp_stage){BP_SCOPE_CELLS, i, 1, GRID_ROWS, cols, tile};
+        } else if (scope == BP_SCOPE_CHUNK) {
+            stage = &plan->stages[plan->n_stages++];
+            *stage = (bp_stage){BP_SCOPE_CHUNK, i, 1, plan->chunk_rows, 0, 0};
+        } else if (stage && stage->scope == BP_SCOPE_CELLS && joins_grid(plan, stage, item)) {
+            stage->count++;
+        } else if (stage && stage->scope == BP_SCOPE_ROWS) {
+            stage->count++;
+        } else {
+            stage = &plan->stages[plan->n_stages++];
+            *stage = (bp_stage){BP_SCOPE_ROWS, i, 1, plan->row_tile, 0, 0};
+        }
+    }
+    return BP_OK;
+}
+
+static bp_status cut_blocks(bp_plan *plan) {
+    int64_t total = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass && !(plan->blocks = malloc(sizeof(bp_block) * (size_t)(total + 1)))) return BP_E_NOMEM;
+        for (int i = 0; i < plan->n_params; i++) {
+            const bp_param *p = &plan->params[i];
+            int64_t size = (int64_t)plan->size, least = min64(p->rows, 16);
+            int64_t rows = min64(p->rows, max64(least, BLOCK_BYTES / (p->cols * size)));
+            if (p->rows * p->cols * size >= BLOCK_BYTES)
+                rows = min64(rows, max64(least, ceil_div(p->rows, MIN_BLOCKS)));
+            if (!pass) {
+                total += ceil_div(p->rows, rows);
+                plan->block_max = max64(plan->block_max, rows * p->cols);
+                continue;
+            }
+            for (int64_t k = 0; k < p->rows; k += rows)
+                plan->blocks[plan->n_blocks++] = (bp_block){i, k, min64(k + rows, p->rows)};
+        }
+        if (total > INT32_MAX) return BP_E_LIMIT;
+    }
+    return BP_OK;
+}
+
+/* Takes `rows * bytes` from the arena, aligned; -1 (and *total = SIZE_MAX) once the address space is used up. */
+static size_t take(size_t *total, int64_t rows, size_t bytes) {
+    size_t at = *total, need;
+    if (at == SIZE_MAX || __builtin_mul_overflow((size_t)rows, bytes, &need) || need > PTRDIFF_MAX - 2 * BP_ALIGN ||
+        at > PTRDIFF_MAX - 2 * BP_ALIGN - need) {
+        *total = SIZE_MAX;
+        return 0;
+    }
+    *total = at + (need + BP_ALIGN - 1) / BP_ALIGN * BP_ALIGN;
+    return at;
+}
+
+static bp_status lay_out(bp_plan *plan) {
+    size_t total = 0;
+    int64_t capacity = plan->windowed ? plan->row_tile * plan->n_threads : plan->chunk_rows;
+    for (int i = 0; i < plan->n_buffers; i++) {
+        bp_buffer *b = &plan->buffers[i];
+        b->offset = take(&total, capacity, (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t)));
+    }
+    for (int i = plan->n_ops - 1; i >= 0; i--) {
+        const bp_op *op = &plan->ops[i];
+        int from = plan->buffers[op->out].grad, to = plan->buffers[op->in[0]].grad;
+        if (op->type->grad_in_place && from >= 0 && to >= 0 && plan->buffers[op->in[0]].consumers == 1)
+            plan->buffers[to].offset = plan->buffers[from].offset;
+    }
+    plan->parts = take(&total, ceil_div(plan->chunk_rows, plan->row_tile), 3 * sizeof(double));
+    if (plan->flags & BP_DO_BACKWARD) {
+        plan->scratch_bytes = ((size_t)plan->block_max * plan->size + BP_ALIGN - 1) / BP_ALIGN * BP_ALIGN;
+        plan->scratch = take(&total, plan->n_threads, plan->scratch_bytes);
+        if (plan->shards) plan->shard_grads = take(&total, plan->shards, (size_t)plan->n_theta * plan->size);
+        else if (plan->rows > plan->chunk_rows) plan->chunk_grad = take(&total, plan->n_theta, plan->size);
+    }
+    if (total == SIZE_MAX) return BP_E_LIMIT;
+    plan->arena_bytes = total;
+    void *arena = NULL;
+    if (posix_memalign(&arena, BP_ALIGN, total ? total : BP_ALIGN)) return BP_E_NOMEM;
+    plan->arena = arena;
+    return BP_OK;
+}
+
+static int phase2_mode; /* 0: by shapes, 1: owners, 2: shards */
+void bp_set_phase2(int mode) { phase2_mode = mode; }
+
+/* Shards pay where many rows meet few weights: a tile's activations outweigh the gradient it is added to. */
+static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
+    if (!(plan->flags & BP_DO_BACKWARD) || has_chunk_op || !plan->n_theta || phase2_mode == 1) return 0;
+    int64_t tiles = ceil_div(plan->rows, plan->row_tile);
+    if (phase2_mode == 2 || (tiles >= 4 && plan->n_theta <= TRAIN_TILE * units))
+        return (int)min64(BP_MAX_SHARDS, tiles);
+    return 0;
+}
+
+bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads) {
+    if (plan->arena || rows < 1 || n_threads < 1 || n_threads > BP_MAX_THREADS) return BP_E_SHAPE;
+    if (flags & (BP_DO_LOSS | BP_DO_BACKWARD) && plan->loss_out < 0) return BP_E_SHAPE;
+    plan->flags = flags;
+    plan->rows = rows;
+    plan->n_threads = n_threads;
+    if (plan->loss_fused && flags & BP_DO_LOSS) maker_of(plan, plan->loss_out)->skip = 1;
+
+    int has_chunk_op = flags & BP_DO_LOSS && !plan->loss;
+    int64_t units = 0;
+    double largest = 1;
+    for (int i = 0; i < plan->n_ops; i++) {
+        const bp_op *op = &plan->ops[i];
+        double flops = op->type->flops ? op->type->flops(plan, op) : (double)plan->buffers[op->out].cols;
+        has_chunk_op |= op->type->scope == BP_SCOPE_CHUNK && flags & BP_DO_FORWARD;
+        units += op->n_params ? plan->buffers[op->out].cols : 0;
+        plan->flops_row += flops;
+        largest = flops > largest ? flops : largest;
+    }
+    if (plan->n_ops) units += plan->buffers[plan->ops[0].in[0]].cols;
+    if (flags & BP_DO_BACKWARD) plan->flops_row *= 3;
+    plan->flops = plan->flops_row * (double)rows;
+
+    plan->padded = !(flags & BP_DO_BACKWARD);
+    plan->row_tile = plan->padded ? INFER_TILE : rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2;
+    plan->shards = choose_shards(plan, units, has_chunk_op);
+    plan->windowed = plan->shards || (plan->padded && !has_chunk_op);
+    int64_t most = (int64_t)min64((int64_t)(CHUNK_FLOPS / largest), MAX_CHUNK_ROWS);
+    most = max64(most / plan->row_tile, 1) * plan->row_tile;
+    plan->chunk_rows = round_up(ceil_div(rows, ceil_div(rows, most)), plan->row_tile);
+
+    bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
+    if (!status) status = cut_stages(plan);
+    if (!status && flags & BP_DO_BACKWARD) status = cut_blocks(plan);
+    if (!status) status = lay_out(plan);
+    return status;
+}
+
+bp_plan_info bp_plan_describe(const bp_plan *plan) {
+    return (bp_plan_info){.shards = plan->shards,
+                          .n_stages = plan->n_stages,
+                          .chunk_rows = plan->chunk_rows,
+                          .arena_bytes = plan->arena_bytes,
+                          .flops = plan->flops};
+}
+
+int bp_plan_grad(const bp_plan *plan, int buffer) {
+    return buffer < 0 || buffer >= plan->n_buffers ? -1 : plan->buffers[buffer].grad;
+}
+
+int bp_plan_cache(const bp_plan *plan, int buffer) {
+    const bp_op *op = maker_of(plan, buffer);
+    return op ? op->aux : -1;
+}

@@ -1,0 +1,65 @@
+/* What a compiled plan holds; shared by plan.c (which makes it) and run.c (which walks it). */
+#ifndef BP_PLAN_H
+#define BP_PLAN_H
+
+#include "bp.h"
+
+typedef enum { BP_GATHER, BP_FORWARD, BP_LOSS, BP_BACKWARD, BP_PARAM_GRADS, BP_SCATTER } bp_item_kind;
+typedef struct {
+    bp_item_kind kind;
+    int op;
+} bp_item;
+
+/* Items run one after another on each task's cell; a barrier follows the stage. */
+typedef struct {
+    bp_scope scope;
+    int first, count;         /* items */
+    int64_t row_tile;
+    int64_t cols, col_tile;   /* cells: of what the first item writes */
+} bp_stage;
+
+/* Rows k0..k1 of a parameter: one task of phase 2. */
+typedef struct {
+    int param;
+    int64_t k0, k1;
+} bp_block;
+
+struct bp_plan {
+    bp_dtype dtype;
+    size_t size; /* of a real */
+    int n_buffers, n_params, n_ops, n_uses;
+    bp_buffer *buffers;
+    bp_param *params;
+    bp_use *uses;
+    bp_op *ops;
+
+    int loss_out, loss_target, loss_tag, loss_fused; /* loss_out -1: no loss */
+    const bp_loss_type *loss;                        /* NULL: the user's */
+    double loss_attr;
+
+    int flags, n_threads, shards;
+    int windowed;        /* each thread owns row_tile rows of every buffer, reused by tile after tile */
+    int padded;          /* the last tile is filled up with rows of zeros */
+    int64_t rows, chunk_rows, row_tile;
+    int64_t n_theta;     /* end of the last parameter */
+    double flops_row, flops;
+    int n_items, n_stages, n_blocks;
+    bp_item *items;
+    bp_stage *stages;
+    bp_block *blocks;
+    int64_t block_max;   /* elements of the largest block */
+
+    char *arena;
+    size_t arena_bytes;
+    size_t scratch, scratch_bytes; /* a thread's gradient block: offset of thread 0's, bytes each */
+    size_t shard_grads;            /* (shards, n_theta) */
+    size_t chunk_grad;             /* (n_theta,), where a batch has several chunks */
+    size_t parts;                  /* (tiles of a chunk, 3) doubles: sums of the loss */
+};
+
+#define BP_ALIGN 64
+
+const bp_loss_type *bp_loss_find(const char *name);
+const char *bp_op_function(const bp_op *op); /* the name a loss may be fused with: "softmax", "logistic" */
+
+#endif

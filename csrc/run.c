@@ -1,0 +1,517 @@
+/* Walks a plan over data: batches, chunks of a batch, stages of a chunk, then the update.
+ *
+ * All threads execute their share of the same task list, then meet; the last to arrive advances the state alone
+ * (`advance`), so every decision is made once and seen by all.  Between two meetings a thread writes only what its
+ * tasks own. */
+#include "kernels/kernels.h"
+#include "plan.h"
+#include "pool.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const double PARALLEL_FLOPS = 1e6; /* a smaller step runs on one thread */
+static const double SNAPSHOT_SHARE = 0.05; /* of the time may go into safety copies */
+
+/* Where the run stands; all that a snapshot needs besides the parameters. */
+typedef struct {
+    int64_t pos;             /* first row of the batch */
+    int64_t t;               /* the optimiser's updates */
+    bp_progress done;
+} bp_position;
+
+struct bp_run {
+    bp_plan *plan;
+    bp_context x;
+    char *theta;
+    int64_t n_params;
+    int n_in, n_out, weight_port;
+    bp_in_port *in;
+    bp_out_port *out;
+    bp_opt opt;
+
+    int64_t n, batch;
+    const int64_t *order;
+    bp_position at;
+
+    int64_t batch_rows;      /* of the current batch */
+    int64_t off, rows;       /* the current chunk within it */
+    int stage;
+    int updating;            /* phase 2 */
+    double sum[3];           /* of the batch so far */
+
+    char *snapshot;          /* theta, optimiser state */
+    bp_position snapshot_at;
+    double snapshot_time, snapshot_cost;
+    int has_snapshot;
+
+    double deadline;
+    int64_t steps_left;
+    int until_clock;         /* steps until the clock is read again */
+    bp_status status;        /* what the slice ends with; BP_OK while it goes on */
+    atomic_int failure;      /* a task's bp_status, or BP_OK */
+    bp_barrier barrier;
+};
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* ---- setting up ---- */
+
+bp_run *bp_run_new(bp_plan *plan, const bp_blas *blas, void *theta, int64_t n_params) {
+    if (!plan->arena || n_params < plan->n_theta) return NULL;
+    bp_run *run = calloc(1, sizeof *run);
+    if (!run) return NULL;
+    run->plan = plan;
+    run->theta = theta;
+    run->n_params = n_params;
+    run->weight_port = -1;
+    run->x = (bp_context){.plan = plan,
+                          .ops = plan->ops,
+                          .buffers = plan->buffers,
+                          .params = plan->params,
+                          .blas = blas,
+                          .arena = plan->arena,
+                          .theta = theta,
+                          .cache = !!(plan->flags & BP_DO_CACHE)};
+    return run;
+}
+
+void bp_run_free(bp_run *run) {
+    if (!run) return;
+    free(run->in);
+    free(run->out);
+    free(run->snapshot);
+    free(run);
+}
+
+bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, const bp_out_port *out,
+                       int weight_port) {
+    bp_in_port *ins = malloc(sizeof *in * (size_t)(n_in + 1));
+    bp_out_port *outs = malloc(sizeof *out * (size_t)(n_out + 1));
+    if (!ins || !outs) {
+        free(ins);
+        free(outs);
+        return BP_E_NOMEM;
+    }
+    if (n_in) memcpy(ins, in, sizeof *in * (size_t)n_in);
+    if (n_out) memcpy(outs, out, sizeof *out * (size_t)n_out);
+    free(run->in);
+    free(run->out);
+    run->in = ins;
+    run->out = outs;
+    run->n_in = n_in;
+    run->n_out = n_out;
+    run->weight_port = weight_port;
+    return BP_OK;
+}
+
+void bp_run_optimizer(bp_run *run, const bp_opt *opt) {
+    free(run->snapshot);
+    run->snapshot = NULL;
+    run->opt = *opt;
+    run->at.t = opt->t;
+    run->has_snapshot = 0;
+}
+
+void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self) {
+    run->x.callback = fn;
+    run->x.callback_self = self;
+}
+
+static void set_chunk(bp_run *run, int64_t off) {
+    run->off = off;
+    run->rows = min64(run->plan->chunk_rows, run->batch_rows - off);
+    run->x.valid = run->rows;
+    run->stage = 0;
+    run->updating = 0;
+}
+
+static void set_batch(bp_run *run) {
+    run->batch_rows = min64(run->batch, run->n - run->at.pos);
+    memset(run->sum, 0, sizeof run->sum);
+    set_chunk(run, 0);
+}
+
+void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
+    run->n = n;
+    run->batch = batch;
+    run->order = order;
+    run->at.pos = 0;
+    run->at.done = (bp_progress){.steps = run->at.done.steps};
+    run->has_snapshot = 0;
+    set_batch(run);
+}
+
+bp_progress bp_run_progress(const bp_run *run) { return run->at.done; }
+int64_t bp_run_updates(const bp_run *run) { return run->at.t; }
+
+/* ---- tasks of phase 1 ---- */
+
+static double *part(bp_run *run, int64_t tile) {
+    return (double *)(run->plan->arena + run->plan->parts) + 3 * tile;
+}
+
+/* A row tile: `count` rows of the chunk from `row`, of which `valid` hold examples, lie at row `at` of the buffers. */
+typedef struct {
+    int64_t row, at, count, valid;
+} bp_tile;
+
+static bp_tile tile_of(const bp_run *run, int64_t tile, int64_t height, int thread) {
+    const bp_plan *plan = run->plan;
+    int64_t row = tile * height, valid = min64(height, run->rows - row);
+    return (bp_tile){row, plan->windowed ? thread * height : row, plan->padded ? height : valid, valid};
+}
+
+static void gather(bp_run *run, bp_tile t) {
+    const bp_plan *plan = run->plan;
+    for (int i = 0; i < run->n_in; i++) {
+        const bp_in_port *port = &run->in[i];
+        const bp_buffer *b = &plan->buffers[port->buffer];
+        const bp_array *a = &port->array;
+        size_t size = b->kind == BP_REAL ? plan->size : sizeof(int32_t);
+        char *to = bp_at(&run->x, port->buffer, t.at, size);
+        for (int64_t r = 0; r < t.valid; r++, to += (size_t)b->cols * size) {
+            int64_t row = run->at.pos + run->off + t.row + r;
+            const char *from = a->data + (run->order ? run->order[row] : row) * a->row_stride;
+            if (b->kind == BP_INT32) bp_convert_int32(from, a->col_stride, a->type, a->swapped, b->cols, (int32_t *)to);
+            else if (plan->dtype == BP_F32) bp_convert_f32(from, a->col_stride, a->type, a->swapped, b->cols, to);
+            else bp_convert_f64(from, a->col_stride, a->type, a->swapped, b->cols, to);
+        }
+        memset(to, 0, (size_t)((t.count - t.valid) * b->cols) * size);
+    }
+}
+
+static void scatter(bp_run *run, bp_tile t) {
+    for (int i = 0; i < run->n_out; i++) {
+        const bp_out_port *port = &run->out[i];
+        size_t row = (size_t)run->plan->buffers[port->buffer].cols * run->plan->size;
+        memcpy((char *)port->data + (size_t)(run->at.pos + run->off + t.row) * row,
+               bp_at(&run->x, port->buffer, t.at, run->plan->size), (size_t)t.valid * row);
+    }
+}
+
+static bp_status loss(bp_run *run, bp_tile t, int64_t tile) {
+    const bp_plan *plan = run->plan;
+    int out = plan->loss_fused ? plan->ops[plan->buffers[plan->loss_out].maker].in[0] : plan->loss_out;
+    const bp_buffer *target = &plan->buffers[plan->loss_target];
+    int labels = target->kind == BP_INT32, grad = plan->flags & BP_DO_BACKWARD ? plan->buffers[out].grad : -1;
+    bp_loss_call call = {
+        .out = bp_at(&run->x, out, t.at, plan->size),
+        .target = bp_at(&run->x, plan->loss_target, t.at, labels ? sizeof(int32_t) : plan->size),
+        .weight = run->weight_port < 0 ? NULL : bp_at(&run->x, run->in[run->weight_port].buffer, t.at, plan->size),
+        .grad = grad < 0 ? NULL : bp_at(&run->x, grad, t.at, plan->size),
+        .labels = labels,
+        .fused = plan->loss_fused,
+        .rows = t.valid,
+        .cols = plan->buffers[out].cols,
+        .target_cols = target->cols,
+        .attr = plan->loss_attr};
+    bp_status status = plan->loss
+                           ? plan->loss->fn[plan->dtype](&call)
+                           : run->x.callback(run->x.callback_self, plan->loss_tag, t.valid, call.cols, NULL, NULL, NULL,
+                                             &call);
+    memcpy(part(run, tile), call.sum, sizeof call.sum);
+    return status;
+}
+
+/* Shards: the tile's gradients join those of its shard. */
+static void shard_gradients(bp_run *run, bp_tile t, int shard, int add) {
+    const bp_plan *plan = run->plan;
+    char *grads = plan->arena + plan->shard_grads + (size_t)shard * (size_t)plan->n_theta * plan->size;
+    for (int i = 0; i < plan->n_params; i++) {
+        const bp_param *p = &plan->params[i];
+        for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
+            const bp_op *op = &plan->ops[plan->uses[u].op];
+            op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, t.at, t.at + t.valid, 0, p->rows,
+                                              grads + (size_t)p->offset * plan->size, add || u != p->first_use);
+        }
+    }
+}
+
+static bp_status do_item(bp_run *run, const bp_item *item, bp_tile t, int64_t tile, int shard, int add, int64_t c0,
+                         int64_t c1) {
+    const bp_plan *plan = run->plan;
+    const bp_op *op = item->op < 0 ? NULL : &plan->ops[item->op];
+    bp_cell cell = {t.at, t.at + t.count, c0, c1};
+    switch (item->kind) {
+    case BP_GATHER:
+        gather(run, t);
+        return BP_OK;
+    case BP_FORWARD:
+        if (!c1) cell.c1 = plan->buffers[op->out].cols;
+        return op->type->forward[plan->dtype](&run->x, op, cell);
+    case BP_LOSS:
+        return loss(run, t, tile);
+    case BP_BACKWARD:
+        if (!c1) cell.c1 = plan->buffers[op->in[0]].cols;
+        return op->type->backward[plan->dtype](&run->x, op, cell);
+    case BP_PARAM_GRADS:
+        shard_gradients(run, t, shard, add);
+        return BP_OK;
+    default:
+        scatter(run, t);
+        return BP_OK;
+    }
+}
+
+static bp_status do_tile(bp_run *run, const bp_stage *stage, int64_t tile, int thread, int shard, int add) {
+    bp_tile t = tile_of(run, tile, stage->row_tile, thread);
+    for (int i = 0; i < stage->count; i++) {
+        bp_status status = do_item(run, &run->plan->items[stage->first + i], t, tile, shard, add, 0, 0);
+        if (status) return status;
+    }
+    return BP_OK;
+}
+
+static bp_status do_cell(bp_run *run, const bp_stage *stage, int64_t task) {
+    int64_t across = ceil_div(stage->cols, stage->col_tile), c0 = task % across * stage->col_tile;
+    bp_tile t = tile_of(run, task / across, stage->row_tile, 0);
+    for (int i = 0; i < stage->count; i++) {
+        bp_status status = do_item(run, &run->plan->items[stage->first + i], t, 0, 0, 0, c0,
+                                   min64(c0 + stage->col_tile, stage->cols));
+        if (status) return status;
+    }
+    return BP_OK;
+}
+
+/* All rows at once, on the calling thread, with its floating-point environment. */
+static bp_status do_chunk(bp_run *run, const bp_stage *stage) {
+    bp_tile t = {0, 0, run->rows, run->rows};
+    if (run->plan->padded) t.count = ceil_div(run->rows, run->plan->row_tile) * run->plan->row_tile;
+    bp_fpenv own = bp_fpenv_flush();
+    bp_fpenv_restore(run->x.caller_fpenv);
+    bp_status status = do_item(run, &run->plan->items[stage->first], t, 0, 0, 0, 0, 0);
+    bp_fpenv_restore(own);
+    return status;
+}
+
+/* The shards in use in this batch: each has tiles in its first chunk. */
+static int shards_of(const bp_run *run) {
+    int64_t tiles = ceil_div(min64(run->plan->chunk_rows, run->batch_rows), run->plan->row_tile);
+    return (int)min64(run->plan->shards, tiles);
+}
+
+static int64_t stage_tasks(const bp_run *run, const bp_stage *stage) {
+    if (stage->scope == BP_SCOPE_CHUNK) return 1;
+    if (run->plan->shards) return shards_of(run);
+    int64_t tiles = ceil_div(run->rows, stage->row_tile);
+    return stage->scope == BP_SCOPE_CELLS ? tiles * ceil_div(stage->cols, stage->col_tile) : tiles;
+}
+
+static bp_status do_stage_task(bp_run *run, const bp_stage *stage, int64_t task, int thread) {
+    if (stage->scope == BP_SCOPE_CHUNK) return do_chunk(run, stage);
+    if (stage->scope == BP_SCOPE_CELLS) return do_cell(run, stage, task);
+    if (!run->plan->shards) return do_tile(run, stage, task, thread, 0, 0);
+    int64_t tiles = ceil_div(run->rows, stage->row_tile), n = shards_of(run);
+    int64_t first = tiles * task / n, end = tiles * (task + 1) / n;
+    for (int64_t tile = first; tile < end; tile++) {
+        bp_status status = do_tile(run, stage, tile, thread, (int)task, run->off || tile > first);
+        if (status) return status;
+    }
+    return BP_OK;
+}
+
+/* ---- tasks of phase 2 ---- */
+
+static bp_update update_of(const bp_run *run) {
+    const bp_opt *o = &run->opt;
+    double t = (double)(run->at.t + 1);
+    return (bp_update){.lr = o->lr,
+                       .correction1 = 1 - pow(o->beta1, t),
+                       .correction2 = sqrt(1 - pow(o->beta2, t)),
+                       .opt = o,
+                       .scale = 1 / run->sum[1]};
+}
+
+static bp_status do_block(bp_run *run, const bp_update *step, const bp_block *block, int thread) {
+    const bp_plan *plan = run->plan;
+    const bp_param *p = &plan->params[block->param];
+    int64_t at = p->offset + block->k0 * p->cols, n = (block->k1 - block->k0) * p->cols;
+    int last = run->off + run->rows == run->batch_rows;
+    char *G;
+    if (plan->shards) {
+        char *grads = plan->arena + plan->shard_grads + (size_t)at * plan->size;
+        G = plan->arena + plan->scratch + (size_t)thread * plan->scratch_bytes;
+        memcpy(G, grads, (size_t)n * plan->size);
+        for (int s = 1; s < shards_of(run); s++) {
+            const char *term = grads + (size_t)s * (size_t)plan->n_theta * plan->size;
+            if (plan->dtype == BP_F32) bp_sum_f32(G, term, n);
+            else bp_sum_f64(G, term, n);
+        }
+    } else {
+        int several = run->batch_rows > plan->chunk_rows;
+        G = several ? plan->arena + plan->chunk_grad + (size_t)at * plan->size
+                    : plan->arena + plan->scratch + (size_t)thread * plan->scratch_bytes;
+        for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
+            const bp_op *op = &plan->ops[plan->uses[u].op];
+            op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, 0, run->rows, block->k0, block->k1, G,
+                                              run->off || u != p->first_use);
+        }
+    }
+    if (!last) return BP_OK;
+    bp_update u = *step;
+    u.decay = p->decay;
+    int bad = plan->dtype == BP_F32 ? bp_update_f32(&u, at, n, G, run->theta) : bp_update_f64(&u, at, n, G, run->theta);
+    return bad ? BP_E_NONFINITE_PARAM : BP_OK;
+}
+
+/* ---- advancing ---- */
+
+static void execute(bp_run *run, int thread, int n_threads) {
+    const bp_plan *plan = run->plan;
+    const bp_stage *stage = &plan->stages[run->stage];
+    int64_t n = run->updating ? plan->n_blocks : stage_tasks(run, stage);
+    int64_t first = n * thread / n_threads, end = n * (thread + 1) / n_threads;
+    if (!run->updating && stage->scope == BP_SCOPE_CHUNK) first = 0, end = thread == 0;
+    bp_update step = run->updating ? update_of(run) : (bp_update){0};
+    for (int64_t i = first; i < end; i++) {
+        bp_status status = run->updating ? do_block(run, &step, &plan->blocks[i], thread)
+                                         : do_stage_task(run, stage, i, thread);
+        if (status) atomic_store_explicit(&run->failure, (int)status, memory_order_relaxed);
+    }
+    if (end > first) bp_pool_count(thread, end - first);
+}
+
+static void end_batch(bp_run *run, int updated) {
+    bp_progress *done = &run->at.done;
+    done->loss += run->sum[0];
+    done->weight += run->sum[1];
+    done->hits += run->sum[2];
+    done->steps += updated;
+    run->at.t += updated;
+    done->rows += run->batch_rows;
+    done->batch++;
+    run->at.pos += run->batch_rows;
+    if (run->at.pos >= run->n) run->status = BP_DONE;
+    else set_batch(run);
+    if (--run->steps_left == 0 && !run->status) run->status = BP_PAUSED;
+}
+
+static void look_at_clock(bp_run *run, int step_ended) {
+    if (run->status || (step_ended && --run->until_clock > 0)) return;
+    if (!step_ended && run->plan->flops < 1e7) return;
+    double per_step = run->plan->flops_row * (double)run->batch;
+    run->until_clock = per_step > 1e6 ? 1 : (int)(1e6 / (per_step + 2e4)) + 1;
+    if (bp_now() > run->deadline) run->status = BP_PAUSED;
+}
+
+/* Called by one thread while the others wait: sums up what was done and decides what comes next. */
+static void advance(bp_run *run) {
+    const bp_plan *plan = run->plan;
+    run->status = (bp_status)atomic_exchange(&run->failure, BP_OK);
+    if (run->status) {
+        set_batch(run); /* the batch begins anew */
+        return;
+    }
+    int last_chunk = run->off + run->rows == run->batch_rows, trained = run->updating;
+    if (!run->updating) {
+        if (++run->stage < plan->n_stages) {
+            look_at_clock(run, 0);
+            return;
+        }
+        int64_t tiles = plan->flags & BP_DO_LOSS ? ceil_div(run->rows, plan->row_tile) : 0;
+        if (!plan->loss) tiles = tiles ? 1 : 0;
+        for (int64_t i = 0; i < tiles; i++)
+            for (int j = 0; j < 3; j++) run->sum[j] += part(run, i)[j];
+        if (plan->flags & BP_DO_BACKWARD && run->opt.kind != BP_OPT_NONE) {
+            if (run->opt.kind != BP_OPT_GRADIENT && !isfinite(run->sum[0])) {
+                run->status = BP_E_NONFINITE_LOSS;
+                set_batch(run);
+                return;
+            }
+            if ((!plan->shards && !last_chunk) || (last_chunk && run->sum[1] != 0)) {
+                run->updating = 1;
+                run->stage = 0;
+                return;
+            }
+        }
+    }
+    if (last_chunk) end_batch(run, trained);
+    else set_chunk(run, run->off + run->rows);
+    look_at_clock(run, last_chunk);
+}
+
+static void thread_main(void *arg, int thread, int n_threads) {
+    bp_run *run = arg;
+    do {
+        execute(run, thread, n_threads);
+        if (n_threads == 1) {
+            advance(run);
+        } else if (bp_barrier_arrive(&run->barrier)) {
+            advance(run);
+            bp_barrier_release(&run->barrier);
+        }
+    } while (!run->status);
+}
+
+/* ---- slices ---- */
+
+static void prepare(void *arg, int n_threads, bp_fpenv caller) {
+    bp_run *run = arg;
+    run->x.caller_fpenv = caller;
+    bp_barrier_init(&run->barrier, n_threads);
+}
+
+static int parallel_always;
+void bp_set_parallel_always(int on) { parallel_always = on; }
+
+static bp_status slice(bp_run *run, int n_threads, double seconds, int64_t max_steps) {
+    double flops = run->plan->flops_row * (double)run->batch_rows;
+    if (n_threads > run->plan->n_threads) n_threads = run->plan->n_threads;
+    run->status = BP_OK;
+    run->deadline = bp_now() + seconds;
+    run->steps_left = max_steps;
+    run->until_clock = 1;
+    bp_pool_run(flops < PARALLEL_FLOPS && !parallel_always ? 1 : n_threads, thread_main, prepare, run);
+    bp_barrier_destroy(&run->barrier);
+    return run->status;
+}
+
+/* theta and the state arrays, one after the other, to or from the snapshot. */
+static void copy_parameters(bp_run *run, int restore) {
+    size_t bytes = (size_t)run->n_params * run->plan->size;
+    void *live[3] = {run->theta, run->opt.state[0], run->opt.state[1]};
+    char *saved = run->snapshot;
+    for (int i = 0; i < 3; i++) {
+        if (!live[i]) continue;
+        if (restore) memcpy(live[i], saved, bytes);
+        else memcpy(saved, live[i], bytes);
+        saved += bytes;
+    }
+}
+
+static int trains(const bp_run *run) { return run->opt.kind == BP_OPT_SGD || run->opt.kind == BP_OPT_ADAM; }
+
+/* Taken at the start of a slice, unless the last is young beside what a copy costs. */
+static bp_status take_snapshot(bp_run *run, int fresh) {
+    int between_steps = !run->off && !run->stage && !run->updating;
+    double now = bp_now();
+    if (!trains(run) || !between_steps) return BP_OK;
+    if (run->has_snapshot && !fresh && (now - run->snapshot_time) * SNAPSHOT_SHARE < run->snapshot_cost) return BP_OK;
+    size_t arrays = 1 + !!run->opt.state[0] + !!run->opt.state[1];
+    if (!run->snapshot) run->snapshot = malloc(arrays * (size_t)run->n_params * run->plan->size + 1);
+    if (!run->snapshot) return BP_E_NOMEM;
+    copy_parameters(run, 0);
+    run->snapshot_at = run->at;
+    run->snapshot_time = bp_now();
+    run->snapshot_cost = run->snapshot_time - now;
+    run->has_snapshot = 1;
+    return BP_OK;
+}
+
+bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps, int fresh) {
+    bp_status status = take_snapshot(run, fresh);
+    if (status) return status;
+    status = slice(run, n_threads, seconds, max_steps);
+    if (status != BP_E_NONFINITE_PARAM || !trains(run)) return status;
+    /* back to the copy, and with the same bits forward to the last step that was finite */
+    int64_t batches = run->at.done.batch - run->snapshot_at.done.batch;
+    copy_parameters(run, 1);
+    run->at = run->snapshot_at;
+    set_batch(run);
+    run->has_snapshot = 0;
+    if (batches) slice(run, n_threads, INFINITY, batches);
+    return BP_E_NONFINITE_PARAM;
+}
