@@ -5,6 +5,7 @@ import os
 import statistics
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import bpcore as bp
 from bpcore.datasets import Digits, load_digits
 
 PIXELS, CLASSES = 64, 10
+MOST_PARAMETERS = 100_000_000  # 2 GB in training
 TEST, VALIDATION = 0.2, 0.1  # of all digits; of those left for training
 LR, MOMENTUM, BATCH = 0.1, 0.9, 32
 
@@ -42,7 +44,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         bp.set_num_threads(options.threads or bp.get_num_threads())
         net = _network(options.net, options.seed)
-    except (ValueError, MemoryError) as error:
+    except ValueError as error:
         parser.error(str(error))
     try:
         _demo(net, options.epochs, options.seed)
@@ -73,6 +75,8 @@ def _sizes(text: str) -> tuple[int, ...]:
     sizes = tuple(map(int, parts))
     if len(sizes) < 2 or sizes[0] != PIXELS or sizes[-1] != CLASSES:
         raise argparse.ArgumentTypeError(f"expected {PIXELS} first (pixels) and {CLASSES} last, got {text!r}")
+    if sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes)) > MOST_PARAMETERS:
+        raise argparse.ArgumentTypeError(f"expected at most {MOST_PARAMETERS:,} parameters, got {text!r}")
     return sizes
 
 
@@ -96,9 +100,11 @@ def _network(sizes: Sequence[int], seed: int) -> bp.Network:
 def _demo(net: bp.Network, epochs: int, seed: int) -> None:
     rest, test = load_digits().split(TEST, seed)
     train, validation = rest.split(VALIDATION, seed)
-    train = _with_shifted(train)
-    print(f"{net.n_params} parameters, {len(train.y)} digits to train on, {len(test.y)} to test")
-    speed = _train(net, train, validation, epochs)
+    both = _with_shifted(train)
+    print(f"{net.n_params:,} parameters")
+    print(f"{len(train.y):,} digits and {len(both.y) - len(train.y):,} shifted copies")
+    print(f"{len(validation.y)} to validate, {len(test.y)} to test", flush=True)
+    speed = _train(net, both, validation, epochs)
     answers = net.predict(test.X).argmax(axis=1)
     print(_confusion(test.y, answers))
     print(f"test accuracy {np.mean(answers == test.y):.2%}")
@@ -135,12 +141,13 @@ def _train(net: bp.Network, train: Digits, validation: Digits, epochs: int) -> f
 
 
 def _confusion(truth: np.ndarray[Any, Any], answers: np.ndarray[Any, Any]) -> str:
-    """A table of counts: a row for each digit, a column for each answer."""
+    """A table of counts."""
     counts = np.zeros((CLASSES, CLASSES), int)
     np.add.at(counts, (truth, answers), 1)
-    head = "   " + "".join(f"{digit:3}" for digit in range(CLASSES)) + "  <- answer"
+    title = "answers (columns) to each digit (rows)"
+    head = "   " + "".join(f"{digit:3}" for digit in range(CLASSES))
     rows = [f"{digit:3}" + "".join(f"{count or '.':>3}" for count in row) for digit, row in enumerate(counts)]
-    return "\n".join([head, *rows])
+    return "\n".join([title, head, *rows])
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def check_signature(name: str, signature: str) -> None:
     if plain != f"void({_EXPECTED[name]})":
         raise ImportError(
             f"bpcore: this SciPy ({scipy.__version__}) has a BLAS of another kind: {name} is {signature!r}. "
-            "A SciPy with 32-bit BLAS integers is needed, such as the wheels on PyPI: pip install --force-reinstall scipy"
+            "A SciPy with 32-bit BLAS integers is needed, as on PyPI: pip install --force-reinstall scipy"
         )
 
 

@@ -12,8 +12,8 @@ from bpcore import _blas, _threads
 from bpcore._version import __version__
 
 
-def show_config() -> str:
-    """Prints, and returns, versions, threads and the BLAS in use."""
+def show_config() -> None:
+    """Prints versions, threads and the BLAS in use."""
     library = ctypes.CDLL(_blas.load_cython_blas().__file__)
     described = "unknown"
     for name in ("scipy_openblas_get_config", "openblas_get_config"):
@@ -24,7 +24,8 @@ def show_config() -> str:
             break
     text = "\n".join(
         [
-            f"bpcore {__version__}, Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}",
+            f"bpcore {__version__}, Python {platform.python_version()}",
+            f"NumPy {np.__version__}, SciPy {scipy.__version__}",
             f"machine: {platform.machine()}, {platform.system()}",
             f"threads: {_threads.get_num_threads()}",
             "backend: blas",
@@ -32,4 +33,3 @@ def show_config() -> str:
         ]
     )
     print(text)
-    return text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,8 @@ _STATE = "optimizer."
 
 def save(net: Network, path: str | os.PathLike[str]) -> None:
     """Writes to a temporary file beside `path`, then renames: a reader sees the old file or the new one."""
+    import tempfile  # slow to import, and few programs save
+
     from safetensors.numpy import save as to_bytes
 
     tensors = {name: np.ascontiguousarray(view) for name, view in net.params.items()}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from bpcore import _core, _validate
 
 _setting: int | None = None
+
+
+def _read(name: str) -> str:
+    with open(f"/sys/fs/cgroup/{name}", encoding="ascii") as file:
+        return file.read()
 
 
 def _cgroup_quota() -> float:
@@ -17,9 +21,7 @@ def _cgroup_quota() -> float:
         ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"),
     ):
         try:
-            words = (Path("/sys/fs/cgroup") / quota_file).read_text().split()
-            if period_file:
-                words.append((Path("/sys/fs/cgroup") / period_file).read_text().strip())
+            words = _read(quota_file).split() + (_read(period_file).split() if period_file else [])
             quota, period = float(words[0]), float(words[1])
         except (OSError, ValueError, IndexError):
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 from collections.abc import Iterable, Sequence
@@ -73,6 +72,8 @@ def choice(name: str, value: str, valid: Iterable[str]) -> str:
     """One of the valid names; the error lists them and the nearest."""
     names = list(valid)
     if value not in names:
+        import difflib
+
         near = difflib.get_close_matches(value, names, 1, 0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{name}: there is no {value!r}.{hint} Valid names: {', '.join(names)}")
