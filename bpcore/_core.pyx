@@ -111,6 +111,10 @@ cdef extern from "bp.h" nogil:
     void bp_pool_tasks_reset()
     void bp_set_parallel_always(int)
     void bp_set_phase2(int)
+    void bp_set_backend(int)
+    const char *bp_isa_name(int)
+    bp_status bp_isa_use(const char *)
+    const char *bp_isa()
     void bp_philox(const uint32_t *, const uint32_t *, int, uint32_t *)
     void bp_uniform(double *, int64_t, uint64_t, uint32_t, uint32_t, uint32_t)
     void bp_permutation(int64_t *, int64_t, uint64_t, uint32_t, uint32_t)
@@ -132,6 +136,7 @@ cdef _names(const char *(*name)(int) noexcept nogil):
     return tuple(found)
 
 
+bp_isa_use(NULL)
 ACTIVATIONS = _names(bp_activation_name)
 LOSSES = _names(bp_loss_name)
 
@@ -539,8 +544,22 @@ def pool_tasks_reset():
     bp_pool_tasks_reset()
 
 
-def force(bint parallel_always, str phase2):
-    """What BPCORE_PARALLEL=always and BPCORE_PHASE2=owners|shards ask for; "" leaves it to the shapes."""
+def use_isa(str name):
+    """Takes the kernels of instruction set `name` ("": the best); ValueError lists those that this machine runs."""
+    cdef bytes encoded = name.encode()
+    if bp_isa_use(<const char *>encoded if name else NULL):
+        raise ValueError(f"BPCORE_ISA: expected one of {', '.join(_names(bp_isa_name))}, got {name!r}")
+
+
+def isa():
+    """The instruction set in use, and all that this machine runs, best first."""
+    return bp_isa().decode(), _names(bp_isa_name)
+
+
+def force(bint parallel_always, str phase2, str backend=""):
+    """What BPCORE_PARALLEL=always, BPCORE_PHASE2=owners|shards and BPCORE_BACKEND=blas|native ask for; "" leaves it
+    to the shapes."""
+    bp_set_backend(("", "blas", "native").index(backend))
     bp_set_parallel_always(parallel_always)
     bp_set_phase2(("", "owners", "shards").index(phase2))
 

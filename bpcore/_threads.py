@@ -68,4 +68,8 @@ def read_forced() -> None:
     phase2 = os.environ.get("BPCORE_PHASE2", "")
     if phase2 not in ("", "owners", "shards"):
         raise ValueError(f"BPCORE_PHASE2: expected 'owners' or 'shards', got {phase2!r}")
-    _core.force(os.environ.get("BPCORE_PARALLEL") == "always", phase2)
+    backend = os.environ.get("BPCORE_BACKEND", "")
+    if backend not in ("", "auto", "blas", "native"):
+        raise ValueError(f"BPCORE_BACKEND: expected 'auto', 'blas' or 'native', got {backend!r}")
+    _core.use_isa(os.environ.get("BPCORE_ISA", ""))
+    _core.force(os.environ.get("BPCORE_PARALLEL") == "always", phase2, "" if backend == "auto" else backend)

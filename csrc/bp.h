@@ -50,6 +50,12 @@ typedef struct {
     bp_ger_fn *ger[2];
 } bp_blas;
 
+/* Instruction sets that this machine can run, best first; NULL past the end. */
+const char *bp_isa_name(int i);
+/* Takes the kernels of one (NULL: the best), before the first plan is made; BP_E_SHAPE where it is not there. */
+bp_status bp_isa_use(const char *name);
+const char *bp_isa(void);
+
 /* ---- plan ------------------------------------------------------------------------------------------------- */
 
 enum { BP_MAX_OPERANDS = 8, BP_MAX_SHARDS = 16, BP_MAX_THREADS = 256 };
@@ -116,6 +122,7 @@ struct bp_op {
     int out;
     int aux;  /* a cached buffer (df), or -1 */
     int n_params, param[BP_MAX_OPERANDS];
+    int native; /* products by bpcore's own kernels; else by BLAS */
     int skip; /* forward is not needed: a fused loss works on the input */
     int tag;  /* handed to the user's callback */
     const void *detail; /* what the type's functions need: a table entry, a user's functions */
@@ -282,6 +289,8 @@ int64_t bp_run_updates(const bp_run *run); /* the optimiser's t */
 void bp_pool_tasks(int64_t *count, int n);
 void bp_pool_tasks_reset(void);
 void bp_set_parallel_always(int on);
+/* 0: auto, 1: blas, 2: native. */
+void bp_set_backend(int mode);
 void bp_set_phase2(int mode); /* 0: by shapes, 1: owners, 2: shards */
 
 /* ---- Philox4x32 (Salmon et al. 2011) ------------------------------------------------------------------------ */

@@ -74,11 +74,11 @@ void bp_scan(const bp_array *array, bp_dtype dtype, double low, double high, int
             int bad = 0;
             if (dtype == BP_F32) {
                 float lowest = fmaxf((float)low, -3.402823466e+38f), highest = fminf((float)high, 3.402823466e+38f);
-                bp_convert_f32(source, inner_stride, array->type, array->swapped, n, f32);
+                bp_active->convert[BP_F32](source, inner_stride, array->type, array->swapped, n, f32);
                 for (int64_t k = 0; k < n; k++) bad |= !(f32[k] >= lowest) | !(f32[k] <= highest);
             } else {
                 double lowest = fmax(low, -1.7976931348623157e+308), highest = fmin(high, 1.7976931348623157e+308);
-                bp_convert_f64(source, inner_stride, array->type, array->swapped, n, f64);
+                bp_active->convert[BP_F64](source, inner_stride, array->type, array->swapped, n, f64);
                 for (int64_t k = 0; k < n; k++) bad |= !(f64[k] >= lowest) | !(f64[k] <= highest);
             }
             if (!bad) continue;

@@ -46,21 +46,36 @@ static double dense_flops(const bp_plan *plan, const bp_op *op) {
     return 2.0 * (double)W->rows * (double)W->cols;
 }
 
-static const bp_op_type builtin[] = {
-    {"dense", BP_SCOPE_CELLS, 0, declare_dense, BP_BOTH(bp_dense_forward), BP_BOTH(bp_dense_backward),
-     BP_BOTH(bp_dense_param_grad), dense_flops},
-    {"activation", BP_SCOPE_CELLS, 1, declare_elementwise, BP_BOTH(bp_activation_forward),
-     BP_BOTH(bp_elementwise_backward), {NULL, NULL}, NULL},
-    {"user_function", BP_SCOPE_CELLS, 1, declare_elementwise, BP_BOTH(bp_user_forward),
-     BP_BOTH(bp_elementwise_backward), {NULL, NULL}, NULL},
-    {"python_function", BP_SCOPE_CHUNK, 1, declare_python, BP_BOTH(bp_python_forward),
-     BP_BOTH(bp_elementwise_backward), {NULL, NULL}, NULL},
-    {"softmax", BP_SCOPE_ROWS, 1, declare_softmax, BP_BOTH(bp_softmax_forward), BP_BOTH(bp_softmax_backward),
-     {NULL, NULL}, NULL},
-    {"add", BP_SCOPE_CELLS, 0, declare_add, BP_BOTH(bp_add_forward), BP_BOTH(bp_add_backward), {NULL, NULL}, NULL},
+/* The kernels' places are filled in by bp_ops_bind. */
+enum { DENSE, ACTIVATION, USER_FUNCTION, PYTHON_FUNCTION, SOFTMAX, ADD, N_BUILTIN };
+static bp_op_type builtin[N_BUILTIN] = {
+    [DENSE] = {.name = "dense", .scope = BP_SCOPE_CELLS, .declare = declare_dense, .flops = dense_flops},
+    [ACTIVATION] = {.name = "activation", .scope = BP_SCOPE_CELLS, .grad_in_place = 1, .declare = declare_elementwise},
+    [USER_FUNCTION] = {.name = "user_function", .scope = BP_SCOPE_CELLS, .grad_in_place = 1,
+                       .declare = declare_elementwise},
+    [PYTHON_FUNCTION] = {.name = "python_function", .scope = BP_SCOPE_CHUNK, .grad_in_place = 1,
+                         .declare = declare_python},
+    [SOFTMAX] = {.name = "softmax", .scope = BP_SCOPE_ROWS, .grad_in_place = 1, .declare = declare_softmax},
+    [ADD] = {.name = "add", .scope = BP_SCOPE_CELLS, .declare = declare_add},
 };
 
-enum { N_BUILTIN = sizeof builtin / sizeof *builtin, MAX_REGISTERED = 64 };
+void bp_ops_bind(const bp_kernels *k) {
+    for (int t = 0; t < 2; t++) {
+        builtin[DENSE].forward[t] = k->dense_forward[t];
+        builtin[DENSE].backward[t] = k->dense_backward[t];
+        builtin[DENSE].param_grad[t] = k->dense_param_grad[t];
+        builtin[ACTIVATION].forward[t] = k->activation_forward[t];
+        builtin[USER_FUNCTION].forward[t] = k->user_forward[t];
+        builtin[PYTHON_FUNCTION].forward[t] = k->python_forward[t];
+        for (int i = ACTIVATION; i <= PYTHON_FUNCTION; i++) builtin[i].backward[t] = k->elementwise_backward[t];
+        builtin[SOFTMAX].forward[t] = k->softmax_forward[t];
+        builtin[SOFTMAX].backward[t] = k->softmax_backward[t];
+        builtin[ADD].forward[t] = k->add_forward[t];
+        builtin[ADD].backward[t] = k->add_backward[t];
+    }
+}
+
+enum { MAX_REGISTERED = 64 };
 static const bp_op_type *registered[MAX_REGISTERED];
 static int n_registered;
 
@@ -78,47 +93,24 @@ bp_status bp_op_register(const bp_op_type *type) {
     return BP_OK;
 }
 
-/* ---- activations ---- */
+/* ---- activations and losses ---- */
 
-#define ACTIVATION(name) {#name, {bp_f_##name##_f32, bp_f_##name##_f64}}
-#define DECLARE(name)                                                                                                 \
-    void bp_f_##name##_f32(const void *, void *, void *, int64_t);                                                    \
-    void bp_f_##name##_f64(const void *, void *, void *, int64_t);
-#define EVERY(X, sep)                                                                                                 \
-    X(logistic) sep X(tanh) sep X(relu) sep X(leaky_relu) sep X(elu) sep X(selu) sep X(gelu) sep X(silu) sep          \
-        X(softplus) sep X(softsign) sep X(hard_sigmoid) sep X(hard_tanh) sep X(exp)
-#define COMMA ,
-#define NOTHING
-EVERY(DECLARE, NOTHING)
-const bp_activation bp_activations[] = {EVERY(ACTIVATION, COMMA), {NULL, {NULL, NULL}}};
-
-const char *bp_activation_name(int i) { return bp_activations[i].name; }
+const char *bp_activation_name(int i) { return bp_active->activations[i].name; }
 
 const void *bp_activation_detail(const char *name) {
-    for (const bp_activation *f = bp_activations; f->name; f++)
+    for (const bp_activation *f = bp_active->activations; f->name; f++)
         if (!strcmp(f->name, name)) return f;
     return NULL;
 }
 
 const char *bp_op_function(const bp_op *op) {
-    return op->type == bp_op_find("activation") ? ((const bp_activation *)op->detail)->name : op->type->name;
+    return op->type == &builtin[ACTIVATION] ? ((const bp_activation *)op->detail)->name : op->type->name;
 }
 
-/* ---- losses ---- */
-
-const bp_loss_type bp_losses[] = {
-    {"squared_error", NULL, BP_BOTH(bp_squared_error)},
-    {"mse", NULL, BP_BOTH(bp_mse)},
-    {"binary_cross_entropy", "logistic", BP_BOTH(bp_binary_cross_entropy)},
-    {"cross_entropy", "softmax", BP_BOTH(bp_cross_entropy)},
-    {"huber", NULL, BP_BOTH(bp_huber)},
-    {NULL, NULL, {NULL, NULL}},
-};
-
-const char *bp_loss_name(int i) { return bp_losses[i].name; }
+const char *bp_loss_name(int i) { return bp_active->losses[i].name; }
 
 const bp_loss_type *bp_loss_find(const char *name) {
-    for (const bp_loss_type *loss = bp_losses; loss->name; loss++)
+    for (const bp_loss_type *loss = bp_active->losses; loss->name; loss++)
         if (!strcmp(loss->name, name)) return loss;
     return NULL;
 }

@@ -301,6 +301,9 @@ static bp_status lay_out(bp_plan *plan) {
     return BP_OK;
 }
 
+static int backend; /* 0: auto, 1: blas, 2: native */
+void bp_set_backend(int mode) { backend = mode; }
+
 static int phase2_mode; /* 0: by shapes, 1: owners, 2: shards */
 void bp_set_phase2(int mode) { phase2_mode = mode; }
 
@@ -344,6 +347,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     most = max64(most / plan->row_tile, 1) * plan->row_tile;
     plan->chunk_rows = round_up(ceil_div(rows, ceil_div(rows, most)), plan->row_tile);
 
+    for (int i = 0; i < plan->n_ops; i++) plan->ops[i].native = backend != 1;
     bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
     if (!status) status = cut_stages(plan);
     if (!status && flags & BP_DO_BACKWARD) status = cut_blocks(plan);

@@ -176,8 +176,7 @@ static void gather(bp_run *run, bp_tile t) {
             int64_t row = run->at.pos + run->off + t.row + r;
             const char *from = a->data + (run->order ? run->order[row] : row) * a->row_stride;
             if (b->kind == BP_INT32) bp_convert_int32(from, a->col_stride, a->type, a->swapped, b->cols, (int32_t *)to);
-            else if (plan->dtype == BP_F32) bp_convert_f32(from, a->col_stride, a->type, a->swapped, b->cols, to);
-            else bp_convert_f64(from, a->col_stride, a->type, a->swapped, b->cols, to);
+            else bp_active->convert[plan->dtype](from, a->col_stride, a->type, a->swapped, b->cols, to);
         }
         memset(to, 0, (size_t)((t.count - t.valid) * b->cols) * size);
     }
@@ -337,8 +336,7 @@ static bp_status do_block(bp_run *run, const bp_update *step, const bp_block *bl
         memcpy(G, grads, (size_t)n * plan->size);
         for (int s = 1; s < shards_of(run); s++) {
             const char *term = grads + (size_t)s * (size_t)plan->n_theta * plan->size;
-            if (plan->dtype == BP_F32) bp_sum_f32(G, term, n);
-            else bp_sum_f64(G, term, n);
+            bp_active->sum[plan->dtype](G, term, n);
         }
     } else {
         int several = run->batch_rows > plan->chunk_rows;
@@ -353,8 +351,7 @@ static bp_status do_block(bp_run *run, const bp_update *step, const bp_block *bl
     if (!last) return BP_OK;
     bp_update u = *step;
     u.decay = p->decay;
-    int bad = plan->dtype == BP_F32 ? bp_update_f32(&u, at, n, G, run->theta) : bp_update_f64(&u, at, n, G, run->theta);
-    return bad ? BP_E_NONFINITE_PARAM : BP_OK;
+    return bp_active->update[plan->dtype](&u, at, n, G, run->theta) ? BP_E_NONFINITE_PARAM : BP_OK;
 }
 
 /* ---- advancing ---- */

@@ -4,13 +4,14 @@
 
 #include "../bp.h"
 
+enum { BP_N_ACTIVATIONS = 13, BP_N_LOSSES = 5 };
+
 typedef struct {
     const char *name;
     void (*fn[2])(const void *z, void *a, void *df, int64_t n); /* df NULL where it is not wanted */
 } bp_activation;
-extern const bp_activation bp_activations[];
-extern const bp_loss_type bp_losses[];
 
+/* What an update needs beside the optimiser's settings. */
 typedef struct {
     double lr, correction1, correction2; /* Adam: 1 - beta1^t, sqrt(1 - beta2^t) */
     const bp_opt *opt;
@@ -18,34 +19,26 @@ typedef struct {
     int decay;
 } bp_update;
 
-#define BP_DECLARE(S)                                                                                                 \
-    bp_status bp_dense_forward_##S(const bp_context *, const bp_op *, bp_cell);                                       \
-    bp_status bp_dense_backward_##S(const bp_context *, const bp_op *, bp_cell);                                      \
-    void bp_dense_param_grad_##S(const bp_context *, const bp_op *, int, int64_t, int64_t, int64_t, int64_t, void *,  \
-                                 int);                                                                                \
-    bp_status bp_activation_forward_##S(const bp_context *, const bp_op *, bp_cell);                                  \
-    bp_status bp_elementwise_backward_##S(const bp_context *, const bp_op *, bp_cell);                                \
-    bp_status bp_softmax_forward_##S(const bp_context *, const bp_op *, bp_cell);                                     \
-    bp_status bp_softmax_backward_##S(const bp_context *, const bp_op *, bp_cell);                                    \
-    bp_status bp_user_forward_##S(const bp_context *, const bp_op *, bp_cell);                                        \
-    bp_status bp_python_forward_##S(const bp_context *, const bp_op *, bp_cell);                                      \
-    bp_status bp_add_forward_##S(const bp_context *, const bp_op *, bp_cell);                                         \
-    bp_status bp_add_backward_##S(const bp_context *, const bp_op *, bp_cell);                                        \
-    bp_status bp_squared_error_##S(bp_loss_call *);                                                                   \
-    bp_status bp_mse_##S(bp_loss_call *);                                                                             \
-    bp_status bp_huber_##S(bp_loss_call *);                                                                           \
-    bp_status bp_binary_cross_entropy_##S(bp_loss_call *);                                                            \
-    bp_status bp_cross_entropy_##S(bp_loss_call *);                                                                   \
-    /* Elements of one row, or of one column where `stride` walks down: n values to the real type. */                 \
-    void bp_convert_##S(const char *source, int64_t stride, bp_source type, int swapped, int64_t n, void *out);       \
-    /* theta, state: n elements from `at`; G its gradient.  Returns 0 when all of theta stayed finite. */             \
-    int bp_update_##S(const bp_update *u, int64_t at, int64_t n, const void *G, void *theta);                         \
-    void bp_sum_##S(void *sum, const void *term, int64_t n);
-BP_DECLARE(f32)
-BP_DECLARE(f64)
-#undef BP_DECLARE
+/* The kernels of one instruction set, by bp_dtype. */
+typedef struct {
+    const char *isa;
+    bp_cell_fn *dense_forward[2], *dense_backward[2];
+    bp_param_fn *dense_param_grad[2];
+    bp_cell_fn *activation_forward[2], *elementwise_backward[2];
+    bp_cell_fn *softmax_forward[2], *softmax_backward[2];
+    bp_cell_fn *user_forward[2], *python_forward[2];
+    bp_cell_fn *add_forward[2], *add_backward[2];
+    /* n elements of the user's, `stride` bytes apart, to the real type */
+    void (*convert[2])(const char *source, int64_t stride, bp_source type, int swapped, int64_t n, void *out);
+    /* n elements of theta and state from `at`; G is their gradient.  Returns 0 when all of theta stayed finite. */
+    int (*update[2])(const bp_update *u, int64_t at, int64_t n, const void *G, void *theta);
+    void (*sum[2])(void *sum, const void *term, int64_t n); /* sum += term */
+    bp_activation activations[BP_N_ACTIVATIONS + 1];        /* closed by a NULL name */
+    bp_loss_type losses[BP_N_LOSSES + 1];
+} bp_kernels;
 
-#define BP_BOTH(name) {name##_f32, name##_f64}
+void bp_ops_bind(const bp_kernels *kernels);        /* into the table of operations */
+extern const bp_kernels *bp_active; /* chosen at load; portable until then */
 
 /* n integers of any source type; values beyond int32 become -1, as a label outside every range does. */
 void bp_convert_int32(const char *source, int64_t stride, bp_source type, int swapped, int64_t n, int32_t *out);

@@ -1,18 +1,21 @@
-/* Opens a file of functions written once for both types; f32.c and f64.c define BP_SINGLE or not. */
-#include "../pool.h"
-#include "kernels.h"
+/* Opens a file of functions written once: BP_ISA is the instruction set, BP_SINGLE chooses float. */
+#undef REAL
+#undef FN
+#undef R
+#undef DTYPE
+#undef VEC
+#undef LANES
 
-#include <math.h>
-#include <string.h>
-
+#define BP_PASTE_(name, isa, type) bp_##name##_##isa##_##type
+#define BP_PASTE(name, isa, type) BP_PASTE_(name, isa, type)
 #ifdef BP_SINGLE
 #define REAL float
-#define FN(name) bp_##name##_f32
+#define FN(name) BP_PASTE(name, BP_ISA, f32)
 #define R(function) function##f /* expf */
 #define DTYPE BP_F32
 #else
 #define REAL double
-#define FN(name) bp_##name##_f64
+#define FN(name) BP_PASTE(name, BP_ISA, f64)
 #define R(function) function
 #define DTYPE BP_F64
 #endif

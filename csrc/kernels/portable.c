@@ -1,0 +1,5 @@
+#define BP_ISA portable
+#define BP_VECTOR_BYTES 16
+#define BP_REGISTERS 16
+#define BP_MASKS 0
+#include "all.inc"
