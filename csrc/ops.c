@@ -1,4 +1,4 @@
-/* The tables: operations, activations, losses.  A name is spelled here and nowhere else in C. */
+/* The tables: operations, activations, losses. */
 #include "kernels/kernels.h"
 #include "plan.h"
 
@@ -80,17 +80,8 @@ bp_status bp_op_register(const bp_op_type *type) {
 
 /* ---- activations ---- */
 
-#define ACTIVATION(name) {#name, {bp_f_##name##_f32, bp_f_##name##_f64}}
-#define DECLARE(name)                                                                                                 \
-    void bp_f_##name##_f32(const void *, void *, void *, int64_t);                                                    \
-    void bp_f_##name##_f64(const void *, void *, void *, int64_t);
-#define EVERY(X, sep)                                                                                                 \
-    X(logistic) sep X(tanh) sep X(relu) sep X(leaky_relu) sep X(elu) sep X(selu) sep X(gelu) sep X(silu) sep          \
-        X(softplus) sep X(softsign) sep X(hard_sigmoid) sep X(hard_tanh) sep X(exp)
-#define COMMA ,
-#define NOTHING
-EVERY(DECLARE, NOTHING)
-const bp_activation bp_activations[] = {EVERY(ACTIVATION, COMMA), {NULL, {NULL, NULL}}};
+#define ACTIVATION(name) {#name, {bp_f_##name##_f32, bp_f_##name##_f64}},
+const bp_activation bp_activations[] = {BP_EVERY_ACTIVATION(ACTIVATION){NULL, {NULL, NULL}}};
 
 const char *bp_activation_name(int i) { return bp_activations[i].name; }
 
@@ -107,12 +98,12 @@ const char *bp_op_function(const bp_op *op) {
 /* ---- losses ---- */
 
 const bp_loss_type bp_losses[] = {
-    {"squared_error", NULL, BP_BOTH(bp_squared_error)},
-    {"mse", NULL, BP_BOTH(bp_mse)},
-    {"binary_cross_entropy", "logistic", BP_BOTH(bp_binary_cross_entropy)},
-    {"cross_entropy", "softmax", BP_BOTH(bp_cross_entropy)},
-    {"huber", NULL, BP_BOTH(bp_huber)},
-    {NULL, NULL, {NULL, NULL}},
+    {"squared_error", NULL, 0, BP_BOTH(bp_squared_error)},
+    {"mse", NULL, 0, BP_BOTH(bp_mse)},
+    {"binary_cross_entropy", "logistic", 0, BP_BOTH(bp_binary_cross_entropy)},
+    {"cross_entropy", "softmax", 1, BP_BOTH(bp_cross_entropy)},
+    {"huber", NULL, 0, BP_BOTH(bp_huber)},
+    {NULL, NULL, 0, {NULL, NULL}},
 };
 
 const char *bp_loss_name(int i) { return bp_losses[i].name; }

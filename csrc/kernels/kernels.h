@@ -11,6 +11,15 @@ typedef struct {
 extern const bp_activation bp_activations[];
 extern const bp_loss_type bp_losses[];
 
+#define BP_EVERY_ACTIVATION(X)                                                                                        \
+    X(logistic) X(tanh) X(relu) X(leaky_relu) X(elu) X(selu) X(gelu) X(silu) X(softplus) X(softsign) X(hard_sigmoid)  \
+        X(hard_tanh) X(exp)
+#define BP_DECLARE(name)                                                                                              \
+    void bp_f_##name##_f32(const void *z, void *a, void *df, int64_t n);                                              \
+    void bp_f_##name##_f64(const void *z, void *a, void *df, int64_t n);
+BP_EVERY_ACTIVATION(BP_DECLARE)
+#undef BP_DECLARE
+
 typedef struct {
     double lr, correction1, correction2; /* Adam: 1 - beta1^t, sqrt(1 - beta2^t) */
     const bp_opt *opt;
