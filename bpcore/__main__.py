@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="train a network on handwritten digits")
     default = "default %(default)s"
     demo.add_argument("--net", type=_sizes, default="64-128-10", metavar="SIZES", help=default)
-    demo.add_argument("--epochs", type=_integer_from(1), default=20, metavar="N", help=default)
+    demo.add_argument("--epochs", type=_integer_from(1), default=30, metavar="N", help=default)
     demo.add_argument("--seed", type=_integer_from(0), default=0, metavar="N", help=default)
     demo.add_argument("--threads", type=_integer_from(1), metavar="N", help="default: as many as may be used")
     commands.add_parser("info", help="show the version and how it was built")

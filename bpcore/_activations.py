@@ -27,13 +27,12 @@ class Activation:
     name: str | None = None
 
     def __post_init__(self) -> None:
+        _validate.label(self.name)
         if self.is_low_level:
             _core.check_low_level(self.f, self.df)
             return
         _validate.function("f", self.f)
         _validate.function("df", self.df)
-        if self.name is not None and not isinstance(self.name, str):
-            raise TypeError(f"name: expected a string, got {self.name!r}")
 
     @property
     def is_low_level(self) -> bool:

@@ -73,10 +73,8 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, state: State) -> None:
         """Compares."""
-        values = getattr(state.history, self.monitor)
-        if not values:
-            raise ValueError(f"EarlyStopping: there is no {self.monitor}; give fit validation_data=(X, y)")
-        value = -values[-1] if self.monitor == "val_accuracy" else values[-1]
+        last = getattr(state.history, self.monitor)[-1]
+        value = -last if self.monitor == "val_accuracy" else last
         if value < self.best - self.min_delta:
             self.best, self.best_epoch = value, state.epoch
             if self.restore_best:
@@ -105,6 +103,16 @@ def resolve(callbacks: Any) -> list[Callback]:
         else:
             raise TypeError(f"callbacks: expected a function or a bp.Callback object, got {callback!r}")
     return found
+
+
+def check(callbacks: list[Callback], kept: tuple[str, ...]) -> None:
+    """ValueError where a callback watches what the history will not hold."""
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping) and callback.monitor not in kept:
+            raise ValueError(
+                f"callbacks: EarlyStopping watches {callback.monitor}, and there is only {', '.join(kept)}; "
+                "give fit validation_data=(X, y)"
+            )
 
 
 def wants_batches(callbacks: list[Callback]) -> bool:

@@ -22,6 +22,8 @@ def check_gradients(net: Network, X: Any, y: Any, *, loss: Any = "auto", sample_
     from bpcore._network import Network
     from bpcore._training import Data
 
+    if not isinstance(net, Network):
+        raise TypeError(f"net: expected a bp.Network, got {net!r} of type {type(net).__name__}")
     twin = Network(net.layers, dtype="float64", seed=net.seed)
     twin.theta[:] = net.theta
     theta = twin.theta

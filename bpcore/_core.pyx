@@ -213,13 +213,14 @@ def after_fork_in_child():
 # ---- plan ----
 
 cdef _scalar_function(object llc, bp_scalar_function *out):
-    cdef const char *signature = PyCapsule_GetName(llc[0])
-    cdef void *pointer = PyCapsule_GetPointer(llc[0], signature)
+    capsule = tuple.__getitem__(llc, 0)  # SciPy closes the short way
+    cdef const char *signature = PyCapsule_GetName(capsule)
+    cdef void *pointer = PyCapsule_GetPointer(capsule, signature)
     if signature == b"double (double)":
         out.plain = <double (*)(double) noexcept nogil>pointer
     elif signature == b"double (double, void *)":
         out.with_data = <double (*)(double, void *) noexcept nogil>pointer
-        out.data = PyCapsule_GetContext(llc[0])
+        out.data = PyCapsule_GetContext(capsule)
     else:
         raise ValueError(
             "Activation: expected a LowLevelCallable of signature 'double (double)' or 'double (double, void *)', "
@@ -384,7 +385,10 @@ cdef cnp.ndarray _copy_in(const void *data, int64_t rows, int64_t cols, dtype):
 
 
 cdef cnp.ndarray _checked(object result, str what, tuple shape, dtype):
-    a = np.asarray(result)
+    try:
+        a = np.asarray(result)
+    except ValueError as error:
+        raise ValueError(f"{what}: expected an array of shape {shape}, got {type(result).__name__} ({error})") from None
     if a.dtype.kind not in "fiub":
         raise TypeError(f"{what}: expected real numbers, got dtype {a.dtype}")
     if a.shape != shape:
@@ -521,12 +525,15 @@ cdef class Run:
         if weight is None:
             call.sum[0], call.sum[1] = losses.sum(), call.rows
         else:
-            call.sum[0] = (losses * weight[:, 0])[weight[:, 0] != 0].sum()
+            used = weight[:, 0] != 0  # a row of weight 0 is not looked at
+            call.sum[0] = (losses[used] * weight[used, 0]).sum()
             call.sum[1] = weight.sum(dtype=np.float64)
         if call.grad != NULL:
             result = _checked(gradient(out, target), "Loss: gradient(a, y)", (call.rows, call.cols), dtype)
             if weight is not None:
-                result = np.ascontiguousarray(weight * result, dtype)
+                weighted = np.zeros((call.rows, call.cols), dtype)
+                weighted[used] = weight[used] * result[used]
+                result = weighted
             memcpy(call.grad, cnp.PyArray_DATA(result), result.nbytes)
 
 

@@ -38,7 +38,7 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
     content = to_bytes(
         tensors, {"bpcore_format": FORMAT, "graph": json.dumps(_graph(net)), "training": json.dumps(_training(net))}
     )
-    target = os.fspath(path)
+    target = _validate.path(path)
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(target)), prefix=".bpcore-")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -99,7 +99,9 @@ def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation] | Non
 
     from bpcore._network import Network
 
-    target = os.fspath(path)
+    target = _validate.path(path)
+    if custom is not None and not isinstance(custom, Mapping):
+        raise TypeError(f"custom: expected {{name: bp.Activation(f, df)}}, got {custom!r}")
     with open(target, "rb"):  # the system's own error, if there is one
         pass
     try:

@@ -100,6 +100,7 @@ class Loss:
     def __post_init__(self) -> None:
         _validate.function("value", self.value)
         _validate.function("gradient", self.gradient)
+        _validate.label(self.name)
 
 
 _BY_NAME: dict[str, type[BuiltIn]] = {

@@ -316,7 +316,10 @@ class Network:
                 identity = np.broadcast_to(np.ones((), self._dtype), (len(X), node.n_out)) if a == z else None
                 df.append(filled[cached] if cached >= 0 else identity)
             zs, as_ = (tuple(map(filled.get, buffers)) for buffers in (made.z, made.a))
-            return Tape(zs, as_, tuple(df), theta)
+            return Tape(zs, as_, tuple(df), theta, self._activations())
+
+    def _activations(self) -> tuple[Any, ...]:
+        return tuple(node.layer.activation for node in self._nodes[1:])
 
     def _traced(self, made: _plans.Compiled) -> Iterator[tuple[int, int]]:
         """(buffer, columns) of all that a tape holds."""
@@ -333,7 +336,8 @@ class Network:
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected what net.forward(X) returned, got {type(tape).__name__}")
         widths = tuple(a.shape[1] for a in tape.a)
-        if widths != tuple(node.n_out for node in self._nodes) or tape.theta.shape != self._theta.shape:
+        same = widths == tuple(node.n_out for node in self._nodes) and tape.activations == self._activations()
+        if not same or tape.theta.shape != self._theta.shape:
             raise ValueError("tape: expected a tape of this network, got one of another")
         if tape.theta.dtype != self._dtype:
             raise ValueError(f"tape: expected a tape in {self._dtype}, got {tape.theta.dtype}")

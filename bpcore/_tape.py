@@ -13,13 +13,15 @@ class Tape:
     """A forward pass over n rows, by layer l = 1..L (index 0: `a[0]` is X, the others None).
 
     z[l], a[l]: (n, n_l).  df[l]: f'(z[l]), (n, n_l), or None where f is not elementwise (softmax).
-    theta: a copy of the parameters that made it.  All arrays are the tape's own, in the network's dtype, read-only.
+    theta: a copy of the parameters that made it; activations: of the layers, for the check that it is not another
+    network's.  All arrays are the tape's own, in the network's dtype, read-only.
     """
 
     z: tuple[Any, ...]
     a: tuple[Any, ...]
     df: tuple[Any, ...]
     theta: np.ndarray
+    activations: tuple[Any, ...]
 
     def __repr__(self) -> str:
         return f"Tape({len(self.a[0])} rows, {len(self.a) - 1} layers)"

@@ -50,6 +50,11 @@ class Data:
         self.target = _losses.target(self.loss, y, n, net.n_outputs, net.dtype, check_finite, "y" + suffix)
         self.weight = _validate.weights(sample_weight, n, net.dtype)
 
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether outputs are classes."""
+        return isinstance(self.loss, _losses.BuiltIn) and self.loss.has_accuracy
+
     def key(self, flags: int, rows: int, n_threads: int) -> _plans.Key:
         """Of the plan for this data."""
         t = self.target
@@ -75,7 +80,7 @@ class Data:
         with net._plans.take(net, self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads)) as made:
             loss, weight, hits = whole(self.run(net, made), len(self.X), n_threads)[:3]
         result = {"loss": loss / weight}
-        if isinstance(self.loss, _losses.BuiltIn) and self.loss.has_accuracy:
+        if self.has_accuracy:
             result["accuracy"] = hits / weight
         return result
 
@@ -109,6 +114,8 @@ def fit(net: Network, X: Any, y: Any, s: Settings) -> History:
     n_threads = _threads.resolve(s.n_threads)
     verbose = _validate.integer("verbose", s.verbose, 0, 1)
     callbacks = _callbacks.resolve(s.callbacks)
+    accuracy = ("val_accuracy",) if data.has_accuracy else ()
+    _callbacks.check(callbacks, ("loss", *(("val_loss", *accuracy) if validation else ())))
     if not net.theta.flags.writeable:
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
     with net._fitting.hold(), net._plans.take(net, data.key(_plans.TRAIN, batch, n_threads)) as made:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -48,6 +49,8 @@ def real(
         raise TypeError(f"{name}: expected a number, got {value!r} of type {type(value).__name__}")
     try:
         number = float(value)
+    except OverflowError:
+        number = math.inf
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected a number, got {value!r}") from None
     if (
@@ -68,9 +71,11 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def choice(name: str, value: str, valid: Iterable[str]) -> str:
+def choice(name: str, value: Any, valid: Iterable[str]) -> str:
     """One of the valid names; the error lists them and the nearest."""
     names = list(valid)
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected one of {', '.join(names)}, got {value!r} of type {type(value).__name__}")
     if value not in names:
         import difflib
 
@@ -86,13 +91,27 @@ def function(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected a function, got {value!r} of type {type(value).__name__}")
 
 
+def path(value: Any) -> str:
+    """A file's name."""
+    try:
+        return os.fsdecode(value)
+    except TypeError:
+        raise TypeError(f"path: expected a file name, got {value!r} of type {type(value).__name__}") from None
+
+
+def label(value: Any) -> None:
+    """A string, or None."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"name: expected a string, got {value!r} of type {type(value).__name__}")
+
+
 def dtype(value: Any) -> np.dtype[Any]:
     """float32 or float64."""
     try:
         found = np.dtype(value)
     except TypeError:
         found = None
-    if value is None or found not in (np.dtype(np.float32), np.dtype(np.float64)):
+    if value is None or found is None or found not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype: expected 'float32' or 'float64', got {value!r}")
     return np.dtype(found)
 
@@ -121,12 +140,13 @@ def _find(name: str, a: np.ndarray, dtype: np.dtype[Any], low: float, high: floa
         return
     index = where if a.ndim == 2 else where[:1]
     value = a[index]
-    place = f"{name}[{', '.join(map(str, index))}] is {value}"
+    place = f"{name}[{', '.join(map(str, index))}] is {value!s}"
     if not np.isfinite(value):
         raise ValueError(f"{name}: expected finite numbers; {place}")
     if not low <= value <= high:
         raise ValueError(f"{name}: expected numbers from {low:g} to {high:g}; {place}")
-    raise ValueError(f"{name}: {place}, which overflows {dtype}; scale it, or use dtype='float64'")
+    cure = ", or use dtype='float64'" if dtype == np.float32 else ""
+    raise ValueError(f"{name}: {place}, which overflows {dtype}; scale it{cure}")
 
 
 def inputs(value: Any, cols: int, dtype: np.dtype[Any], check_finite: bool = True, name: str = "X") -> np.ndarray:
@@ -154,6 +174,8 @@ def weights(value: Any, n: int, dtype: np.dtype[Any]) -> np.ndarray | None:
     _find("sample_weight", a, dtype, 0.0, math.inf)
     if not a.any():
         raise ValueError("sample_weight: expected at least one weight above zero, got only zeros")
+    if a.max() < np.finfo(dtype).tiny:
+        raise ValueError(f"sample_weight: expected a weight that {dtype} can hold, got at most {a.max()}; scale them")
     return a
 
 

@@ -154,6 +154,7 @@ typedef bp_status bp_loss_fn(bp_loss_call *call);
 typedef struct {
     const char *name;
     const char *fused_with; /* the activation it is fused with, or NULL */
+    int takes_labels;       /* (rows,) int32 as well as (rows, cols) */
     bp_loss_fn *fn[2];
 } bp_loss_type;
 

@@ -1,4 +1,4 @@
-/* The tables: operations, activations, losses.  A name is spelled here and nowhere else in C. */
+/* The tables: operations, activations, losses. */
 #include "kernels/kernels.h"
 #include "plan.h"
 

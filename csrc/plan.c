@@ -52,6 +52,7 @@ static void *grow(void *array, int n, size_t size) {
 }
 
 int bp_plan_buffer(bp_plan *plan, bp_kind kind, int64_t cols) {
+    if (cols < 1) return -1;
     bp_buffer *grown = grow(plan->buffers, plan->n_buffers, sizeof *grown);
     if (!grown) return -1;
     plan->buffers = grown;
@@ -60,12 +61,16 @@ int bp_plan_buffer(bp_plan *plan, bp_kind kind, int64_t cols) {
 }
 
 int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int decay) {
+    int64_t end;
+    if (offset < 0 || rows < 1 || cols < 1 || __builtin_mul_overflow(rows, cols, &end) ||
+        __builtin_add_overflow(end, offset, &end))
+        return -1;
     bp_param *grown = grow(plan->params, plan->n_params, sizeof *grown);
     if (!grown) return -1;
     plan->params = grown;
     grown[plan->n_params] = (bp_param){
         .offset = offset, .rows = rows, .cols = cols, .decay = decay, .first_use = -1, .last_use = -1};
-    plan->n_theta = max64(plan->n_theta, offset + rows * cols);
+    plan->n_theta = max64(plan->n_theta, end);
     return plan->n_params++;
 }
 
@@ -109,8 +114,11 @@ static bp_op *maker_of(const bp_plan *plan, int buffer) {
 
 bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, double attr, int tag) {
     if (out < 0 || out >= plan->n_buffers || target < 0 || target >= plan->n_buffers) return BP_E_SHAPE;
-    plan->loss = name ? bp_loss_find(name) : NULL;
-    if (name && !plan->loss) return BP_E_SHAPE;
+    const bp_loss_type *loss = name ? bp_loss_find(name) : NULL;
+    const bp_buffer *a = &plan->buffers[out], *y = &plan->buffers[target];
+    if ((name && !loss) || a->kind != BP_REAL) return BP_E_SHAPE;
+    if (loss && (y->kind == BP_INT32 ? y->cols != 1 || !loss->takes_labels : y->cols != a->cols)) return BP_E_SHAPE;
+    plan->loss = loss;
     plan->loss_out = out;
     plan->loss_target = target;
     plan->loss_attr = attr;
@@ -121,12 +129,28 @@ bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, dou
     return BP_OK;
 }
 
-/* Gives a gradient to every buffer that depends on a parameter (or on the input, where that is wanted), and says
- * which contribution to it is the first (written) and which come later (added). */
+/* A parameter's uses in operations that the loss does not depend on are no terms of its gradient. */
+static void drop_dead_uses(bp_plan *plan) {
+    for (int i = 0; i < plan->n_params; i++) {
+        bp_param *p = &plan->params[i];
+        int u = p->first_use, next;
+        for (p->first_use = p->last_use = -1; u >= 0; u = next) {
+            next = plan->uses[u].next;
+            plan->uses[u].next = -1;
+            if (plan->buffers[plan->ops[plan->uses[u].op].out].grad < 0) continue;
+            if (p->first_use < 0) p->first_use = u;
+            else plan->uses[p->last_use].next = u;
+            p->last_use = u;
+        }
+    }
+}
+
+/* Gives a gradient to every buffer on a way from a parameter (or from the input, where that is wanted) to the loss,
+ * and says which contribution to it is the first (written) and which come later (added). */
 static bp_status declare_gradients(bp_plan *plan) {
     int n = plan->n_buffers, want_input = !!(plan->flags & BP_DO_INPUT_GRAD);
-    char *needs = calloc((size_t)n + 1, 1), *seen = calloc((size_t)n + 1, 1);
-    bp_status status = needs && seen ? BP_OK : BP_E_NOMEM;
+    char *needs = calloc((size_t)n + 1, 1), *reaches = calloc((size_t)n + 1, 1), *seen = calloc((size_t)n + 1, 1);
+    bp_status status = needs && reaches && seen ? BP_OK : BP_E_NOMEM;
     for (int i = 0; i < n && !status; i++)
         needs[i] = (char)(want_input && plan->buffers[i].kind == BP_REAL && !maker_of(plan, i));
     for (int i = 0; i < plan->n_ops && !status; i++) {
@@ -134,18 +158,22 @@ static bp_status declare_gradients(bp_plan *plan) {
         for (int j = 0; j < op->n_in; j++) needs[op->out] |= needs[op->in[j]];
         needs[op->out] |= (char)(op->n_params > 0);
     }
+    if (!status) reaches[plan->loss_out] = 1;
+    for (int i = plan->n_ops - 1; i >= 0 && !status; i--)
+        for (int j = 0; j < plan->ops[i].n_in; j++) reaches[plan->ops[i].in[j]] |= reaches[plan->ops[i].out];
     for (int i = 0; i < n && !status; i++) {
-        if (!needs[i] || (!plan->buffers[i].consumers && i != plan->loss_out)) continue;
+        if (!needs[i] || !reaches[i]) continue;
         int grad = bp_plan_buffer(plan, BP_REAL, plan->buffers[i].cols);
         if (grad < 0) status = BP_E_NOMEM;
         plan->buffers[i].grad = grad;
     }
     if (!status) {
+        drop_dead_uses(plan);
         bp_op *fused = plan->loss_fused ? maker_of(plan, plan->loss_out) : NULL;
         seen[fused ? fused->in[0] : plan->loss_out] = 1;
         for (int i = plan->n_ops - 1; i >= 0; i--) {
             bp_op *op = &plan->ops[i];
-            if (op == fused) continue;
+            if (op == fused || plan->buffers[op->out].grad < 0) continue;
             for (int j = 0; j < op->n_in; j++) {
                 op->add[j] = seen[op->in[j]];
                 seen[op->in[j]] = 1;
@@ -153,6 +181,7 @@ static bp_status declare_gradients(bp_plan *plan) {
         }
     }
     free(needs);
+    free(reaches);
     free(seen);
     return status;
 }

@@ -329,19 +329,18 @@ static bp_status do_block(bp_run *run, const bp_update *step, const bp_block *bl
     const bp_param *p = &plan->params[block->param];
     int64_t at = p->offset + block->k0 * p->cols, n = (block->k1 - block->k0) * p->cols;
     int last = run->off + run->rows == run->batch_rows;
-    char *G;
-    if (plan->shards) {
+    char *G = plan->arena + plan->scratch + (size_t)thread * plan->scratch_bytes;
+    if (p->first_use < 0) { /* the loss does not depend on it */
+        memset(G, 0, (size_t)n * plan->size);
+    } else if (plan->shards) {
         char *grads = plan->arena + plan->shard_grads + (size_t)at * plan->size;
-        G = plan->arena + plan->scratch + (size_t)thread * plan->scratch_bytes;
         memcpy(G, grads, (size_t)n * plan->size);
         for (int s = 1; s < shards_of(run); s++) {
             const char *term = grads + (size_t)s * (size_t)plan->n_theta * plan->size;
             bp_active->sum[plan->dtype](G, term, n);
         }
     } else {
-        int several = run->batch_rows > plan->chunk_rows;
-        G = several ? plan->arena + plan->chunk_grad + (size_t)at * plan->size
-                    : plan->arena + plan->scratch + (size_t)thread * plan->scratch_bytes;
+        if (run->batch_rows > plan->chunk_rows) G = plan->arena + plan->chunk_grad + (size_t)at * plan->size;
         for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
             const bp_op *op = &plan->ops[plan->uses[u].op];
             op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, 0, run->rows, block->k0, block->k1, G,
@@ -487,7 +486,7 @@ static bp_status take_snapshot(bp_run *run, int fresh) {
     double now = bp_now();
     if (!trains(run) || !between_steps) return BP_OK;
     if (run->has_snapshot && !fresh && (now - run->snapshot_time) * SNAPSHOT_SHARE < run->snapshot_cost) return BP_OK;
-    size_t arrays = 1 + !!run->opt.state[0] + !!run->opt.state[1];
+    size_t arrays = (size_t)(1 + !!run->opt.state[0] + !!run->opt.state[1]);
     if (!run->snapshot) run->snapshot = malloc(arrays * (size_t)run->n_params * run->plan->size + 1);
     if (!run->snapshot) return BP_E_NOMEM;
     copy_parameters(run, 0);

@@ -1,0 +1,65 @@
+# Every target makes its own environment. Override: make test PYTHON=python3.12 VENV=/tmp/venv
+
+PYTHON ?= python3
+VENV ?= .venv
+CC ?= cc
+ARGS ?=
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+ENVIRONMENT := $(VENV)/environment.stamp
+BUILT := $(VENV)/built.stamp
+BENCH := $(VENV)/bench.stamp
+PEERS := $(VENV)/peers.stamp
+SOURCES := setup.py pyproject.toml $(wildcard bpcore/*.pyx bpcore/*.pxd csrc/*.[ch] csrc/*.inc csrc/kernels/*)
+C_FILES := $(wildcard csrc/*.c csrc/kernels/*.c)
+C_LINT := -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wpedantic -Werror -fsyntax-only -Icsrc
+
+.PHONY: help demo test test-peers bench wheel lint clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
+
+demo: $(BUILT) ## watch a network learn handwritten digits (ARGS="--net 64-32-10 --epochs 5")
+	@$(PY) -m bpcore demo $(ARGS)
+
+test: $(BUILT) ## prove it right (ARGS="-k gradient")
+	$(PY) -m pytest --ignore=tests/peers $(ARGS)
+
+test-peers: $(PEERS) $(BUILT) ## compare with PyTorch
+	$(PY) -m pytest tests/peers $(ARGS)
+
+bench: $(BENCH) $(BUILT) ## measure speed into bench/results (ARGS=--quick for two minutes)
+	$(PY) bench/bench_epoch.py $(ARGS)
+	$(PY) bench/bench_backward.py $(ARGS)
+
+wheel: $(ENVIRONMENT) ## build sdist and wheel into dist
+	$(PY) -m build
+
+lint: $(BUILT) ## ruff, mypy and the C compiler's warnings
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	for file in $(C_FILES); do $(CC) $(C_LINT) $$file || exit 1; done
+
+clean: ## remove the environment and all that was built
+	rm -rf $(VENV) build dist *.egg-info bpcore/_core.c bpcore/*.so .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find bpcore tests bench -name __pycache__ -prune -exec rm -rf {} +
+
+# what builds the extension, read from pyproject.toml, and what builds distributions
+$(ENVIRONMENT): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) build $$($(PY) -c "import tomllib; \
+	  print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'])")
+	@touch $@
+
+$(BUILT): $(ENVIRONMENT) $(SOURCES)
+	$(PIP) --no-build-isolation --editable '.[test]'
+	@touch $@
+
+$(BENCH): $(BUILT)
+	$(PIP) --no-build-isolation --editable '.[bench]'
+	@touch $@
+
+$(PEERS): $(ENVIRONMENT)
+	$(PIP) torch==2.13.0
+	@touch $@

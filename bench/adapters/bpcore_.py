@@ -1,0 +1,74 @@
+"""bpcore: the timed region of Train is fit() itself."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+
+import bpcore as bp
+from adapters import Spec
+
+VARIANTS = ("",)
+
+
+def load(threads: int, variant: str) -> dict[str, str]:
+    bp.set_num_threads(threads)
+    with contextlib.redirect_stdout(None):
+        config = bp.show_config()
+    return {"bpcore": bp.__version__, "scipy": scipy.__version__, "config": config}
+
+
+def network(spec: Spec) -> bp.Network:
+    last = "logistic" if spec.sizes[-1] == 1 else "softmax"
+    hidden = [bp.Dense(units, spec.activation) for units in spec.sizes[1:-1]]
+    return bp.Network([bp.Input(spec.sizes[0]), *hidden, bp.Dense(spec.sizes[-1], last)], dtype=spec.dtype)
+
+
+class Train:
+    def __init__(self, spec: Spec, theta: NDArray, X: NDArray, y: NDArray) -> None:
+        self.spec, self.start, self.X, self.y = spec, theta, X, y
+        self.optimizer = {"sgd": bp.SGD, "adam": bp.Adam}[spec.optimizer](lr=spec.lr)
+        self.reset()
+
+    def reset(self) -> None:
+        self.net = network(self.spec)
+        self.net.theta = self.start
+
+    def run(self, epochs: int) -> list[float]:
+        history = self.net.fit(
+            self.X,
+            self.y,
+            optimizer=self.optimizer,
+            epochs=epochs,
+            batch_size=self.spec.batch,
+            shuffle=False,
+            n_threads=bp.get_num_threads(),
+        )
+        return history.loss
+
+
+class Gradient:
+    """All gradients of one batch, by backpropagation or by one of the naive ways of bpcore.debug."""
+
+    def __init__(self, spec: Spec, theta: NDArray, X: NDArray, y: NDArray, method: str) -> None:
+        self.net = network(spec)
+        self.net.theta = theta
+        self.X, self.y = X, y
+        ways: dict[str, Any] = {
+            "backpropagation": lambda net, X, y: net.value_and_grad(X, y)[1],
+            "jacobians forwards": bp.debug.naive_forward_accumulation,
+            "one perturbation a weight": bp.debug.perturbation,
+        }
+        self.way = ways[method]
+
+    def reset(self) -> None:
+        """A gradient leaves the network as it was."""
+
+    def run(self, count: int) -> NDArray:
+        for _ in range(count):
+            gradient = self.way(self.net, self.X, self.y)
+        return np.array(gradient)

@@ -1,0 +1,169 @@
+"""Training samples a second, each library from the same weights over the same batches.
+
+    python bench/bench_epoch.py                                  # nine nets, 1 and 2 threads
+    python bench/bench_epoch.py --nets 784-128-10/64 --rounds 15
+    python bench/bench_epoch.py --quick
+
+A net is its layers and, after the slash, its batch. ReLU (or --activation) inside; softmax with cross-entropy
+at the end, or logistic with binary cross-entropy for one output. The subject is the first of --libraries, the
+others are its peers; a ratio is the subject's best number of threads over the best of all peers. Percent of
+peak counts the flops of the matrix products over the measured FMA peak of the most threads asked for. The
+first three epochs of all must have the same losses to 1e-4 (1e-9 in float64), and falling ones, or no ratio is
+given and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import harness
+import numpy as np
+import peak
+from adapters import Spec, start_weights
+
+NETS = (
+    "2-8-1/4",
+    "4-16-3/16",
+    "64-64-10/32",
+    "784-30-10/1",
+    "784-30-10/10",
+    "784-128-10/64",
+    "100-256-256-1/256",
+    "784-512-512-10/128",
+    "2048-2048-2048-1000/512",
+)
+PARITY_EPOCHS = 3
+TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
+SEED = 1986
+
+
+def data(spec: Spec) -> dict[str, Any]:
+    """A linear teacher's classes of normal rows, of norm 8 at most: lr 0.01 is then stable at batch 1."""
+    n_in, n_out = spec.sizes[0], spec.sizes[-1]
+    n = max(4 * spec.batch, min(16384, 2_000_000 // n_in) // spec.batch * spec.batch)
+    rng = np.random.default_rng(SEED)
+    X = (rng.standard_normal((n, n_in)) * min(1.0, 8 / n_in**0.5)).astype(spec.dtype)
+    scores = X @ rng.standard_normal((n_in, n_out)).astype(spec.dtype)
+    y = (scores > 0).astype(spec.dtype) if n_out == 1 else scores.argmax(axis=1)
+    return {"spec": spec, "theta": start_weights(spec, SEED), "X": X, "y": y}
+
+
+def measure(
+    crew: list[harness.Worker], spec: Spec, options: argparse.Namespace, flops: float
+) -> dict[str, Any]:
+    """Rates of one net by library and threads, and how far the losses differ."""
+    arguments = data(spec)
+    n = len(arguments["X"])
+    for worker in crew:
+        worker.make("Train", **arguments)
+    curves = [worker.time(PARITY_EPOCHS)[1] for worker in crew]
+    timings = harness.alternate(crew, options.rounds, options.seconds)
+    runs = []
+    for worker, timing, curve in zip(crew, timings, curves, strict=True):
+        rate = timing.rate(n)
+        runs.append(
+            {
+                "library": worker.library,
+                "threads": worker.threads,
+                "samples_per_second": rate,
+                "percent_of_peak": 100 * rate["median"] * spec.flops / flops,
+                "epochs_per_round": timing.count,
+                "losses": curve,
+            }
+        )
+    difference = harness.disagreement(curves)
+    return {
+        "net": spec.name,
+        "spec": asdict(spec),
+        "samples": n,
+        "runs": runs,
+        "loss_disagreement": difference,
+        "losses_agree": difference <= TOLERANCE[spec.dtype],
+        "ratio": ratio(runs, options.libraries[0]),
+    }
+
+
+def ratio(runs: list[dict[str, Any]], subject: str) -> float | None:
+    """The subject's best median over the best of all others."""
+    ours = [run["samples_per_second"]["median"] for run in runs if run["library"] == subject]
+    others = [run["samples_per_second"]["median"] for run in runs if run["library"] != subject]
+    return max(ours) / max(others) if others else None
+
+
+def print_results(results: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    columns = [(library, n) for library in options.libraries for n in options.threads]
+    head = ["net/batch", *(f"{library} x{n}" for library, n in columns), "ratio", "% of peak", "loss differs"]
+    harness.print_table(head, [_row(result, options.libraries[0]) for result in results])
+    print("samples a second, median +- half the spread in percent; xN is N threads")
+
+
+def _row(result: dict[str, Any], subject: str) -> list[str]:
+    cells = []
+    for run in result["runs"]:
+        rate = run["samples_per_second"]
+        spread = 50 * (rate["max"] - rate["min"]) / rate["median"]
+        cells.append(f"{harness.number(rate['median'])} +-{spread:2.0f}")
+    share = max(run["percent_of_peak"] for run in result["runs"] if run["library"] == subject)
+    shown = "-" if result["ratio"] is None or not result["losses_agree"] else f"{result['ratio']:.2f}"
+    return [result["net"], *cells, shown, f"{share:.1f}", f"{result['loss_disagreement']:.0e}"]
+
+
+def net(text: str) -> tuple[tuple[int, ...], int]:
+    """argparse type: 784-30-10/10."""
+    layers, _, batch = text.partition("/")
+    sizes = tuple(map(int, layers.split("-")))
+    if len(sizes) < 2 or min(*sizes, int(batch)) < 1:
+        raise ValueError
+    return sizes, int(batch)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Training samples a second, library against library.")
+    parser.add_argument("--nets", nargs="+", type=net, default=list(map(net, NETS)), metavar="SIZES/BATCH")
+    parser.add_argument("--optimizer", choices=["sgd", "adam"], default="sgd")
+    parser.add_argument("--activation", choices=["relu", "tanh"], default="relu")
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    parser.add_argument("--name", default="epoch", help="results/NAME.json (default epoch)")
+    harness.add_crew_options(parser, libraries=["bpcore", "numpy"])
+    harness.add_timing_options(parser)
+    options = parser.parse_args()
+    harness.apply_quick(options)
+    return options
+
+
+def main() -> int:
+    options = arguments()
+    machine = harness.machine()
+    peaks = peak.measure(options.threads)
+    harness.print_machine(machine, peaks)
+    float32_flops = max(figures["flops"] for figures in peaks.values())
+    flops = float32_flops * 4 / np.dtype(options.dtype).itemsize
+    results = []
+    with harness.workers(options.libraries, options.threads) as crew:
+        versions = {str(worker): worker.versions for worker in crew}
+        crew.sort(key=lambda worker: options.libraries.index(worker.library))
+        for sizes, batch in options.nets:
+            spec = Spec(sizes, batch, options.activation, options.optimizer, dtype=options.dtype)
+            print(f"measuring {spec.name}", file=sys.stderr)
+            results.append(measure(crew, spec, options, flops))
+    print_results(results, options)
+    tolerance = TOLERANCE[options.dtype]
+    content = {
+        "machine": machine,
+        "peaks": peaks,
+        "versions": versions,
+        "settings": {"rounds": options.rounds, "seconds": options.seconds, "tolerance": tolerance},
+        "results": results,
+    }
+    print(f"written to {harness.write_json(options.name + '_quick' * options.quick, content)}")
+    disagreeing = [result["net"] for result in results if not result["losses_agree"]]
+    if disagreeing:
+        print(f"losses differ by more than {tolerance}: {', '.join(disagreeing)}", file=sys.stderr)
+    return 1 if disagreeing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(harness.run(main))

@@ -1,0 +1,393 @@
+"""Compare libraries on one machine, each in processes of its own.
+
+A worker process holds one library with one number of threads, fixed by the environment and the CPU affinity
+before it imports anything and by the library's own call after. Rounds alternate between the workers: while
+one runs, the others wait on a pipe. `adapters/__init__.py` says what a library's file holds. In a benchmark:
+
+    with workers(["numpy", "bpcore"], [1, 2]) as crew:
+        for worker in crew:
+            worker.make("Train", spec=..., ...)
+        timings = alternate(crew, rounds=7, seconds=0.5)
+
+A worker answers requests (method, arguments) with (error, result), pickled, on its standard input and output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import importlib
+import json
+import math
+import os
+import pickle
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+SETTLE = 0.05  # seconds between two runs, for the threads of the last one to stop spinning
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "BPCORE_NUM_THREADS",
+)
+
+
+class WorkerError(RuntimeError):
+    """A library failed; the message carries its traceback."""
+
+
+class Worker:
+    """A process holding one library with one number of threads."""
+
+    def __init__(self, library: str, threads: int) -> None:
+        self.library, self.threads = library, threads
+        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
+        with _affinity(_cpus(threads)):
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, library, str(threads)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is the parent's to handle
+            )
+        try:
+            hello = self._ask("load")
+        except BaseException:
+            self.close()
+            raise
+        self.versions: dict[str, str] = hello["versions"]
+        self.import_seconds: float = hello["import_seconds"]
+
+    def __str__(self) -> str:
+        return f"{self.library}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+    def make(self, task: str, **arguments: Any) -> None:
+        """Build the adapter's class of this name; it takes the place of the last one."""
+        self._ask("make", task, arguments)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the task, untimed."""
+        return self._ask("call", method, arguments)
+
+    def time(self, count: int) -> tuple[float, Any]:
+        """Reset the task; then the seconds of run(count), and its result."""
+        return self._ask("time", count)
+
+    def peak_memory(self) -> int:
+        """Bytes of resident memory this process has held at most."""
+        return self._ask("peak_memory")
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+        try:
+            self._process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _ask(self, *request: Any) -> Any:
+        try:
+            pickle.dump(request, self._process.stdin, protocol=5)
+            self._process.stdin.flush()
+            error, result = pickle.load(self._process.stdout)
+        except (EOFError, BrokenPipeError):
+            raise WorkerError(f"{self}: the process ended (status {self._process.wait()})") from None
+        if error:
+            raise WorkerError(f"{self}: {error}")
+        return result
+
+
+@contextlib.contextmanager
+def workers(libraries: Iterable[str], threads: Iterable[int]) -> Iterator[list[Worker]]:
+    """One worker for each library and number of threads."""
+    crew: list[Worker] = []
+    with contextlib.ExitStack() as stack:
+        for n in threads:
+            for library in libraries:
+                crew.append(Worker(library, n))
+                stack.callback(crew[-1].close)
+        yield crew
+
+
+@dataclass
+class Timing:
+    """Seconds of a single unit (an epoch, a call) in each round."""
+
+    count: int
+    seconds: list[float] = field(default_factory=list)
+
+    def unit(self) -> dict[str, float]:
+        """Median, least and greatest of the seconds of a unit."""
+        return _spread(self.seconds)
+
+    def rate(self, work: float = 1.0) -> dict[str, float]:
+        """Median, least and greatest of work a second, for so much work in a unit."""
+        return _spread([work / s for s in self.seconds])
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def alternate(crew: Sequence[Worker], rounds: int, seconds: float) -> list[Timing]:
+    """Time run(count) of every worker's task once a round, count chosen to last about `seconds`."""
+    timings = [Timing(_count(worker, seconds)) for worker in crew]
+    turns = list(zip(crew, timings, strict=True))
+    for r in range(rounds):
+        first = r % len(turns)
+        for worker, timing in turns[first:] + turns[:first]:
+            time.sleep(SETTLE)
+            timing.seconds.append(worker.time(timing.count)[0] / timing.count)
+    return timings
+
+
+def _count(worker: Worker, seconds: float) -> int:
+    """The warm-up: double the count until it can be told how many units last so long."""
+    count = 1
+    while (elapsed := worker.time(count)[0]) < seconds / 8:
+        count *= 2
+    return max(1, round(count * seconds / elapsed))
+
+
+def run(main: Callable[[], int]) -> int:
+    """The exit status of a benchmark's main, with Ctrl-C and a failed library said in a few lines."""
+    try:
+        return main()
+    except WorkerError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def disagreement(curves: Sequence[Sequence[float]]) -> float:
+    """Largest relative difference of a loss curve from the first one; infinite if a curve does not fall."""
+    if any(not all(map(math.isfinite, curve)) or curve[-1] >= curve[0] for curve in curves):
+        return math.inf
+    return max(abs(b - a) / abs(a) for curve in curves[1:] for a, b in zip(curves[0], curve, strict=True))
+
+
+def libraries() -> list[str]:
+    """Names of the adapters in adapters/."""
+    return sorted(path.stem[:-1] for path in (HERE / "adapters").glob("*_.py") if path.stem != "__init__")
+
+
+def library_name(text: str) -> str:
+    """argparse type: NAME or NAME:VARIANT."""
+    name = text.partition(":")[0]
+    if name not in libraries():
+        raise argparse.ArgumentTypeError(f"{text!r} has no adapter; there are: {', '.join(libraries())}")
+    return text
+
+
+def positive(kind: type) -> Any:
+    """argparse type: an int or float above zero."""
+
+    def number(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise ValueError
+        return value
+
+    number.__name__ = f"positive {kind.__name__}"
+    return number
+
+
+def add_crew_options(parser: argparse.ArgumentParser, libraries: Sequence[str]) -> None:
+    """--libraries, the first being the subject, and --threads."""
+    parser.add_argument("--libraries", nargs="+", type=library_name, default=list(libraries), metavar="NAME")
+    parser.add_argument("--threads", nargs="+", type=positive(int), default=[1, 2], metavar="N")
+
+
+def add_timing_options(parser: argparse.ArgumentParser) -> None:
+    """--rounds, --seconds, --quick."""
+    parser.add_argument("--rounds", type=positive(int), default=7, help="timed runs of each (default 7)")
+    parser.add_argument("--seconds", type=positive(float), default=0.5, help="length of a run (default 0.5)")
+    parser.add_argument("--quick", action="store_true", help="a minute in all: 3 rounds of 0.1 s")
+
+
+def apply_quick(options: argparse.Namespace) -> None:
+    if options.quick:
+        options.rounds, options.seconds = 3, 0.1
+
+
+def machine() -> dict[str, Any]:
+    """CPU, cores, system, Python and the versions that NumPy was built with."""
+    import numpy as np
+
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "cores_allowed": len(_allowed_cpus()),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "numpy_blas": f"{blas['name']} {blas['version']}",
+        "load_before": os.getloadavg()[0],
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "commit": _commit(),
+    }
+
+
+def print_machine(description: dict[str, Any], peaks: dict[int, dict] | None = None) -> None:
+    print("{cpu}, {cores_allowed} of {cores} cores, {system}".format(**description))
+    print("Python {python}, NumPy {numpy} ({numpy_blas}), {date}".format(**description))
+    for n, figures in (peaks or {}).items():
+        print(f"float32 FMA peak, {n} thread{'s' if n > 1 else ''}: {figures['flops'] / 1e9:.0f} GFLOP/s")
+    if description["load_before"] > 0.5:
+        print(f"warning: the machine is busy (load {description['load_before']:.1f})")
+
+
+def write_json(name: str, content: dict[str, Any]) -> Path:
+    """results/NAME.json."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns as wide as they need; the first to the left, the others to the right."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    for line in lines:
+        first, *others = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join([first.strip().ljust(widths[0]), *others]).rstrip())
+
+
+def number(value: float) -> str:
+    """Three digits and a unit: 17.2 M, 504 k."""
+    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= 0.9995 * limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def _allowed_cpus() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _cpus(threads: int) -> list[int]:
+    """So many of the allowed CPUs, each on a core of its own as long as there are such."""
+    first_of_core: dict[str, int] = {}
+    for cpu in _allowed_cpus():
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        first_of_core.setdefault(siblings.read_text() if siblings.exists() else str(cpu), cpu)
+    apart = list(first_of_core.values())
+    return (apart + [cpu for cpu in _allowed_cpus() if cpu not in apart])[:threads]
+
+
+@contextlib.contextmanager
+def _affinity(cpus: Iterable[int]) -> Iterator[None]:
+    """A process started inside runs on these CPUs."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        if found:
+            return found[1]
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class _Session:
+    """The worker's side: one method a request."""
+
+    def __init__(self, library: str, threads: int) -> None:
+        self.name, _, self.variant = library.partition(":")
+        self.threads = threads
+        self.adapter: Any = None
+        self.task: Any = None
+
+    def load(self) -> dict[str, Any]:
+        import numpy  # noqa: F401  its import time is nobody's here
+
+        start = time.perf_counter()
+        self.adapter = importlib.import_module(f"adapters.{self.name}_")
+        if self.variant not in self.adapter.VARIANTS:
+            raise ValueError(f"variant {self.variant!r} of {self.name}: there are {self.adapter.VARIANTS}")
+        versions = self.adapter.load(self.threads, self.variant)
+        return {"versions": versions, "import_seconds": time.perf_counter() - start}
+
+    def make(self, task: str, arguments: dict[str, Any]) -> None:
+        self.task = None  # frees the last one before the next is built
+        self.task = getattr(self.adapter, task)(**arguments)
+
+    def call(self, method: str, arguments: Sequence[Any]) -> Any:
+        return getattr(self.task, method)(*arguments)
+
+    def time(self, count: int) -> tuple[float, Any]:
+        self.task.reset()
+        gc.collect()
+        start = time.perf_counter()
+        result = self.task.run(count)
+        return time.perf_counter() - start, result
+
+    def peak_memory(self) -> int:
+        status = Path("/proc/self/status")
+        if status.exists():  # getrusage counts what the parent held before exec
+            return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _serve(library: str, threads: int) -> None:
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not mix with the replies
+    session = _Session(library, threads)
+    while True:
+        try:
+            method, *arguments = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            reply = (None, getattr(session, method)(*arguments))
+        except Exception:
+            reply = (traceback.format_exc(), None)
+        pickle.dump(reply, replies, protocol=5)
+        replies.flush()
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,150 @@
+"""`python -m bpcore`: the demo learns, shows what it does, and ends cleanly however it is ended."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bpcore as bp
+from bpcore.__main__ import main
+
+LONG = ["demo", "--epochs", "1000000", "--net", "64-16-10"]
+
+
+@contextlib.contextmanager
+def started(*arguments: str, **settings: str):
+    environment = os.environ | {"PYTHONPATH": str(Path(bp.__file__).parents[1])} | settings
+    command = [sys.executable, "-m", "bpcore", *arguments]
+    # a shell's background job ignores SIGINT, and so would the child
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        with process:
+            yield process
+    finally:
+        process.kill()
+
+
+def run(*arguments: str, **settings: str) -> tuple[int, str, str]:
+    with started(*arguments, **settings) as process:
+        out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    before = bp.get_num_threads()
+    yield
+    bp.set_num_threads(before)
+
+
+@pytest.mark.parametrize("seed", range(21))
+def test_demo_reaches_97_percent(seed, capsys):
+    assert main(["demo", "--seed", str(seed)]) == 0
+    found = re.search(r"^test accuracy (\d+\.\d+)%$", capsys.readouterr().out, re.MULTILINE)
+    assert float(found[1]) >= 97.0
+
+
+def test_demo_shows_epochs_confusion_and_speed():
+    status, out, err = run("demo", "--epochs", "3", "--net", "64-32-16-10", "--threads", "2", "--seed", "5")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "2,778 parameters"
+    assert [line.split()[1] for line in lines if line.startswith("epoch")] == ["1/3", "2/3", "3/3"]
+    first = lines.index("answers (columns) to each digit (rows)") + 2
+    table = [line.split() for line in lines[first : first + 10]]
+    assert [row[0] for row in table] == list("0123456789")
+    counts = [[int(cell.replace(".", "0")) for cell in row[1:]] for row in table]
+    accuracy = sum(counts[k][k] for k in range(10)) / sum(map(sum, counts))
+    assert f"test accuracy {accuracy:.2%}" in lines
+    assert int(re.search(r"training speed ([\d,]+) samples/s", out)[1].replace(",", "")) > 0
+    assert max(map(len, lines)) <= 40
+    assert out.isascii()
+
+
+def test_demo_is_the_same_for_a_seed_and_any_threads(capsys):
+    def lines(seed: int, threads: int) -> list[str]:
+        arguments = ["--seed", str(seed), "--threads", str(threads), "--epochs", "2"]
+        assert main(["demo", *arguments]) == 0
+        return capsys.readouterr().out.splitlines()[:-1]  # the last line is the speed
+
+    assert lines(3, 1) == lines(3, 2) != lines(4, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--net", "64-x-10"], "64-x-10"),
+        (["--net", "64--10"], "64--10"),
+        (["--net", "64-0-10"], "64-0-10"),
+        (["--net", "64-²-10"], "64-²-10"),
+        (["--net", "63-128-10"], "expected 64 first"),
+        (["--net", "64-128-11"], "10 last"),
+        (["--net", "64"], "10 last"),
+        (["--net", "64-99999999999999999999-10"], "at most 100,000,000 parameters"),
+        (["--net", "64-10000-10000-10"], "at most 100,000,000 parameters"),
+        (["--net", ""], "expected positive sizes"),
+        (["--epochs", "-1"], "at least 1"),
+        (["--epochs", "0"], "at least 1"),
+        (["--epochs", "many"], "many"),
+        (["--seed", "-1"], "at least 0"),
+        (["--seed", str(2**200)], "seed"),
+        (["--threads", "0"], "at least 1"),
+        (["--threads", "100000"], "n: "),
+        (["--colour"], "--colour"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["demo", *arguments])
+    assert error.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "error: " in captured.err and message in captured.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"]])
+def test_a_command_is_needed(arguments, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    assert "usage: python -m bpcore" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", ["1", "20", "200"])
+def test_help_on_any_terminal(columns):
+    status, out, err = run("demo", "--help", COLUMNS=columns)
+    assert (status, err) == (0, "")
+    assert all(option in out for option in ("--net", "--epochs", "--seed", "--threads"))
+
+
+def test_info_shows_the_configuration(capsys):
+    assert main(["info"]) == 0
+    assert bp.__version__ in capsys.readouterr().out
+
+
+def test_nobody_reads_on():
+    with started(*LONG) as process:
+        assert process.stdout.readline().endswith("parameters\n")
+        process.stdout.close()
+        assert process.wait(timeout=60) == 141
+        assert process.stderr.read() == ""
+
+
+def test_interrupted():
+    with started(*LONG) as process:
+        while not process.stdout.readline().startswith("epoch"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "interrupted\n")
