@@ -143,7 +143,7 @@ typedef struct {
     const void *out;    /* (rows, cols): a^L, or z^L where the loss is fused with the last activation */
     const void *target; /* (rows, target_cols) real, or (rows,) int32 labels */
     const void *weight; /* (rows,) real, or NULL for 1 */
-    void *grad;         /* (rows, cols): weight * dE/dout, or NULL where only the value is wanted */
+    void *grad;         /* (rows, cols): weight * dE/dout; NULL only for the user's, where the value is enough */
     int labels, fused;
     int64_t rows, cols, target_cols;
     double attr;

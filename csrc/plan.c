@@ -12,7 +12,8 @@ enum {
     GRID_COLS = 256,
     GRID_COLS_MIN = 32,
     GRID_WEIGHT_BYTES = 256 << 10, /* a layer is large from here on: its weights outgrow a share of L2 */
-    BLOCK_BYTES = 128 << 10,  /* of a gradient block in phase 2 */
+    BLOCK_BYTES = 16 << 10,   /* of a gradient block in phase 2: it waits in L1 for its update */
+    BLOCK_ROWS = 32,          /* at least, so that what a product packs is used often enough */
     MIN_BLOCKS = 8,           /* of a matrix worth splitting */
     MAX_CHUNK_ROWS = 16384
 };
@@ -186,6 +187,15 @@ static bp_status declare_gradients(bp_plan *plan) {
     return status;
 }
 
+/* A loss of bpcore's writes its gradient, wanted or not. */
+static bp_status place_loss(bp_plan *plan) {
+    plan->loss_in = plan->loss_fused ? maker_of(plan, plan->loss_out)->in[0] : plan->loss_out;
+    plan->loss_grad = plan->buffers[plan->loss_in].grad;
+    if (plan->loss_grad < 0 && plan->loss)
+        plan->loss_grad = bp_plan_buffer(plan, BP_REAL, plan->buffers[plan->loss_in].cols);
+    return plan->loss && plan->loss_grad < 0 ? BP_E_NOMEM : BP_OK;
+}
+
 static int wants_backward(const bp_plan *plan, const bp_op *op) {
     if (op->skip || plan->buffers[op->out].grad < 0) return 0;
     for (int j = 0; j < op->n_in; j++)
@@ -273,7 +283,7 @@ static bp_status cut_blocks(bp_plan *plan) {
         if (pass && !(plan->blocks = malloc(sizeof(bp_block) * (size_t)(total + 1)))) return BP_E_NOMEM;
         for (int i = 0; i < plan->n_params; i++) {
             const bp_param *p = &plan->params[i];
-            int64_t size = (int64_t)plan->size, least = min64(p->rows, 16);
+            int64_t size = (int64_t)plan->size, least = min64(p->rows, BLOCK_ROWS);
             int64_t rows = min64(p->rows, max64(least, BLOCK_BYTES / (p->cols * size)));
             if (p->rows * p->cols * size >= BLOCK_BYTES)
                 rows = min64(rows, max64(least, ceil_div(p->rows, MIN_BLOCKS)));
@@ -378,6 +388,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
 
     for (int i = 0; i < plan->n_ops; i++) plan->ops[i].native = backend != 1;
     bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
+    if (!status && flags & BP_DO_LOSS) status = place_loss(plan);
     if (!status) status = cut_stages(plan);
     if (!status && flags & BP_DO_BACKWARD) status = cut_blocks(plan);
     if (!status) status = lay_out(plan);

@@ -34,6 +34,7 @@ struct bp_plan {
     bp_op *ops;
 
     int loss_out, loss_target, loss_tag, loss_fused; /* loss_out -1: no loss */
+    int loss_in, loss_grad; /* what the loss reads (z^L where it is fused) and writes */
     const bp_loss_type *loss;                        /* NULL: the user's */
     double loss_attr;
 

@@ -14,7 +14,7 @@
 #include <immintrin.h>
 #endif
 
-/* About 20 us: a wake through the kernel costs several. */
+/* Some 20 to 80 us: a wake through the kernel costs several. */
 enum { SPIN = 2000 };
 
 static inline void relax(void) {
@@ -107,12 +107,14 @@ void bp_barrier_release(bp_barrier *b) {
 
 static struct {
     pthread_mutex_t owner; /* held by the one caller that runs on the pool */
-    pthread_mutex_t lock;  /* guards what follows */
+    pthread_mutex_t lock;  /* guards what follows; the atomics are read without it while spinning */
     pthread_cond_t wake, done;
     int n_workers;         /* started */
-    int n_active;          /* workers 1..n_active take part in the current job */
-    int n_left;            /* of those, still at work */
-    unsigned job;
+    int n_active;          /* workers 1..n_active take part in the current job; 0 between jobs */
+    int n_last;            /* in the last one: these spin before they park */
+    atomic_int n_left;     /* of those, still at work */
+    atomic_uint job;
+    int spin;              /* 0 where threads outnumber CPUs */
     bp_pool_fn *fn;
     void *arg;
 } pool = {.owner = PTHREAD_MUTEX_INITIALIZER,
@@ -130,7 +132,12 @@ static void *worker(void *number) {
     for (;;) {
         while (pool.job == seen || self > pool.n_active) {
             seen = pool.job;
-            pthread_cond_wait(&pool.wake, &pool.lock);
+            if (pool.spin && self <= pool.n_last) {
+                pthread_mutex_unlock(&pool.lock);
+                for (int i = 0; i < SPIN && atomic_load_explicit(&pool.job, memory_order_relaxed) == seen; i++) relax();
+                pthread_mutex_lock(&pool.lock);
+            }
+            if (pool.job == seen) pthread_cond_wait(&pool.wake, &pool.lock);
         }
         seen = pool.job;
         bp_pool_fn *fn = pool.fn;
@@ -139,7 +146,7 @@ static void *worker(void *number) {
         pthread_mutex_unlock(&pool.lock);
         fn(arg, self, n);
         pthread_mutex_lock(&pool.lock);
-        if (!--pool.n_left) pthread_cond_signal(&pool.done);
+        if (atomic_fetch_sub(&pool.n_left, 1) == 1) pthread_cond_signal(&pool.done);
     }
     return NULL;
 }
@@ -151,7 +158,8 @@ static void after_fork_in_child(void) {
     pthread_mutex_init(&pool.lock, NULL);
     pthread_cond_init(&pool.wake, NULL);
     pthread_cond_init(&pool.done, NULL);
-    pool.n_workers = pool.n_active = pool.n_left = 0;
+    pool.n_workers = pool.n_active = pool.n_last = 0;
+    atomic_store(&pool.n_left, 0);
 }
 
 static void register_fork_handler(void) { pthread_atfork(NULL, NULL, after_fork_in_child); }
@@ -182,15 +190,18 @@ void bp_pool_run(int n, bp_pool_fn *fn, bp_pool_prepare *prepare, void *arg) {
         pthread_mutex_lock(&pool.lock);
         pool.fn = fn;
         pool.arg = arg;
-        pool.n_active = pool.n_left = helpers;
-        pool.job++;
+        pool.n_active = pool.n_last = helpers;
+        pool.spin = helpers < allowed_cpus();
+        atomic_store(&pool.n_left, helpers);
+        atomic_fetch_add(&pool.job, 1);
         pthread_cond_broadcast(&pool.wake);
         pthread_mutex_unlock(&pool.lock);
     }
     fn(arg, 0, helpers + 1);
     if (helpers) {
+        for (int i = 0; i < SPIN && pool.spin && atomic_load(&pool.n_left); i++) relax();
         pthread_mutex_lock(&pool.lock);
-        while (pool.n_left) pthread_cond_wait(&pool.done, &pool.lock);
+        while (atomic_load(&pool.n_left)) pthread_cond_wait(&pool.done, &pool.lock);
         pool.n_active = 0;
         pthread_mutex_unlock(&pool.lock);
     }

@@ -172,11 +172,16 @@ static void gather(bp_run *run, bp_tile t) {
         const bp_array *a = &port->array;
         size_t size = b->kind == BP_REAL ? plan->size : sizeof(int32_t);
         char *to = bp_at(&run->x, port->buffer, t.at, size);
-        for (int64_t r = 0; r < t.valid; r++, to += (size_t)b->cols * size) {
-            int64_t row = run->at.pos + run->off + t.row + r;
-            const char *from = a->data + (run->order ? run->order[row] : row) * a->row_stride;
-            if (b->kind == BP_INT32) bp_convert_int32(from, a->col_stride, a->type, a->swapped, b->cols, (int32_t *)to);
-            else bp_active->convert[plan->dtype](from, a->col_stride, a->type, a->swapped, b->cols, to);
+        int64_t first = run->at.pos + run->off + t.row, cols = b->cols, rows = t.valid;
+        if (!run->order && (cols == 1 || a->row_stride == cols * a->col_stride)) { /* one run of memory */
+            cols *= rows;
+            rows = 1;
+        }
+        int64_t stride = b->cols == 1 ? a->row_stride : a->col_stride;
+        for (int64_t r = 0; r < rows; r++, to += (size_t)cols * size) {
+            const char *from = a->data + (run->order ? run->order[first + r] : first + r) * a->row_stride;
+            if (b->kind == BP_INT32) bp_convert_int32(from, stride, a->type, a->swapped, cols, (int32_t *)to);
+            else bp_active->convert[plan->dtype](from, stride, a->type, a->swapped, cols, to);
         }
         memset(to, 0, (size_t)((t.count - t.valid) * b->cols) * size);
     }
@@ -193,18 +198,17 @@ static void scatter(bp_run *run, bp_tile t) {
 
 static bp_status loss(bp_run *run, bp_tile t, int64_t tile) {
     const bp_plan *plan = run->plan;
-    int out = plan->loss_fused ? plan->ops[plan->buffers[plan->loss_out].maker].in[0] : plan->loss_out;
     const bp_buffer *target = &plan->buffers[plan->loss_target];
-    int labels = target->kind == BP_INT32, grad = plan->flags & BP_DO_BACKWARD ? plan->buffers[out].grad : -1;
+    int labels = target->kind == BP_INT32, grad = plan->loss_grad;
     bp_loss_call call = {
-        .out = bp_at(&run->x, out, t.at, plan->size),
+        .out = bp_at(&run->x, plan->loss_in, t.at, plan->size),
         .target = bp_at(&run->x, plan->loss_target, t.at, labels ? sizeof(int32_t) : plan->size),
         .weight = run->weight_port < 0 ? NULL : bp_at(&run->x, run->in[run->weight_port].buffer, t.at, plan->size),
         .grad = grad < 0 ? NULL : bp_at(&run->x, grad, t.at, plan->size),
         .labels = labels,
         .fused = plan->loss_fused,
         .rows = t.valid,
-        .cols = plan->buffers[out].cols,
+        .cols = plan->buffers[plan->loss_in].cols,
         .target_cols = target->cols,
         .attr = plan->loss_attr};
     bp_status status = plan->loss
@@ -355,7 +359,8 @@ static bp_status do_block(bp_run *run, const bp_update *step, const bp_block *bl
 
 /* ---- advancing ---- */
 
-static void execute(bp_run *run, int thread, int n_threads) {
+/* Returns how many tasks it did. */
+static int64_t execute(bp_run *run, int thread, int n_threads) {
     const bp_plan *plan = run->plan;
     const bp_stage *stage = &plan->stages[run->stage];
     int64_t n = run->updating ? plan->n_blocks : stage_tasks(run, stage);
@@ -367,7 +372,7 @@ static void execute(bp_run *run, int thread, int n_threads) {
                                          : do_stage_task(run, stage, i, thread);
         if (status) atomic_store_explicit(&run->failure, (int)status, memory_order_relaxed);
     }
-    if (end > first) bp_pool_count(thread, end - first);
+    return end - first;
 }
 
 static void end_batch(bp_run *run, int updated) {
@@ -431,8 +436,9 @@ static void advance(bp_run *run) {
 
 static void thread_main(void *arg, int thread, int n_threads) {
     bp_run *run = arg;
+    int64_t tasks = 0;
     do {
-        execute(run, thread, n_threads);
+        tasks += execute(run, thread, n_threads);
         if (n_threads == 1) {
             advance(run);
         } else if (bp_barrier_arrive(&run->barrier)) {
@@ -440,6 +446,7 @@ static void thread_main(void *arg, int thread, int n_threads) {
             bp_barrier_release(&run->barrier);
         }
     } while (!run->status);
+    bp_pool_count(thread, tasks);
 }
 
 /* ---- slices ---- */

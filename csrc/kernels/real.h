@@ -6,8 +6,6 @@
 #undef VEC
 #undef LANES
 
-#define BP_PASTE_(name, isa, type) bp_##name##_##isa##_##type
-#define BP_PASTE(name, isa, type) BP_PASTE_(name, isa, type)
 #ifdef BP_SINGLE
 #define REAL float
 #define FN(name) BP_PASTE(name, BP_ISA, f32)
