@@ -8,7 +8,7 @@ import platform
 import numpy as np
 import scipy
 
-from bpcore import _blas, _threads
+from bpcore import _blas, _core, _threads
 from bpcore._version import __version__
 
 
@@ -22,13 +22,14 @@ def show_config() -> None:
             get.restype = ctypes.c_char_p
             described = get().decode()
             break
+    isa, runs = _core.isa()
     text = "\n".join(
         [
             f"bpcore {__version__}, Python {platform.python_version()}",
             f"NumPy {np.__version__}, SciPy {scipy.__version__}",
             f"machine: {platform.machine()}, {platform.system()}",
             f"threads: {_threads.get_num_threads()}",
-            "backend: blas",
+            f"kernels: {isa} (this machine runs {', '.join(runs)}; BPCORE_ISA chooses)",
             f"BLAS: {described}",
         ]
     )

@@ -3,6 +3,15 @@
 #define BP_KERNELS_H
 
 #include "../bp.h"
+#include "../pool.h"
+
+#include <math.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
 enum { BP_N_ACTIVATIONS = 13, BP_N_LOSSES = 5 };
 

@@ -1,12 +1,6 @@
 /* A thin layer over the vectors of one instruction set and one type: load, store, splat, fused multiply-add.
  * An instruction set brings its width and, where it can, loads and stores of a part of a vector. */
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-
 #ifdef BP_SINGLE
 #define LANES (BP_VECTOR_BYTES / 4)
 #else
@@ -42,16 +36,16 @@ static inline VEC FN(splat)(REAL x) {
     return v;
 }
 static inline VEC FN(fma)(VEC a, VEC b, VEC c) {
-#if defined(__FMA__) && defined(BP_SINGLE)
-    return _mm256_fmadd_ps(a, b, c);
-#elif defined(__FMA__)
-    return _mm256_fmadd_pd(a, b, c);
-#elif defined(__aarch64__) && defined(BP_SINGLE)
-    return vfmaq_f32(c, a, b);
-#elif defined(__aarch64__)
-    return vfmaq_f64(c, a, b);
-#else
+#if !BP_FMA
     return a * b + c;
+#elif defined(__x86_64__) && defined(BP_SINGLE)
+    return _mm256_fmadd_ps(a, b, c);
+#elif defined(__x86_64__)
+    return _mm256_fmadd_pd(a, b, c);
+#elif defined(BP_SINGLE)
+    return vfmaq_f32(c, a, b);
+#else
+    return vfmaq_f64(c, a, b);
 #endif
 }
 static inline VEC FN(load_part)(const REAL *p, int n) {
