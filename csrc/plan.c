@@ -386,7 +386,8 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     most = max64(most / plan->row_tile, 1) * plan->row_tile;
     plan->chunk_rows = round_up(ceil_div(rows, ceil_div(rows, most)), plan->row_tile);
 
-    for (int i = 0; i < plan->n_ops; i++) plan->ops[i].native = backend != 1;
+    /* BLAS may treat the rows of a product differently; a prediction must not */
+    for (int i = 0; i < plan->n_ops; i++) plan->ops[i].native = backend != 1 || plan->padded;
     bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
     if (!status && flags & BP_DO_LOSS) status = place_loss(plan);
     if (!status) status = cut_stages(plan);
