@@ -1,0 +1,190 @@
+/* Reading arrays of every type, stride and byte order; finding what is not finite. */
+#include "harness.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROWS = 37, COLS = 5 };
+
+/* 16 bits of IEEE 754 for a small whole number */
+static uint16_t half_of(int value) {
+    unsigned sign = value < 0 ? 0x8000 : 0;
+    unsigned m = (unsigned)abs(value), exponent = 25;
+    if (!m) return 0;
+    while (m < 1024) m <<= 1, exponent--;
+    return (uint16_t)(sign | exponent << 10 | (m & 1023));
+}
+
+static size_t write_value(char *to, bp_source type, int value) {
+#define CASE(tag, type_)                                                                                              \
+    case tag: {                                                                                                       \
+        type_ v = (type_)value;                                                                                       \
+        memcpy(to, &v, sizeof v);                                                                                     \
+        return sizeof v;                                                                                              \
+    }
+    switch (type) {
+        CASE(BP_BOOL, uint8_t)
+        CASE(BP_I8, int8_t)
+        CASE(BP_U8, uint8_t)
+        CASE(BP_I16, int16_t)
+        CASE(BP_U16, uint16_t)
+        CASE(BP_I32, int32_t)
+        CASE(BP_U32, uint32_t)
+        CASE(BP_I64, int64_t)
+        CASE(BP_U64, uint64_t)
+        CASE(BP_FLOAT, float)
+        CASE(BP_DOUBLE, double)
+        CASE(BP_LONGDOUBLE, long double)
+    default: {
+        uint16_t half = half_of(value);
+        memcpy(to, &half, sizeof half);
+        return sizeof half;
+    }
+    }
+#undef CASE
+}
+
+static int value_at(bp_source type, int64_t r, int64_t c) {
+    if (type == BP_BOOL) return (int)((r + c) % 2);
+    int value = (int)((r * 11 + c * 5) % 127);
+    return type == BP_U8 || type == BP_U16 || type == BP_U32 || type == BP_U64 ? value : value - 60;
+}
+
+/* A layout of ROWS x COLS elements: packed rows, packed columns, both backwards, or with odd gaps. */
+static bp_array lay(char *memory, bp_source type, int layout, int swapped) {
+    char bytes[16];
+    int64_t size = (int64_t)write_value(bytes, type, 0), row = COLS * size, col = size, start = 0;
+    if (layout == 1) row = size, col = ROWS * size;
+    if (layout == 2) row = -COLS * size, col = -size, start = (ROWS * COLS - 1) * size;
+    if (layout == 3) row = 2 * COLS * size + 3, col = 2 * size - 1 + (size == 1), start = 1;
+    for (int64_t r = 0; r < ROWS; r++)
+        for (int64_t c = 0; c < COLS; c++) {
+            write_value(bytes, type, value_at(type, r, c));
+            for (int64_t j = 0; j < size; j++)
+                memory[start + r * row + c * col + j] = bytes[swapped ? size - 1 - j : j];
+        }
+    return (bp_array){memory + start, ROWS, COLS, row, col, type, swapped};
+}
+
+/* Column `labels` of the array comes back as int32 through a plan that only gathers; all of it as reals. */
+static void check_read(bp_dtype dtype, const bp_array *array, const int64_t *order) {
+    bp_plan *plan = bp_plan_new(dtype);
+    int real = bp_plan_buffer(plan, BP_REAL, COLS);
+    char *out = zeros(ROWS * COLS, sizeof(double));
+    CHECK(!bp_plan_compile(plan, BP_DO_FORWARD, 8, 2));
+    bp_run *run = bp_run_new(plan, &naive_blas, NULL, 0);
+    bp_in_port in = {real, *array};
+    bp_out_port port = {real, out};
+    CHECK(!bp_run_ports(run, 1, &in, 1, &port, -1));
+    bp_run_begin(run, ROWS, ROWS, order);
+    CHECK(bp_epoch(run, 2, INFINITY, -1, 1) == BP_DONE);
+    int equal = 1;
+    for (int64_t r = 0; r < ROWS; r++)
+        for (int64_t c = 0; c < COLS; c++) {
+            int64_t i = r * COLS + c;
+            double got = dtype == BP_F32 ? (double)((float *)out)[i] : ((double *)out)[i];
+            equal &= got == value_at(array->type, order ? order[r] : r, c);
+        }
+    CHECK(equal);
+    bp_run_free(run);
+    bp_plan_free(plan);
+    free(out);
+}
+
+static void test_reading(void) {
+    int64_t order[ROWS];
+    bp_permutation(order, ROWS, 1, 2, 3);
+    for (int type = 0; type < BP_N_SOURCES; type++)
+        for (int layout = 0; layout < 4; layout++)
+            for (int swapped = 0; swapped < 2; swapped++) {
+                context("source %d, layout %d, swapped %d", type, layout, swapped);
+                char *memory = zeros(ROWS * COLS * 3 + ROWS, 16);
+                bp_array array = lay(memory, (bp_source)type, layout, swapped);
+                check_read(BP_F32, &array, order);
+                check_read(BP_F64, &array, NULL);
+                int64_t row, col;
+                bp_scan(&array, BP_F64, -INFINITY, INFINITY, &row, &col);
+                CHECK(row == -1 && col == -1);
+                bp_scan(&array, BP_F32, -1000, 1000, &row, &col);
+                CHECK(row == -1 && col == -1);
+                free(memory);
+            }
+}
+
+/* Every half, against ldexp. */
+static void test_half(void) {
+    enum { N = 65536 };
+    uint16_t *halves = zeros(N, sizeof *halves);
+    double *out = zeros(N, sizeof *out);
+    for (int i = 0; i < N; i++) halves[i] = (uint16_t)i;
+    bp_plan *plan = bp_plan_new(BP_F64);
+    bp_in_port in = {bp_plan_buffer(plan, BP_REAL, 1), {(char *)halves, N, 1, 2, 2, BP_F16, 0}};
+    bp_out_port port = {in.buffer, out};
+    CHECK(!bp_plan_compile(plan, BP_DO_FORWARD, 1024, 1));
+    bp_run *run = bp_run_new(plan, &naive_blas, NULL, 0);
+    CHECK(!bp_run_ports(run, 1, &in, 1, &port, -1));
+    bp_run_begin(run, N, N, NULL);
+    CHECK(bp_epoch(run, 1, INFINITY, -1, 1) == BP_DONE);
+    int wrong = 0;
+    for (int i = 0; i < N; i++) {
+        int exponent = i >> 10 & 31, fraction = i & 1023;
+        double value = exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+        if (exponent == 31) value = fraction ? NAN : INFINITY;
+        value = i & 0x8000 ? -value : value;
+        wrong += isnan(value) ? !isnan(out[i]) : out[i] != value || signbit(out[i]) != signbit(value);
+    }
+    CHECK(!wrong);
+    bp_run_free(run);
+    bp_plan_free(plan);
+    free(halves);
+    free(out);
+}
+
+static void check_scan(const bp_array *array, bp_dtype dtype, double low, double high, int64_t r, int64_t c) {
+    int64_t row = 7, col = 7;
+    bp_scan(array, dtype, low, high, &row, &col);
+    CHECK(row == r && col == c);
+}
+
+static void test_scan(void) {
+    enum { R = 300, C = 3 };
+    double *v = zeros(R * C, sizeof *v);
+    bp_array rows = plain_array(v, R, C, BP_DOUBLE);
+    bp_array cols = {(char *)v, C, R, sizeof(double), C * sizeof(double), BP_DOUBLE, 0};
+    static const double bad[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < 3; i++)
+        for (int64_t at = 0; at < R * C; at += 97) {
+            context("scan %d, element %d", i, (int)at);
+            v[at] = v[R * C - 1] = bad[i];
+            for (int dtype = BP_F32; dtype <= BP_F64; dtype++) {
+                check_scan(&rows, (bp_dtype)dtype, -INFINITY, INFINITY, at / C, at % C);
+                check_scan(&cols, (bp_dtype)dtype, -INFINITY, INFINITY, at % C, at / C);
+            }
+            v[at] = v[R * C - 1] = 0;
+        }
+    context("scan of what becomes infinite in float32, and of ranges");
+    v[5] = -1e39;
+    check_scan(&rows, BP_F32, -INFINITY, INFINITY, 1, 2);
+    check_scan(&rows, BP_F64, -INFINITY, INFINITY, -1, -1);
+    v[5] = 3.4028234663852886e38; /* the largest float32 */
+    check_scan(&rows, BP_F32, -INFINITY, INFINITY, -1, -1);
+    v[5] = 3.5;
+    check_scan(&rows, BP_F32, 0, 3, 1, 2);
+    check_scan(&rows, BP_F64, 0, 3.5, -1, -1);
+    check_scan(&rows, BP_F64, 1, 4, 0, 0);
+    free(v);
+
+    uint16_t half[4] = {0x3c00, 0x7bff, 0x7c00, 0x7e00};
+    bp_array halves = {(char *)half, 2, 2, 4, 2, BP_F16, 0};
+    check_scan(&halves, BP_F64, -INFINITY, INFINITY, 1, 0);
+    uint64_t labels[3] = {2, 0, UINT64_MAX};
+    bp_array classes = {(char *)labels, 3, 1, 8, 8, BP_U64, 0};
+    check_scan(&classes, BP_F64, 0, 2, 2, 0);
+}
+
+void test_data(void) {
+    test_reading();
+    test_half();
+    test_scan();
+}

@@ -1,0 +1,348 @@
+/* Plans that are no chain, inference, the way back alone, and what a plan refuses. */
+#include "harness.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { N_IN = 4, N_OUT = 3 };
+
+static int dense(bp_plan *plan, int x, int W, int b) {
+    int params[2] = {W, b}, out = -1;
+    CHECK(!bp_plan_op(plan, bp_op_find("dense"), 1, &x, b < 0 ? 1 : 2, params, NULL, -1, &out));
+    return out;
+}
+static int apply(bp_plan *plan, const char *name, int x) {
+    int out = -1;
+    CHECK(!bp_plan_op(plan, bp_op_find("activation"), 1, &x, 0, NULL, bp_activation_detail(name), -1, &out));
+    return out;
+}
+static int softmax(bp_plan *plan, int x) {
+    int out = -1;
+    CHECK(!bp_plan_op(plan, bp_op_find("softmax"), 1, &x, 0, NULL, NULL, -1, &out));
+    return out;
+}
+static int add(bp_plan *plan, int n, const int *x) {
+    int out = -1;
+    CHECK(!bp_plan_op(plan, bp_op_find("add"), n, x, 0, NULL, NULL, -1, &out));
+    return out;
+}
+
+/* theta: A [4, 4], a (4), B [4, 3], b (3), C [4, 4] */
+enum { AT_A = 0, AT_a = 16, AT_B = 20, AT_b = 32, AT_C = 35, N_THETA = 51 };
+typedef struct {
+    int A, a, B, b, C;
+} weights;
+
+static weights declare(bp_plan *plan) {
+    return (weights){bp_plan_param(plan, AT_A, 4, 4, 1), bp_plan_param(plan, AT_a, 4, 1, 0),
+                     bp_plan_param(plan, AT_B, 4, 3, 1), bp_plan_param(plan, AT_b, 3, 1, 0),
+                     bp_plan_param(plan, AT_C, 4, 4, 1)};
+}
+
+static int residual(bp_plan *plan, int x, weights w) {
+    int h = apply(plan, "tanh", dense(plan, x, w.A, w.a)), sum = add(plan, 2, (int[]){h, x});
+    return dense(plan, dense(plan, sum, w.C, -1), w.B, w.b);
+}
+static int doubled(bp_plan *plan, int x, weights w) { /* x + x, and a sum of many */
+    int h = dense(plan, add(plan, 2, (int[]){x, x}), w.A, w.a);
+    int s = apply(plan, "silu", add(plan, 8, (int[]){h, x, h, h, x, h, x, h}));
+    return dense(plan, dense(plan, s, w.C, -1), w.B, w.b);
+}
+static int recurrent(bp_plan *plan, int x, weights w) { /* A and a are used eleven times */
+    int h = x;
+    for (int t = 0; t < 11; t++) h = apply(plan, "tanh", add(plan, 2, (int[]){dense(plan, h, w.A, w.a), x}));
+    return dense(plan, dense(plan, h, w.C, -1), w.B, w.b);
+}
+static int branched(bp_plan *plan, int x, weights w) { /* two ways from h, a softmax with two readers */
+    int h = softmax(plan, dense(plan, x, w.A, w.a));
+    int left = apply(plan, "gelu", dense(plan, h, w.C, -1)), right = softmax(plan, h);
+    return dense(plan, add(plan, 3, (int[]){left, right, h}), w.B, w.b);
+}
+static int dead_end(bp_plan *plan, int x, weights w) { /* what the loss does not depend on has no gradient */
+    int h = apply(plan, "tanh", dense(plan, x, w.A, w.a)), out = dense(plan, h, w.B, w.b);
+    apply(plan, "relu", apply(plan, "exp", dense(plan, h, w.C, -1)));
+    dense(plan, h, w.A, w.a);
+    apply(plan, "exp", out);
+    return out;
+}
+static int unused(bp_plan *plan, int x, weights w) { return dense(plan, x, w.B, w.b); }
+
+typedef int build(bp_plan *plan, int x, weights w);
+
+typedef struct {
+    double cost, theta[N_THETA], *x;
+} gradient;
+
+static gradient run_graph(build *graph, int flags, int rows, const double *X, const double *y, double *theta,
+                          int phase2, int n_threads) {
+    bp_plan *plan = bp_plan_new(BP_F64);
+    int x = bp_plan_buffer(plan, BP_REAL, N_IN), out = graph(plan, x, declare(plan));
+    int target = bp_plan_buffer(plan, BP_REAL, N_OUT);
+    gradient g = {.x = zeros((size_t)rows * N_IN, sizeof(double))};
+    for (int i = 0; i < N_THETA; i++) g.theta[i] = NAN;
+    bp_set_phase2(phase2);
+    CHECK(!bp_plan_loss(plan, "squared_error", out, target, 0, 0));
+    CHECK(!bp_plan_compile(plan, flags, rows, n_threads));
+    bp_set_phase2(0);
+    bp_run *run = bp_run_new(plan, &naive_blas, theta, N_THETA);
+    bp_in_port in[2] = {{x, plain_array(X, rows, N_IN, BP_DOUBLE)}, {target, plain_array(y, rows, N_OUT, BP_DOUBLE)}};
+    bp_out_port port = {bp_plan_grad(plan, x), g.x};
+    CHECK((port.buffer >= 0) == !!(flags & BP_DO_INPUT_GRAD));
+    CHECK(!bp_run_ports(run, 2, in, port.buffer >= 0, &port, -1));
+    bp_opt opt = {.kind = flags & BP_DO_BACKWARD ? BP_OPT_GRADIENT : BP_OPT_NONE, .state = {g.theta}};
+    bp_run_optimizer(run, &opt);
+    bp_run_begin(run, rows, rows, NULL);
+    CHECK(bp_epoch(run, n_threads, INFINITY, -1, 1) == BP_DONE);
+    g.cost = bp_run_progress(run).loss / rows;
+    bp_run_free(run);
+    bp_plan_free(plan);
+    return g;
+}
+
+static double cost_of(build *graph, int rows, const double *X, const double *y, double *theta) {
+    gradient g = run_graph(graph, BP_DO_FORWARD | BP_DO_LOSS, rows, X, y, theta, 0, 1);
+    free(g.x);
+    return g.cost;
+}
+
+static void check_graph(build *graph, int rows) {
+    enum { MOST = 100 };
+    double X[MOST * N_IN], y[MOST * N_OUT], theta[N_THETA], expected[N_THETA], dx[MOST * N_IN];
+    const double h = 1e-5;
+    uint64_t state = 5;
+    for (int i = 0; i < rows * N_IN; i++) X[i] = uniform(&state);
+    for (int i = 0; i < rows * N_OUT; i++) y[i] = uniform(&state);
+    for (int i = 0; i < N_THETA; i++) theta[i] = 0.7 * uniform(&state);
+    for (int i = 0; i < N_THETA + rows * N_IN; i++) {
+        double *moved = i < N_THETA ? &theta[i] : &X[i - N_THETA], was = *moved, c[2];
+        for (int side = 0; side < 2; side++) {
+            *moved = was + (side ? h : -h);
+            c[side] = cost_of(graph, rows, X, y, theta);
+        }
+        *moved = was;
+        if (i < N_THETA) expected[i] = (c[1] - c[0]) / (2 * h);
+        else dx[i - N_THETA] = (c[1] - c[0]) / (2 * h) * rows; /* E of its own row */
+    }
+    int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD;
+    for (int phase2 = 1; phase2 <= 2; phase2++) {
+        gradient first = {0};
+        for (int n_threads = 1; n_threads <= 4; n_threads++) {
+            gradient g = run_graph(graph, flags | BP_DO_INPUT_GRAD, rows, X, y, theta, phase2, n_threads);
+            gradient plain = run_graph(graph, flags, rows, X, y, theta, phase2, n_threads);
+            CHECK(!memcmp(g.theta, plain.theta, sizeof g.theta));
+            free(plain.x);
+            if (n_threads > 1) {
+                CHECK(!memcmp(g.theta, first.theta, sizeof g.theta) && g.cost == first.cost);
+                CHECK(!memcmp(g.x, first.x, (size_t)(rows * N_IN) * sizeof(double)));
+                free(g.x);
+                continue;
+            }
+            first = g;
+            int close = 1;
+            for (int i = 0; i < N_THETA; i++) close &= fabs(g.theta[i] - expected[i]) <= 1e-7;
+            for (int i = 0; i < rows * N_IN; i++) close &= fabs(g.x[i] - dx[i]) <= 1e-7 * rows;
+            CHECK(close);
+        }
+        free(first.x);
+    }
+}
+
+static void test_shapes_of_graphs(void) {
+    static const struct {
+        const char *name;
+        build *build;
+    } graphs[] = {{"residual", residual}, {"doubled", doubled},   {"recurrent", recurrent},
+                  {"branched", branched}, {"dead end", dead_end}, {"unused", unused}};
+    bp_set_parallel_always(1);
+    for (int i = 0; i < 6; i++) {
+        context("graph: %s", graphs[i].name);
+        check_graph(graphs[i].build, 1);
+        check_graph(graphs[i].build, 70);
+    }
+    bp_set_parallel_always(0);
+}
+
+/* ---- inference ---- */
+
+/* A row has the same bits in every batch, on every number of threads, with or without the cache. */
+static void check_inference(bp_dtype dtype, const char *f, int64_t width) {
+    enum { ROWS = 67 };
+    spec s = {dtype, 2, {5, width, 3}, {NULL, f, "softmax"}, "cross_entropy", 0, 1, 0};
+    data d = data_new(&s, ROWS);
+    void *theta = theta_new(&s);
+    size_t row = 3 * size_of(&s);
+    char *first = NULL;
+    static const int64_t batches[] = {67, 1, 2, 31, 32, 33, 64, 66};
+    context("inference, %s, width %d", f, (int)width);
+    for (int i = 0; i < 8; i++)
+        for (int cache = 0; cache <= BP_DO_CACHE; cache += BP_DO_CACHE) {
+            net n;
+            user u;
+            char *out = zeros(ROWS, row);
+            CHECK(!net_open(&n, &s, BP_DO_FORWARD | cache, batches[i], 1 + i % 4));
+            CHECK(bp_plan_describe(n.plan).shards == 0 && bp_plan_describe(n.plan).arena_bytes > 0);
+            bp_out_port port = {n.a[2], out};
+            bp_run *run = run_open(&n, &s, &d, theta, &u, 1, &port);
+            bp_run_begin(run, ROWS, batches[i], NULL);
+            CHECK(bp_epoch(run, 1 + i % 4, INFINITY, -1, 1) == BP_DONE);
+            if (!first) first = out;
+            CHECK(!memcmp(first, out, ROWS * row));
+            if (first != out) free(out);
+            bp_run_free(run);
+            net_close(&n);
+        }
+    free(first);
+    free(theta);
+    data_free(&d);
+}
+
+/* A tape (z, a, df) kept outside, then the way back from it alone: the gradient of the step that does both. */
+static void test_tape(void) {
+    enum { ROWS = 45 };
+    spec s = {BP_F64, 2, {4, 9, 3}, {NULL, "tanh", "softmax"}, "squared_error", 0, 0, 1};
+    data d = data_new(&s, ROWS);
+    double *theta = theta_new(&s), *grad = zeros((size_t)n_theta(&s), sizeof *grad);
+    double *expected = zeros((size_t)n_theta(&s), sizeof *expected), *tape[4], delta[ROWS * 9];
+    context("tape");
+    cost(&s, &d, theta, expected, 1, 1);
+    for (int i = 0; i < 4; i++) tape[i] = zeros(ROWS * 9, sizeof(double));
+    net n;
+    user u;
+    CHECK(!net_open(&n, &s, BP_DO_FORWARD | BP_DO_CACHE, ROWS, 2));
+    CHECK(bp_plan_cache(n.plan, n.a[2]) == -1 && bp_plan_cache(n.plan, n.x) == -1 && bp_plan_cache(n.plan, -1) == -1);
+    CHECK(bp_plan_grad(n.plan, n.z[1]) == -1 && bp_plan_grad(n.plan, 1000) == -1);
+    int buffers[4] = {n.z[1], n.a[1], bp_plan_cache(n.plan, n.a[1]), n.a[2]};
+    bp_out_port out[4];
+    for (int i = 0; i < 4; i++) out[i] = (bp_out_port){buffers[i], tape[i]};
+    bp_run *run = run_open(&n, &s, &d, theta, &u, 4, out);
+    bp_run_begin(run, ROWS, ROWS, NULL);
+    CHECK(bp_epoch(run, 2, INFINITY, -1, 1) == BP_DONE);
+    bp_run_free(run);
+    net_close(&n);
+    double worst = 0;
+    for (int i = 0; i < ROWS * 9; i++) {
+        worst = fmax(worst, fabs(tape[1][i] - tanh(tape[0][i])));
+        worst = fmax(worst, fabs(tape[2][i] - (1 - tape[1][i] * tape[1][i])));
+    }
+    CHECK(worst <= 1e-15);
+
+    CHECK(!net_open(&n, &s, BP_DO_LOSS | BP_DO_BACKWARD | BP_DO_INPUT_GRAD, ROWS, 2));
+    run = bp_run_new(n.plan, &naive_blas, theta, n_theta(&s));
+    bp_in_port in[7] = {{n.x, plain_array(d.X, ROWS, 4, BP_DOUBLE)},
+                        {n.target, plain_array(d.y, ROWS, 3, BP_DOUBLE)},
+                        {n.weight, plain_array(d.w, ROWS, 1, BP_DOUBLE)}};
+    for (int i = 0; i < 4; i++)
+        in[3 + i] = (bp_in_port){buffers[i], plain_array(tape[i], ROWS, i < 3 ? 9 : 3, BP_DOUBLE)};
+    out[0] = (bp_out_port){bp_plan_grad(n.plan, n.z[1]), delta};
+    CHECK(!bp_run_ports(run, 7, in, 1, out, 2));
+    bp_opt opt = {.kind = BP_OPT_GRADIENT, .state = {grad}};
+    bp_run_optimizer(run, &opt);
+    bp_run_begin(run, ROWS, ROWS, NULL);
+    CHECK(bp_epoch(run, 2, INFINITY, -1, 1) == BP_DONE);
+    double weight = bp_run_progress(run).weight;
+    for (int64_t i = 0; i < n_theta(&s); i++) CHECK(fabs(grad[i] - expected[i]) <= 1e-15);
+    for (int c = 0; c < 9; c++) { /* db = sum of delta, divided once */
+        double sum = 0;
+        for (int r = 0; r < ROWS; r++) sum += delta[9 * r + c];
+        CHECK(fabs(sum / weight - expected[36 + c]) <= 1e-15);
+    }
+    bp_run_free(run);
+    net_close(&n);
+    for (int i = 0; i < 4; i++) free(tape[i]);
+    free(theta);
+    free(grad);
+    free(expected);
+    data_free(&d);
+}
+
+/* ---- what is refused ---- */
+
+static bp_status declare_copy(bp_plan *plan, bp_op *op) {
+    op->out = bp_plan_buffer(plan, BP_REAL, plan ? 1 : op->n_in);
+    return BP_OK;
+}
+
+static void test_refusals(void) {
+    static bp_op_type types[100];
+    static char names[100][8];
+    context("refusals");
+    bp_plan *plan = bp_plan_new(BP_F32);
+    int x = bp_plan_buffer(plan, BP_REAL, 4), wide = bp_plan_buffer(plan, BP_REAL, 5), out = -1;
+    int labels = bp_plan_buffer(plan, BP_INT32, 1), W = bp_plan_param(plan, 0, 4, 3, 1);
+    int b = bp_plan_param(plan, 12, 3, 1, 0), b4 = bp_plan_param(plan, 15, 4, 1, 0);
+    const bp_op_type *dense_type = bp_op_find("dense"), *add_type = bp_op_find("add");
+    const void *tanh_ = bp_activation_detail("tanh");
+    CHECK(bp_plan_buffer(plan, BP_REAL, 0) == -1 && bp_plan_buffer(plan, BP_REAL, -1) == -1);
+    CHECK(bp_plan_param(plan, 0, 0, 1, 0) == -1 && bp_plan_param(plan, 0, 1, 0, 0) == -1);
+    CHECK(bp_plan_param(plan, -1, 1, 1, 0) == -1 && bp_plan_param(plan, 0, INT64_MAX / 2, 3, 0) == -1);
+    CHECK(bp_plan_param(plan, INT64_MAX, 1, 1, 0) == -1);
+    CHECK(bp_plan_compile(plan, BP_DO_FORWARD | BP_DO_LOSS, 4, 1) == BP_E_SHAPE); /* no loss */
+    CHECK(bp_plan_compile(plan, BP_DO_FORWARD, 0, 1) == BP_E_SHAPE);
+    CHECK(bp_plan_compile(plan, BP_DO_FORWARD, 4, 0) == BP_E_SHAPE);
+    CHECK(bp_plan_compile(plan, BP_DO_FORWARD, 4, BP_MAX_THREADS + 1) == BP_E_SHAPE);
+    CHECK(bp_run_new(plan, &naive_blas, NULL, 0) == NULL); /* not compiled */
+    CHECK(bp_plan_op(plan, dense_type, 1, &wide, 1, &W, NULL, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, dense_type, 1, &labels, 1, &W, NULL, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, dense_type, 1, &x, 0, NULL, NULL, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, dense_type, 1, &x, 2, (int[]){W, b4}, NULL, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, dense_type, 1, &x, 2, (int[]){W, W}, NULL, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, dense_type, 1, &x, 2, (int[]){W, 99}, NULL, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, dense_type, 2, (int[]){x, x}, 1, &W, NULL, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, dense_type, 1, (int[]){99}, 1, &W, NULL, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, dense_type, 1, (int[]){-1}, 1, &W, NULL, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, add_type, 2, (int[]){x, wide}, 0, NULL, NULL, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, add_type, 2, (int[]){x, labels}, 0, NULL, NULL, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, add_type, 1, &x, 1, &W, NULL, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, add_type, 0, NULL, 0, NULL, NULL, -1, &out) == BP_E_LIMIT);
+    CHECK(bp_plan_op(plan, add_type, 9, (int[9]){0}, 0, NULL, NULL, -1, &out) == BP_E_LIMIT);
+    CHECK(bp_plan_op(plan, bp_op_find("activation"), 1, &x, 0, NULL, NULL, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, bp_op_find("activation"), 2, (int[]){x, x}, 0, NULL, tanh_, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, bp_op_find("softmax"), 1, &labels, 0, NULL, NULL, -1, &out) == BP_E_SHAPE);
+    CHECK(out == -1);
+    CHECK(!bp_plan_op(plan, dense_type, 1, &x, 2, (int[]){W, b}, NULL, -1, &out) && out >= 0);
+    int target = bp_plan_buffer(plan, BP_REAL, 3);
+    CHECK(bp_plan_loss(plan, "no such", out, target, 0, 0) == BP_E_SHAPE);
+    CHECK(bp_plan_loss(plan, "mse", 99, target, 0, 0) == BP_E_SHAPE);
+    CHECK(bp_plan_loss(plan, "mse", out, -1, 0, 0) == BP_E_SHAPE);
+    CHECK(bp_plan_loss(plan, "mse", out, wide, 0, 0) == BP_E_SHAPE);
+    CHECK(bp_plan_loss(plan, "mse", out, labels, 0, 0) == BP_E_SHAPE);
+    CHECK(bp_plan_loss(plan, "cross_entropy", out, wide, 0, 0) == BP_E_SHAPE);
+    CHECK(bp_plan_loss(plan, "mse", labels, labels, 0, 0) == BP_E_SHAPE);
+    CHECK(!bp_plan_loss(plan, "cross_entropy", out, labels, 0, 0));
+    CHECK(!bp_plan_loss(plan, "mse", out, target, 0, 0));
+    CHECK(!bp_plan_compile(plan, BP_DO_FORWARD | BP_DO_LOSS, 4, 1));
+    CHECK(bp_plan_compile(plan, BP_DO_FORWARD, 4, 1) == BP_E_SHAPE); /* compiled already */
+    CHECK(bp_run_new(plan, &naive_blas, NULL, 18) == NULL);          /* theta ends too soon */
+    bp_plan_free(plan);
+
+    plan = bp_plan_new(BP_F64);
+    CHECK(bp_plan_buffer(plan, BP_REAL, INT64_MAX / 16) == 0);
+    CHECK(bp_plan_compile(plan, BP_DO_FORWARD, 4096, 1) == BP_E_LIMIT); /* beyond the address space */
+    bp_plan_free(plan);
+    bp_plan_free(NULL);
+    bp_run_free(NULL);
+
+    int n = 0;
+    types[0] = (bp_op_type){.name = "tanh", .scope = BP_SCOPE_ROWS, .declare = declare_copy};
+    CHECK(!bp_op_register(&types[0]) && bp_op_find("tanh") == &types[0]);
+    CHECK(bp_op_register(&types[0]) == BP_E_LIMIT); /* the name is taken */
+    types[1].name = "dense";
+    CHECK(bp_op_register(&types[1]) == BP_E_LIMIT && bp_op_find("dense") == dense_type);
+    for (int i = 1; i < 100; i++) {
+        for (int j = 0, k = i; j < 2; j++, k /= 10) names[i][j] = (char)('a' + k % 10);
+        types[i] = (bp_op_type){.name = names[i], .scope = BP_SCOPE_ROWS, .declare = declare_copy};
+        n += !bp_op_register(&types[i]);
+    }
+    CHECK(n >= 32 && n < 99 && !bp_op_find(names[n + 1])); /* the table is full */
+}
+
+void test_graphs(void) {
+    test_shapes_of_graphs();
+    check_inference(BP_F32, "tanh", 33);
+    check_inference(BP_F64, "gelu", 65);
+    check_inference(BP_F32, "python_function", 31);
+    check_inference(BP_F64, "user_function", 1);
+    test_tape();
+    test_refusals();
+}

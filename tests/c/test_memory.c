@@ -1,0 +1,68 @@
+/* Every allocation fails in its turn: a status comes back, and nothing leaks.  The linker wraps the allocators. */
+#include "harness.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static long allowed = -1; /* allocations until one fails; -1: none does */
+
+static int fails(void) { return allowed >= 0 && allowed-- == 0; }
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t n);
+int __real_posix_memalign(void **p, size_t alignment, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t n);
+int __wrap_posix_memalign(void **p, size_t alignment, size_t n);
+void *__wrap_malloc(size_t n) { return fails() ? NULL : __real_malloc(n); }
+void *__wrap_calloc(size_t n, size_t size) { return fails() ? NULL : __real_calloc(n, size); }
+void *__wrap_realloc(void *p, size_t n) { return fails() ? NULL : __real_realloc(p, n); }
+int __wrap_posix_memalign(void **p, size_t alignment, size_t n) {
+    return fails() ? 12 : __real_posix_memalign(p, alignment, n); /* ENOMEM */
+}
+
+/* The whole of a training epoch; BP_DONE or BP_E_NOMEM. */
+static bp_status train_once(const spec *s, const data *d, void *theta, void *state) {
+    net n;
+    user u;
+    bp_status status = net_open(&n, s, BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD, d->rows, 1);
+    if (!status) {
+        bp_run *run = run_open(&n, s, d, theta, &u, 0, NULL);
+        bp_opt opt = {.kind = BP_OPT_SGD, .lr = 0.1, .momentum = 0.5, .state = {state}};
+        status = BP_E_NOMEM;
+        if (run) {
+            bp_run_optimizer(run, &opt);
+            bp_run_begin(run, d->rows, d->rows, NULL);
+            status = bp_epoch(run, 1, INFINITY, -1, 1);
+        }
+        bp_run_free(run);
+    }
+    net_close(&n);
+    return status;
+}
+
+void test_memory(void) {
+    spec s = {BP_F64, 3, {3, 5, 4, 2}, {NULL, "tanh", "gelu", "softmax"}, "cross_entropy", 0, 1, 1};
+    data d = data_new(&s, 40);
+    long n = 0;
+    for (int phase2 = 1; phase2 <= 2; phase2++) {
+        bp_set_phase2(phase2);
+        for (n = 0; n < 200; n++) {
+            double *theta = theta_new(&s), *state = zeros((size_t)n_theta(&s), sizeof *state);
+            context("allocation %ld fails", n);
+            allowed = n;
+            bp_status status = train_once(&s, &d, theta, state);
+            int reached = allowed < 0;
+            allowed = -1;
+            free(theta);
+            free(state);
+            CHECK(status == (reached ? BP_E_NOMEM : BP_DONE));
+            if (!reached) break;
+        }
+        CHECK(n > 20 && n < 200);
+    }
+    bp_set_phase2(0);
+    data_free(&d);
+}

@@ -1,0 +1,183 @@
+/* The same bits for any number of threads and any pauses; several callers; fork. */
+#include "harness.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const bp_opt opts[] = {
+    {.kind = BP_OPT_SGD, .lr = 0.05},
+    {.kind = BP_OPT_SGD, .lr = 0.05, .momentum = 0.9, .weight_decay = 1e-3},
+    {.kind = BP_OPT_SGD, .lr = 0.05, .momentum = 0.8, .nesterov = 1},
+    {.kind = BP_OPT_ADAM, .lr = 0.01, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 1e-2},
+};
+
+/* One thread unpaused against 1..4 threads, in one go, in steps of one and of three, and in slices of no time. */
+static void check_bits(const spec *s, int64_t rows, regime r, int fewest_slices) {
+    data d = data_new(s, rows);
+    r.n_threads = 1;
+    r.max_steps = -1;
+    r.seconds = INFINITY;
+    outcome first = train(s, &d, &r);
+    CHECK(first.status == BP_DONE && isfinite(first.progress.loss));
+    CHECK(first.updates == r.epochs * ((rows + r.batch - 1) / r.batch));
+    for (int n_threads = 1; n_threads <= 4; n_threads++)
+        for (int pause = 0; pause < 3; pause++) {
+            r.n_threads = n_threads;
+            r.max_steps = pause == 1 ? 1 + n_threads % 2 * 2 : -1;
+            r.seconds = pause == 2 ? 0 : INFINITY;
+            int64_t done[4], helped = 0;
+            bp_pool_tasks_reset();
+            outcome o = train(s, &d, &r);
+            bp_pool_tasks(done, 4);
+            CHECK(same_bits(&first, &o));
+            CHECK(pause != 2 || o.slices >= fewest_slices);
+            for (int i = 1; i < 4; i++) helped += done[i];
+            CHECK(n_threads == 1 ? !helped : helped > 0);
+            outcome_free(&o);
+        }
+    outcome_free(&first);
+    data_free(&d);
+}
+
+static void test_bits(void) {
+    static const struct {
+        spec s;
+        int64_t rows, batch;
+    } cases[] = {
+        {{BP_F32, 2, {31, 33, 7}, {NULL, "relu", "softmax"}, "cross_entropy", 0, 1, 0}, 130, 65},
+        {{BP_F64, 3, {2, 65, 1, 3}, {NULL, "tanh", "gelu", "identity"}, "mse", 0, 0, 1}, 200, 129},
+        {{BP_F32, 1, {1, 1}, {NULL, "logistic"}, "binary_cross_entropy", 1, 0, 0}, 66, 33},
+        {{BP_F64, 2, {33, 40, 5}, {NULL, "elu", "logistic"}, "binary_cross_entropy", 0, 0, 1}, 300, 300},
+        {{BP_F64, 2, {5, 9, 2}, {NULL, "user_function", "softplus"}, "huber", 0, 0, 0}, 150, 70},
+        {{BP_F32, 2, {5, 70, 2}, {NULL, "python_function", "tanh"}, NULL, 0, 0, 1}, 150, 140},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int phase2 = 0; phase2 <= 2; phase2++) {
+            regime r = {.phase2 = phase2, .epochs = 2, .batch = cases[i].batch, .reversed = 1,
+                        .opt = opts[(i + (size_t)phase2) % 4]};
+            context("bits %d, phase 2 mode %d", (int)i, phase2);
+            check_bits(&cases[i].s, cases[i].rows, r, (int)(2 * cases[i].rows / cases[i].batch));
+        }
+    /* one example at a time */
+    regime online = {.epochs = 1, .batch = 1, .opt = opts[1]};
+    context("bits, online");
+    spec small = {BP_F32, 2, {7, 33, 3}, {NULL, "tanh", "softmax"}, "cross_entropy", 0, 1, 0};
+    data d = data_new(&small, 9);
+    online.n_threads = 1, online.max_steps = -1, online.seconds = INFINITY;
+    outcome one = train(&small, &d, &online);
+    online.n_threads = 4;
+    outcome four = train(&small, &d, &online);
+    CHECK(same_bits(&one, &four) && one.updates == 9);
+    outcome_free(&one);
+    outcome_free(&four);
+    data_free(&d);
+
+    /* grids, paused between stages; then several chunks, paused between them */
+    spec grid = {BP_F64, 2, {130, 257, 9}, {NULL, "tanh", "softmax"}, "cross_entropy", 0, 1, 1};
+    regime r = {.epochs = 1, .batch = 260, .opt = opts[3]};
+    context("bits, grid");
+    check_bits(&grid, 260, r, 3);
+    spec chunks = {BP_F64, 2, {2, 14, 1}, {NULL, "tanh", "logistic"}, "binary_cross_entropy", 0, 0, 1};
+    r.opt = opts[0];
+    r.batch = 34000;
+    for (r.phase2 = 1; r.phase2 <= 2; r.phase2++) {
+        context("bits, chunks, phase 2 mode %d", r.phase2);
+        check_bits(&chunks, 34000, r, 3);
+    }
+}
+
+/* Two callers at once: one has the pool, the other works alone, and both get the same bits. */
+static const spec shared_spec = {BP_F64, 2, {9, 35, 4}, {NULL, "tanh", "softmax"}, "cross_entropy", 0, 1, 0};
+static regime shared_regime(void) {
+    return (regime){.n_threads = 3, .phase2 = 0, .epochs = 8, .batch = 70, .max_steps = 2, .seconds = INFINITY,
+                    .opt = opts[2]};
+}
+
+enum { N_CALLERS = 3 };
+static data shared_data;
+static net shared_nets[N_CALLERS];
+static double *shared_thetas[N_CALLERS];
+
+static void *caller(void *number) {
+    int i = *(int *)number;
+    regime r = shared_regime();
+    user u;
+    bp_run *run = run_open(&shared_nets[i], &shared_spec, &shared_data, shared_thetas[i], &u, 0, NULL);
+    r.opt.state[0] = zeros((size_t)n_theta(&shared_spec), sizeof(double));
+    bp_run_optimizer(run, &r.opt);
+    for (int epoch = 0; epoch < r.epochs; epoch++) {
+        bp_run_begin(run, shared_data.rows, r.batch, NULL);
+        while (bp_epoch(run, r.n_threads, r.seconds, r.max_steps, 0) == BP_PAUSED) continue;
+    }
+    bp_run_free(run);
+    free(r.opt.state[0]);
+    return NULL;
+}
+
+static void test_callers(void) {
+    regime r = shared_regime();
+    pthread_t threads[N_CALLERS];
+    int numbers[N_CALLERS];
+    context("several callers");
+    shared_data = data_new(&shared_spec, 210);
+    outcome alone = train(&shared_spec, &shared_data, &r);
+    for (int i = 0; i < N_CALLERS; i++) {
+        numbers[i] = i;
+        shared_thetas[i] = theta_new(&shared_spec);
+        int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD;
+        CHECK(!net_open(&shared_nets[i], &shared_spec, flags, r.batch, r.n_threads));
+        CHECK(!pthread_create(&threads[i], NULL, caller, &numbers[i]));
+    }
+    for (int i = 0; i < N_CALLERS; i++) {
+        pthread_join(threads[i], NULL);
+        CHECK(!memcmp(shared_thetas[i], alone.theta, alone.bytes));
+        free(shared_thetas[i]);
+        net_close(&shared_nets[i]);
+    }
+    outcome_free(&alone);
+    data_free(&shared_data);
+}
+
+/* ThreadSanitizer knows no threads after a fork. */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define NO_FORK
+#endif
+#elif defined(__SANITIZE_THREAD__)
+#define NO_FORK
+#endif
+
+/* The child of a fork has a pool of its own. */
+static void test_fork(void) {
+#ifndef NO_FORK
+    regime r = shared_regime();
+    context("fork");
+    shared_data = data_new(&shared_spec, 210);
+    outcome parent = train(&shared_spec, &shared_data, &r);
+    pid_t child = fork();
+    if (!child) {
+        alarm(30);
+        outcome o = train(&shared_spec, &shared_data, &r);
+        _exit(!same_bits(&parent, &o));
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && !WEXITSTATUS(status));
+    outcome again = train(&shared_spec, &shared_data, &r);
+    CHECK(same_bits(&parent, &again));
+    outcome_free(&again);
+    outcome_free(&parent);
+    data_free(&shared_data);
+#endif
+}
+
+void test_threads(void) {
+    bp_set_parallel_always(1);
+    test_bits();
+    test_callers();
+    test_fork();
+    bp_set_parallel_always(0);
+}

@@ -1,0 +1,34 @@
+"""What several test files share."""
+
+import numpy as np
+import pytest
+
+from bpcore import _core, _threads
+
+
+@pytest.fixture
+def force():
+    """`_core.force`, undone after the test; a network keeps the plans it has, so make it after forcing."""
+    yield _core.force
+    _threads.read_forced()
+
+
+def distance(got, want):
+    """|got - want| / |want|, norm-wise."""
+    got, want = np.asarray(got, float), np.asarray(want, float)
+    assert got.shape == want.shape
+    size = np.linalg.norm(want)
+    return np.linalg.norm(got - want) / size if size else np.linalg.norm(got)
+
+
+def oracle(net):
+    """W, b and activations of a network as tests/reference.py takes them: copies in float64."""
+    W = [None, *(np.array(W, float) for W in net.W[1:])]
+    b = [None, *(None if b is None else np.array(b, float) for b in net.b[1:])]
+    return W, b, [None, *(layer.activation for layer in net.layers[1:])]
+
+
+def flat(dW, db):
+    """Gradients of layers 1..L as one vector in the order of theta."""
+    parts = (part for W, b in zip(dW[1:], db[1:], strict=True) for part in (W.T.ravel(), b))
+    return np.concatenate([part for part in parts if part is not None])

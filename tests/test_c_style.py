@@ -1,0 +1,160 @@
+"""The rules of the C sources: what they may call and where, how they are built, and that compilers find nothing."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from os import environ
+from pathlib import Path
+
+import pytest
+
+from bpcore import _core
+
+ROOT = Path(__file__).parent.parent
+CORE = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".c", ".h", ".inc"})
+TESTS = sorted((ROOT / "tests/c").glob("*.[ch]"))
+FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-Icsrc"]
+WARNINGS = "all extra pedantic shadow conversion missing-prototypes strict-prototypes undef vla error"
+STRICT = [f"-W{warning}" for warning in WARNINGS.split()]
+CC = shlex.split(environ.get("CC", "cc"))
+COMPILERS = {
+    Path(shutil.which(c[0]) or c[0]).resolve().name: c
+    for c in (["clang"], ["gcc"], CC)
+    if c is CC or shutil.which(c[0])
+}
+
+
+def name(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def run(*command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def code(path):
+    """The source without comments, with string and character literals emptied; lines stay where they are."""
+    pattern = r"/\*.*?\*/|//[^\n]*|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'"
+    return re.sub(
+        pattern,
+        lambda m: "\n" * m[0].count("\n") if m[0][0] == "/" else m[0][0] * 2,
+        path.read_text(),
+        flags=re.S,
+    )
+
+
+def calls(text, names):
+    return sorted(set(re.findall(rf"\b(?:{names})\b(?=\s*\()", text)))
+
+
+def functions(text):
+    """(name, body) of each function defined at the left margin."""
+    return re.findall(r"^\w[^;{}=#]*?\b(\w+)\([^;{}]*\)\s*\{\n(.*?)^\}", text, re.M | re.S)
+
+
+@pytest.mark.parametrize("path", CORE, ids=name)
+def test_nothing_prints_exits_asserts_or_draws(path):
+    refused = (
+        r"\w*printf|f?puts|f?putc|putchar|perror|fwrite|fopen|write|_?_?exit|_Exit|quick_exit|abort|assert|raise|"
+        r"s?rand|s?random|[delmnj]rand48|getrandom|getentropy|getenv|system|longjmp|alloca|str(n?cpy|n?cat|n?dup)|gets"
+    )
+    assert calls(code(path), refused) == []
+
+
+def test_memory_is_taken_in_set_up_alone():
+    allocators = "malloc|calloc|realloc|posix_memalign|aligned_alloc|memalign|mmap"
+    found = {name(path) for path in CORE if calls(code(path), allocators)}
+    assert found == {"csrc/plan.c", "csrc/run.c"}
+    takes = {f for f, body in functions(code(ROOT / "csrc/run.c")) if calls(body, allocators)}
+    # the safety copy is taken once, when the first slice of training begins
+    assert takes == {"bp_run_new", "bp_run_ports", "take_snapshot"}
+    plan = functions(code(ROOT / "csrc/plan.c"))
+    makers = "|".join(f for f, _ in plan if re.match("bp_plan_(new|buffer|param|op|loss|compile)$", f))
+    assert makers.count("|") == 5
+    for path in CORE:
+        if path.name not in {"plan.c", "ops.c", "bp.h"}:
+            assert calls(code(path), makers) == [], name(path)
+
+
+def test_the_platform_and_locks_are_the_pools_affair():
+    platform = r"#\s*include\s*<(?!math|stddef|stdint|stdlib|string|stdatomic)[\w/]+\.h>"
+    threads = r"pthread_\w+|sched_\w+|sysconf|fork|clock_gettime|nanosleep|usleep|sleep|time|kill|signal"
+    for path in CORE:
+        if path.stem in {"pool", "dispatch"}:
+            continue
+        assert re.findall(platform, code(path)) == [], name(path)
+        assert calls(code(path), threads) == [], name(path)
+
+
+def test_no_build_trades_exactness_for_speed():
+    unsafe = re.compile(
+        r"-ffast-math|-Ofast|-march=native|-mtune=native|-mcpu=native|-funsafe-math-optimizations|-ffinite-math-only|"
+        r"-fassociative-math|-freciprocal-math|-ffp-contract=fast|-fno-signed-zeros|GCC optimize|optimize\s*\(|"
+        r"float_control|FP_CONTRACT ON|fp reassociate"
+    )
+    for path in [*CORE, *(ROOT / file for file in ("setup.py", "pyproject.toml", "Makefile", ".ci/run"))]:
+        if path.exists():
+            assert unsafe.findall(path.read_text()) == [], name(path)
+
+
+@pytest.mark.parametrize("path", CORE + TESTS, ids=name)
+def test_text_is_tidy(path):
+    text = path.read_text(encoding="ascii")
+    assert text.endswith("\n") and not text.endswith("\n\n")
+    assert "\t" not in text and "\r" not in text
+    for number, line in enumerate(text.splitlines(), 1):
+        assert len(line) <= 120, f"line {number} has {len(line)} characters"
+        assert line == line.rstrip(), f"line {number} ends in blanks"
+        assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b|#\s*if 0", line), f"line {number}: {line}"
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("optimize", ["-O0", "-O2"])
+def test_compilers_find_nothing(compiler, optimize, tmp_path):
+    sources = [p for p in CORE if p.suffix == ".c"] + [p for p in TESTS if p.suffix == ".c"]
+    assert len(sources) >= 14
+    for path in sources:
+        out = str(tmp_path / "object.o")
+        done = run(*COMPILERS[compiler], *FLAGS, *STRICT, optimize, "-c", name(path), "-o", out)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("path", [p for p in CORE if p.suffix == ".h" and p.name != "real.h"], ids=name)
+def test_a_header_stands_alone(path, tmp_path):
+    source = tmp_path / "alone.c"
+    source.write_text(f'#include "{path}"\n#include "{path}"\n')
+    done = run(*CC, *FLAGS, *STRICT, "-fsyntax-only", str(source))
+    assert done.returncode == 0, done.stderr
+
+
+def declared(headers, tmp_path):
+    """Names that the headers declare, macros expanded."""
+    source = tmp_path / "headers.c"
+    source.write_text("".join(f'#include "{path}"\n' for path in headers))
+    done = run(*CC, *FLAGS, "-E", "-P", str(source))
+    assert done.returncode == 0, done.stderr
+    return set(re.findall(r"\b(bp_\w+)(?=\(|\[\];)", done.stdout))
+
+
+def defined(binary, *options):
+    done = run("nm", "--defined-only", *options, str(binary))
+    assert done.returncode == 0, done.stderr
+    return {line.split()[-1] for line in done.stdout.splitlines() if len(line.split()) == 3}
+
+
+def test_only_what_a_header_declares_is_seen_by_other_files(tmp_path):
+    known = declared([p for p in CORE if p.suffix == ".h" and p.name != "real.h"], tmp_path)
+    for path in CORE:
+        if path.suffix == ".c":
+            out = tmp_path / "object.o"
+            done = run(*CC, *FLAGS, "-c", name(path), "-o", str(out))
+            assert done.returncode == 0, done.stderr
+            found = defined(out, "-g")
+            assert found and found <= known, (name(path), sorted(found - known))
+
+
+def test_the_extension_exports_the_c_api_alone(tmp_path):
+    exported = {symbol for symbol in defined(_core.__file__, "-D", "-g") if symbol not in {"_init", "_fini"}}
+    api = declared([ROOT / "csrc/bp.h"], tmp_path) - {"bp_at", "bp_grad_of"}  # inline
+    assert exported - {"PyInit__core"} == {f for f in api if not f.endswith("_fn")}
