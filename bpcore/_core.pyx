@@ -6,6 +6,7 @@ and every array it was given, and keeps references to them.
 """
 cimport cython
 cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
@@ -117,7 +118,7 @@ cdef extern from "bp.h" nogil:
     const char *bp_isa()
     void bp_philox(const uint32_t *, const uint32_t *, int, uint32_t *)
     void bp_uniform(double *, int64_t, uint64_t, uint32_t, uint32_t, uint32_t)
-    void bp_permutation(int64_t *, int64_t, uint64_t, uint32_t, uint32_t)
+    void bp_permutation_part(int64_t *, int64_t, int64_t, uint64_t, uint32_t, uint32_t)
 
 
 # ---- constants ----
@@ -348,6 +349,11 @@ def register_operation(uintptr_t address):
 
 # ---- arrays ----
 
+# elements; Ctrl-C is heard after so many, some 20 ms
+cdef enum:
+    BETWEEN_SIGNALS = 1 << 24
+
+
 cdef bp_array _describe(cnp.ndarray a) except *:
     """A borrowed view of a one- or two-dimensional array."""
     cdef bp_array out
@@ -370,10 +376,17 @@ def scan(cnp.ndarray a, dtype, double low=-np.inf, double high=np.inf):
     """(row, column) of the first element that is not finite in `dtype` or outside low..high; None when all is well."""
     cdef bp_array array = _describe(a)
     cdef bp_dtype target = BP_F64 if np.dtype(dtype).itemsize == 8 else BP_F32
-    cdef int64_t row, col
-    with nogil:
-        bp_scan(&array, target, low, high, &row, &col)
-    return None if row < 0 else (row, col)
+    cdef int64_t row, col, first = 0, rows = array.rows, block = max(1, BETWEEN_SIGNALS // max(1, array.cols))
+    while first < rows:
+        array.data = <const char *>cnp.PyArray_DATA(a) + first * array.row_stride
+        array.rows = min(block, rows - first)
+        with nogil:
+            bp_scan(&array, target, low, high, &row, &col)
+        if row >= 0:
+            return first + row, col
+        PyErr_CheckSignals()
+        first += array.rows
+    return None
 
 
 # ---- run ----
@@ -593,6 +606,12 @@ def uniform(int64_t n, uint64_t seed, uint32_t purpose, uint32_t layer=0, uint32
 def permutation(int64_t n, uint64_t seed, uint32_t purpose, uint32_t step=0):
     """A permutation of 0..n-1, int64."""
     cdef cnp.ndarray out = np.empty(n, np.int64)
-    with nogil:
-        bp_permutation(<int64_t *>cnp.PyArray_DATA(out), n, seed, purpose, step)
+    cdef int64_t *data = <int64_t *>cnp.PyArray_DATA(out)
+    cdef int64_t first = 0, end
+    while first < n:
+        end = min(n, first + BETWEEN_SIGNALS // 64)
+        with nogil:
+            bp_permutation_part(data, first, end, seed, purpose, step)
+        PyErr_CheckSignals()
+        first = end
     return out

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 FORMAT = "1"
 _STATE = "optimizer."
+_KINDS = {"float32": "F32", "float64": "F64"}
 
 
 # ---- writing ----
@@ -119,13 +121,14 @@ def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation] | Non
             if found != expected:
                 name = sorted(set(found.items()) ^ set(expected.items()))[0][0]
                 raise _bad(target, f"tensor {name!r}: the graph says {expected.get(name)}, the file {found.get(name)}")
+            for name in expected:
+                if (kind := file.get_slice(name).get_dtype()) != _KINDS[dtype]:
+                    raise _bad(target, f"tensor {name!r} is {kind}, the graph says {dtype}")
             net = Network(layers, dtype=dtype, seed=training["seed"])
             tensors = {name: file.get_tensor(name) for name in expected}
     except SafetensorError as error:
         raise _bad(target, str(error)) from None
     for name, tensor in tensors.items():
-        if tensor.dtype != net.dtype:
-            raise _bad(target, f"tensor {name!r} is {tensor.dtype}, the graph says {net.dtype}")
         if not np.isfinite(tensor).all():
             raise _bad(target, f"tensor {name!r} has values that are not finite")
     for name in net.params:
@@ -177,22 +180,27 @@ def _layers(path: str, graph: dict[str, Any], custom: dict[str, Activation]) -> 
         if node["inputs"] != ([] if before is None else [before]) or (op == "input") != (before is None):
             raise _bad(path, f"{name!r}: expected a chain that begins with an input")
         before = name
-        try:
-            if op == "input":
-                _keys(path, name, attributes, {"units"})
-                layers.append(Input(attributes["units"]))
-            elif isinstance(attributes, dict) and set(attributes) == {"shares"}:
-                if not isinstance(attributes["shares"], str) or attributes["shares"] not in by_name:
-                    raise _bad(path, f"{name!r} shares the weights of {attributes['shares']!r}, which is not there")
-                layers.append(by_name[attributes["shares"]])
-            else:
-                _keys(path, name, attributes, {"units", "activation", "bias"})
-                f = _activation(path, attributes["activation"], custom)
-                by_name[name] = Dense(attributes["units"], f, bias=attributes["bias"], init="zeros", name=name)
-                layers.append(by_name[name])
-        except TypeError as error:
-            raise _bad(path, f"{name!r}: {error}") from None
+        if op == "input":
+            _keys(path, name, attributes, {"units"})
+            layers.append(_made(path, name, partial(Input, attributes["units"])))
+        elif isinstance(attributes, dict) and set(attributes) == {"shares"}:
+            if not isinstance(attributes["shares"], str) or attributes["shares"] not in by_name:
+                raise _bad(path, f"{name!r} shares the weights of {attributes['shares']!r}, which is not there")
+            layers.append(by_name[attributes["shares"]])
+        else:
+            _keys(path, name, attributes, {"units", "activation", "bias"})
+            f = _activation(path, attributes["activation"], custom)
+            make = partial(Dense, attributes["units"], f, bias=attributes["bias"], init="zeros", name=name)
+            by_name[name] = _made(path, name, make)
+            layers.append(by_name[name])
     return graph["dtype"], layers
+
+
+def _made(path: str, name: str, make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except (TypeError, ValueError) as error:
+        raise _bad(path, f"{name!r}: {error}") from None
 
 
 def _activation(path: str, value: Any, custom: dict[str, Activation]) -> str | Activation:

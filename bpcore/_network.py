@@ -442,6 +442,7 @@ def lay_out(layers: Sequence[Input | Dense]) -> tuple[list[Node], dict[str, Para
     nodes = [Node("input", layers[0], layers[0].units)]
     table: dict[str, Parameter] = {}
     names: dict[Dense, str] = {}
+    taken = {"input"}
     uses: dict[Dense, int] = {}
     offset = 0
     for layer in layers[1:]:
@@ -450,8 +451,9 @@ def lay_out(layers: Sequence[Input | Dense]) -> tuple[list[Node], dict[str, Para
         uses[layer] = uses.get(layer, 0) + 1
         if layer not in names:
             names[layer] = layer.name or f"dense_{len(names) + 1}"
-            if list(names.values()).count(names[layer]) > 1 or names[layer] == "input":
+            if names[layer] in taken:
                 raise ValueError(f"layers: expected names of their own, got {names[layer]!r} twice")
+            taken.add(names[layer])
             shapes: list[tuple[str, tuple[int, ...]]] = [("W", (n_in, n_out)), ("b", (n_out,))]
             for letter, shape in shapes[: 1 + layer.bias]:
                 rows, cols = (shape[0], shape[1]) if len(shape) == 2 else (shape[0], 1)

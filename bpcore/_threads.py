@@ -36,7 +36,7 @@ def _default() -> int:
     limits = [allowed, max(1, int(min(_cgroup_quota(), allowed)))]
     for name in ("BPCORE_NUM_THREADS", "OMP_NUM_THREADS"):
         first = os.environ.get(name, "").split(",")[0].strip()
-        if first.isdigit() and int(first) > 0:
+        if first.isdecimal() and int(first) > 0:
             limits.append(int(first))
     return min(*limits, _core.MAX_THREADS)
 

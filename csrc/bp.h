@@ -301,6 +301,8 @@ void bp_philox(const uint32_t counter[4], const uint32_t key[2], int rounds, uin
 void bp_uniform(double *out, int64_t n, uint64_t seed, uint32_t purpose, uint32_t layer, uint32_t step);
 /* A permutation of 0..n-1 (Fisher and Yates). */
 void bp_permutation(int64_t *out, int64_t n, uint64_t seed, uint32_t purpose, uint32_t step);
+/* A permutation of 0..first-1 in out becomes one of 0..end-1: n elements in parts give the bits of n at once. */
+void bp_permutation_part(int64_t *out, int64_t first, int64_t end, uint64_t seed, uint32_t purpose, uint32_t step);
 
 #pragma GCC visibility pop
 

@@ -34,9 +34,13 @@ void bp_uniform(double *out, int64_t n, uint64_t seed, uint32_t purpose, uint32_
 }
 
 void bp_permutation(int64_t *out, int64_t n, uint64_t seed, uint32_t purpose, uint32_t step) {
+    bp_permutation_part(out, 0, n, seed, purpose, step);
+}
+
+void bp_permutation_part(int64_t *out, int64_t first, int64_t end, uint64_t seed, uint32_t purpose, uint32_t step) {
     uint64_t w[2] = {0, 0};
-    for (int64_t i = 0; i < n; i++) {
-        if (i % 2 == 0) words(w, seed, purpose, 0, step, (uint32_t)(i / 2));
+    for (int64_t i = first; i < end; i++) {
+        if (i % 2 == 0 || i == first) words(w, seed, purpose, 0, step, (uint32_t)(i / 2));
         /* j uniform in 0..i: the high word of w (i + 1) */
         int64_t j = (int64_t)((uint128)w[i % 2] * (uint64_t)(i + 1) >> 64);
         out[i] = out[j];

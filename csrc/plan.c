@@ -126,7 +126,8 @@ bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, dou
     plan->loss_tag = tag;
     bp_op *last = maker_of(plan, out);
     plan->loss_fused = last && plan->loss && plan->loss->fused_with && !plan->buffers[out].consumers &&
-                       plan->buffers[last->in[0]].consumers == 1 && !strcmp(bp_op_function(last), plan->loss->fused_with);
+                       plan->buffers[last->in[0]].consumers == 1 &&
+                       !strcmp(bp_op_function(last), plan->loss->fused_with);
     return BP_OK;
 }
 

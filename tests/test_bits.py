@@ -32,9 +32,7 @@ def small(seed=3, dtype="float32"):
 
 def wide(seed=3, dtype="float32"):
     """20-600-500-3: 600 x 500 weights run on the grid of cells."""
-    return bp.Network(
-        [bp.Input(20), bp.Dense(600, "relu"), bp.Dense(500, "tanh"), bp.Dense(3)], seed=seed, dtype=dtype
-    )
+    return bp.Network([bp.Input(20), bp.Dense(600, "relu"), bp.Dense(500, "tanh"), bp.Dense(3)], seed=seed, dtype=dtype)
 
 
 def deep(seed=3, dtype="float32"):
@@ -67,9 +65,7 @@ def fit_bits(make, rows, batch, optimizer, n_threads, epochs=2, weighted=False, 
     net = make(dtype=dtype)
     X, y = rows
     w = np.linspace(0.1, 2, len(X)) if weighted else None
-    history = net.fit(
-        X, y, batch_size=batch, optimizer=optimizer, epochs=epochs, n_threads=n_threads, sample_weight=w
-    )
+    history = net.fit(X, y, batch_size=batch, optimizer=optimizer, epochs=epochs, n_threads=n_threads, sample_weight=w)
     return state_of(net), history.loss
 
 
@@ -135,7 +131,9 @@ def test_answers_have_the_same_bits_for_any_number_of_threads(make, n, always, p
             "predict": lambda k=n_threads: net.predict(X, n_threads=k).tobytes(),
             "evaluate": lambda k=n_threads: net.evaluate(X, y, n_threads=k),
             "weighted": lambda k=n_threads: net.evaluate(X, y, sample_weight=w, n_threads=k),
-            "gradient": lambda k=n_threads: [np.array(part).tobytes() for part in net.value_and_grad(X, y, n_threads=k)],
+            "gradient": lambda k=n_threads: [
+                np.array(part).tobytes() for part in net.value_and_grad(X, y, n_threads=k)
+            ],
         }
         found = {}
         for name, call in calls.items():
@@ -266,7 +264,31 @@ def test_a_row_has_the_same_bits_in_every_batch():
                 assert net.forward(X[first:end]).a[-1].tobytes() == whole[first:end].tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n_in", [1, 5, 8, 17, 100, 500])
+def test_a_row_has_the_same_bits_at_every_place_of_a_batch(n_in, dtype):
+    """One row 70 times: the order of additions depends on n_in, not on where a row lies."""
+    for n_out in (1, 3, 8, 9, 16, 31, 32, 100, 500):
+        net = bp.Network([bp.Input(n_in), bp.Dense(n_out)], dtype=dtype)
+        answers = net.predict(np.repeat(RNG.standard_normal((1, n_in)), 70, 0))
+        assert (answers == answers[0]).all(), n_out
+
+
 # ---- seeds and processes ----
+
+
+@pytest.mark.parametrize("n", [1, 5, 262_144, 262_149])
+def test_a_permutation_drawn_in_parts_is_that_of_fisher_and_yates(n):
+    """Drawing it pauses for signals every 2^18 elements; each element i swaps with j <= i, from two words a counter."""
+    seed, purpose, step = 2**40 + 17, 1, 6
+    expected = list(range(n))
+    for i in range(n):
+        if i % 2 == 0:
+            w = _core.philox((purpose, 0, step, i // 2), (seed & 0xFFFFFFFF, seed >> 32))
+        word = w[2 * (i % 2)] | w[2 * (i % 2) + 1] << 32
+        j = word * (i + 1) >> 64
+        expected[i], expected[j] = expected[j], i
+    assert _core.permutation(n, seed, purpose, step).tolist() == expected
 
 
 def test_seeds():

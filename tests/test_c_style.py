@@ -15,10 +15,14 @@ ROOT = Path(__file__).parent.parent
 CORE = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".c", ".h", ".inc"})
 TESTS = sorted((ROOT / "tests/c").glob("*.[ch]"))
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-Icsrc"]
-WARNINGS = "all extra pedantic shadow conversion missing-prototypes strict-prototypes undef vla cast-align"
-STRICT = [f"-W{warning}" for warning in (*WARNINGS.split(), "double-promotion", "error")]
+WARNINGS = "all extra pedantic shadow conversion missing-prototypes strict-prototypes undef vla error"
+STRICT = [f"-W{warning}" for warning in WARNINGS.split()]
 CC = shlex.split(environ.get("CC", "cc"))
-COMPILERS = {"CC": CC} | {name: [name] for name in ("gcc", "clang") if shutil.which(name)}
+COMPILERS = {
+    Path(shutil.which(c[0]) or c[0]).resolve().name: c
+    for c in (["clang"], ["gcc"], CC)
+    if c is CC or shutil.which(c[0])
+}
 
 
 def name(path):

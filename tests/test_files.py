@@ -22,7 +22,9 @@ def trained(layers, optimizer=None, dtype="float32", seed=5):
     net = bp.Network(layers, dtype=dtype, seed=seed)
     if optimizer is not None:
         X = RNG.standard_normal((30, net.n_inputs))
-        net.fit(X, abs(RNG.standard_normal((30, net.n_outputs))), loss="mse", optimizer=optimizer, epochs=3, batch_size=8)
+        net.fit(
+            X, abs(RNG.standard_normal((30, net.n_outputs))), loss="mse", optimizer=optimizer, epochs=3, batch_size=8
+        )
     return net
 
 
@@ -43,7 +45,7 @@ NETWORKS = {
         [bp.Input(3), bp.Dense(4, "relu", bias=False), bp.Dense(2, bias=False)], bp.Adam(), dtype
     ),
     "names": lambda dtype: trained(
-        [bp.Input(3), bp.Dense(4, name="Schicht eins \N{GREEK SMALL LETTER DELTA}"), bp.Dense(5), bp.Dense(2, name="Aus\n\"")],
+        [bp.Input(3), bp.Dense(4, name="eins \N{GREEK SMALL LETTER DELTA}"), bp.Dense(5), bp.Dense(2, name="Aus\n\"")],
         bp.SGD(momentum=0.5), dtype,
     ),
     "shared": lambda dtype: trained(
@@ -272,7 +274,7 @@ def test_what_is_no_file_of_ours(tmp_path, good):
         "no header": struct.pack("<Q", 2) + b"{}",
         "a list": struct.pack("<Q", 2) + b"[]",
         "null": struct.pack("<Q", 4) + b"null",
-        "not UTF-8": struct.pack("<Q", 8) + b"{\"\xff\xfe\":1",
+        "not UTF-8": struct.pack("<Q", 8) + b'{"\xff\xfe":1',
         "twice": content + content,
         "a byte more": content + b"\0",
         "a byte less": content[:-1],
@@ -356,7 +358,13 @@ def test_metadata_of_another_kind(good, tmp_path):
 @pytest.mark.parametrize("where", ["graph", "training", "within"])
 def test_json_bombs(where, good, tmp_path):
     _, tensors, metadata = good
-    for bomb in ("[" * 100_000, "[" * 50_000 + "]" * 50_000, '{"a":' * 50_000 + "1" + "}" * 50_000, "9" * 100_000, '"' * 9):
+    for bomb in (
+        "[" * 100_000,
+        "[" * 50_000 + "]" * 50_000,
+        '{"a":' * 50_000 + "1" + "}" * 50_000,
+        "9" * 100_000,
+        '"' * 9,
+    ):
         if where == "within":
             changed = {**metadata, "graph": metadata["graph"].replace('"units": 4', f'"units": {bomb}')}
             assert changed != metadata
@@ -366,15 +374,21 @@ def test_json_bombs(where, good, tmp_path):
         refused(tmp_path / "bad")
 
 
-def test_many_layers_are_refused_quickly(good, tmp_path):
-    """The time to read a graph grows no faster than the graph."""
+def test_many_layers_are_refused_in_linear_time(good, tmp_path):
+    """Four times the layers, about four times the seconds."""
     _, tensors, metadata = good
-    nodes = [{"name": "input", "op": "input", "inputs": [], "attributes": {"units": 1}}]
-    for i in range(30_000):
-        attributes = {"units": 1, "activation": "relu", "bias": True}
-        nodes.append({"name": f"d{i}", "op": "dense", "inputs": [nodes[-1]["name"]], "attributes": attributes})
-    save_file(tensors, tmp_path / "bad", {**metadata, "graph": json.dumps({"dtype": "float32", "nodes": nodes})})
-    refused(tmp_path / "bad", "tensor", seconds=3.0)
+    seconds = []
+    for n in (5_000, 20_000):
+        nodes = [{"name": "input", "op": "input", "inputs": [], "attributes": {"units": 1}}]
+        for i in range(n):
+            attributes = {"units": 1, "activation": "relu", "bias": True}
+            nodes.append({"name": f"d{i}", "op": "dense", "inputs": [nodes[-1]["name"]], "attributes": attributes})
+        save_file(tensors, tmp_path / "bad", {**metadata, "graph": json.dumps({"dtype": "float32", "nodes": nodes})})
+        begin = time.process_time()
+        with pytest.raises(ValueError, match="tensor"):
+            bp.load(tmp_path / "bad")
+        seconds.append(time.process_time() - begin)
+    assert seconds[1] < 10 * seconds[0], seconds
 
 
 def dense(graph):
@@ -538,7 +552,9 @@ def test_wrong_tensors(good, tmp_path):
         refused(tmp_path / "bad", *words)
 
 
-@pytest.mark.parametrize("dtype, size", [("BF16", 2), ("F8_E4M3", 1), ("F8_E5M2", 1), ("U8", 1), ("I64", 8), ("C64", 8), ("X9", 4)])
+@pytest.mark.parametrize(
+    "dtype, size", [("BF16", 2), ("F8_E4M3", 1), ("F8_E5M2", 1), ("U8", 1), ("I64", 8), ("C64", 8), ("X9", 4)]
+)
 def test_tensors_of_a_type_numpy_may_not_know(dtype, size, tmp_path):
     net = bp.Network([bp.Input(3), bp.Dense(2, bias=False)])
     net.save(tmp_path / "good")

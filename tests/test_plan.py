@@ -366,6 +366,34 @@ def test_a_registered_operation_with_many_weights_is_a_grid(force):
 
 
 @pytest.mark.parametrize("mode", ["owners", "shards"])
+@pytest.mark.parametrize("rows", [1, 7, 70])
+def test_one_parameter_may_be_several_blocks(rows, mode, force):
+    n = 33_000  # of W [n, 3], and of B [3, n] with its bias
+    rng = np.random.default_rng(0)
+    x, W, B, b = (rng.uniform(-1, 1, shape) for shape in ((rows, n), (n, 3), (3, n), (n,)))
+    theta = np.concatenate([W.ravel(), B.ravel(), b])
+    force(True, mode)
+    found = []
+    for threads in (1, 3, 4):
+        plan = _core.Plan("float64")
+        a, y = plan.buffer(n), plan.buffer(n)
+        h = plan.op("dense", [a], [plan.param(0, n, 3, True)])
+        out = plan.op("dense", [h], [plan.param(3 * n, 3, n, True), plan.param(6 * n, n, 1, False)])
+        plan.loss("squared_error", out, y)
+        plan.compile(TRAIN, rows, threads)
+        found.append(np.zeros_like(theta))
+        run = _core.Run(plan, theta)
+        run.ports([(a, x), (y, x)])
+        run.optimizer("gradient", (found[-1],))
+        run.begin(rows, rows)
+        assert run.slice(threads, 1e9) == _core.DONE
+    d = (x @ W @ B + b - x) / rows
+    by_hand = np.concatenate([(x.T @ (d @ B.T)).ravel(), ((x @ W).T @ d).ravel(), d.sum(0)])
+    assert distance(found[0], by_hand) <= 1e-14
+    assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+
+
+@pytest.mark.parametrize("mode", ["owners", "shards"])
 @pytest.mark.parametrize("graph", [Residual, SharedTwelve, Everything])
 def test_batches_of_several_chunks_are_one_batch(graph, mode, force):
     problem = Problem(graph, 5, 40_000)

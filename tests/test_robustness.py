@@ -184,7 +184,9 @@ class Stop(BaseException):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mine"), Stop("mine"), KeyboardInterrupt(), SystemExit(3)])
-@pytest.mark.parametrize("event, at", [("on_batch_end", 9), ("on_epoch_end", 2), ("on_fit_begin", 0), ("on_fit_end", 4)])
+@pytest.mark.parametrize(
+    "event, at", [("on_batch_end", 9), ("on_epoch_end", 2), ("on_fit_begin", 0), ("on_fit_end", 4)]
+)
 def test_an_exception_in_a_callback_leaves_as_is(error, event, at):
     def fail(self, state):
         if {"on_batch_end": state.step, "on_epoch_end": state.epoch}.get(event, at) == at:
@@ -223,13 +225,16 @@ def test_an_exception_in_a_users_function_leaves_as_is(what, error):
 
     def network():
         return bp.Network(
-            [bp.Input(3), bp.Dense(4, bp.Activation(sometimes(np.tanh, "f"), sometimes(slope, "df"))), bp.Dense(2)], seed=2
+            [bp.Input(3), bp.Dense(4, bp.Activation(sometimes(np.tanh, "f"), sometimes(slope, "df"))), bp.Dense(2)],
+            seed=2,
         )
 
     def slope(z):
         return 1 - np.tanh(z) ** 2
 
-    loss = bp.Loss(sometimes(lambda a, y: ((a - y) ** 2).sum(1), "value"), sometimes(lambda a, y: 2 * (a - y), "gradient"))
+    loss = bp.Loss(
+        sometimes(lambda a, y: ((a - y) ** 2).sum(1), "value"), sometimes(lambda a, y: 2 * (a - y), "gradient")
+    )
     net = network()
     with pytest.raises(type(error)) as caught:
         net.fit(X, Y, loss=loss, batch_size=50, epochs=4)
@@ -777,7 +782,9 @@ def test_subnormals_live_in_callbacks_and_in_users_functions():
     for always in (False, True):
         _core.force(always, "")
         net = bp.Network([bp.Input(3), bp.Dense(4, bp.Activation(f, slope)), bp.Dense(2)])
-        net.fit(X, Y, loss=bp.Loss(value, gradient), callbacks=lambda state: seen.append(subnormals_live()), n_threads=2)
+        net.fit(
+            X, Y, loss=bp.Loss(value, gradient), callbacks=lambda state: seen.append(subnormals_live()), n_threads=2
+        )
         net.predict(X)
     assert len(seen) > 40 and all(seen)
 
@@ -846,7 +853,8 @@ f = bp.Activation(np.tanh, np.cos) if {own} else "tanh"
 net = bp.Network([bp.Input(40), bp.Dense({width}, f), bp.Dense({width}, "relu"), bp.Dense(2)])
 net.predict(X, n_threads=4)
 if {daemon}:
-    threading.Thread(target=lambda: net.fit(X, y, epochs=10**6, n_threads=2, optimizer=bp.SGD(lr=1e-6)), daemon=True).start()
+    train = lambda: net.fit(X, y, epochs=10**6, n_threads=2, optimizer=bp.SGD(lr=1e-6))
+    threading.Thread(target=train, daemon=True).start()
     time.sleep({delay})
 {end}
 """

@@ -190,7 +190,13 @@ def y_cases():
         "rows negative": (classes, -rows, ValueError, "from 0 to inf", "y[0, 0] is -1.0"),
         "rows with NaN": (classes, poisoned(np.nan, (9, 3), rows), ValueError, "finite", "y[9, 3] is nan"),
         "odds above one": (odds, LABELS, ValueError, "from 0 to 1", "y[2] is 2"),
-        "odds below zero": (odds, poisoned(-0.1, (5, 0), odds["y"] * 0.5), ValueError, "from 0 to 1", "y[5, 0] is -0.1"),
+        "odds below zero": (
+            odds,
+            poisoned(-0.1, (5, 0), odds["y"] * 0.5),
+            ValueError,
+            "from 0 to 1",
+            "y[5, 0] is -0.1",
+        ),
         "odds of two": (odds, Y, ValueError, f"({N}, 1) or ({N},)", f"got ({N}, 2)"),
     }
 
@@ -198,7 +204,9 @@ def y_cases():
 BAD_Y = y_cases()
 
 
-@pytest.mark.parametrize("call", ["fit", "evaluate", "value_and_grad", "check_gradients", "backward", "validation_data"])
+@pytest.mark.parametrize(
+    "call", ["fit", "evaluate", "value_and_grad", "check_gradients", "backward", "validation_data"]
+)
 @pytest.mark.parametrize("kind", BAD_Y)
 def test_wrong_y(kind, call):
     settings, bad, error, *words = BAD_Y[kind]
@@ -338,7 +346,11 @@ def test_a_monitor_that_the_history_will_not_hold():
         refused(net, lambda stop=stop: net.fit(X, Y, callbacks=stop), ValueError, "callbacks:", monitor, "only loss")
     stop = bp.EarlyStopping("val_accuracy")
     refused(
-        net, lambda: net.fit(X, Y, callbacks=[stop], validation_data=(X, Y)), ValueError, "val_accuracy", "loss, val_loss"
+        net,
+        lambda: net.fit(X, Y, callbacks=[stop], validation_data=(X, Y)),
+        ValueError,
+        "val_accuracy",
+        "loss, val_loss",
     )
 
 
@@ -561,7 +573,8 @@ BAD_NETWORK = {
         "parameters",
     ),
     "too large in bytes": (
-        lambda: bp.Network([bp.Input(2**31 - 1), bp.Dense(2**30)], dtype="float64"), ValueError, "layers:", "parameters",
+        lambda: bp.Network([bp.Input(2**31 - 1), bp.Dense(2**30)], dtype="float64"), ValueError, "layers:",
+        "parameters",
     ),
 }  # fmt: skip
 
@@ -650,7 +663,9 @@ def test_y_of_the_users_loss():
             refused(net, lambda call=call, bad=bad: call(X, bad, loss=loss), error, "y:", *words)
 
 
-@pytest.mark.parametrize("f", [lambda z: z[0], lambda z: z.T, lambda z: None, lambda z: z * 1j, lambda z: z.astype(str)])
+@pytest.mark.parametrize(
+    "f", [lambda z: z[0], lambda z: z.T, lambda z: None, lambda z: z * 1j, lambda z: z.astype(str)]
+)
 @pytest.mark.parametrize("which", ["f", "df"])
 def test_what_the_users_activation_returns(f, which):
     activation = bp.Activation(**{"f": np.tanh, "df": np.cos, which: f})

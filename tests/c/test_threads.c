@@ -142,9 +142,18 @@ static void test_callers(void) {
     data_free(&shared_data);
 }
 
-/* The child of a fork has a pool of its own.  ThreadSanitizer knows no threads after a fork. */
+/* ThreadSanitizer knows no threads after a fork. */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define NO_FORK
+#endif
+#elif defined(__SANITIZE_THREAD__)
+#define NO_FORK
+#endif
+
+/* The child of a fork has a pool of its own. */
 static void test_fork(void) {
-#ifndef __SANITIZE_THREAD__
+#ifndef NO_FORK
     regime r = shared_regime();
     context("fork");
     shared_data = data_new(&shared_spec, 210);

@@ -1,0 +1,755 @@
+"""What `fit`, `predict` and `evaluate` mean: histories, callbacks, optimiser state, weights, views, words on screen."""
+
+import re
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import softmax, xlogy
+
+import bpcore as bp
+from bpcore import _core
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((50, 3))
+Y = RNG.standard_normal((50, 2))
+LABELS = RNG.integers(0, 4, 50)
+
+
+def make(seed=1, n_out=2, output="identity", dtype="float64", **settings):
+    return bp.Network([bp.Input(3), bp.Dense(5, "tanh"), bp.Dense(n_out, output)], seed=seed, dtype=dtype, **settings)
+
+
+def state_of(net):
+    return [a.tobytes() for a in (net.theta, *net._optimizer_states)], net.step, net._optimizer_updates
+
+
+class Recorder(bp.Callback):
+    """Writes down every event."""
+
+    def __init__(self, log=None, tag=""):
+        self.log, self.tag = [] if log is None else log, tag
+
+    def on_fit_begin(self, state):
+        self.log.append((self.tag + "begin", state.epoch, state.step))
+
+    def on_batch_end(self, state):
+        self.log.append((self.tag + "batch", state.epoch, state.step))
+
+    def on_epoch_end(self, state):
+        self.log.append((self.tag + "epoch", state.epoch, state.step))
+
+    def on_fit_end(self, state):
+        self.log.append((self.tag + "end", state.epoch, state.step))
+
+
+# ---- history ----
+
+
+def test_history_has_one_entry_an_epoch():
+    net = make()
+    history = net.fit(X, Y, epochs=3, batch_size=20)
+    assert isinstance(history, bp.History)
+    assert history.epoch == [1, 2, 3] and len(history.loss) == 3
+    assert history.val_loss == history.val_accuracy == []
+    assert len(history.seconds) == len(history.samples_per_second) == 3
+    for seconds, speed in zip(history.seconds, history.samples_per_second, strict=True):
+        assert seconds > 0 and speed == pytest.approx(50 / seconds, rel=1e-12)
+    assert all(type(value) is float for value in history.loss)
+    more = net.fit(X, Y, epochs=2, batch_size=20)
+    assert more.epoch == [4, 5] and net.epoch == 5 and net.step == 15
+    assert repr(more) == f"History(2 epochs, last: loss={more.loss[-1]:.6g})"
+    assert repr(make().fit(X, Y, epochs=0)) == "History(no epochs)"
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("loss", ["squared_error", "mse", bp.losses.Huber(0.5)])
+def test_loss_of_an_epoch_is_the_weighted_mean_over_its_batches_as_they_were_trained(loss, weighted):
+    w = RNG.random(50) if weighted else np.ones(50)
+    net, twin = make(), make()
+    found = net.fit(X, Y, loss=loss, batch_size=7, shuffle=False, sample_weight=w, epochs=2).loss
+    for value in found:
+        total = 0.0
+        for i in range(0, 50, 7):
+            part = slice(i, i + 7)
+            total += w[part].sum() * twin.evaluate(X[part], Y[part], loss=loss, sample_weight=w[part])["loss"]
+            twin.fit(X[part], Y[part], loss=loss, batch_size=None, sample_weight=w[part])
+        assert value == pytest.approx(total / w.sum(), rel=1e-13)
+    assert np.abs(net.theta - twin.theta).max() < 1e-14
+
+
+def test_state_loss_of_a_batch_and_of_an_epoch():
+    batches, epochs = [], []
+
+    class Look(bp.Callback):
+        def on_batch_end(self, state):
+            batches.append(state.loss)
+
+        def on_epoch_end(self, state):
+            epochs.append(state.loss)
+
+    history = make().fit(X, Y, batch_size=20, epochs=2, callbacks=Look())
+    assert epochs == history.loss and len(batches) == 6
+    for i in range(2):
+        assert np.average(batches[3 * i : 3 * i + 3], weights=[20, 20, 10]) == pytest.approx(epochs[i], rel=1e-13)
+
+
+def test_validation_is_evaluate_at_each_epochs_end():
+    Xv, yv = RNG.standard_normal((17, 3)), RNG.integers(0, 4, 17)
+    seen = []
+    net = make(n_out=4, output="softmax")
+    history = net.fit(
+        X, LABELS, epochs=4, validation_data=(Xv, yv), callbacks=lambda state: seen.append(state.net.evaluate(Xv, yv))
+    )
+    assert history.val_loss == [each["loss"] for each in seen]
+    assert history.val_accuracy == [each["accuracy"] for each in seen]
+    assert len(set(history.val_loss)) == 4
+    plain = make()
+    history = plain.fit(X, Y, epochs=2, validation_data=[X[:5], Y[:5]])
+    assert len(history.val_loss) == 2 and history.val_accuracy == []
+    assert history.val_loss[-1] == plain.evaluate(X[:5], Y[:5])["loss"]
+    alone = make()
+    alone.fit(X, Y, epochs=2)
+    assert state_of(alone) == state_of(plain)  # looking changes nothing
+
+
+def test_validation_uses_the_loss_of_the_call():
+    net = make()
+    loss = bp.losses.Huber(0.5)
+    history = net.fit(X, Y, loss=loss, epochs=1, validation_data=(X, Y))
+    assert history.val_loss == [net.evaluate(X, Y, loss=loss)["loss"]]
+    assert history.val_loss != [net.evaluate(X, Y)["loss"]]
+
+
+@pytest.mark.parametrize("validation", [None, "loss", "accuracy"])
+def test_a_plain_line_an_epoch(validation, capsys):
+    net = make(n_out=4, output="softmax") if validation == "accuracy" else make()
+    y = LABELS if validation == "accuracy" else Y
+    history = net.fit(X, y, epochs=3, verbose=1, validation_data=(X, y) if validation else None)
+    lines = capsys.readouterr().out.splitlines()
+    number = r"[\d.e+-]+"
+    words = [rf"epoch (\d)/3  loss ({number})"]
+    words += [rf"val_loss ({number})"] if validation else []
+    words += [r"val_accuracy (0\.\d{4})"] if validation == "accuracy" else []
+    pattern = "  ".join([*words, r"[\d,]+ samples/s"])
+    assert len(lines) == 3
+    for i, line in enumerate(lines):
+        match = re.fullmatch(pattern, line)
+        assert match, line
+        shown = [history.epoch, history.loss, history.val_loss, history.val_accuracy]
+        for text, values in zip(match.groups(), shown, strict=False):
+            assert float(text) == pytest.approx(values[i], rel=1e-3, abs=1e-4)
+    net.fit(X, y, epochs=2)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+# ---- callbacks ----
+
+
+def test_order_of_events():
+    log = []
+    net = make()
+    calls = [Recorder(log, "a."), lambda state: log.append(("f", state.epoch, state.step)), Recorder(log, "b.")]
+    history = net.fit(X, Y, epochs=2, batch_size=25, callbacks=calls)
+    assert log == [
+        ("a.begin", 0, 0), ("b.begin", 0, 0),
+        ("a.batch", 0, 1), ("b.batch", 0, 1), ("a.batch", 0, 2), ("b.batch", 0, 2),
+        ("a.epoch", 1, 2), ("f", 1, 2), ("b.epoch", 1, 2),
+        ("a.batch", 1, 3), ("b.batch", 1, 3), ("a.batch", 1, 4), ("b.batch", 1, 4),
+        ("a.epoch", 2, 4), ("f", 2, 4), ("b.epoch", 2, 4),
+        ("a.end", 2, 4), ("b.end", 2, 4),
+    ]  # fmt: skip
+    assert len(history.loss) == 2
+
+
+@pytest.mark.parametrize("form", ["one", "list", "tuple", "generator", "class", "method", "object"])
+def test_forms_of_callbacks(form):
+    seen = []
+
+    def look(state):
+        seen.append((state.epoch, state.net, state.history.loss[-1], state.step))
+
+    class Own(bp.Callback):
+        def on_epoch_end(self, state):
+            look(state)
+
+    class Callable:
+        def __call__(self, state):
+            look(state)
+
+        method = __call__
+
+    callbacks = {
+        "one": look, "list": [look], "tuple": (look,), "generator": (f for f in [look]), "class": Own(),
+        "method": Callable().method, "object": [Callable()],
+    }[form]  # fmt: skip
+    net = make()
+    history = net.fit(X, Y, epochs=2, callbacks=callbacks)
+    assert seen == [(1, net, history.loss[0], 2), (2, net, history.loss[1], 4)]
+
+
+def test_stop_at_an_epoch():
+    net, twin, recorder = make(), make(), Recorder()
+    history = net.fit(X, Y, epochs=10, callbacks=[lambda state: state.stop() if state.epoch == 3 else None, recorder])
+    assert history.epoch == [1, 2, 3] and net.epoch == 3
+    assert [name for name, *_ in recorder.log if name != "batch"] == ["begin", "epoch", "epoch", "epoch", "end"]
+    twin.fit(X, Y, epochs=3)
+    assert state_of(net) == state_of(twin)
+    net.fit(X, Y)
+    twin.fit(X, Y)
+    assert state_of(net) == state_of(twin)
+
+
+def test_stop_at_a_batch():
+    class Stop(bp.Callback):
+        def on_batch_end(self, state):
+            if state.step == 4:
+                state.stop()
+
+    net, recorder = make(), Recorder()
+    history = net.fit(X, Y, epochs=10, batch_size=10, callbacks=[Stop(), recorder])
+    assert net.step == 4 and net._optimizer_updates == 4
+    assert [name for name, *_ in recorder.log] == ["begin"] + ["batch"] * 4 + ["epoch", "end"]
+    assert len(history.loss) == 1 and np.isfinite(history.loss[0])
+    order = _core.permutation(50, 1, 1, 0)[:40]
+    twin = make()
+    twin.fit(X[order], Y[order], batch_size=10, shuffle=False)
+    assert net.theta.tobytes() == twin.theta.tobytes()
+
+
+def test_stop_before_the_first_step():
+    class Stop(bp.Callback):
+        def on_fit_begin(self, state):
+            state.stop()
+
+    net = make()
+    before = net.theta.tobytes()
+    assert net.fit(X, Y, epochs=5, callbacks=Stop()).epoch == [] and net.step == net.epoch == 0
+    assert net.theta.tobytes() == before
+
+
+def worse(patience, restore_best, monitor="val_loss", min_delta=0.0, sign=-1):
+    """A fit whose validation data ask for the opposite; parameters after each epoch."""
+    net = make()
+    thetas = []
+    stop = bp.EarlyStopping(monitor, patience=patience, restore_best=restore_best, min_delta=min_delta)
+    history = net.fit(
+        X, X[:, :2], epochs=30, validation_data=(X, sign * X[:, :2]), optimizer=bp.SGD(lr=0.005),
+        callbacks=[stop, lambda state: thetas.append(state.net.theta.copy())],
+    )  # fmt: skip
+    return net, history, thetas, stop
+
+
+@pytest.mark.parametrize("restore_best", [True, False])
+@pytest.mark.parametrize("patience", [0, 1, 4])
+def test_early_stopping_waits_and_restores(patience, restore_best):
+    net, history, thetas, stop = worse(patience, restore_best)
+    assert (np.diff(history.val_loss) > 0).all()
+    assert len(history.epoch) == 1 + max(patience, 1) and net.epoch == len(history.epoch)
+    assert (net.theta == thetas[0 if restore_best else -1]).all()
+    assert stop.best_epoch == 1 and stop.best == history.val_loss[0]
+
+
+def test_early_stopping_does_not_stop_what_improves():
+    net, history, thetas, stop = worse(1, True, sign=1)
+    assert len(history.epoch) == 30 and (np.diff(history.val_loss) < 0).all() and stop.best_epoch == 30
+    assert (net.theta == thetas[-1]).all()
+    net, history, thetas, stop = worse(3, True, sign=1, min_delta=1e6)
+    assert len(history.epoch) == 4 and (net.theta == thetas[0]).all()
+    net, history, thetas, stop = worse(2, True, monitor="loss")
+    assert len(history.epoch) == 30
+
+
+def test_early_stopping_by_accuracy_keeps_the_highest():
+    net = make(n_out=4, output="softmax")
+    thetas, stop = [], bp.EarlyStopping("val_accuracy", patience=5)
+    history = net.fit(
+        X, LABELS, epochs=200, validation_data=(X[:20], LABELS[:20]), optimizer=bp.Adam(lr=0.05),
+        callbacks=[lambda state: thetas.append(state.net.theta.copy()), stop],
+    )  # fmt: skip
+    best = int(np.argmax(history.val_accuracy))
+    assert len(history.epoch) == best + 6 < 200 and best > 0
+    assert (net.theta == thetas[best]).all()
+    assert net.evaluate(X[:20], LABELS[:20])["accuracy"] == max(history.val_accuracy)
+
+
+def test_early_stopping_can_be_used_again():
+    stop = bp.EarlyStopping("loss", patience=2)
+    net = make()
+    net.fit(X, Y, epochs=3, callbacks=stop)
+    best = stop.best
+    other = make(seed=8)
+    history = other.fit(X, 100 * Y, epochs=3, callbacks=stop, optimizer=bp.SGD(lr=1e-3))
+    assert stop.best == min(history.loss) > best and len(history.loss) == 3
+
+
+# ---- epochs, batches, order ----
+
+
+def test_no_epochs():
+    net, recorder = make(), Recorder()
+    before = net.theta.tobytes()
+    history = net.fit(X, Y, epochs=0, callbacks=recorder)
+    assert history.epoch == history.loss == [] and net.epoch == net.step == 0 and net.theta.tobytes() == before
+    assert [name for name, *_ in recorder.log] == ["begin", "end"]
+
+
+@pytest.mark.parametrize(
+    "n, batch, steps", [(10, 4, 3), (10, 5, 2), (10, 10, 1), (10, 1, 10), (10, None, 1), (10, 99, 1), (1, 7, 1)]
+)
+def test_batches(n, batch, steps):
+    net = make()
+    net.fit(X[:n], Y[:n], batch_size=batch, epochs=2)
+    assert net.step == 2 * steps
+
+
+def test_full_batches_are_never_shuffled():
+    nets = [make() for _ in range(5)]
+    settings = [{"batch_size": None}, {"batch_size": 50}, {"batch_size": 10**9}, {"batch_size": None, "seed": 9}]
+    for net, setting in zip(nets, [*settings, {"batch_size": None, "shuffle": False}], strict=True):
+        net.fit(X, Y, epochs=3, **setting)
+    assert len({net.theta.tobytes() for net in nets}) == 1
+
+
+def test_shuffling_draws_every_row_once_an_epoch_in_the_order_of_seed_and_epoch():
+    """The user's loss sees which rows come when."""
+    seen = []
+    loss = bp.Loss(lambda a, y: (seen.append(y.copy()), (a[:, 0] - y) ** 2)[1], lambda a, y: 0 * a)
+    net = bp.Network([bp.Input(3), bp.Dense(1)], seed=7)
+    for setting, seed in (({}, 7), ({"seed": 12345}, 12345)):
+        first = net.epoch
+        seen.clear()
+        net.fit(X, np.arange(50), loss=loss, batch_size=8, epochs=3, **setting)
+        assert [len(y) for y in seen] == [8, 8, 8, 8, 8, 8, 2] * 3
+        orders = np.concatenate(seen).reshape(3, 50)
+        assert (np.sort(orders) == np.arange(50)).all()
+        for i, order in enumerate(orders):
+            assert (order == _core.permutation(50, seed, 1, first + i)).all()
+        assert not (orders[0] == orders[1]).all() and not (orders[0] == np.arange(50)).all()
+    seen.clear()
+    net.fit(X, np.arange(50), loss=loss, batch_size=8, shuffle=False)
+    assert (np.concatenate(seen) == np.arange(50)).all()
+
+
+def test_online_learning_is_the_delta_rule():
+    """One linear layer, one example at a time: W += eta (t - o) x, exactly as Widrow and Hoff wrote it."""
+    net = bp.Network([bp.Input(3), bp.Dense(2)], dtype="float64", seed=2)
+    W, b = np.array(net.W[1]), np.array(net.b[1])
+    net.fit(X, Y, batch_size=1, shuffle=False, optimizer=bp.SGD(lr=0.1))
+    for x, t in zip(X, Y, strict=True):
+        error = t - (W @ x + b)
+        W += 0.1 * np.outer(error, x)
+        b += 0.1 * error
+    assert np.abs(net.W[1] - W).max() < 1e-14 and np.abs(net.b[1] - b).max() < 1e-14
+
+
+# ---- sample weights ----
+
+
+@pytest.mark.parametrize("optimizer", [bp.SGD(lr=0.1, momentum=0.9), bp.Adam(lr=0.01)])
+def test_a_weight_of_k_is_the_row_k_times(optimizer):
+    k = RNG.integers(0, 4, 50)
+    weighted, repeated = make(), make()
+    a = weighted.fit(X, Y, sample_weight=k, batch_size=None, epochs=20, optimizer=optimizer)
+    b = repeated.fit(np.repeat(X, k, 0), np.repeat(Y, k, 0), batch_size=None, epochs=20, optimizer=optimizer)
+    assert np.abs(weighted.theta - repeated.theta).max() < 1e-13
+    assert np.allclose(a.loss, b.loss, rtol=1e-13, atol=0)
+    one = weighted.evaluate(X, Y, sample_weight=k)["loss"]
+    assert one == pytest.approx(weighted.evaluate(np.repeat(X, k, 0), np.repeat(Y, k, 0))["loss"], rel=1e-13)
+
+
+def test_only_ratios_of_weights_matter():
+    nets = [make() for _ in range(3)]
+    for net, scale in zip(nets, (1, 1024, 2.0**-20), strict=True):
+        net.fit(X, Y, sample_weight=scale * np.linspace(0, 1, 50), batch_size=None, epochs=5)
+    assert nets[0].theta.tobytes() == nets[1].theta.tobytes() == nets[2].theta.tobytes()
+
+
+def test_a_batch_of_no_weight_makes_no_step():
+    w = np.ones(50)
+    w[10:20] = 0
+    optimizer = bp.SGD(lr=0.1, momentum=0.9)
+    net, twin, recorder = make(), make(), Recorder()
+    history = net.fit(
+        X, Y, sample_weight=w, batch_size=10, shuffle=False, epochs=2, optimizer=optimizer, callbacks=recorder
+    )
+    keep = np.flatnonzero(w)
+    same = twin.fit(X[keep], Y[keep], batch_size=10, shuffle=False, epochs=2, optimizer=optimizer)
+    assert state_of(net) == state_of(twin) and net.step == 8
+    assert np.allclose(history.loss, same.loss, rtol=1e-15)
+    assert [step for name, _, step in recorder.log if name == "batch"] == [1, 1, 2, 3, 4, 5, 5, 6, 7, 8]
+
+
+# ---- evaluate ----
+
+
+def test_evaluate_of_classes():
+    net = make(n_out=4, output="softmax")
+    a = net.predict(X)
+    w = RNG.random(50)
+    right = a.argmax(1) == LABELS
+    picked = -np.log(a[np.arange(50), LABELS])
+    found = net.evaluate(X, LABELS)
+    assert set(found) == {"loss", "accuracy"}
+    assert found["loss"] == pytest.approx(picked.mean(), rel=1e-13) and found["accuracy"] == right.mean()
+    found = net.evaluate(X, LABELS, sample_weight=w)
+    assert found["loss"] == pytest.approx(picked @ w / w.sum(), rel=1e-13)
+    assert found["accuracy"] == pytest.approx(right @ w / w.sum(), rel=1e-13)
+    rows = softmax(RNG.standard_normal((50, 4)), axis=1)
+    found = net.evaluate(X, rows)
+    assert found["loss"] == pytest.approx(-np.mean(np.sum(xlogy(rows, a), 1)), rel=1e-13)
+    assert found["accuracy"] == np.mean(a.argmax(1) == rows.argmax(1))
+
+
+def test_evaluate_of_ties_takes_the_first():
+    net = bp.Network([bp.Input(2), bp.Dense(3, "softmax", init="zeros")])
+    x = np.ones((4, 2))
+    assert net.evaluate(x, [0, 1, 2, 0])["accuracy"] == 0.5
+    assert net.evaluate(x, np.full((4, 3), 1 / 3))["accuracy"] == 1.0
+
+
+def test_evaluate_of_odds():
+    net = make(n_out=2, output="logistic")
+    y = RNG.integers(0, 2, (50, 2))
+    a, w = net.predict(X), RNG.random(50)
+    right = ((a >= 0.5) == (y >= 0.5)).mean(1)
+    E = -(xlogy(y, a) + xlogy(1 - y, 1 - a)).sum(1)
+    found = net.evaluate(X, y, sample_weight=w)
+    assert found["loss"] == pytest.approx(E @ w / w.sum(), rel=1e-12)
+    assert found["accuracy"] == pytest.approx(right @ w / w.sum(), rel=1e-13)
+    half = bp.Network([bp.Input(2), bp.Dense(1, "logistic", init="zeros")])
+    assert half.evaluate(np.ones((4, 2)), [1, 1, 0, 1])["accuracy"] == 0.75  # an output of 1/2 says 1
+    assert half.evaluate(np.ones((2, 2)), [0.5, 0.4])["accuracy"] == 0.5
+
+
+def test_evaluate_without_classes_has_no_accuracy():
+    net = make()
+    assert net.evaluate(X, Y) == {"loss": pytest.approx(((net.predict(X) - Y) ** 2).sum(1).mean() / 2, rel=1e-13)}
+    assert net.evaluate(X, Y, loss="mse") == {"loss": pytest.approx(((net.predict(X) - Y) ** 2).mean(), rel=1e-13)}
+    assert set(net.evaluate(X, Y, loss=bp.Loss(lambda a, y: a[:, 0], lambda a, y: a))) == {"loss"}
+
+
+@pytest.mark.parametrize(
+    "output, y, name",
+    [
+        ("softmax", LABELS, "cross_entropy"), ("logistic", np.eye(4)[LABELS], "binary_cross_entropy"),
+        ("identity", np.eye(4)[LABELS], "squared_error"), ("tanh", np.eye(4)[LABELS], "squared_error"),
+        (bp.Activation(np.sin, np.cos), np.eye(4)[LABELS], "squared_error"),
+    ],
+)  # fmt: skip
+def test_loss_auto(output, y, name):
+    nets = [make(n_out=4, output=output) for _ in range(3)]
+    named = {"cross_entropy": bp.losses.CrossEntropy, "binary_cross_entropy": bp.losses.BinaryCrossEntropy}
+    given = [{}, {"loss": name}, {"loss": named.get(name, bp.losses.SquaredError)()}]
+    losses = [net.fit(X, y, epochs=2, **setting).loss for net, setting in zip(nets, given, strict=True)]
+    assert losses[0] == losses[1] == losses[2]
+    assert len({net.theta.tobytes() for net in nets}) == 1
+    assert nets[0].evaluate(X, y) == nets[0].evaluate(X, y, loss=name)
+    assert nets[0].value_and_grad(X, y)[0] == pytest.approx(nets[0].evaluate(X, y)["loss"], rel=1e-13)
+
+
+def test_one_output_takes_a_vector_or_a_column():
+    nets = [make(n_out=1, output="logistic") for _ in range(3)]
+    y = RNG.integers(0, 2, 50)
+    for net, form in zip(nets, (y, y[:, None], (y > 0).tolist()), strict=True):
+        net.fit(X, form, epochs=2)
+    assert len({net.theta.tobytes() for net in nets}) == 1
+    assert nets[0].predict(X).shape == (50, 1)
+
+
+# ---- optimisers ----
+
+
+def fresh_copy(net):
+    """Parameters and counters of a network, without its optimiser's memory."""
+    twin = make()
+    twin.theta = net.theta
+    twin.step, twin.epoch = net.step, net.epoch
+    return twin
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        (bp.SGD(lr=0.1, momentum=0.9), bp.SGD(lr=0.05, momentum=0.9)), (bp.Adam(), bp.Adam(beta1=0.8)),
+        (bp.SGD(lr=0.1, momentum=0.9), bp.Adam()), (bp.Adam(), bp.SGD()), (bp.Adam(), bp.Adam(weight_decay=0.1)),
+    ],
+)  # fmt: skip
+def test_an_unequal_optimizer_begins_anew_and_an_equal_one_goes_on(first, second):
+    net = make()
+    net.fit(X, Y, optimizer=first, epochs=3)
+    kept, begun = net.copy(), fresh_copy(net)
+    net.fit(X, Y, optimizer=second, epochs=2)
+    begun.fit(X, Y, optimizer=second, epochs=2)
+    assert net.theta.tobytes() == begun.theta.tobytes() and net._optimizer_updates == 4
+    on = kept.copy()
+    on.fit(X, Y, optimizer=type(first)(**vars(first)), epochs=2)
+    assert on._optimizer_updates == 10
+    forgot = fresh_copy(kept)
+    forgot.fit(X, Y, optimizer=first, epochs=2)
+    assert on.theta.tobytes() != forgot.theta.tobytes()
+
+
+def test_optimizers_by_name_are_their_defaults():
+    for name, optimizer in (("sgd", bp.SGD()), ("adam", bp.Adam())):
+        nets = [make(), make()]
+        for net, given in zip(nets, (name, optimizer), strict=True):
+            net.fit(X, Y, optimizer=given)
+        assert state_of(nets[0]) == state_of(nets[1])
+    default = make()
+    default.fit(X, Y)
+    assert default._optimizer == bp.SGD(lr=0.01)
+
+
+def test_optimizers_are_frozen_and_compare_by_value():
+    assert bp.SGD(lr=1) == bp.SGD(lr=1.0) != bp.SGD(lr=2) and hash(bp.Adam()) == hash(bp.Adam())
+    with pytest.raises(AttributeError):
+        bp.SGD().lr = 3
+
+
+def test_weight_decay_touches_weights_not_biases():
+    """With no gradient, W shrinks by lr * decay a step and b stays."""
+    loss = bp.Loss(lambda a, y: 0 * a[:, 0], lambda a, y: 0 * a)
+    net = bp.Network([bp.Input(3), bp.Dense(4, bias_init="ones"), bp.Dense(2, bias_init="ones")], dtype="float64")
+    before = net.copy()
+    net.fit(X, Y, loss=loss, batch_size=10, epochs=2, optimizer=bp.SGD(lr=0.5, weight_decay=0.1))
+    for k in (1, 2):
+        assert np.allclose(net.W[k], before.W[k] * 0.95**10, rtol=1e-14, atol=0) and (net.b[k] == 1).all()
+
+
+# ---- parameters and views ----
+
+
+def test_views_alias_theta_in_its_order():
+    net = bp.Network([bp.Input(3), bp.Dense(4, name="first"), bp.Dense(2, bias=False), bp.Dense(2)])
+    assert list(net.params) == ["first.W", "first.b", "dense_2.W", "dense_3.W", "dense_3.b"]
+    assert [view.shape for view in net.params.values()] == [(3, 4), (4,), (4, 2), (2, 2), (2,)]
+    assert net.n_params == net.theta.size == 12 + 4 + 8 + 4 + 2 and net.theta.dtype == np.float32
+    net.theta[:] = np.arange(net.n_params)
+    assert (np.concatenate([view.ravel() for view in net.params.values()]) == np.arange(net.n_params)).all()
+    assert net.W[0] is net.b[0] is net.b[2] is None and len(net.W) == len(net.b) == 4
+    for k, name in enumerate(("first", "dense_2", "dense_3"), 1):
+        assert (net.W[k] == net.params[f"{name}.W"].T).all() and np.shares_memory(net.W[k], net.theta)
+        assert net.b[k] is None or np.shares_memory(net.b[k], net.theta)
+    net.W[1][3, 0] = 77
+    net.b[3][1] = 88
+    net.params["dense_2.W"][0, 1] = 99
+    assert (net.theta[3], net.theta[-1], net.theta[17]) == (77, 88, 99)
+    with pytest.raises(TypeError):
+        net.params["first.W"] = np.zeros((3, 4))
+    theta, given = net.theta, np.zeros(net.n_params)
+    net.theta = given
+    assert net.theta is theta and not np.shares_memory(theta, given) and not theta.any()
+
+
+def test_a_shared_layer_is_one_set_of_weights():
+    shared = bp.Dense(3, "tanh")
+    net = bp.Network([bp.Input(3), shared, shared, bp.Dense(3, "tanh"), bp.Dense(3, "tanh")])
+    assert list(net.params) == [f"dense_{i}.{s}" for i in (1, 2, 3) for s in "Wb"]
+    assert np.shares_memory(net.W[1], net.W[2]) and not np.shares_memory(net.W[3], net.W[4])
+    assert not (net.W[3] == net.W[4]).all()
+
+
+WRITES = {
+    "theta": lambda net: net.theta.__imul__(0.5),
+    "assignment": lambda net: setattr(net, "theta", net.theta * 0.5),
+    "params": lambda net: net.params["dense_1.W"].__imul__(-1),
+    "W": lambda net: net.W[2].__setitem__((0, 3), 0.25),
+    "b": lambda net: net.b[1].__iadd__(1),
+}
+
+
+@pytest.mark.parametrize("how", WRITES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_writes_between_calls_are_seen(how, dtype):
+    net = make(dtype=dtype)
+    net.fit(X, Y)
+    calls = {
+        "predict": lambda net: net.predict(X).tobytes(),
+        "forward": lambda net: net.forward(X).a[-1].tobytes(),
+        "evaluate": lambda net: net.evaluate(X, Y),
+        "gradient": lambda net: net.value_and_grad(X, Y)[1].tobytes(),
+        "fit": lambda net: net.fit(X, Y).loss,
+        "fitted": lambda net: net.theta.tobytes(),
+    }
+    before = {name: call(net.copy()) for name, call in calls.items()}
+    for call in calls.values():
+        call(net)  # plans are warm
+    WRITES[how](net)
+    told = make(dtype=dtype)
+    told.theta[:] = net.theta
+    told.epoch, told.step = net.epoch, net.step
+    after = {name: call(net) for name, call in calls.items()}
+    assert after == {name: call(told) for name, call in calls.items()}
+    assert all(after[name] != before[name] for name in calls)
+
+
+@pytest.mark.parametrize("how", WRITES)
+def test_writes_in_callbacks_are_seen(how):
+    answers = []
+
+    def write(state):
+        if state.epoch == 2:
+            WRITES[how](state.net)
+            answers.append(state.net.predict(X).tobytes())
+
+    net, twin = make(), make()
+    optimizer = bp.SGD(lr=0.05, momentum=0.9)
+    net.fit(X, Y, epochs=4, callbacks=write, optimizer=optimizer)
+    twin.fit(X, Y, epochs=2, optimizer=optimizer)
+    WRITES[how](twin)
+    assert answers == [twin.predict(X).tobytes()]
+    twin.fit(X, Y, epochs=2, optimizer=optimizer)
+    assert state_of(net) == state_of(twin)
+
+
+@pytest.mark.parametrize("how", WRITES)
+def test_writes_after_a_batch_are_seen(how):
+    class Write(bp.Callback):
+        def on_batch_end(self, state):
+            if state.step == 3:
+                WRITES[how](state.net)
+
+    net, twin = make(), make()
+    settings = {"batch_size": 10, "shuffle": False, "optimizer": bp.Adam()}
+    net.fit(X, Y, callbacks=Write(), **settings)
+    twin.fit(X[:30], Y[:30], **settings)
+    WRITES[how](twin)
+    twin.fit(X[30:], Y[30:], **settings)
+    assert state_of(net) == state_of(twin)
+
+
+def test_writes_into_the_data_in_a_callback_are_seen():
+    a, b = X.copy(), Y.copy()
+
+    def write(state):
+        a[:] = -X
+
+    net, twin = make(), make()
+    net.fit(a, b, epochs=2, callbacks=write)
+    twin.fit(X, Y)
+    twin.fit(-X, Y)
+    assert state_of(net) == state_of(twin)
+
+
+def test_copies_are_independent():
+    net = make()
+    net.fit(X, Y, optimizer=bp.Adam())
+    twin = net.copy()
+    assert state_of(twin) == state_of(net) and not np.shares_memory(twin.theta, net.theta)
+    before = state_of(net)
+    twin.fit(X, Y, optimizer=bp.Adam())
+    twin.theta[:] = 0
+    assert state_of(net) == before
+
+
+# ---- minimising by others ----
+
+
+def test_value_and_grad_feeds_scipy():
+    net = make()
+
+    def cost(theta):
+        net.theta = theta
+        return net.value_and_grad(X, Y, loss="mse")
+
+    start = net.evaluate(X, Y, loss="mse")["loss"]
+    best = minimize(cost, net.theta.copy(), jac=True, method="L-BFGS-B", options={"maxiter": 50})
+    assert best.fun < 0.8 * start
+    net.theta = best.x
+    assert net.evaluate(X, Y, loss="mse")["loss"] == pytest.approx(best.fun, rel=1e-12)
+
+
+# ---- check_gradients ----
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_check_gradients(dtype):
+    net = make(dtype=dtype, n_out=4, output="softmax")
+    before = state_of(net)
+    w = RNG.random(8)
+    for settings in ({}, {"sample_weight": w}, {"loss": "cross_entropy"}):
+        errors = bp.check_gradients(net, X[:8], LABELS[:8], **settings)
+        assert list(errors) == list(net.params)
+        assert all(type(error) is float and error < 1e-7 for error in errors.values()), errors
+    assert bp.check_gradients(net, X[:8], np.eye(4)[LABELS[:8]], loss="mse")["dense_1.W"] < 1e-7
+    assert state_of(net) == before
+
+
+def test_check_gradients_finds_a_wrong_derivative():
+    right = bp.Activation(np.sin, np.cos)
+    wrong = bp.Activation(np.sin, lambda z: 1.01 * np.cos(z))
+    nets = [bp.Network([bp.Input(3), bp.Dense(4, f), bp.Dense(2)], seed=1) for f in (right, wrong)]
+    good, bad = (bp.check_gradients(net, X[:6], Y[:6]) for net in nets)
+    assert max(good.values()) < 1e-7
+    assert bad["dense_1.W"] == pytest.approx(0.01, rel=0.02) and bad["dense_1.b"] == pytest.approx(0.01, rel=0.02)
+    assert bad["dense_2.W"] < 1e-7
+    loss = bp.Loss(lambda a, y: ((a - y) ** 2).sum(1), lambda a, y: a - y)
+    assert min(bp.check_gradients(nets[0], X[:6], Y[:6], loss=loss).values()) > 0.3
+
+
+# ---- words ----
+
+
+def test_repr_and_summary():
+    shared = bp.Dense(5, bp.Activation(np.sin, np.cos, name="sine"))
+    net = bp.Network([bp.Input(1000), bp.Dense(5, "relu", name="in"), shared, shared, bp.Dense(2, bias=False)])
+    text = repr(net)
+    for word in ("Network", "Input(1000)", "Dense(5, 'relu')", "'sine'", "Dense(2, 'identity', bias=False)", "float32"):
+        assert word in text
+    assert "5,045 parameters" in text and "\n" not in text
+    lines = net.summary().splitlines()
+    rows = [re.split(r"\s{2,}", line) for line in lines]
+    assert rows[0] == ["layer", "activation", "output", "parameters"]
+    assert rows[2:7] == [
+        ["input", "(n, 1000)", "0"], ["in", "relu", "(n, 5)", "5,005"], ["dense_2", "sine", "(n, 5)", "30"],
+        ["dense_2@2", "sine", "(n, 5)", "shared"], ["dense_3", "identity", "(n, 2)", "10"],
+    ]  # fmt: skip
+    assert rows[-1] == ["total", "float32", "5,045"] and len(lines) == 9
+    assert len({line for line in (lines[1], lines[-2])}) == 1 and set(lines[1]) == {"-"}
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_repr_of_tape_and_gradients():
+    net = make()
+    tape = net.forward(X)
+    assert repr(tape) == "Tape(50 rows, 2 layers)"
+    grads = net.backward(tape, Y)
+    assert repr(grads) == f"Gradients(loss={grads.loss:.6g}, {net.n_params} parameters)"
+
+
+def test_show_config(capsys):
+    import platform
+
+    import scipy
+
+    bp.show_config()
+    text = capsys.readouterr().out
+    for word in (
+        f"bpcore {bp.__version__}", platform.python_version(), np.__version__, scipy.__version__,
+        f"threads: {bp.get_num_threads()}", platform.machine(), "BLAS: ",
+    ):  # fmt: skip
+        assert word in text
+
+
+# ---- learning ----
+
+
+def test_digits_are_learnt():
+    train, test = bp.datasets.load_digits().split()
+    net = bp.Network([bp.Input(64), bp.Dense(128, "relu"), bp.Dense(10, "softmax")], seed=0)
+    history = net.fit(train.X, train.y, optimizer=bp.Adam(lr=0.003), epochs=25, validation_data=test)
+    assert net.evaluate(*test)["accuracy"] >= 0.97
+    assert history.val_accuracy[-1] == net.evaluate(*test)["accuracy"]
+    assert history.loss[-1] < 0.02 < history.loss[0]
+    assert (net.predict(test.X).argmax(1) == test.y).mean() == history.val_accuracy[-1]
+
+
+def test_exclusive_or_is_learnt():
+    solved = 0
+    for seed in range(10):
+        net = bp.Network([bp.Input(2), bp.Dense(4, "tanh"), bp.Dense(1, "logistic")], seed=seed)
+        net.fit(*bp.datasets.xor(), batch_size=None, epochs=500, optimizer=bp.Adam(lr=0.05))
+        solved += net.evaluate(*bp.datasets.xor())["accuracy"] == 1.0
+    assert solved >= 8

@@ -1,0 +1,258 @@
+"""How many threads a call uses, and how SciPy's BLAS is found, checked and handed over."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import bpcore as bp
+from bpcore import _blas, _core, _threads
+
+CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+LIMITS = ("BPCORE_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+def run(script, code=0, **env):
+    """What a fresh interpreter prints as JSON; with a code other than 0, its standard error."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BPCORE") and name not in LIMITS}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+        env={**kept, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stderr if code else json.loads(done.stdout)
+
+
+DEFAULT = "import json, bpcore as bp; print(json.dumps(bp.get_num_threads()))"
+
+
+@pytest.mark.parametrize(
+    "env, limit",
+    [
+        ({}, CPUS),
+        ({"BPCORE_NUM_THREADS": "1"}, 1),
+        ({"OMP_NUM_THREADS": "1"}, 1),
+        ({"OMP_NUM_THREADS": "1,4,2"}, 1),
+        ({"OMP_NUM_THREADS": " 1 "}, 1),
+        ({"BPCORE_NUM_THREADS": "1", "OMP_NUM_THREADS": "2"}, 1),
+        ({"BPCORE_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"}, 1),
+        ({"BPCORE_NUM_THREADS": "100000"}, CPUS),
+        ({"BPCORE_NUM_THREADS": ""}, CPUS),
+        ({"BPCORE_NUM_THREADS": "0"}, CPUS),
+        ({"BPCORE_NUM_THREADS": "-3"}, CPUS),
+        ({"OMP_NUM_THREADS": "many"}, CPUS),
+        ({"OMP_NUM_THREADS": "\N{SUPERSCRIPT ONE}"}, CPUS),
+    ],
+)
+def test_default_is_the_smallest_limit(env, limit):
+    quota = max(1, int(min(_threads._cgroup_quota(), CPUS)))
+    assert run(DEFAULT, **env) == min(limit, quota, _core.MAX_THREADS)
+
+
+if hasattr(os, "sched_setaffinity"):  # Linux
+
+    def test_default_respects_affinity():
+        script = """
+        import json, os
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        import bpcore as bp
+        print(json.dumps(bp.get_num_threads()))
+        """
+        assert run(script) == 1
+
+
+@pytest.mark.parametrize(
+    "files, cpus",
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, float("inf")),
+        ({"cpu.max": "50000 100000"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, float("inf")),
+        ({"cpu.max": ""}, float("inf")),
+        ({"cpu.max": "a b"}, float("inf")),
+        ({"cpu.max": "100000 0"}, float("inf")),
+        ({}, float("inf")),
+    ],
+)
+def test_control_groups(files, cpus, monkeypatch):
+    def read(name):
+        if name not in files:
+            raise FileNotFoundError(name)
+        return files[name]
+
+    monkeypatch.setattr(_threads, "_read", read)
+    assert _threads._cgroup_quota() == cpus
+    assert 1 <= _threads._default() <= max(1, int(min(cpus, CPUS)))
+
+
+def test_set_and_get():
+    before = bp.get_num_threads()
+    try:
+        for n in (1, 3, 256):
+            assert bp.set_num_threads(n) is None
+            assert bp.get_num_threads() == n
+    finally:
+        bp.set_num_threads(before)
+
+
+def test_the_setting_is_what_calls_use_and_n_threads_overrides_it():
+    before = bp.get_num_threads()
+    X = [[float(i), 1.0] for i in range(400)]
+    _core.force(True, "")
+    try:
+        for setting, n_threads, expected in ((3, None, 3), (1, None, 1), (1, 4, 4), (4, 2, 2)):
+            bp.set_num_threads(setting)
+            net = bp.Network([bp.Input(2), bp.Dense(4, "tanh"), bp.Dense(1), bp.Dense(1)])
+            calls = {
+                "predict": lambda net=net, n=n_threads: net.predict(X, n_threads=n),
+                "evaluate": lambda net=net, n=n_threads: net.evaluate(X, [1.0] * 400, n_threads=n),
+                "fit": lambda net=net, n=n_threads: net.fit(X, [1.0] * 400, batch_size=None, n_threads=n),
+                "gradient": lambda net=net, n=n_threads: net.value_and_grad(X, [1.0] * 400, n_threads=n),
+            }
+            for name, call in calls.items():
+                _core.pool_tasks_reset()
+                call()
+                assert [k > 0 for k in _core.pool_tasks(6)] == [i < expected for i in range(6)], (
+                    name,
+                    setting,
+                    n_threads,
+                )
+    finally:
+        _core.force(False, "")
+        bp.set_num_threads(before)
+
+
+def test_a_small_step_runs_on_the_calling_thread():
+    net = bp.Network([bp.Input(2), bp.Dense(1)])
+    _core.pool_tasks_reset()
+    net.fit([[1.0, 2.0]] * 8, [1.0] * 8, n_threads=4)
+    assert _core.pool_tasks(4)[0] > 0 and not any(_core.pool_tasks(4)[1:])
+
+
+def test_forcing_by_environment():
+    script = """
+    import json, bpcore as bp
+    from bpcore import _core
+    net = bp.Network([bp.Input(2), bp.Dense(4, "tanh"), bp.Dense(4, "tanh"), bp.Dense(1)])
+    net.fit([[1.0, 2.0]] * 300, [1.0] * 300, batch_size=300, n_threads=3)
+    ((_, made),) = net._plans._free
+    print(json.dumps([sum(k > 0 for k in _core.pool_tasks(5)), made.plan.describe()["shards"] > 0]))
+    """
+    assert run(script) == [1, True]
+    assert run(script, BPCORE_PARALLEL="always") == [3, True]
+    assert run(script, BPCORE_PARALLEL="always", BPCORE_PHASE2="owners") == [3, False]
+    assert run(script, BPCORE_PHASE2="shards") == [1, True]
+    message = run(script, code=1, BPCORE_PHASE2="owner")
+    assert "ValueError: BPCORE_PHASE2: expected 'owners' or 'shards', got 'owner'" in message
+
+
+# ---- BLAS ----
+
+F = "__pyx_t_5scipy_6linalg_11cython_blas_"
+GOOD = {
+    "sgemm": f"void (char *, char *, int *, int *, int *, {F}s *, {F}s *, int *, {F}s *, int *, {F}s *, {F}s *, int *)",
+    "dgemm": f"void (char *, char *, int *, int *, int *, {F}d *, {F}d *, int *, {F}d *, int *, {F}d *, {F}d *, int *)",
+    "sgemv": f"void (char *, int *, int *, {F}s *, {F}s *, int *, {F}s *, int *, {F}s *, {F}s *, int *)",
+    "dger": f"void (int *, int *, {F}d *, {F}d *, int *, {F}d *, int *, {F}d *, int *)",
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_signatures_of_32_bit_integers_are_taken(name):
+    _blas.check_signature(name, GOOD[name])
+    _blas.check_signature(name, GOOD[name].replace(F + name[0], {"s": "float", "d": "double"}[name[0]]))
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.replace("int *", "int64_t *"),
+        lambda s: s.replace("int *", "long *"),
+        lambda s: s.replace("int *", "npy_int64 *"),
+        lambda s: s.replace("int *", "__pyx_t_5scipy_6linalg_11cython_blas_blas_int *"),
+        lambda s: s.replace("int *)", "int)"),
+        lambda s: s.replace("void (", "int ("),
+        lambda s: s.replace(F + "s", F + "c").replace(F + "d", F + "z"),
+        lambda s: s.replace(F + "s", F + "x").replace(F + "d", F + "s").replace(F + "x", F + "d"),
+        lambda s: s.replace(", int *)", ")"),
+        lambda s: "",
+    ],
+)
+def test_a_blas_of_another_kind_is_an_import_error_with_advice(name, change):
+    with pytest.raises(ImportError) as caught:
+        _blas.check_signature(name, change(GOOD[name]))
+    for word in ("bpcore", "SciPy", name, "32-bit BLAS integers", "pip install --force-reinstall scipy"):
+        assert word in str(caught.value)
+
+
+def test_this_scipys_own_signatures_are_taken_and_what_lacks_is_named():
+    module = _blas.load_cython_blas()
+    for name in _blas._EXPECTED:
+        _blas.check_signature(name, _blas._capsule_name(module.__pyx_capi__[name]))
+    script = """
+    import sys, types, json
+    import numpy, scipy
+    fake = types.ModuleType("scipy.linalg.cython_blas")
+    fake.__pyx_capi__ = {}
+    sys.modules["scipy.linalg.cython_blas"] = fake
+    import bpcore
+    """
+    assert "ImportError: bpcore: this SciPy" in (message := run(script, code=1)) and "exports no sgemm" in message
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_scipy_linalg_and_bpcore_live_together(order):
+    """Importing bpcore brings one module of SciPy's, not the whole of scipy.linalg, and hides none."""
+    script = """
+    import json, sys
+    if {first}:
+        import scipy.linalg.cython_blas, scipy.linalg.blas
+    import bpcore as bp
+    found = [name in sys.modules for name in ("scipy.linalg", "scipy.linalg.cython_blas", "cython_blas")]
+    import numpy as np
+    import scipy.linalg.cython_blas
+    import scipy.linalg.blas
+    import scipy.linalg
+    assert scipy.linalg.cython_blas is sys.modules["scipy.linalg.cython_blas"]
+    assert "dgemm" in scipy.linalg.cython_blas.__pyx_capi__ and scipy.linalg.cython_blas.__spec__.origin
+    a = np.arange(6.0).reshape(2, 3)
+    assert (scipy.linalg.blas.dgemm(1.0, a, a.T) == a @ a.T).all()
+    assert np.allclose(scipy.linalg.inv(a @ a.T) @ (a @ a.T), np.eye(2))
+    from scipy.linalg.cython_blas import __pyx_capi__
+    net = bp.Network([bp.Input(3), bp.Dense(1)])
+    net.fit(np.repeat(a, 50, 0), np.ones(100))
+    print(json.dumps(found))
+    """
+    found = run(script.format(first=order == "before"))
+    assert found == ([True, True, False] if order == "before" else [False, False, False])
+
+
+def test_import_is_light():
+    """Modules that cost much are not among those that the import brings."""
+    script = """
+    import json, sys
+    import numpy
+    before = set(sys.modules)
+    import bpcore
+    print(json.dumps(sorted(set(sys.modules) - before)))
+    """
+    brought = run(script)
+    assert "bpcore._core" in brought
+    for heavy in (
+        "scipy.linalg",
+        "scipy.special",
+        "scipy.sparse",
+        "safetensors",
+        "threadpoolctl",
+        "difflib",
+        "tempfile",
+    ):
+        assert heavy not in brought, heavy
