@@ -3,14 +3,7 @@
 
 #include <string.h>
 
-extern const bp_kernels bp_kernels_portable_table;
-#if defined(__x86_64__)
-extern const bp_kernels bp_kernels_v2_table, bp_kernels_avx2_table, bp_kernels_avx512_table;
-#elif defined(__aarch64__)
-extern const bp_kernels bp_kernels_neon_table;
-#endif
-
-const bp_kernels *bp_active = &bp_kernels_portable_table;
+const bp_kernels *bp_active = &bp_kernels_portable_table; /* until bp_isa_use */
 
 /* Best first. */
 static const bp_kernels *candidate(int i) {

@@ -39,7 +39,8 @@ def test_harness_is_clean_under_sanitizers(tmp_path, sanitizers, parts, least):
         f"compiler's sanitizer runtimes:\n{built.stderr}"
     )
     options = {
-        "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1",
+        # gcc aligns the frames of detect_stack_use_after_return to 32 bytes, and AVX-512 spills want 64 (PR 110027)
+        "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "TSAN_OPTIONS": "halt_on_error=1",
     }

@@ -47,7 +47,10 @@ typedef struct {
 } bp_kernels;
 
 void bp_ops_bind(const bp_kernels *kernels);        /* into the table of operations */
-extern const bp_kernels *bp_active; /* chosen at load; portable until then */
+/* One of these tables, each in the file of its instruction set. */
+extern const bp_kernels *bp_active;
+extern const bp_kernels bp_kernels_portable_table, bp_kernels_v2_table, bp_kernels_avx2_table, bp_kernels_avx512_table,
+    bp_kernels_neon_table;
 
 /* n integers of any source type; values beyond int32 become -1, as a label outside every range does. */
 void bp_convert_int32(const char *source, int64_t stride, bp_source type, int swapped, int64_t n, int32_t *out);

@@ -160,8 +160,10 @@ static void open_forced(net *n, const spec *s, int flags, int64_t rows, int n_th
     int whole = !s->loss;
     for (int l = 1; l <= s->depth; l++) whole |= !strcmp(s->f[l], "python_function");
     bp_set_phase2(phase2);
+    bp_set_backend(1 + (int)(s->width[0] % 2)); /* BLAS for even widths, bpcore's products for odd */
     CHECK(!net_open(n, s, flags, rows, n_threads));
     bp_set_phase2(0);
+    bp_set_backend(0);
     int shards = bp_plan_describe(n->plan).shards;
     CHECK(phase2 == 1 || whole ? !shards : phase2 == 0 || !(flags & BP_DO_BACKWARD) || shards > 0);
 }

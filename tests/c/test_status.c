@@ -172,7 +172,19 @@ static void test_weightless(void) {
     data_free(&d);
 }
 
+/* Instruction sets come best first and end with the one that runs anywhere; an unknown one changes nothing. */
+static void test_instruction_sets(void) {
+    const char *before = bp_isa();
+    int n = 0;
+    while (bp_isa_name(n)) n++;
+    CHECK(n >= 1 && !strcmp(bp_isa_name(n - 1), "portable"));
+    CHECK(bp_isa_use("abacus") == BP_E_SHAPE && bp_isa() == before);
+    for (int i = 0; i < n; i++) CHECK(!bp_isa_use(bp_isa_name(i)) && !strcmp(bp_isa(), bp_isa_name(i)));
+    CHECK(!bp_isa_use(before) && !strcmp(bp_isa(), before));
+}
+
 void test_status(void) {
+    test_instruction_sets();
     test_labels();
     test_callbacks();
     test_divergence();
