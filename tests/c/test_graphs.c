@@ -59,6 +59,10 @@ static int branched(bp_plan *plan, int x, weights w) { /* two ways from h, a sof
     int left = apply(plan, "gelu", dense(plan, h, w.C, -1)), right = softmax(plan, h);
     return dense(plan, add(plan, 3, (int[]){left, right, h}), w.B, w.b);
 }
+static int forked(bp_plan *plan, int x, weights w) { /* the gradient of h may not be written over that of `right` */
+    int h = dense(plan, x, w.A, w.a), right = apply(plan, "tanh", h), left = dense(plan, h, w.C, -1);
+    return dense(plan, add(plan, 2, (int[]){left, right}), w.B, w.b);
+}
 static int dead_end(bp_plan *plan, int x, weights w) { /* what the loss does not depend on has no gradient */
     int h = apply(plan, "tanh", dense(plan, x, w.A, w.a)), out = dense(plan, h, w.B, w.b);
     apply(plan, "relu", apply(plan, "exp", dense(plan, h, w.C, -1)));
@@ -153,9 +157,9 @@ static void test_shapes_of_graphs(void) {
         const char *name;
         build *build;
     } graphs[] = {{"residual", residual}, {"doubled", doubled},   {"recurrent", recurrent},
-                  {"branched", branched}, {"dead end", dead_end}, {"unused", unused}};
+                  {"branched", branched}, {"forked", forked},   {"dead end", dead_end}, {"unused", unused}};
     bp_set_parallel_always(1);
-    for (int i = 0; i < 6; i++) {
+    for (size_t i = 0; i < sizeof graphs / sizeof *graphs; i++) {
         context("graph: %s", graphs[i].name);
         check_graph(graphs[i].build, 1);
         check_graph(graphs[i].build, 70);

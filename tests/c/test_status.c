@@ -133,27 +133,30 @@ static void test_divergence(void) {
             }
 }
 
-/* theta written between slices is what a divergence goes back to, when the slice is told so. */
+/* theta written between slices is what a divergence goes back to, when the slice is told so.  The copy is of more
+ * than the plan moves, so that it costs far more than the slice: a copy so young would else be kept. */
 static void test_fresh(void) {
-    enum { ROWS = 8 };
+    enum { ROWS = 8, MANY = 1 << 20 };
     spec s = {BP_F64, 1, {1, 1}, {NULL, "identity"}, "huber", 1, 0, 0};
     data d = data_new(&s, ROWS);
     bp_opt opt = {.kind = BP_OPT_SGD, .lr = 1e8};
-    double theta[1] = {0};
+    double *theta = zeros(MANY, sizeof *theta);
     net n;
-    user u;
     context("a write to theta between slices");
     d.X[7] = 1e305;
     CHECK(!net_open(&n, &s, TRAIN, 1, 1));
-    bp_run *run = run_open(&n, &s, &d, theta, &u, 0, NULL);
+    bp_run *run = bp_run_new(n.plan, &naive_blas, theta, MANY);
+    bp_in_port in[2] = {{n.x, plain_array(d.X, ROWS, 1, BP_DOUBLE)}, {n.target, plain_array(d.y, ROWS, 1, BP_DOUBLE)}};
+    CHECK(!bp_run_ports(run, 2, in, 0, NULL, -1));
     bp_run_optimizer(run, &opt);
     bp_run_begin(run, ROWS, 1, NULL);
     CHECK(bp_epoch(run, 1, INFINITY, 7, 1) == BP_PAUSED);
-    theta[0] = 0.5;
+    theta[0] = theta[MANY - 1] = 0.5;
     CHECK(bp_epoch(run, 1, INFINITY, -1, 1) == BP_E_NONFINITE_PARAM);
-    CHECK(theta[0] == 0.5 && bp_run_progress(run).batch == 7);
+    CHECK(theta[0] == 0.5 && theta[MANY - 1] == 0.5 && bp_run_progress(run).batch == 7);
     bp_run_free(run);
     net_close(&n);
+    free(theta);
     data_free(&d);
 }
 
