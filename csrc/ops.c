@@ -46,16 +46,24 @@ static double dense_flops(const bp_plan *plan, const bp_op *op) {
     return 2.0 * (double)W->rows * (double)W->cols;
 }
 
+static double activation_flops(const bp_plan *plan, const bp_op *op) {
+    return ((const bp_activation *)op->detail)->cost * (double)plan->buffers[op->out].cols;
+}
+static double user_flops(const bp_plan *plan, const bp_op *op) { return 4000.0 * (double)plan->buffers[op->out].cols; }
+static double softmax_flops(const bp_plan *plan, const bp_op *op) { return 400.0 * (double)plan->buffers[op->out].cols; }
+
 /* The kernels' places are filled in by bp_ops_bind. */
 enum { DENSE, ACTIVATION, USER_FUNCTION, PYTHON_FUNCTION, SOFTMAX, ADD, N_BUILTIN };
 static bp_op_type builtin[N_BUILTIN] = {
     [DENSE] = {.name = "dense", .scope = BP_SCOPE_CELLS, .declare = declare_dense, .flops = dense_flops},
-    [ACTIVATION] = {.name = "activation", .scope = BP_SCOPE_CELLS, .grad_in_place = 1, .declare = declare_elementwise},
+    [ACTIVATION] = {.name = "activation", .scope = BP_SCOPE_CELLS, .grad_in_place = 1, .declare = declare_elementwise,
+                    .flops = activation_flops},
     [USER_FUNCTION] = {.name = "user_function", .scope = BP_SCOPE_CELLS, .grad_in_place = 1,
-                       .declare = declare_elementwise},
+                       .declare = declare_elementwise, .flops = user_flops},
     [PYTHON_FUNCTION] = {.name = "python_function", .scope = BP_SCOPE_CHUNK, .grad_in_place = 1,
                          .declare = declare_python},
-    [SOFTMAX] = {.name = "softmax", .scope = BP_SCOPE_ROWS, .grad_in_place = 1, .declare = declare_softmax},
+    [SOFTMAX] = {.name = "softmax", .scope = BP_SCOPE_ROWS, .grad_in_place = 1, .declare = declare_softmax,
+                 .flops = softmax_flops},
     [ADD] = {.name = "add", .scope = BP_SCOPE_CELLS, .declare = declare_add},
 };
 

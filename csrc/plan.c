@@ -1,6 +1,7 @@
 /* Compiles a list of operations into stages of tasks and lays out the arena. */
 #include "plan.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +18,8 @@ enum {
     MIN_BLOCKS = 8,           /* of a matrix worth splitting */
     MAX_CHUNK_ROWS = 16384
 };
-static const double CHUNK_FLOPS = 8e9; /* of the largest stage of a chunk: about 50 ms on one core */
+/* Between barriers a signal is not heard: at most so much work, 10 to 80 ms of one core that does 200 GFLOP/s. */
+static const double ROWS_FLOPS = 2e9, GRID_FLOPS = 6e9, UPDATE_FLOPS = 16e9;
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -356,6 +358,26 @@ static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
     return 0;
 }
 
+/* Flops of a row, and the rows of a chunk: as many as keep every stage and the update short. */
+static void size_chunks(bp_plan *plan) {
+    double together = 1, apart = 1; /* of the operations that share a stage of row tiles; of the largest on a grid */
+    plan->flops_row = 0;
+    for (int i = 0; i < plan->n_ops; i++) {
+        const bp_op *op = &plan->ops[i];
+        double flops = op->type->flops ? op->type->flops(plan, op) : (double)plan->buffers[op->out].cols;
+        plan->flops_row += flops;
+        if (!is_grid(plan, &(bp_item){BP_FORWARD, i})) together += flops;
+        else if (flops > apart) apart = flops;
+    }
+    int passes = plan->flags & BP_DO_BACKWARD ? 3 : 1; /* forward, to the inputs, to the parameters */
+    double most = fmin(ROWS_FLOPS / (together * passes), GRID_FLOPS / apart);
+    if (passes > 1) most = fmin(most, UPDATE_FLOPS / plan->flops_row);
+    plan->flops_row *= passes;
+    plan->flops = plan->flops_row * (double)plan->rows;
+    int64_t limit = max64((int64_t)fmin(most, MAX_CHUNK_ROWS) / plan->row_tile, 1) * plan->row_tile;
+    plan->chunk_rows = round_up(ceil_div(plan->rows, ceil_div(plan->rows, limit)), plan->row_tile);
+}
+
 bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads) {
     if (plan->arena || rows < 1 || n_threads < 1 || n_threads > BP_MAX_THREADS) return BP_E_SHAPE;
     if (flags & (BP_DO_LOSS | BP_DO_BACKWARD) && plan->loss_out < 0) return BP_E_SHAPE;
@@ -364,28 +386,20 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     plan->n_threads = n_threads;
     if (plan->loss_fused && flags & BP_DO_LOSS) maker_of(plan, plan->loss_out)->skip = 1;
 
-    int has_chunk_op = flags & BP_DO_LOSS && !plan->loss;
-    int64_t units = 0;
-    double largest = 1;
-    for (int i = 0; i < plan->n_ops; i++) {
-        const bp_op *op = &plan->ops[i];
-        double flops = op->type->flops ? op->type->flops(plan, op) : (double)plan->buffers[op->out].cols;
-        has_chunk_op |= op->type->scope == BP_SCOPE_CHUNK && flags & BP_DO_FORWARD;
-        units += op->n_params ? plan->buffers[op->out].cols : 0;
-        plan->flops_row += flops;
-        largest = flops > largest ? flops : largest;
-    }
-    if (plan->n_ops) units += plan->buffers[plan->ops[0].in[0]].cols;
-    if (flags & BP_DO_BACKWARD) plan->flops_row *= 3;
-    plan->flops = plan->flops_row * (double)rows;
-
     plan->padded = !(flags & BP_DO_BACKWARD);
     plan->row_tile = plan->padded ? INFER_TILE : rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2;
+
+    int has_chunk_op = flags & BP_DO_LOSS && !plan->loss;
+    int64_t units = 0;
+    for (int i = 0; i < plan->n_ops; i++) {
+        const bp_op *op = &plan->ops[i];
+        has_chunk_op |= op->type->scope == BP_SCOPE_CHUNK && flags & BP_DO_FORWARD;
+        units += op->n_params ? plan->buffers[op->out].cols : 0;
+    }
+    if (plan->n_ops) units += plan->buffers[plan->ops[0].in[0]].cols;
     plan->shards = choose_shards(plan, units, has_chunk_op);
     plan->windowed = plan->shards || (plan->padded && !has_chunk_op);
-    int64_t most = (int64_t)min64((int64_t)(CHUNK_FLOPS / largest), MAX_CHUNK_ROWS);
-    most = max64(most / plan->row_tile, 1) * plan->row_tile;
-    plan->chunk_rows = round_up(ceil_div(rows, ceil_div(rows, most)), plan->row_tile);
+    size_chunks(plan);
 
     /* BLAS may treat the rows of a product differently; a prediction must not */
     for (int i = 0; i < plan->n_ops; i++) plan->ops[i].native = backend != 1 || plan->padded;

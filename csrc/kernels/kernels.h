@@ -17,6 +17,7 @@ enum { BP_N_ACTIVATIONS = 13, BP_N_LOSSES = 5 };
 
 typedef struct {
     const char *name;
+    double cost; /* of an element, in flops of a product that take as long */
     void (*fn[2])(const void *z, void *a, void *df, int64_t n); /* df NULL where it is not wanted */
 } bp_activation;
 

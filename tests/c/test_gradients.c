@@ -107,13 +107,15 @@ void test_gradients(void) {
             check_every_weight(&shapes[i], rows[j]);
         }
 
-    /* large layers, whose stages are grids: products alone, then with elementwise items, then with softmax after */
+    /* large layers, whose stages are grids, which elementwise operations join, and softmax and small layers do not */
     static const spec grids[] = {
         {BP_F64, 2, {130, 257, 9}, {NULL, "tanh", "softmax"}, "cross_entropy", 0, 1, 1},
         {BP_F64, 3, {7, 129, 255, 3}, {NULL, "silu", "softmax", "identity"}, "squared_error", 1, 0, 0},
         {BP_F64, 2, {6, 181, 182}, {NULL, "python_function", "user_function"}, NULL, 0, 0, 1},
+        {BP_F64, 3, {700, 48, 48, 2}, {NULL, "identity", "tanh", "softmax"}, "cross_entropy", 0, 1, 0},
+        {BP_F64, 3, {3, 48, 48, 700}, {NULL, "tanh", "identity", "identity"}, "mse", 0, 0, 0},
     };
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 5; i++) {
         context("grid %d", i);
         check_one_direction(&grids[i], i ? 33 : 260, 1);
         check_one_direction(&grids[i], 33, 2);

@@ -81,6 +81,10 @@ static void test_bits(void) {
     regime r = {.epochs = 1, .batch = 260, .opt = opts[3]};
     context("bits, grid");
     check_bits(&grid, 260, r, 3);
+    spec mixed = {BP_F64, 3, {700, 48, 48, 700}, {NULL, "identity", "tanh", "softmax"}, "mse", 0, 0, 0};
+    r.batch = 40;
+    context("bits, grids and small layers of one width");
+    check_bits(&mixed, 40, r, 3);
     spec chunks = {BP_F64, 2, {2, 14, 1}, {NULL, "tanh", "logistic"}, "binary_cross_entropy", 0, 0, 1};
     r.opt = opts[0];
     r.batch = 34000;
