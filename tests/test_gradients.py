@@ -151,14 +151,16 @@ def data(n, n_in, n_out, seed=0):
     return rng.normal(size=(n, n_in)), rng.uniform(0, 0.6, (n, n_out)), weight
 
 
+backends = pytest.mark.parametrize("backend", ["native", "blas"])
 ways = pytest.mark.parametrize("phase2", ["", "owners", "shards"])
 both_types = pytest.mark.parametrize("dtype, tolerance", [("float64", EXACT), ("float32", SINGLE)])
 
 
+@backends
 @ways
 @both_types
-def test_batch_sizes(force, phase2, dtype, tolerance):
-    force(True, phase2)
+def test_batch_sizes(force, backend, phase2, dtype, tolerance):
+    force(True, phase2, backend)
     for n in (1, 2, 31, 32, 33, 64, 129, 1000):
         X, y, weight = data(n, 5, 3, seed=n)
         X, y, weight = (v.astype(dtype) for v in (X, y, weight))
@@ -169,10 +171,11 @@ def test_batch_sizes(force, phase2, dtype, tolerance):
             check_against_the_oracle(net, X, y, loss, weight, tolerance=tolerance)
 
 
+@backends
 @ways
 @both_types
-def test_more_rows_than_a_chunk(force, phase2, dtype, tolerance):
-    force(True, phase2)
+def test_more_rows_than_a_chunk(force, backend, phase2, dtype, tolerance):
+    force(True, phase2, backend)
     X, y, weight = (v.astype(dtype) for v in data(2 * 16384 + 77, 3, 2))
     weight[:17000] = 0.0  # a whole chunk
     net = random_net([3, 4, 2], "tanh", "logistic", dtype=dtype)
@@ -180,12 +183,13 @@ def test_more_rows_than_a_chunk(force, phase2, dtype, tolerance):
     check_against_the_oracle(net, X, y, "huber", weight, tolerance=tolerance, n_threads=2)
 
 
+@backends
 @pytest.mark.parametrize("phase2", ["", "shards"])
 @both_types
 @pytest.mark.parametrize("sizes", [(70, 700, 300, 3), (1100, 129, 700, 1), (1, 1, 1, 1)])
-def test_wide_and_narrow_layers(force, phase2, dtype, tolerance, sizes):
+def test_wide_and_narrow_layers(force, backend, phase2, dtype, tolerance, sizes):
     """Weights of 256 kB and more are cut into cells of rows and units."""
-    force(True, phase2)
+    force(True, phase2, backend)
     for n in (1, 40, 300):
         X, y, weight = (v.astype(dtype) for v in data(n, sizes[0], sizes[-1]))
         net = random_net(sizes, "softsign", "gelu", "logistic", dtype=dtype)
@@ -193,9 +197,10 @@ def test_wide_and_narrow_layers(force, phase2, dtype, tolerance, sizes):
         check_against_the_oracle(net, X, y, "mse", weight, tolerance=tolerance, n_threads=3)
 
 
+@backends
 @ways
-def test_a_layer_used_twice_has_one_gradient(force, phase2):
-    force(True, phase2)
+def test_a_layer_used_twice_has_one_gradient(force, backend, phase2):
+    force(True, phase2, backend)
     for n in (1, 33, 500, 17000):
         X, y, weight = data(n, 4, 4)
         shared, other = bp.Dense(4, "tanh"), bp.Dense(4, "silu", bias=False)

@@ -18,8 +18,8 @@ found = {}
 for dtype in ("float32", "float64"):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(300, 37)), rng.integers(0, 5, 300)
-    layers = [bp.Input(37), *(bp.Dense(n, f) for n, f in ((53, "relu"), (17, "tanh"), (29, "logistic"), (5, "softmax")))]
-    net = bp.Network(layers, dtype=dtype, seed=1)
+    layers = [bp.Dense(53, "relu"), bp.Dense(17, "tanh"), bp.Dense(29, "logistic"), bp.Dense(5, "softmax")]
+    net = bp.Network([bp.Input(37), *layers], dtype=dtype, seed=1)
     net.fit(X, y, optimizer=bp.Adam(lr=0.01), batch_size=33, epochs=3)
     one = bp.Network([bp.Input(37), bp.Dense(70, "silu"), bp.Dense(3, "softplus")], dtype=dtype, seed=2)
     one.fit(X[:40], X[:40, :3], optimizer=bp.SGD(lr=0.01, momentum=0.9), batch_size=1)

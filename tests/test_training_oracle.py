@@ -44,6 +44,7 @@ OPTIMISERS = [
     bp.Adam(lr=0.01),
     bp.Adam(lr=0.02, beta1=0.8, beta2=0.99, eps=1e-6, weight_decay=0.01),
 ]
+backends = pytest.mark.parametrize("backend", ["native", "blas"])
 every_optimiser = pytest.mark.parametrize("optimizer", OPTIMISERS, ids=lambda o: f"{o.kind}{OPTIMISERS.index(o)}")
 NETS = {
     "squared_error": (("tanh", "softplus", "identity"), True),
@@ -83,10 +84,10 @@ def check_fit(net, X, y, loss, optimizer, epochs, batch_size, weight, shuffle=Tr
 
 @every_optimiser
 @pytest.mark.parametrize("loss", NETS)
-@pytest.mark.parametrize("mode", ["", "owners", "shards", "threads"])
+@pytest.mark.parametrize("mode", ["", "owners", "shards", "threads", "blas"])
 def test_a_hundred_steps(force, mode, loss, optimizer):
     """150 rows: 64 + 64 + 22 as full batch, a last batch of 3 or 22 else."""
-    force(mode != "", mode.replace("threads", ""))
+    force(mode != "", mode if mode in ("owners", "shards") else "", mode if mode == "blas" else "")
     for batch_size, epochs in ((1, 1), (7, 5), (32, 20), (None, 100)):
         for weighted in (False, True):
             net, X, y, weight = problem(loss, 150)
@@ -150,20 +151,22 @@ def test_shared_layer_trains_as_its_one_gradient():
         assert distance(net.W[k], W[k]) <= TOLERANCE and distance(net.b[k], b[k]) <= TOLERANCE
 
 
+@backends
 @pytest.mark.parametrize("mode", ["", "owners", "shards"])
 @pytest.mark.parametrize("optimizer", [OPTIMISERS[1], OPTIMISERS[4]], ids=["sgd", "adam"])
-def test_batches_of_several_chunks(force, mode, optimizer):
+def test_batches_of_several_chunks(force, backend, mode, optimizer):
     """Gradients of the chunks are added, and nothing is updated before the last."""
-    force(bool(mode), mode)
+    force(bool(mode), mode, backend)
     for batch_size, epochs in ((None, 4), (17_000, 2)):
         net, X, y, weight = problem("squared_error", 36_000)
         check_fit(net, X, y, "squared_error", optimizer, epochs, batch_size, weight, n_threads=2)
 
 
+@backends
 @pytest.mark.parametrize("mode", ["", "owners", "shards"])
-def test_wide_layers(force, mode):
+def test_wide_layers(force, backend, mode):
     """Weights that are cut into cells and blocks; online, too."""
-    force(bool(mode), mode)
+    force(bool(mode), mode, backend)
     X, y = np.random.default_rng(0).normal(size=(70, 150)), np.random.default_rng(1).integers(0, 10, 70)
     for batch_size, epochs in ((1, 1), (33, 3), (None, 5)):
         layers = [bp.Input(150), bp.Dense(400, "tanh"), bp.Dense(170, "silu"), bp.Dense(10, "softmax")]
