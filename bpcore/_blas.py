@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.machinery
 import importlib.util
@@ -71,6 +72,7 @@ def connect() -> None:
             _core.set_blas_threads(*address)
             break
     os.register_at_fork(after_in_child=_core.after_fork_in_child)
+    atexit.register(_core.close)
 
 
 def _capsule_name(capsule: object) -> str:

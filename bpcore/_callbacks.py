@@ -117,4 +117,4 @@ def check(callbacks: list[Callback], kept: tuple[str, ...]) -> None:
 
 def wants_batches(callbacks: list[Callback]) -> bool:
     """Whether any of them looks at single steps."""
-    return any(type(callback).on_batch_end is not Callback.on_batch_end for callback in callbacks)
+    return any(getattr(c.on_batch_end, "__func__", None) is not Callback.on_batch_end for c in callbacks)

@@ -8,9 +8,13 @@ cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
+
+import threading
+import time
 
 import numpy as np
 
@@ -56,7 +60,7 @@ cdef extern from "bp.h" nogil:
         int64_t rows, cols, target_cols
         double sum[3]
     ctypedef struct bp_plan_info:
-        int shards, n_stages
+        int shards, n_stages, calls_blas
         int64_t chunk_rows
         size_t arena_bytes
         double flops
@@ -204,11 +208,69 @@ def blas_threads():
     return (_blas_threads.get() if _blas_threads.get else 1), _blas_threads.held
 
 
+# ---- entering C ----
+
+cdef int _slices = 0      # being run
+cdef unsigned long _generation = 0  # forks that led to this process
+cdef bint _closing = False
+
+
+cdef _enter(bint blas):
+    global _slices
+    if _closing and threading.current_thread() is not threading.main_thread():
+        raise SystemExit  # a daemon thread: the program is over
+    _slices += 1
+    if blas:
+        _hold_blas()
+
+
+cdef void _leave(bint blas, unsigned long generation):
+    global _slices
+    if generation != _generation:
+        return  # the child of a fork within a user's function: after_fork_in_child has given everything back
+    _slices -= 1
+    if blas:
+        _give_back_blas()
+
+
+def close():
+    """At exit: lets daemon threads finish their slices, and begin no other, before BLAS is unloaded under them."""
+    global _closing
+    _closing = True
+    end = time.monotonic() + 1
+    while _slices > 0 and time.monotonic() < end:
+        time.sleep(0.001)
+
+
 def after_fork_in_child():
-    """The threads that held BLAS are not in the child: gives it back."""
+    """The threads that held BLAS, or were fitting, are not in the child: gives back what they held."""
+    global _generation, _slices
+    _generation += 1
+    _slices = 0
     if _blas_threads.held:
         _blas_threads.held = 1
         _give_back_blas()
+
+
+@cython.final
+cdef class OneAtATime:
+    """`with` it while fitting.  In C, so that no signal is heard between taking it and giving it back."""
+    cdef unsigned long thread, generation
+    cdef bint held
+
+    def __enter__(self):
+        if self.held and self.generation == _generation:
+            raise RuntimeError("fit: this network is being fitted already; fit a copy made before")
+        self.held, self.generation, self.thread = True, _generation, PyThread_get_thread_ident()
+
+    def __exit__(self, *error):
+        self.held = False
+
+    def check(self, str what):
+        """RuntimeError where another thread of this process holds it."""
+        if self.held and self.generation == _generation and self.thread != PyThread_get_thread_ident():
+            raise RuntimeError(
+                f"{what}: this network is being fitted in another thread; wait for it, or use a copy made before")
 
 
 # ---- plan ----
@@ -216,6 +278,8 @@ def after_fork_in_child():
 cdef _scalar_function(object llc, bp_scalar_function *out):
     capsule = tuple.__getitem__(llc, 0)  # SciPy closes the short way
     cdef const char *signature = PyCapsule_GetName(capsule)
+    if signature == NULL:
+        raise ValueError("Activation: expected a LowLevelCallable with a signature, got one without")
     cdef void *pointer = PyCapsule_GetPointer(capsule, signature)
     if signature == b"double (double)":
         out.plain = <double (*)(double) noexcept nogil>pointer
@@ -412,11 +476,14 @@ cdef cnp.ndarray _checked(object result, str what, tuple shape, dtype):
 cdef bp_status _callback(void *self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df,
                          bp_loss_call *loss) noexcept with gil:
     cdef Run run = <Run>self
+    cdef unsigned long generation = _generation
     try:
         if loss != NULL:
             run._call_loss(tag, loss)
         else:
             run._call_activation(tag, rows, cols, z, a, df)
+        if generation != _generation:
+            raise RuntimeError("a step cannot go on in the child of a fork that was made within a user's function")
         return BP_OK
     except BaseException as error:
         run.error = error
@@ -439,7 +506,7 @@ cdef class Run:
         self.label_shape = None
         self.run = bp_run_new(plan.plan, &_blas, cnp.PyArray_DATA(theta), theta.shape[0])
         if self.run == NULL:
-            raise MemoryError
+            raise MemoryError("bpcore: out of memory, or theta is shorter than the plan's parameters")
         bp_run_callback(self.run, _callback, <void *>self)
 
     def __dealloc__(self):
@@ -478,6 +545,8 @@ cdef class Run:
         opt.lr, opt.momentum, opt.nesterov = lr, momentum, nesterov
         opt.beta1, opt.beta2, opt.eps, opt.weight_decay = beta1, beta2, eps, weight_decay
         opt.t = t
+        if len(states) != {"gradient": 1, "sgd": int(momentum != 0), "adam": 2}.get(kind, 0):
+            raise ValueError(f"optimizer: {len(states)} arrays of state do not fit {kind}")
         for i, state in enumerate(states):
             opt.state[i] = cnp.PyArray_DATA(state)
         self.states = states
@@ -491,12 +560,14 @@ cdef class Run:
     def slice(self, int n_threads, double seconds=0.05, int64_t max_steps=-1, bint fresh=True):
         """Runs a slice without the GIL; PAUSED, DONE, NONFINITE_LOSS or NONFINITE_PARAM, or raises."""
         cdef bp_status status
-        _hold_blas()
+        cdef bint blas = bp_plan_describe(self.plan.plan).calls_blas
+        cdef unsigned long generation = _generation
+        _enter(blas)
         try:
             with nogil:
                 status = bp_epoch(self.run, n_threads, seconds, max_steps, fresh)
         finally:
-            _give_back_blas()
+            _leave(blas, generation)
         if status == BP_E_CALLBACK:
             error, self.error = self.error, None
             raise error

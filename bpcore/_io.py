@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,30 +29,31 @@ _KINDS = {"float32": "F32", "float64": "F64"}
 
 def save(net: Network, path: str | os.PathLike[str]) -> None:
     """Writes to a temporary file beside `path`, then renames: a reader sees the old file or the new one."""
-    import tempfile  # slow to import, and few programs save
-
     from safetensors.numpy import save as to_bytes
 
     tensors = {name: np.ascontiguousarray(view) for name, view in net.params.items()}
-    if net._optimizer is not None:
-        for state, vector in zip(net._optimizer.states, net._optimizer_states, strict=True):
+    if net._memory.optimizer is not None:
+        for state, vector in zip(net._memory.optimizer.states, net._memory.states, strict=True):
             for name, p in net._parameters.items():
                 part = vector[p.offset : p.offset + p.rows * p.cols].reshape(p.shape)
                 tensors[f"{_STATE}{state}.{name}"] = np.ascontiguousarray(part)
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise ValueError(f"save: {name} has values that are not finite, and load would refuse them")
     content = to_bytes(
         tensors, {"bpcore_format": FORMAT, "graph": json.dumps(_graph(net)), "training": json.dumps(_training(net))}
     )
     target = _validate.path(path)
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(target)), prefix=".bpcore-")
+    temporary = f"{target}.{os.getpid()}-{threading.get_ident()}.tmp"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(content)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
 
 
@@ -78,13 +81,13 @@ def _name(layer: Dense) -> str | dict[str, str]:
 
 
 def _training(net: Network) -> dict[str, Any]:
-    optimizer = None if net._optimizer is None else _optimizers.to_json(net._optimizer)
+    memory = net._memory
     return {
         "seed": net.seed,
         "step": net.step,
         "epoch": net.epoch,
-        "optimizer": optimizer,
-        "updates": net._optimizer_updates,
+        "optimizer": None if memory.optimizer is None else _optimizers.to_json(memory.optimizer),
+        "updates": memory.updates,
     }
 
 
@@ -135,9 +138,9 @@ def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation] | Non
         net.params[name][...] = tensors[name]
     net.step, net.epoch = training["step"], training["epoch"]
     if optimizer is not None:
-        net._optimizer, net._optimizer_updates = optimizer, training["updates"]
-        net._optimizer_states = tuple(np.zeros_like(net.theta) for _ in optimizer.states)
-        for state, vector in zip(optimizer.states, net._optimizer_states, strict=True):
+        states = tuple(np.zeros_like(net.theta) for _ in optimizer.states)
+        net._memory = _optimizers.Memory(optimizer, states, training["updates"])
+        for state, vector in zip(optimizer.states, states, strict=True):
             for name, p in net._parameters.items():
                 vector[p.offset : p.offset + p.rows * p.cols] = tensors[f"{_STATE}{state}.{name}"].ravel()
     return net
@@ -190,7 +193,7 @@ def _layers(path: str, graph: dict[str, Any], custom: dict[str, Activation]) -> 
         else:
             _keys(path, name, attributes, {"units", "activation", "bias"})
             f = _activation(path, attributes["activation"], custom)
-            make = partial(Dense, attributes["units"], f, bias=attributes["bias"], init="zeros", name=name)
+            make = partial(Dense, attributes["units"], f, bias=attributes["bias"], name=name)
             by_name[name] = _made(path, name, make)
             layers.append(by_name[name])
     return graph["dtype"], layers

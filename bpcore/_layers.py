@@ -80,7 +80,7 @@ class Dense:
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", _validate.integer("units", self.units, 1, _validate.MAX_UNITS))
         object.__setattr__(self, "activation", _activations.resolve(self.activation))
-        _validate.flag("bias", self.bias)
+        object.__setattr__(self, "bias", _validate.flag("bias", self.bias))
         for name, valid in (("init", ("auto", *_INIT)), ("bias_init", ("zeros", "ones"))):
             value = getattr(self, name)
             if isinstance(value, str):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +15,7 @@ from bpcore import _activations, _core, _io, _plans, _threads, _training, _valid
 from bpcore._history import History
 from bpcore._layers import Dense, Input
 from bpcore._losses import BuiltIn, Loss
-from bpcore._optimizers import SGD, Optimizer
+from bpcore._optimizers import SGD, Memory, Optimizer
 from bpcore._tape import Gradients, Tape
 
 _LossLike = str | BuiltIn | Loss
@@ -44,44 +42,6 @@ class Node:
     parameters: tuple[str, ...] = ()
 
 
-class _OneAtATime:
-    """Says which thread is fitting; forgotten in the child of a fork, where that thread does not exist."""
-
-    generation = 0
-
-    def __init__(self) -> None:
-        self._owner: dict[int, tuple[int, object]] = {}
-
-    def __reduce__(self) -> Any:
-        return (_OneAtATime, ())
-
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """RuntimeError where some thread holds it already."""
-        generation = self.generation
-        mine = (threading.get_ident(), object())
-        if self._owner.setdefault(generation, mine) is not mine:
-            raise RuntimeError("fit: this network is being fitted already; fit a net.copy() instead")
-        try:
-            yield
-        finally:
-            self._owner.pop(generation, None)
-
-    def check(self, what: str) -> None:
-        """RuntimeError where another thread holds it."""
-        owner = self._owner.get(self.generation)
-        if owner is not None and owner[0] != threading.get_ident():
-            raise RuntimeError(f"{what}: this network is being fitted in another thread; use a net.copy() or wait")
-
-
-def _next_generation() -> None:
-    _OneAtATime.generation += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_next_generation)
-
-
 def _aligned(n: int, dtype: np.dtype[Any]) -> np.ndarray:
     """(n,) zeros that begin at a multiple of 64 bytes."""
     whole = np.zeros(n * dtype.itemsize + 64, np.uint8)
@@ -106,9 +66,7 @@ class Network:
         self._layers = tuple(node.layer for node in self._nodes)
         self.step = 0
         self.epoch = 0
-        self._optimizer: Optimizer | None = None
-        self._optimizer_states: tuple[np.ndarray, ...] = ()
-        self._optimizer_updates = 0
+        self._memory = Memory()
         self._bind(_aligned(sum(p.rows * p.cols for p in self._parameters.values()), self._dtype))
         self._draw()
 
@@ -116,7 +74,7 @@ class Network:
         """Makes theta the parameters, and the views of it."""
         self._theta = theta
         self._plans = _plans.PlanCache()
-        self._fitting = _OneAtATime()
+        self._fitting = _core.OneAtATime()
         self._params = MappingProxyType(
             {
                 name: theta[p.offset : p.offset + p.rows * p.cols].reshape(p.shape)
@@ -174,6 +132,7 @@ class Network:
 
     @theta.setter
     def theta(self, value: Any) -> None:
+        self._fitting.check("theta")
         self._theta[:] = _validate.parameters("theta", value, (self.n_params,), self._dtype)
 
     @property
@@ -348,7 +307,7 @@ class Network:
             unweighted = _training.Data(self, tape.a[0], y, loss, None)
             delta = self._reverse(tape, unweighted, np.empty_like(theta))[0]
         W, b = self._views(theta)
-        return Gradients(total / weight, (None, *delta), W, b, x / self._dtype.type(weight), theta)
+        return Gradients(total / weight, (None, *delta), W, b, x / weight, theta)
 
     def _reverse(
         self, tape: Tape, data: _training.Data, theta: np.ndarray
@@ -398,7 +357,7 @@ class Network:
 
     def copy(self) -> Network:
         """An independent network: same layers, parameters, counters and optimiser state."""
-        twin = Network.__new__(Network)
+        twin = type(self).__new__(type(self))
         twin.__setstate__(self.__getstate__())
         return twin
 
@@ -408,11 +367,13 @@ class Network:
         return self.copy()
 
     def __getstate__(self) -> dict[str, Any]:
+        self._fitting.check("copy")
         state = self.__dict__.copy()
         for name in ("_plans", "_fitting", "_params"):
             del state[name]
         state["_theta"] = self._theta.copy()
-        state["_optimizer_states"] = tuple(array.copy() for array in self._optimizer_states)
+        copies = tuple(array.copy() for array in self._memory.states)
+        state["_memory"] = self._memory._replace(states=copies)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -442,6 +403,7 @@ def lay_out(layers: Sequence[Input | Dense]) -> tuple[list[Node], dict[str, Para
     nodes = [Node("input", layers[0], layers[0].units)]
     table: dict[str, Parameter] = {}
     names: dict[Dense, str] = {}
+    given = {getattr(layer, "name", None) for layer in layers}
     taken = {"input"}
     uses: dict[Dense, int] = {}
     offset = 0
@@ -450,7 +412,10 @@ def lay_out(layers: Sequence[Input | Dense]) -> tuple[list[Node], dict[str, Para
         n_in, n_out = nodes[-1].n_out, layer.units
         uses[layer] = uses.get(layer, 0) + 1
         if layer not in names:
-            names[layer] = layer.name or f"dense_{len(names) + 1}"
+            number = len(names) + 1
+            while f"dense_{number}" in given or f"dense_{number}" in taken:
+                number += 1
+            names[layer] = layer.name or f"dense_{number}"
             if names[layer] in taken:
                 raise ValueError(f"layers: expected names of their own, got {names[layer]!r} twice")
             taken.add(names[layer])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
 
 from bpcore import _validate
 
@@ -71,6 +73,14 @@ Optimizer = SGD | Adam
 _BY_NAME: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam}
 
 
+class Memory(NamedTuple):
+    """What an optimiser keeps of a network between calls; one object, so that it is replaced whole or not at all."""
+
+    optimizer: Optimizer | None = None
+    states: tuple[np.ndarray, ...] = ()  # each shaped as theta
+    updates: int = 0
+
+
 def _set(optimizer: Optimizer, name: str, value: Any) -> None:
     object.__setattr__(optimizer, name, value)
 
@@ -84,6 +94,12 @@ def resolve(value: Any) -> Optimizer:
             f"optimizer: expected bp.SGD(...) or bp.Adam(...), got {value!r} of type {type(value).__name__}"
         )
     return _BY_NAME[_validate.choice("optimizer", value, _BY_NAME)]()
+
+
+def check(optimizer: Optimizer, dtype: np.dtype[Any]) -> None:
+    """ValueError for a setting that vanishes in the network's dtype."""
+    if isinstance(optimizer, Adam) and optimizer.eps < np.finfo(dtype).tiny:
+        raise ValueError(f"eps: expected a number that {dtype} can hold, got {optimizer.eps}")
 
 
 def to_json(optimizer: Optimizer) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bpcore import _core
 from bpcore._activations import Activation
@@ -82,29 +81,25 @@ def _compile(net: Network, key: Key) -> Compiled:
 
 
 class PlanCache:
-    """The plans a network used last, each handed to one call at a time."""
+    """The plans a network used last, each handed to one call at a time.
+
+    Threads may use it at once: every step is one operation on a dict or list, and a plan that is lost to a race is
+    compiled again.
+    """
 
     def __init__(self) -> None:
-        self._free: deque[tuple[Key, Compiled]] = deque(maxlen=_KEPT)
+        self._free: dict[Key, list[Compiled]] = {}
 
     @contextmanager
     def take(self, net: Network, key: Key) -> Iterator[Compiled]:
         """A plan for `key`, this call's alone until it is done."""
-        made = self._pop(key)
-        if made is None:
+        try:
+            made = self._free[key].pop()
+        except (KeyError, IndexError):
             made = _compile(net, key)
         yield made
-        self._free.append((key, made))
-
-    def _pop(self, key: Key) -> Compiled | None:
-        for entry in list(self._free):
-            if entry[0] == key:
-                try:
-                    self._free.remove(entry)
-                except ValueError:  # another thread was first
-                    continue
-                return entry[1]
-        return None
-
-    def __reduce__(self) -> Any:
-        return (PlanCache, ())
+        plans = self._free.pop(key, [])
+        plans.append(made)
+        self._free[key] = plans[-_KEPT:]  # the youngest key is last
+        for old in list(self._free)[:-_KEPT]:
+            self._free.pop(old, None)

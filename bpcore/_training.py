@@ -107,6 +107,7 @@ def fit(net: Network, X: Any, y: Any, s: Settings) -> History:
         Xv, yv = s.validation_data
         validation = Data(net, Xv, yv, data.loss, None, check_finite, " of validation_data")
     optimizer = _optimizers.resolve(s.optimizer)
+    _optimizers.check(optimizer, net.dtype)
     epochs = _validate.integer("epochs", s.epochs, 0, 2**31)
     batch = n if s.batch_size is None else min(n, _validate.integer("batch_size", s.batch_size, 1, 2**62))
     shuffled = _validate.flag("shuffle", s.shuffle) and batch < n
@@ -118,7 +119,7 @@ def fit(net: Network, X: Any, y: Any, s: Settings) -> History:
     _callbacks.check(callbacks, ("loss", *(("val_loss", *accuracy) if validation else ())))
     if not net.theta.flags.writeable:
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
-    with net._fitting.hold(), net._plans.take(net, data.key(_plans.TRAIN, batch, n_threads)) as made:
+    with net._fitting, net._plans.take(net, data.key(_plans.TRAIN, batch, n_threads)) as made:
         loop = _Loop(net, data, made, validation, optimizer, n_threads, callbacks, verbose)
         return loop.train(epochs, batch, seed if shuffled else None)
 
@@ -145,12 +146,12 @@ class _Loop:
         self.callbacks, self.verbose = callbacks, verbose
         self.state = _callbacks.State(net, History(), net.epoch, net.step)
         self.run = data.run(net, made)
-        if net._optimizer != optimizer:
-            net._optimizer = optimizer
-            net._optimizer_states = tuple(np.zeros_like(net.theta) for _ in optimizer.states)
-            net._optimizer_updates = 0
+        memory = net._memory
+        if memory.optimizer != optimizer:
+            memory = _optimizers.Memory(optimizer, tuple(np.zeros_like(net.theta) for _ in optimizer.states), 0)
+        self.memory = memory
         settings = _optimizers.to_json(optimizer)
-        self.run.optimizer(settings.pop("kind"), net._optimizer_states, net._optimizer_updates, **settings)
+        self.run.optimizer(settings.pop("kind"), memory.states, memory.updates, **settings)
 
     def train(self, epochs: int, batch: int, seed: int | None) -> History:
         """Runs the epochs; shuffled where there is a seed."""
@@ -176,8 +177,10 @@ class _Loop:
         return state.history
 
     def _count(self, first_step: int) -> None:
-        self.net.step = first_step + self.run.progress()[5]
-        self.net._optimizer_updates = self.run.updates()
+        steps = self.run.progress()[5]
+        if steps:
+            self.net._memory = self.memory._replace(updates=self.run.updates())
+            self.net.step = first_step + steps
 
     def _epoch(self, first_step: int) -> None:
         """Slices until the epoch is done or a callback stops it."""

@@ -176,6 +176,8 @@ def weights(value: Any, n: int, dtype: np.dtype[Any]) -> np.ndarray | None:
         raise ValueError("sample_weight: expected at least one weight above zero, got only zeros")
     if a.max() < np.finfo(dtype).tiny:
         raise ValueError(f"sample_weight: expected a weight that {dtype} can hold, got at most {a.max()}; scale them")
+    if a.max() > 1e15:
+        raise ValueError(f"sample_weight: expected weights up to 1e15, got {a.max()}; scale them, only ratios count")
     return a
 
 

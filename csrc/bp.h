@@ -189,9 +189,10 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
 typedef struct {
     int shards;          /* 0: owners */
     int n_stages;
+    int calls_blas;      /* some product runs on BLAS */
     int64_t chunk_rows;
     size_t arena_bytes;
-    double flops;        /* a batch of `rows` rows, all phases */
+    double flops;        /* a batch of `rows` rows, all phases; a function counts as the flops that take as long */
 } bp_plan_info;
 bp_plan_info bp_plan_describe(const bp_plan *plan);
 int bp_plan_grad(const bp_plan *plan, int buffer);  /* number of the gradient's buffer, or -1 */

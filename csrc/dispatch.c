@@ -11,7 +11,7 @@ static const bp_kernels *candidate(int i) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && n++ == i)
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma") && n++ == i)
         return &bp_kernels_avx512_table;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && n++ == i) return &bp_kernels_avx2_table;
     if (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt") && n++ == i) return &bp_kernels_v2_table;

@@ -50,7 +50,9 @@ static double activation_flops(const bp_plan *plan, const bp_op *op) {
     return ((const bp_activation *)op->detail)->cost * (double)plan->buffers[op->out].cols;
 }
 static double user_flops(const bp_plan *plan, const bp_op *op) { return 4000.0 * (double)plan->buffers[op->out].cols; }
-static double softmax_flops(const bp_plan *plan, const bp_op *op) { return 400.0 * (double)plan->buffers[op->out].cols; }
+static double softmax_flops(const bp_plan *plan, const bp_op *op) {
+    return 400.0 * (double)plan->buffers[op->out].cols;
+}
 
 /* The kernels' places are filled in by bp_ops_bind. */
 enum { DENSE, ACTIVATION, USER_FUNCTION, PYTHON_FUNCTION, SOFTMAX, ADD, N_BUILTIN };

@@ -412,8 +412,11 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
 }
 
 bp_plan_info bp_plan_describe(const bp_plan *plan) {
+    int calls_blas = 0;
+    for (int i = 0; i < plan->n_ops; i++) calls_blas |= plan->ops[i].n_params && !plan->ops[i].native;
     return (bp_plan_info){.shards = plan->shards,
                           .n_stages = plan->n_stages,
+                          .calls_blas = calls_blas,
                           .chunk_rows = plan->chunk_rows,
                           .arena_bytes = plan->arena_bytes,
                           .flops = plan->flops};

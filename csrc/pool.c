@@ -151,9 +151,13 @@ static void *worker(void *number) {
     return NULL;
 }
 
+static unsigned generation;
+unsigned bp_pool_generation(void) { return generation; }
+
 /* The child of a fork has only the thread that forked: the pool begins anew, and a lock held by a lost thread with
  * it. */
 static void after_fork_in_child(void) {
+    generation++;
     pthread_mutex_init(&pool.owner, NULL);
     pthread_mutex_init(&pool.lock, NULL);
     pthread_cond_init(&pool.wake, NULL);

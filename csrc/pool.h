@@ -33,6 +33,7 @@ typedef void bp_pool_fn(void *arg, int thread, int n_threads);
  * they start. */
 void bp_pool_run(int n, bp_pool_fn *fn, bp_pool_prepare *prepare, void *arg);
 void bp_pool_count(int thread, int64_t tasks);
+unsigned bp_pool_generation(void); /* forks since the pool's threads were first started */
 
 double bp_now(void); /* seconds of a monotonic clock */
 

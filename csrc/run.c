@@ -45,6 +45,7 @@ struct bp_run {
     bp_position snapshot_at;
     double snapshot_time, snapshot_cost;
     int has_snapshot;
+    int64_t replay_left;     /* batches from the snapshot to the last finite step; -1: no replay */
 
     double deadline;
     int64_t steps_left;
@@ -52,6 +53,7 @@ struct bp_run {
     bp_status status;        /* what the slice ends with; BP_OK while it goes on */
     atomic_int failure;      /* a task's bp_status, or BP_OK */
     bp_barrier barrier;
+    unsigned generation;     /* of the process: a fork begins a new one */
 };
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -67,6 +69,7 @@ bp_run *bp_run_new(bp_plan *plan, const bp_blas *blas, void *theta, int64_t n_pa
     run->theta = theta;
     run->n_params = n_params;
     run->weight_port = -1;
+    run->replay_left = -1;
     run->x = (bp_context){.plan = plan,
                           .ops = plan->ops,
                           .buffers = plan->buffers,
@@ -287,6 +290,10 @@ static bp_status do_chunk(bp_run *run, const bp_stage *stage) {
     bp_fpenv_restore(run->x.caller_fpenv);
     bp_status status = do_item(run, &run->plan->items[stage->first], t, 0, 0, 0, 0, 0);
     bp_fpenv_restore(own);
+    if (bp_pool_generation() != run->generation) { /* the user forked: this child is alone, the step ends here */
+        run->barrier.n = atomic_load(&run->barrier.arrived) + 1;
+        return BP_E_CALLBACK;
+    }
     return status;
 }
 
@@ -392,8 +399,8 @@ static void end_batch(bp_run *run, int updated) {
 
 static void look_at_clock(bp_run *run, int step_ended) {
     if (run->status || (step_ended && --run->until_clock > 0)) return;
-    if (!step_ended && run->plan->flops < 1e7) return;
-    double per_step = run->plan->flops_row * (double)run->batch;
+    double per_step = run->plan->flops_row * (double)run->batch_rows;
+    if (!step_ended && per_step < 1e7) return;
     run->until_clock = per_step > 1e6 ? 1 : (int)(1e6 / (per_step + 2e4)) + 1;
     if (bp_now() > run->deadline) run->status = BP_PAUSED;
 }
@@ -454,6 +461,7 @@ static void thread_main(void *arg, int thread, int n_threads) {
 static void prepare(void *arg, int n_threads, bp_fpenv caller) {
     bp_run *run = arg;
     run->x.caller_fpenv = caller;
+    run->generation = bp_pool_generation();
     bp_barrier_init(&run->barrier, n_threads);
 }
 
@@ -504,17 +512,34 @@ static bp_status take_snapshot(bp_run *run, int fresh) {
     return BP_OK;
 }
 
+/* From the snapshot, with the same bits, to the last step that was finite; in slices, as training is. */
+static bp_status replay(bp_run *run, int n_threads, double seconds) {
+    while (run->replay_left > 0) {
+        int64_t before = run->at.done.batch;
+        bp_status status = slice(run, n_threads, seconds, run->replay_left);
+        run->replay_left -= run->at.done.batch - before;
+        if (status == BP_PAUSED && run->replay_left) return BP_PAUSED;
+        if (status == BP_PAUSED || status == BP_DONE) continue;
+        /* a function of the user's answers otherwise than before: what is left is the copy itself */
+        copy_parameters(run, 1);
+        run->at = run->snapshot_at;
+        set_batch(run);
+        break;
+    }
+    run->replay_left = -1;
+    run->has_snapshot = 0;
+    return BP_E_NONFINITE_PARAM;
+}
+
 bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps, int fresh) {
+    if (run->replay_left >= 0) return replay(run, n_threads, seconds);
     bp_status status = take_snapshot(run, fresh);
     if (status) return status;
     status = slice(run, n_threads, seconds, max_steps);
     if (status != BP_E_NONFINITE_PARAM || !trains(run)) return status;
-    /* back to the copy, and with the same bits forward to the last step that was finite */
-    int64_t batches = run->at.done.batch - run->snapshot_at.done.batch;
+    run->replay_left = run->at.done.batch - run->snapshot_at.done.batch;
     copy_parameters(run, 1);
     run->at = run->snapshot_at;
     set_batch(run);
-    run->has_snapshot = 0;
-    if (batches) slice(run, n_threads, INFINITY, batches);
-    return BP_E_NONFINITE_PARAM;
+    return replay(run, n_threads, seconds);
 }

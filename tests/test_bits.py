@@ -52,7 +52,7 @@ OPTIMIZERS = {"sgd": bp.SGD(lr=0.05, momentum=0.9, nesterov=True, weight_decay=1
 
 def state_of(net):
     """All that training moves, as bytes."""
-    return [a.tobytes() for a in (net.theta, *net._optimizer_states)], net.step, net.epoch, net._optimizer_updates
+    return [a.tobytes() for a in (net.theta, *net._memory.states)], net.step, net.epoch, net._memory.updates
 
 
 def threads_worked(n):
@@ -98,7 +98,7 @@ def test_several_chunks_were_several():
         net = make()
         X, y = data(net, n)
         net.fit(X, y, batch_size=None)
-        ((_, made),) = net._plans._free
+        ((made,),) = net._plans._free.values()
         assert made.plan.describe()["chunk_rows"] < n
 
 
@@ -109,7 +109,7 @@ def test_the_wide_net_runs_on_the_grid_and_the_modes_force_what_they_say():
             _core.force(False, phase2)
             net = make()
             net.fit(*data(net, 300), batch_size=300)
-            ((_, made),) = net._plans._free
+            ((made,),) = net._plans._free.values()
             described = made.plan.describe()
             assert (described["shards"] > 0) == (phase2 == "shards")
             stages[make, phase2] = described["n_stages"]

@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from os import environ
 from pathlib import Path
 
@@ -109,14 +110,23 @@ def test_text_is_tidy(path):
         assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b|#\s*if 0", line), f"line {number}: {line}"
 
 
-@pytest.mark.parametrize("compiler", COMPILERS)
-@pytest.mark.parametrize("optimize", ["-O0", "-O2"])
-def test_compilers_find_nothing(compiler, optimize, tmp_path):
-    sources = [p for p in CORE if p.suffix == ".c"] + [p for p in TESTS if p.suffix == ".c"]
-    assert len(sources) >= 14
-    for path in sources:
-        out = str(tmp_path / "object.o")
-        done = run(*COMPILERS[compiler], *FLAGS, *STRICT, optimize, "-c", name(path), "-o", out)
+@pytest.fixture(scope="module", params=COMPILERS)
+def objects(request, tmp_path_factory):
+    """What one compiler says of each source, and the object it makes of it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    sources = [path for path in CORE + TESTS if path.suffix == ".c"]
+
+    def build(path):
+        out = str(folder / f"{path.stem}.o")
+        return run(*COMPILERS[request.param], *FLAGS, *STRICT, "-O2", "-c", name(path), "-o", out), out
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(sources, pool.map(build, sources), strict=True))
+
+
+def test_compilers_find_nothing(objects):
+    assert len(objects) >= 14
+    for done, _ in objects.values():
         assert done.returncode == 0 and not done.stderr, done.stderr
 
 
@@ -143,13 +153,10 @@ def defined(binary, *options):
     return {line.split()[-1] for line in done.stdout.splitlines() if len(line.split()) == 3}
 
 
-def test_only_what_a_header_declares_is_seen_by_other_files(tmp_path):
+def test_only_what_a_header_declares_is_seen_by_other_files(objects, tmp_path):
     known = declared([p for p in CORE if p.suffix == ".h"], tmp_path)
-    for path in CORE:
-        if path.suffix == ".c":
-            out = tmp_path / "object.o"
-            done = run(*CC, *FLAGS, "-c", name(path), "-o", str(out))
-            assert done.returncode == 0, done.stderr
+    for path, (_, out) in objects.items():
+        if path in CORE:
             found = defined(out, "-g")
             assert found <= known, (name(path), sorted(found - known))
 

@@ -65,9 +65,9 @@ def facts(net):
     return {
         "theta": net.theta.tobytes(),
         "params": {name: view.shape for name, view in net.params.items()},
-        "counters": (net.step, net.epoch, net._optimizer_updates, net.seed, net.dtype),
-        "optimizer": net._optimizer,
-        "states": [a.tobytes() for a in net._optimizer_states],
+        "counters": (net.step, net.epoch, net._memory.updates, net.seed, net.dtype),
+        "optimizer": net._memory.optimizer,
+        "states": [a.tobytes() for a in net._memory.states],
         "layers": [(type(x), x.units, getattr(x, "activation", 0), getattr(x, "bias", 0)) for x in net.layers],
         "sharing": [net.layers.index(layer) for layer in net.layers],
         "names": [node.name for node in net._nodes],
@@ -90,7 +90,7 @@ def test_round_trip(kind, dtype, tmp_path):
     assert facts(bp.load(tmp_path / "again", custom={"sine": OWN})) == before
     X, y = RNG.standard_normal((20, net.n_inputs)), abs(RNG.standard_normal((20, net.n_outputs)))
     for each in (net, back):  # and both go on alike
-        each.fit(X, y, loss="mse", optimizer=net._optimizer or bp.SGD(), epochs=2)
+        each.fit(X, y, loss="mse", optimizer=net._memory.optimizer or bp.SGD(), epochs=2)
     assert facts(back) == facts(net)
 
 
@@ -99,7 +99,7 @@ def test_the_file_is_plain_safetensors(tmp_path):
     net.save(tmp_path / "net")
     tensors = load_file(tmp_path / "net")
     expected = dict(net.params)
-    for state, vector in zip(("mean", "variance"), net._optimizer_states, strict=True):
+    for state, vector in zip(("mean", "variance"), net._memory.states, strict=True):
         for name, p in net._parameters.items():
             expected[f"optimizer.{state}.{name}"] = vector[p.offset : p.offset + p.rows * p.cols].reshape(p.shape)
     assert set(tensors) == set(expected)
@@ -177,7 +177,7 @@ def test_save_is_atomic(tmp_path, monkeypatch):
     old, new = NETWORKS["adam"]("float32"), NETWORKS["momentum"]("float32")
     old.save(path)
     content = path.read_bytes()
-    for name in ("replace", "fdopen", "chmod"):
+    for name in ("replace", "fsync"):
         with monkeypatch.context() as patch:
 
             def fail(*arguments, **settings):

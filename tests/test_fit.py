@@ -21,7 +21,7 @@ def make(seed=1, n_out=2, output="identity", dtype="float64", **settings):
 
 
 def state_of(net):
-    return [a.tobytes() for a in (net.theta, *net._optimizer_states)], net.step, net._optimizer_updates
+    return [a.tobytes() for a in (net.theta, *net._memory.states)], net.step, net._memory.updates
 
 
 class Recorder(bp.Callback):
@@ -209,7 +209,7 @@ def test_stop_at_a_batch():
 
     net, recorder = make(), Recorder()
     history = net.fit(X, Y, epochs=10, batch_size=10, callbacks=[Stop(), recorder])
-    assert net.step == 4 and net._optimizer_updates == 4
+    assert net.step == 4 and net._memory.updates == 4
     assert [name for name, *_ in recorder.log] == ["begin"] + ["batch"] * 4 + ["epoch", "end"]
     assert len(history.loss) == 1 and np.isfinite(history.loss[0])
     order = _core.permutation(50, 1, 1, 0)[:40]
@@ -482,10 +482,10 @@ def test_an_unequal_optimizer_begins_anew_and_an_equal_one_goes_on(first, second
     kept, begun = net.copy(), fresh_copy(net)
     net.fit(X, Y, optimizer=second, epochs=2)
     begun.fit(X, Y, optimizer=second, epochs=2)
-    assert net.theta.tobytes() == begun.theta.tobytes() and net._optimizer_updates == 4
+    assert net.theta.tobytes() == begun.theta.tobytes() and net._memory.updates == 4
     on = kept.copy()
     on.fit(X, Y, optimizer=type(first)(**vars(first)), epochs=2)
-    assert on._optimizer_updates == 10
+    assert on._memory.updates == 10
     forgot = fresh_copy(kept)
     forgot.fit(X, Y, optimizer=first, epochs=2)
     assert on.theta.tobytes() != forgot.theta.tobytes()
@@ -499,7 +499,7 @@ def test_optimizers_by_name_are_their_defaults():
         assert state_of(nets[0]) == state_of(nets[1])
     default = make()
     default.fit(X, Y)
-    assert default._optimizer == bp.SGD(lr=0.01)
+    assert default._memory.optimizer == bp.SGD(lr=0.01)
 
 
 def test_optimizers_are_frozen_and_compare_by_value():

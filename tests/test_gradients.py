@@ -244,6 +244,25 @@ def test_softmax_has_its_full_jacobian(dtype, tolerance):
         assert distance(delta[1], np.einsum("nij,nj->ni", jacobian[1], da)) <= tolerance
 
 
+# ---- the whole range ----
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("float32", 2e-5)])
+@pytest.mark.parametrize("activation", [name for name in bp.activations.NAMES if name != "softmax"])
+def test_activations_at_every_scale(activation, dtype, tolerance):
+    """Of each value, near 0 and in both tails; f' may lose what 1 - a^2 loses."""
+    z = np.geomspace(1e-6, 1e3, 997)
+    z = np.concatenate([-z[::-1], KINKS, z]).astype(dtype)
+    net = bp.Network([bp.Input(1), bp.Dense(1, activation, init="ones", bias=False)], dtype=dtype)
+    tape = net.forward(z[:, None])
+    with np.errstate(over="ignore", under="ignore"):
+        a, df = (function(z.astype(float)).astype(dtype) for function in ref.ACTIVATIONS[activation])
+    least, eps = 1e3 * np.finfo(dtype).tiny, np.finfo(dtype).eps  # z = 1e3 times what was flushed to 0
+    np.testing.assert_array_equal(tape.z[1][:, 0], z)
+    np.testing.assert_allclose(tape.a[1][:, 0], a, rtol=tolerance, atol=least)
+    np.testing.assert_allclose(tape.df[1][:, 0], df, rtol=tolerance, atol=4 * eps)
+
+
 # ---- stability ----
 
 

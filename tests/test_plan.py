@@ -493,9 +493,9 @@ def test_memory_for_inference_does_not_grow_with_rows(force):
 
 def test_flops_are_counted():
     dense = 2 * (784 * 100 + 100 * 10)
-    got = chain((784, 100, 10), 50, 1)["flops"] / 50
-    assert 3 * dense <= got <= 3 * dense + 3 * 200
-    assert chain((784, 100, 10), 50, 1, EVALUATE)["flops"] / 50 == pytest.approx(got / 3)
+    forward, training = (chain((784, 100, 10), 50, 1, flags)["flops"] for flags in (EVALUATE, TRAIN))
+    assert dense < forward / 50 < 2 * dense  # and something for tanh
+    assert training == pytest.approx(3 * forward)
 
 
 # ---- what is refused ----

@@ -26,7 +26,7 @@ def make(seed=1, hidden=8, **settings):
 
 
 def state_of(net):
-    return [a.tobytes() for a in (net.theta, *net._optimizer_states)], net.step, net._optimizer_updates
+    return [a.tobytes() for a in (net.theta, *net._memory.states)], net.step, net._memory.updates
 
 
 class AfterBatch(bp.Callback):
@@ -113,7 +113,7 @@ def test_divergence_keeps_the_last_whole_step(kind, n, at, always, phase2, n_thr
         twin.fit(X[: at // 10 * 10], y[: at // 10 * 10], **settings)
     assert state_of(net) == state_of(twin) and net.step == begin + at // 10
     assert net.epoch == epoch
-    assert np.isfinite(net.theta).all() and all(np.isfinite(a).all() for a in net._optimizer_states)
+    assert np.isfinite(net.theta).all() and all(np.isfinite(a).all() for a in net._memory.states)
     net.fit(*good, **settings)  # it goes on
     twin.epoch = epoch
     twin.fit(*good, **settings)
@@ -319,7 +319,7 @@ for delay in (0.2, 0.27, 0.34, 0.41):
         if end % per_epoch:
             twin.fit(X, y, callbacks=Stop(), **settings)
     assert twin.step == net.step and (twin.theta == net.theta).all()
-    states = zip(twin._optimizer_states, net._optimizer_states)
+    states = zip(twin._memory.states, net._memory.states)
     assert not net.step or all((a == b).all() for a, b in states)
     assert np.isfinite(net.predict(X[:5])).all()
     net.fit(X[:50], y[:50])
@@ -378,7 +378,7 @@ CASES = {
     "small": ([20, 50, 1], "relu", 3000, 32, "float32"),
     "full batch": ([20, 50, 1], "relu", 40_000, None, "float32"),
     "wide": ([1500, 1500, 1500], "relu", 2000, 512, "float32"),
-    "wide full batch": ([1500, 1500, 1500], "relu", 4000, None, "float32"),
+    "wide full batch": ([1500, 1500, 1500], "relu", 1760, None, "float32"),
     "deep": (DEEP, "relu", 16_000, None, "float32"),
     "deep batch": (DEEP, "relu", 16_000, 2000, "float32"),
     "dear activation": ([8, 2000, 1], "gelu", 16_000, None, "float64"),
@@ -872,6 +872,46 @@ def test_exit_while_a_daemon_thread_trains(width, own, delays):
     for delay in delays:
         source = EXIT.format(own=own, width=width, daemon=True, delay=delay, end="")
         run(source, timeout=30, BPCORE_PARALLEL="always")
+
+
+def test_at_exit_no_daemon_thread_is_left_in_c_and_the_main_thread_may_still_train():
+    """What is registered before bpcore is imported runs after bpcore has closed."""
+    script = """
+    import atexit, json, threading, time
+    import numpy as np
+
+    def last():
+        held = []
+        for i in range(20):
+            held.append(bp._core.blas_threads()[1])
+            time.sleep(0.01)
+        other = bp.Network([bp.Input(300), bp.Dense(300)])
+        other.fit(X, X, n_threads=2)
+        print(json.dumps([sum(held), other.step, net.step > 0, thread.is_alive()]))
+
+    atexit.register(last)
+    import bpcore as bp
+    X = np.random.default_rng(0).standard_normal((2000, 300))
+    net = bp.Network([bp.Input(300), bp.Dense(700, "tanh"), bp.Dense(300)])
+    thread = threading.Thread(target=lambda: net.fit(X, X, epochs=10**6, optimizer=bp.SGD(lr=1e-6)), daemon=True)
+    thread.start()
+    time.sleep(0.3)
+    """
+    assert run(script, BPCORE_PARALLEL="always") == [0, 63, True, False]
+
+
+def test_exit_does_not_wait_for_a_daemon_thread_whose_function_never_returns():
+    script = """
+    import threading, time
+    import numpy as np, bpcore as bp
+    f = bp.Activation(lambda z: time.sleep(100) or z, np.ones_like)
+    net = bp.Network([bp.Input(2), bp.Dense(2, f)])
+    threading.Thread(target=lambda: net.predict(np.ones((2, 2))), daemon=True).start()
+    time.sleep(0.2)
+    """
+    begin = time.monotonic()
+    run(script)
+    assert time.monotonic() - begin < 10
 
 
 def test_a_failing_program_says_so_and_exits():

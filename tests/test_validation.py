@@ -20,15 +20,15 @@ def trained(n_out=2, output="identity", y=Y, dtype="float32"):
     """A network with something to lose: counters and an optimiser's state."""
     net = bp.Network([bp.Input(3), bp.Dense(5, "tanh"), bp.Dense(n_out, output)], dtype=dtype, seed=7)
     net.fit(X, y, optimizer=bp.SGD(lr=0.01, momentum=0.5), epochs=1, batch_size=100)
-    assert net.step == 3 and net._optimizer_states[0].any()
+    assert net.step == 3 and net._memory.states[0].any()
     return net
 
 
 def everything(net):
     state = net.__getstate__()
-    assert {"_theta", "step", "epoch", "_seed", "_optimizer", "_optimizer_states", "_optimizer_updates"} <= set(state)
+    assert {"_theta", "step", "epoch", "_seed", "_memory"} <= set(state)
     return {
-        key: [a.tobytes() for a in value] if key == "_optimizer_states"
+        key: (value.optimizer, [a.tobytes() for a in value.states], value.updates) if key == "_memory"
         else value.tobytes() if isinstance(value, np.ndarray)
         else value
         for key, value in state.items()
@@ -236,6 +236,7 @@ BAD_WEIGHT = {
     "NaN": (poisoned(np.nan, 0, W), ValueError, "expected finite numbers", "sample_weight[0] is nan"),
     "inf": (poisoned(np.inf, 256, W), ValueError, "expected finite numbers", "sample_weight[256] is inf"),
     "overflows": (poisoned(1e39, 5, W), ValueError, "sample_weight[5] is 1e+39", "overflows float32"),
+    "too large to add up": (1e16 * W, ValueError, "up to 1e15", "1e+16"),
     "all zero": (0 * W, ValueError, "above zero", "only zeros"),
     "all zero as int": (np.zeros(N, int), ValueError, "above zero", "only zeros"),
     "zero once rounded": (1e-60 * W, ValueError, "float32", "1e-60"),

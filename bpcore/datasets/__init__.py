@@ -28,7 +28,7 @@ class Digits(NamedTuple):
         if not 0 < n_test < n:
             raise ValueError(f"test_fraction: expected to leave rows to both parts, got {test_fraction!r}")
         # RandomState and not default_rng: its stream is frozen (NEP 19), so a split is the same for ever
-        order = np.random.RandomState(seed).permutation(n)
+        order = np.random.RandomState(seed % 2**32).permutation(n)
         train, test = np.sort(order[n_test:]), np.sort(order[:n_test])
         return Digits(self.X[train], self.y[train]), Digits(self.X[test], self.y[test])
 

@@ -3,10 +3,10 @@
 
 #if defined(__x86_64__)
 #if defined(__clang__)
-#define BP_CLANG_TARGET "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c,bmi,bmi2"
+#define BP_CLANG_TARGET "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"
 #pragma clang attribute push(__attribute__((target(BP_CLANG_TARGET))), apply_to = function)
 #else
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c,bmi,bmi2,prefer-vector-width=512")
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
 #endif
 #define BP_ISA avx512
 #define BP_VECTOR_BYTES 64

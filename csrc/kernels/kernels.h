@@ -1,4 +1,4 @@
-/* The functions compiled once per type: name_f32 in f32.c, name_f64 in f64.c. */
+/* What an instruction set's file offers: the kernels for both types, in a table. */
 #ifndef BP_KERNELS_H
 #define BP_KERNELS_H
 
