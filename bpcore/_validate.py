@@ -174,10 +174,11 @@ def weights(value: Any, n: int, dtype: np.dtype[Any]) -> np.ndarray | None:
     _find("sample_weight", a, dtype, 0.0, math.inf)
     if not a.any():
         raise ValueError("sample_weight: expected at least one weight above zero, got only zeros")
-    if a.max() < np.finfo(dtype).tiny:
-        raise ValueError(f"sample_weight: expected a weight that {dtype} can hold, got at most {a.max()}; scale them")
-    if a.max() > 1e15:
-        raise ValueError(f"sample_weight: expected weights up to 1e15, got {a.max()}; scale them, only ratios count")
+    top = float(a.max())
+    if top < np.finfo(dtype).tiny:
+        raise ValueError(f"sample_weight: expected a weight that {dtype} can hold, got at most {top}; scale them")
+    if top > 1e15:
+        raise ValueError(f"sample_weight: expected weights up to 1e15, got {top}; scale them, only ratios count")
     return a
 
 

@@ -187,6 +187,7 @@ static int start_workers(int n) {
 
 void bp_pool_run(int n, bp_pool_fn *fn, bp_pool_prepare *prepare, void *arg) {
     bp_fpenv saved = bp_fpenv_flush();
+    unsigned before = generation;
     int own = n > 1 && !pthread_mutex_trylock(&pool.owner);
     int helpers = own ? start_workers(n - 1) : 0;
     prepare(arg, helpers + 1, saved);
@@ -209,7 +210,7 @@ void bp_pool_run(int n, bp_pool_fn *fn, bp_pool_prepare *prepare, void *arg) {
         pool.n_active = 0;
         pthread_mutex_unlock(&pool.lock);
     }
-    if (own) pthread_mutex_unlock(&pool.owner);
+    if (own && before == generation) pthread_mutex_unlock(&pool.owner); /* a child's own pool is free */
     bp_fpenv_restore(saved);
 }
 

@@ -291,7 +291,7 @@ static bp_status do_chunk(bp_run *run, const bp_stage *stage) {
     bp_status status = do_item(run, &run->plan->items[stage->first], t, 0, 0, 0, 0, 0);
     bp_fpenv_restore(own);
     if (bp_pool_generation() != run->generation) { /* the user forked: this child is alone, the step ends here */
-        run->barrier.n = atomic_load(&run->barrier.arrived) + 1;
+        bp_barrier_init(&run->barrier, 1);
         return BP_E_CALLBACK;
     }
     return status;
