@@ -57,7 +57,9 @@ class Worker:
 
     def __init__(self, library: str, threads: int) -> None:
         self.library, self.threads = library, threads
-        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
+        # a BLAS tuned down by its environment would flatter whoever does without it
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENBLAS_", "MKL_"))}
+        environment = kept | dict.fromkeys(THREAD_VARIABLES, str(threads))
         with _affinity(_cpus(threads)):
             self._process = subprocess.Popen(
                 [sys.executable, __file__, library, str(threads)],
