@@ -10,11 +10,11 @@ enum {
     INFER_TILE = 32,          /* rows, always filled up: the bits of a row do not depend on its batch */
     TRAIN_TILE = 64,
     GRID_ROWS = 256,          /* a cell of a large layer */
-    GRID_COLS = 256,
-    GRID_COLS_MIN = 32,
+    GRID_COLS = 240,           /* whole panels of every instruction set: 48 or 24 columns */
+    GRID_COLS_MIN = 48,
     GRID_WEIGHT_BYTES = 256 << 10, /* a layer is large from here on: its weights outgrow a share of L2 */
     BLOCK_BYTES = 16 << 10,   /* of a gradient block in phase 2: it waits in L1 for its update */
-    BLOCK_ROWS = 32,          /* at least, so that what a product packs is used often enough */
+    BLOCK_ROWS = 64,          /* at least, so that what a product packs is used often enough */
     MIN_BLOCKS = 8,           /* of a matrix worth splitting */
     MAX_CHUNK_ROWS = 16384
 };
@@ -263,7 +263,7 @@ static bp_status cut_stages(bp_plan *plan) {
         if (is_grid(plan, item)) {
             stage = &plan->stages[plan->n_stages++];
             int64_t cols = item_cols(plan, item);
-            int64_t tile = min64(GRID_COLS, max64(GRID_COLS_MIN, round_up(ceil_div(cols, MIN_BLOCKS), 16)));
+            int64_t tile = min64(GRID_COLS, max64(GRID_COLS_MIN, round_up(ceil_div(cols, MIN_BLOCKS), GRID_COLS_MIN)));
             *stage = (bp_stage){BP_SCOPE_CELLS, i, 1, GRID_ROWS, cols, tile};
         } else if (scope == BP_SCOPE_CHUNK) {
             stage = &plan->stages[plan->n_stages++];
