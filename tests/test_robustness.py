@@ -169,6 +169,24 @@ def test_a_callback_sees_the_diverged_network_only_as_it_was():
     assert (net.theta == np.float32(3e38)).all()
 
 
+@pytest.mark.parametrize("kind", ["loss", "parameters"])
+def test_divergence_right_after_a_callback_wrote(kind):
+    """The safety copy is of the parameters as the callback left them."""
+    X, y, optimizer = overflowing(kind, 100, 45)
+    net, twin = (bp.Network([bp.Input(3), bp.Dense(2, bias=False)], seed=5) for _ in range(2))
+    settings = {"optimizer": optimizer, "batch_size": 10, "shuffle": False}
+
+    def write(state):
+        if state.step == 4:
+            state.net.theta[:] += np.float32(0.25)
+
+    with pytest.raises(bp.DivergenceError, match=f"{kind}.*epoch 1, batch 5"):
+        net.fit(X, y, callbacks=AfterBatch(write), **settings)
+    twin.fit(X[:40], y[:40], **settings)
+    twin.theta[:] += np.float32(0.25)
+    assert state_of(net) == state_of(twin)
+
+
 def test_divergence_error_travels():
     import pickle
 

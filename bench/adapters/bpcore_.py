@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ VARIANTS = ("",)
 
 def load(threads: int, variant: str) -> dict[str, str]:
     bp.set_num_threads(threads)
-    with contextlib.redirect_stdout(None):
-        config = bp.show_config()
-    return {"bpcore": bp.__version__, "scipy": scipy.__version__, "config": config}
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        bp.show_config()
+    return {"bpcore": bp.__version__, "scipy": scipy.__version__, "config": shown.getvalue()}
 
 
 def network(spec: Spec) -> bp.Network:
