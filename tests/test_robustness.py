@@ -170,21 +170,53 @@ def test_a_callback_sees_the_diverged_network_only_as_it_was():
 
 
 @pytest.mark.parametrize("kind", ["loss", "parameters"])
-def test_divergence_right_after_a_callback_wrote(kind):
-    """The safety copy is of the parameters as the callback left them."""
-    X, y, optimizer = overflowing(kind, 100, 45)
-    net, twin = (bp.Network([bp.Input(3), bp.Dense(2, bias=False)], seed=5) for _ in range(2))
-    settings = {"optimizer": optimizer, "batch_size": 10, "shuffle": False}
+@pytest.mark.parametrize("width", [2, 1500])
+def test_divergence_right_after_a_callback_wrote(width, kind):
+    """The safety copy is of the parameters as the callback left them, also where a copy takes longer than a step."""
+    X, y, _ = overflowing(kind, 100, 45)
+    X[45] = 3e38 if kind == "loss" else 1e19
+
+    def linear():
+        return bp.Network([bp.Input(3), *(bp.Dense(n, bias=False) for n in (width, width, 2))], seed=5)
+
+    net, twin = linear(), linear()
+    settings = {"optimizer": bp.SGD(lr=1e3, momentum=0.5), "batch_size": 10, "shuffle": False}
 
     def write(state):
         if state.step == 4:
-            state.net.theta[:] += np.float32(0.25)
+            state.net.theta[:] *= np.float32(1.25)
 
     with pytest.raises(bp.DivergenceError, match=f"{kind}.*epoch 1, batch 5"):
         net.fit(X, y, callbacks=AfterBatch(write), **settings)
     twin.fit(X[:40], y[:40], **settings)
-    twin.theta[:] += np.float32(0.25)
+    twin.theta[:] *= np.float32(1.25)
     assert state_of(net) == state_of(twin)
+
+
+@pytest.mark.parametrize("later", ["raises", "is not finite"])
+def test_a_loss_that_answers_otherwise_when_asked_again(later):
+    """Batch 6 overflows the parameters; the first five are done again from the safety copy, and the third fails."""
+    calls = []
+
+    def value(a, y):
+        calls.append(len(calls))
+        if len(calls) == 9 and later == "raises":
+            raise RuntimeError("mine")
+        return ((a - y) ** 2).sum(1) * (np.inf if len(calls) == 9 else 1)
+
+    def gradient(a, y):
+        return (a - y) * np.float32(1e38 if len(calls) == 6 else 1)
+
+    net, twin = make(), make()
+    settings = {"batch_size": 20, "optimizer": bp.SGD(lr=100.0, momentum=0.5)}
+    with pytest.raises(bp.DivergenceError, match="parameters.*epoch 1, batch"):
+        net.fit(X, 1e-3 * Y, loss=bp.Loss(value, gradient), **settings)
+    assert len(calls) == 9 and net.step <= 5 and net.epoch == 0 and np.isfinite(net.theta).all()
+    calls.clear()
+    if net.step:
+        stopped_after(twin, net.step, X, 1e-3 * Y, loss=bp.Loss(value, gradient), **settings)
+    assert state_of(net)[0][0] == state_of(twin)[0][0] and state_of(net)[1] == state_of(twin)[1]
+    assert np.isfinite(net.predict(X)).all()
 
 
 def test_divergence_error_travels():
