@@ -359,6 +359,26 @@ def test_a_weight_of_k_is_the_row_k_times(optimizer):
     assert one == pytest.approx(weighted.evaluate(np.repeat(X, k, 0), np.repeat(Y, k, 0))["loss"], rel=1e-13)
 
 
+@pytest.mark.parametrize("phase2", ["owners", "shards"])
+def test_a_batch_of_many_chunks_has_the_gradient_of_all_its_rows(phase2):
+    """The same rows 800 times, in another order in each chunk, are the same cost."""
+    order = np.random.default_rng(5).permutation(800 * 50) % 50
+    _core.force(False, phase2)
+    try:
+        many, few = make(), make()
+        a = many.fit(X[order], Y[order], batch_size=None, epochs=5, optimizer=bp.SGD(lr=0.1, momentum=0.9))
+        ((made,),) = many._plans._free.values()
+        assert made.plan.describe()["chunk_rows"] < 800 * 50
+    finally:
+        _core.force(False, "")
+    b = few.fit(X, Y, batch_size=None, epochs=5, optimizer=bp.SGD(lr=0.1, momentum=0.9))
+    assert np.abs(many.theta - few.theta).max() < 1e-12
+    assert np.allclose(a.loss, b.loss, rtol=1e-12, atol=0)
+    cost, grad = many.value_and_grad(X[order], Y[order])
+    same, gradient = many.value_and_grad(X, Y)
+    assert cost == pytest.approx(same, rel=1e-12) and np.abs(grad - gradient).max() < 1e-12
+
+
 def test_only_ratios_of_weights_matter():
     nets = [make() for _ in range(3)]
     for net, scale in zip(nets, (1, 1024, 2.0**-20), strict=True):
