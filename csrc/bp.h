@@ -71,7 +71,7 @@ typedef struct {
     size_t offset;  /* of row 0 in the arena, bytes */
 } bp_buffer;
 
-/* A parameter: a [rows, cols] block of theta.  Phase 2 splits it by rows. */
+/* A parameter: a [rows, cols] block of theta.  Phase 2 may split it by rows and columns. */
 typedef struct {
     int64_t offset; /* in theta, elements */
     int64_t rows, cols;
@@ -99,10 +99,10 @@ typedef struct {
 } bp_cell;
 
 typedef bp_status bp_cell_fn(const bp_context *x, const bp_op *op, bp_cell cell);
-/* G (+)= rows k0..k1 of the gradient of parameter `slot`, summed over rows r0..r1 with their weights; G is
- * [k1 - k0, cols], overwritten unless `add`. */
-typedef void bp_param_fn(const bp_context *x, const bp_op *op, int slot, int64_t r0, int64_t r1, int64_t k0,
-                         int64_t k1, void *G, int add);
+/* G (+)= a block of rows and columns of the gradient of parameter `slot`, summed over the buffers' rows r0..r1 with
+ * their weights; rows of G are `ld` elements apart; it is overwritten unless `add`. */
+typedef void bp_param_fn(const bp_context *x, const bp_op *op, int slot, int64_t r0, int64_t r1, bp_cell block,
+                         void *G, int64_t ld, int add);
 
 typedef struct {
     const char *name;

@@ -15,11 +15,19 @@ enum {
     GRID_WEIGHT_BYTES = 256 << 10, /* a layer is large from here on: its weights outgrow a share of L2 */
     BLOCK_BYTES = 16 << 10,   /* of a gradient block in phase 2: it waits in L1 for its update */
     BLOCK_ROWS = 64,          /* at least, so that what a product packs is used often enough */
+    BLOCK_COST = 256,         /* of a block itself, in elements */
+    WIDE_BYTES = 2 << 10,     /* a row: from here on blocks are cut by columns, too */
+    WIDE_ROWS = 256,
     MIN_BLOCKS = 8,           /* of a matrix worth splitting */
     MAX_CHUNK_ROWS = 16384
 };
 /* Between barriers a signal is not heard: at most so much work, 10 to 80 ms of one core that does 200 GFLOP/s. */
 static const double ROWS_FLOPS = 2e9, GRID_FLOPS = 6e9, UPDATE_FLOPS = 16e9;
+
+bp_forces bp_forced;
+void bp_set_backend(int mode) { bp_forced.backend = mode; }
+void bp_set_phase2(int mode) { bp_forced.phase2 = mode; }
+void bp_set_parallel_always(int on) { bp_forced.parallel_always = on; }
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -44,6 +52,7 @@ void bp_plan_free(bp_plan *plan) {
     free(plan->items);
     free(plan->stages);
     free(plan->blocks);
+    free(plan->block_cost);
     free(plan->arena);
     free(plan);
 }
@@ -280,25 +289,59 @@ static bp_status cut_stages(bp_plan *plan) {
     return BP_OK;
 }
 
+/* A parameter is cut into cells: whole rows where a row is short; of a wide one columns as well, and taller, so that
+ * what the product packs is used by many rows. */
+static void block_shape(const bp_plan *plan, const bp_param *p, int64_t *rows, int64_t *cols) {
+    int64_t size = (int64_t)plan->size;
+    if (!plan->shards && p->cols * size > WIDE_BYTES) {
+        *rows = min64(p->rows, WIDE_ROWS);
+        *cols = min64(p->cols, GRID_COLS);
+        return;
+    }
+    int64_t least = min64(p->rows, BLOCK_ROWS);
+    *cols = p->cols;
+    *rows = min64(p->rows, max64(least, BLOCK_BYTES / (p->cols * size)));
+    if (p->rows * p->cols * size >= BLOCK_BYTES) *rows = min64(*rows, max64(least, ceil_div(p->rows, MIN_BLOCKS)));
+}
+
 static bp_status cut_blocks(bp_plan *plan) {
-    int64_t total = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        if (pass && !(plan->blocks = malloc(sizeof(bp_block) * (size_t)(total + 1)))) return BP_E_NOMEM;
-        for (int i = 0; i < plan->n_params; i++) {
-            const bp_param *p = &plan->params[i];
-            int64_t size = (int64_t)plan->size, least = min64(p->rows, BLOCK_ROWS);
-            int64_t rows = min64(p->rows, max64(least, BLOCK_BYTES / (p->cols * size)));
-            if (p->rows * p->cols * size >= BLOCK_BYTES)
-                rows = min64(rows, max64(least, ceil_div(p->rows, MIN_BLOCKS)));
-            if (!pass) {
-                total += ceil_div(p->rows, rows);
-                plan->block_max = max64(plan->block_max, rows * p->cols);
-                continue;
-            }
-            for (int64_t k = 0; k < p->rows; k += rows)
-                plan->blocks[plan->n_blocks++] = (bp_block){i, k, min64(k + rows, p->rows)};
+    int64_t total = 0, rows, cols;
+    for (int i = 0; i < plan->n_params; i++) {
+        block_shape(plan, &plan->params[i], &rows, &cols);
+        total += ceil_div(plan->params[i].rows, rows) * ceil_div(plan->params[i].cols, cols);
+    }
+    if (total > INT32_MAX) return BP_E_LIMIT;
+    plan->blocks = malloc(sizeof(bp_block) * (size_t)(total + 1));
+    plan->block_cost = calloc((size_t)total + 1, sizeof *plan->block_cost);
+    if (!plan->blocks || !plan->block_cost) return BP_E_NOMEM;
+    bp_block *small = NULL; /* the last one, where others may join it */
+    for (int i = 0; i < plan->n_params; i++) {
+        const bp_param *p = &plan->params[i];
+        int64_t n = p->rows * p->cols;
+        if (small && !bp_forced.parallel_always && small->at + small->width == p->offset &&
+            (small->width + n) * (int64_t)plan->size <= BLOCK_BYTES) {
+            small->end++;
+            small->width = small->ld += n;
+            continue;
         }
-        if (total > INT32_MAX) return BP_E_LIMIT;
+        small = NULL;
+        if (n * (int64_t)plan->size <= BLOCK_BYTES) {
+            small = &plan->blocks[plan->n_blocks++];
+            *small = (bp_block){.param = i, .end = i + 1, .whole = 1, .at = p->offset, .rows = 1, .width = n, .ld = n};
+            continue;
+        }
+        block_shape(plan, p, &rows, &cols);
+        for (int64_t c = 0; c < p->cols; c += cols)
+            for (int64_t k = 0; k < p->rows; k += rows) {
+                bp_cell cell = {k, min64(k + rows, p->rows), c, min64(c + cols, p->cols)};
+                plan->blocks[plan->n_blocks++] =
+                    (bp_block){i, i + 1, 0, cell, p->offset + k * p->cols + c, cell.r1 - k, cell.c1 - c, p->cols};
+            }
+    }
+    for (int i = 0; i < plan->n_blocks; i++) {
+        int64_t n = plan->blocks[i].rows * plan->blocks[i].width;
+        plan->block_cost[i + 1] = plan->block_cost[i] + n + BLOCK_COST;
+        plan->block_max = max64(plan->block_max, n);
     }
     return BP_OK;
 }
@@ -343,17 +386,11 @@ static bp_status lay_out(bp_plan *plan) {
     return BP_OK;
 }
 
-static int backend; /* 0: auto, 1: blas, 2: native */
-void bp_set_backend(int mode) { backend = mode; }
-
-static int phase2_mode; /* 0: by shapes, 1: owners, 2: shards */
-void bp_set_phase2(int mode) { phase2_mode = mode; }
-
 /* Shards pay where many rows meet few weights: a tile's activations outweigh the gradient it is added to. */
 static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
-    if (!(plan->flags & BP_DO_BACKWARD) || has_chunk_op || !plan->n_theta || phase2_mode == 1) return 0;
+    if (!(plan->flags & BP_DO_BACKWARD) || has_chunk_op || !plan->n_theta || bp_forced.phase2 == 1) return 0;
     int64_t tiles = ceil_div(plan->rows, plan->row_tile);
-    if (phase2_mode == 2 || (tiles >= 4 && plan->n_theta <= TRAIN_TILE * units))
+    if (bp_forced.phase2 == 2 || (tiles >= 4 && plan->n_theta <= TRAIN_TILE * units))
         return (int)min64(BP_MAX_SHARDS, tiles);
     return 0;
 }
@@ -402,7 +439,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     size_chunks(plan);
 
     /* BLAS may treat the rows of a product differently; a prediction must not */
-    for (int i = 0; i < plan->n_ops; i++) plan->ops[i].native = backend != 1 || plan->padded;
+    for (int i = 0; i < plan->n_ops; i++) plan->ops[i].native = bp_forced.backend != 1 || plan->padded;
     bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
     if (!status && flags & BP_DO_LOSS) status = place_loss(plan);
     if (!status) status = cut_stages(plan);

@@ -14,14 +14,16 @@ typedef struct {
 typedef struct {
     bp_scope scope;
     int first, count;         /* items */
-    int64_t row_tile;
+    int64_t row_tile;         /* a power of two, or all rows of a chunk */
     int64_t cols, col_tile;   /* cells: of what the first item writes */
 } bp_stage;
 
-/* Rows k0..k1 of a parameter: one task of phase 2. */
+/* One task of phase 2: a cell of parameter `param`, or the whole of param..end-1, small ones in a row. */
 typedef struct {
-    int param;
-    int64_t k0, k1;
+    int param, end, whole;
+    bp_cell cell;            /* unless whole */
+    int64_t at;              /* in theta, elements */
+    int64_t rows, width, ld; /* as it lies there: whole ones are one row */
 } bp_block;
 
 struct bp_plan {
@@ -48,6 +50,7 @@ struct bp_plan {
     bp_item *items;
     bp_stage *stages;
     bp_block *blocks;
+    int64_t *block_cost; /* (n_blocks + 1,): of those before */
     int64_t block_max;   /* elements of the largest block */
 
     char *arena;
@@ -59,6 +62,12 @@ struct bp_plan {
 };
 
 #define BP_ALIGN 64
+
+/* What tests force; see bp_set_backend, bp_set_phase2, bp_set_parallel_always (also: no task is too small). */
+typedef struct {
+    int backend, phase2, parallel_always;
+} bp_forces;
+extern bp_forces bp_forced;
 
 const bp_loss_type *bp_loss_find(const char *name);
 const char *bp_op_function(const bp_op *op); /* the name a loss may be fused with: "softmax", "logistic" */

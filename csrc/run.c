@@ -230,8 +230,9 @@ static void shard_gradients(bp_run *run, bp_tile t, int shard, int add) {
         const bp_param *p = &plan->params[i];
         for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
             const bp_op *op = &plan->ops[plan->uses[u].op];
-            op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, t.at, t.at + t.valid, 0, p->rows,
-                                              grads + (size_t)p->offset * plan->size, add || u != p->first_use);
+            op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, t.at, t.at + t.valid,
+                                              (bp_cell){0, p->rows, 0, p->cols}, grads + (size_t)p->offset * plan->size,
+                                              p->cols, add || u != p->first_use);
         }
     }
 }
@@ -327,56 +328,114 @@ static bp_status do_stage_task(bp_run *run, const bp_stage *stage, int64_t task,
 
 static bp_update update_of(const bp_run *run) {
     const bp_opt *o = &run->opt;
-    double t = (double)(run->at.t + 1);
-    return (bp_update){.lr = o->lr,
-                       .correction1 = 1 - pow(o->beta1, t),
-                       .correction2 = sqrt(1 - pow(o->beta2, t)),
-                       .opt = o,
-                       .scale = 1 / run->sum[1]};
+    bp_update u = {.lr = o->lr, .opt = o, .scale = 1 / run->sum[1]};
+    if (o->kind == BP_OPT_ADAM) {
+        u.correction1 = 1 - pow(o->beta1, (double)(run->at.t + 1));
+        u.correction2 = sqrt(1 - pow(o->beta2, (double)(run->at.t + 1)));
+    }
+    return u;
+}
+
+/* The gradient of parameter i in this block, to G; rows of G are ld apart. */
+static void block_gradient(bp_run *run, const bp_block *block, int i, char *G, int64_t ld) {
+    const bp_plan *plan = run->plan;
+    const bp_param *p = &plan->params[i];
+    bp_cell cell = block->cell;
+    if (block->whole) {
+        cell = (bp_cell){0, p->rows, 0, p->cols};
+        G += (size_t)(p->offset - block->at) * plan->size;
+        ld = p->cols;
+    }
+    if (p->first_use < 0) /* the loss does not depend on it */
+        for (int64_t r = 0; r < cell.r1 - cell.r0; r++)
+            memset(G + (size_t)(r * ld) * plan->size, 0, (size_t)(cell.c1 - cell.c0) * plan->size);
+    for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
+        const bp_op *op = &plan->ops[plan->uses[u].op];
+        op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, 0, run->rows, cell, G, ld,
+                                          run->off || u != p->first_use);
+    }
+}
+
+static bp_status update_block(bp_run *run, const bp_update *step, const bp_block *block, const char *G, int64_t ld) {
+    const bp_plan *plan = run->plan;
+    bp_update u = *step;
+    int bad = 0;
+    if (block->end - block->param > 1 && run->opt.weight_decay != 0) {
+        for (int i = block->param; i < block->end; i++) {
+            const bp_param *p = &plan->params[i];
+            u.decay = p->decay;
+            bad |= bp_active->update[plan->dtype](&u, p->offset, p->rows * p->cols,
+                                                  G + (size_t)(p->offset - block->at) * plan->size, run->theta);
+        }
+        return bad ? BP_E_NONFINITE_PARAM : BP_OK;
+    }
+    int flat = block->rows == 1 || (block->width == block->ld && ld == block->ld);
+    int64_t rows = flat ? 1 : block->rows, n = flat ? block->rows * block->width : block->width;
+    u.decay = plan->params[block->param].decay;
+    for (int64_t r = 0; r < rows; r++)
+        bad |= bp_active->update[plan->dtype](&u, block->at + r * block->ld, n, G + (size_t)(r * ld) * plan->size,
+                                              run->theta);
+    return bad ? BP_E_NONFINITE_PARAM : BP_OK;
 }
 
 static bp_status do_block(bp_run *run, const bp_update *step, const bp_block *block, int thread) {
     const bp_plan *plan = run->plan;
-    const bp_param *p = &plan->params[block->param];
-    int64_t at = p->offset + block->k0 * p->cols, n = (block->k1 - block->k0) * p->cols;
-    int last = run->off + run->rows == run->batch_rows;
     char *G = plan->arena + plan->scratch + (size_t)thread * plan->scratch_bytes;
-    if (p->first_use < 0) { /* the loss does not depend on it */
-        memset(G, 0, (size_t)n * plan->size);
-    } else if (plan->shards) {
-        char *grads = plan->arena + plan->shard_grads + (size_t)at * plan->size;
-        memcpy(G, grads, (size_t)n * plan->size);
-        for (int s = 1; s < shards_of(run); s++) {
-            const char *term = grads + (size_t)s * (size_t)plan->n_theta * plan->size;
-            bp_active->sum[plan->dtype](G, term, n);
-        }
+    int64_t ld = block->width;
+    if (plan->shards) { /* a block is whole rows: one run of memory */
+        size_t bytes = (size_t)(block->rows * block->width) * plan->size;
+        const char *grads = plan->arena + plan->shard_grads + (size_t)block->at * plan->size;
+        memcpy(G, grads, bytes);
+        for (int s = 1; s < shards_of(run); s++)
+            bp_active->sum[plan->dtype](G, grads + (size_t)s * (size_t)plan->n_theta * plan->size,
+                                        block->rows * block->width);
+        for (int i = block->param; i < block->end; i++)
+            if (plan->params[i].first_use < 0) block_gradient(run, block, i, G, ld);
     } else {
-        if (run->batch_rows > plan->chunk_rows) G = plan->arena + plan->chunk_grad + (size_t)at * plan->size;
-        for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
-            const bp_op *op = &plan->ops[plan->uses[u].op];
-            op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, 0, run->rows, block->k0, block->k1, G,
-                                              run->off || u != p->first_use);
+        if (run->batch_rows > plan->chunk_rows) {
+            G = plan->arena + plan->chunk_grad + (size_t)block->at * plan->size;
+            ld = block->ld;
         }
+        for (int i = block->param; i < block->end; i++) block_gradient(run, block, i, G, ld);
     }
-    if (!last) return BP_OK;
-    bp_update u = *step;
-    u.decay = p->decay;
-    return bp_active->update[plan->dtype](&u, at, n, G, run->theta) ? BP_E_NONFINITE_PARAM : BP_OK;
+    return run->off + run->rows == run->batch_rows ? update_block(run, step, block, G, ld) : BP_OK;
 }
 
 /* ---- advancing ---- */
 
+/* The first block of a thread: the blocks before it make up its share of the cost. */
+static int64_t first_block(const bp_plan *plan, int thread, int n_threads) {
+    if (thread == 0) return 0;
+    int64_t low = 0, high = plan->n_blocks;
+    double before = (double)plan->block_cost[high] * thread / n_threads;
+    while (low < high) {
+        int64_t mid = (low + high) / 2;
+        if ((double)(plan->block_cost[mid] + plan->block_cost[mid + 1]) < 2 * before) low = mid + 1;
+        else high = mid;
+    }
+    return low;
+}
+
+static int64_t update(bp_run *run, int thread, int n_threads) {
+    const bp_plan *plan = run->plan;
+    int64_t first = first_block(plan, thread, n_threads), end = first_block(plan, thread + 1, n_threads);
+    bp_update step = update_of(run);
+    for (int64_t i = first; i < end; i++) {
+        bp_status status = do_block(run, &step, &plan->blocks[i], thread);
+        if (status) atomic_store_explicit(&run->failure, (int)status, memory_order_relaxed);
+    }
+    return end - first;
+}
+
 /* Returns how many tasks it did. */
 static int64_t execute(bp_run *run, int thread, int n_threads) {
-    const bp_plan *plan = run->plan;
-    const bp_stage *stage = &plan->stages[run->stage];
-    int64_t n = run->updating ? plan->n_blocks : stage_tasks(run, stage);
-    int64_t first = n * thread / n_threads, end = n * (thread + 1) / n_threads;
-    if (!run->updating && stage->scope == BP_SCOPE_CHUNK) first = 0, end = thread == 0;
-    bp_update step = run->updating ? update_of(run) : (bp_update){0};
+    if (run->updating) return update(run, thread, n_threads);
+    const bp_stage *stage = &run->plan->stages[run->stage];
+    int64_t n = stage_tasks(run, stage), first = 0, end = n;
+    if (stage->scope == BP_SCOPE_CHUNK) end = thread == 0;
+    else if (n_threads > 1) first = n * thread / n_threads, end = n * (thread + 1) / n_threads;
     for (int64_t i = first; i < end; i++) {
-        bp_status status = run->updating ? do_block(run, &step, &plan->blocks[i], thread)
-                                         : do_stage_task(run, stage, i, thread);
+        bp_status status = do_stage_task(run, stage, i, thread);
         if (status) atomic_store_explicit(&run->failure, (int)status, memory_order_relaxed);
     }
     return end - first;
@@ -465,9 +524,6 @@ static void prepare(void *arg, int n_threads, bp_fpenv caller) {
     bp_barrier_init(&run->barrier, n_threads);
 }
 
-static int parallel_always;
-void bp_set_parallel_always(int on) { parallel_always = on; }
-
 static bp_status slice(bp_run *run, int n_threads, double seconds, int64_t max_steps) {
     double flops = run->plan->flops_row * (double)run->batch_rows;
     if (n_threads > run->plan->n_threads) n_threads = run->plan->n_threads;
@@ -475,7 +531,7 @@ static bp_status slice(bp_run *run, int n_threads, double seconds, int64_t max_s
     run->deadline = bp_now() + seconds;
     run->steps_left = max_steps;
     run->until_clock = 1;
-    bp_pool_run(flops < PARALLEL_FLOPS && !parallel_always ? 1 : n_threads, thread_main, prepare, run);
+    bp_pool_run(flops < PARALLEL_FLOPS && !bp_forced.parallel_always ? 1 : n_threads, thread_main, prepare, run);
     bp_barrier_destroy(&run->barrier);
     return run->status;
 }

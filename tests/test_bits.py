@@ -321,7 +321,8 @@ print(bp.get_num_threads(), hashlib.sha256(net.theta.tobytes() + net.predict(X).
 
 def test_processes_agree():
     def run(**env):
-        settings = {k: v for k, v in os.environ.items() if not k.startswith(("BPCORE_NUM", "BPCORE_P", "OMP_NUM", "OPENBLAS_NUM"))}
+        ours = ("BPCORE_NUM", "BPCORE_P", "OMP_NUM", "OPENBLAS_NUM")
+        settings = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         out = subprocess.run(
             [sys.executable, "-c", SCRIPT], env={**settings, **env}, capture_output=True, text=True, timeout=120
         )

@@ -144,7 +144,7 @@ def declared(headers, tmp_path):
     source.write_text("".join(f'#include "{path}"\n' for path in headers))
     done = run(*CC, *FLAGS, "-E", "-P", str(source))
     assert done.returncode == 0, done.stderr
-    return set(re.findall(r"\bbp_\w+(?=\(|\[\];)|\bbp_active\b|\bbp_kernels_\w+_table\b", done.stdout))
+    return set(re.findall(r"\bbp_\w+(?=\(|\[\];)|\bbp_active\b|\bbp_forced\b|\bbp_kernels_\w+_table\b", done.stdout))
 
 
 def defined(binary, *options):

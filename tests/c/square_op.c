@@ -40,14 +40,15 @@
         return BP_OK;                                                                                                 \
     }                                                                                                                 \
     static void scale_param_grad_##S(const bp_context *x, const bp_op *op, int slot, int64_t r0, int64_t r1,          \
-                                     int64_t k0, int64_t k1, void *G, int add) {                                      \
+                                     bp_cell block, void *G, int64_t ld, int add) {                                   \
         REAL *ds = G;                                                                                                 \
         (void)slot;                                                                                                   \
-        for (int64_t k = k0; k < k1; k++) {                                                                           \
+        for (int64_t k = block.r0; k < block.r1; k++) {                                                               \
             REAL sum = 0;                                                                                             \
             for (int64_t r = r0; r < r1; r++)                                                                         \
                 sum += at_##S(x, op->in[0], r)[k] * at_##S(x, bp_grad_of(x, op->out), r)[k];                          \
-            ds[k - k0] = (add ? ds[k - k0] : 0) + sum;                                                                \
+            REAL *to = ds + (k - block.r0) * ld;                                                                      \
+            *to = (add ? *to : 0) + sum;                                                                              \
         }                                                                                                             \
     }
 OPERATIONS(float, f32)
