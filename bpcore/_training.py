@@ -166,10 +166,9 @@ class _Loop:
             for i in range(epochs):
                 if state.stopped:
                     break
+                order = None if seed is None else _core.permutation(self.n, seed, SHUFFLE, net.epoch & 0xFFFFFFFF)
                 if state.order is not None:
                     order = _validate.order(state.order, self.n)
-                else:
-                    order = None if seed is None else _core.permutation(self.n, seed, SHUFFLE, net.epoch & 0xFFFFFFFF)
                 start = time.perf_counter()
                 self.run.begin(self.n, batch, order)
                 self._epoch(first_step)

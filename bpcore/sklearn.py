@@ -19,7 +19,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.optimize
@@ -88,13 +88,17 @@ def _dense(X: Any) -> np.ndarray:
 class _Perceptron:
     """What replaces scikit-learn's computations; the classes of scikit-learn follow in the order of bases."""
 
-    def _network(self: Any, fresh: bool = False) -> bp.Network:
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def _network(self, fresh: bool = False) -> bp.Network:
         """The network of which coefs_ and intercepts_ are views, also after they were assigned or unpickled; a `fresh`
         one has no memory of an optimiser."""
         dtype = np.result_type(np.float32, *self.coefs_)
         key = (tuple(W.shape for W in self.coefs_), self.activation, self.out_activation_, dtype)
-        known, net = getattr(self, "_net", (None, None))
-        if fresh or known != key:
+        known, net = getattr(self, "_net", ((), None))
+        if fresh or net is None or known != key:
             last = "identity" if self.out_activation_ == "exp" else self.out_activation_  # see _POISSON
             activations = [self.activation] * (len(self.coefs_) - 1) + [last]
             layers = [bp.Dense(W.shape[1], f, init="zeros") for W, f in zip(self.coefs_, activations, strict=True)]
@@ -108,7 +112,7 @@ class _Perceptron:
                     arrays[i] = view
         return net
 
-    def _data(self: Any, X: Any, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+    def _data(self, X: Any, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
         """X, y and the loss, as bpcore takes them."""
         if self.out_activation_ == "softmax":
             return _dense(X), y.argmax(axis=1), "cross_entropy"
@@ -120,11 +124,11 @@ class _Perceptron:
             raise ValueError(f"y: expected numbers from 0 with loss='poisson', got {y.min()}")
         return _dense(X), y.astype(np.float64), _POISSON
 
-    def _loss_units(self: Any) -> int:
+    def _loss_units(self) -> int:
         """By how much scikit-learn divides the loss: it takes the mean of squared errors over outputs, else the sum."""
         return self.n_outputs_ if self.out_activation_ == "identity" else 1
 
-    def _forward_pass_fast(self: Any, X: Any, check_input: bool = True) -> np.ndarray:
+    def _forward_pass_fast(self, X: Any, check_input: bool = True) -> np.ndarray:
         """(n, n_outputs_) in the dtype of coefs_."""
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32), reset=False)
@@ -136,7 +140,7 @@ class _Perceptron:
             out = net.predict(X)
         return np.exp(out, out=out) if self.out_activation_ == "exp" else out
 
-    def _fit_stochastic(self: Any, X: Any, y: np.ndarray, sample_weight: Any, *rest: Any) -> None:
+    def _fit_stochastic(self, X: Any, y: np.ndarray, sample_weight: Any, *rest: Any) -> None:
         *_, incremental = rest
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
@@ -178,12 +182,12 @@ class _Perceptron:
             self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
             self._network()
 
-    def _new_optimizer(self: Any) -> bp.SGD | bp.Adam:
+    def _new_optimizer(self) -> bp.SGD | bp.Adam:
         if self.solver == "adam":
             return bp.Adam(self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon)
         return bp.SGD(self.learning_rate_init, self.momentum, bool(self.nesterovs_momentum and self.momentum))
 
-    def _split(self: Any, X: Any, y: np.ndarray, sample_weight: Any) -> tuple[Any, np.ndarray, Any, tuple]:
+    def _split(self, X: Any, y: np.ndarray, sample_weight: Any) -> tuple[Any, np.ndarray, Any, tuple]:
         """X, y and weights to train on, and those to validate with."""
         arrays = [X, y] if sample_weight is None else [X, y, sample_weight]
         parts = train_test_split(
@@ -201,9 +205,10 @@ class _Perceptron:
             held_out[1] = self._label_binarizer.inverse_transform(held_out[1])
         return train[0], train[1], train[2], tuple(held_out[:3])
 
-    def _fit_lbfgs(self: Any, X: Any, y: np.ndarray, sample_weight: Any, *rest: Any) -> None:
+    def _fit_lbfgs(self, X: Any, y: np.ndarray, sample_weight: Any, *rest: Any) -> None:
         # in float64, whatever X has: as scikit-learn's, and line searches need the digits
-        self.coefs_, self.intercepts_ = ([a.astype(np.float64) for a in s] for s in (self.coefs_, self.intercepts_))
+        self.coefs_ = [W.astype(np.float64) for W in self.coefs_]
+        self.intercepts_ = [b.astype(np.float64) for b in self.intercepts_]
         net = self._network(fresh=True)
         X, y, loss = self._data(X, y)
         decay = np.zeros(net.n_params)
@@ -222,7 +227,7 @@ class _Perceptron:
         def show(intermediate_result: Any) -> None:
             seen.append(intermediate_result.fun)
             if self.verbose:
-                print("Iteration %d, loss = %.8f" % (len(seen), in_units(intermediate_result)))
+                print(f"Iteration {len(seen)}, loss = {in_units(intermediate_result):.8f}")
 
         def in_units(result: Any) -> float:
             penalty = 0.5 * (decay * result.x) @ result.x
@@ -296,7 +301,7 @@ class _Training(bp.Callback):
         mlp.loss_ = self.total / self.n
         mlp.loss_curve_.append(mlp.loss_)
         if mlp.verbose:
-            print("Iteration %d, loss = %.8f" % (mlp.n_iter_, mlp.loss_))
+            print(f"Iteration {mlp.n_iter_}, loss = {mlp.loss_:.8f}")
         mlp._update_no_improvement_count(mlp.early_stopping, *self.validation)
         if mlp.solver == "sgd" and mlp.learning_rate == "invscaling":
             self.set_rate(state, mlp.learning_rate_init / (mlp.t_ + 1) ** mlp.power_t)
