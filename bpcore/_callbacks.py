@@ -20,9 +20,9 @@ class State:
     """Where training stands, as callbacks see it: `epoch` and `step` count from the network's first, `loss` is that
     of the batch or epoch just done.
 
-    `optimizer` may be replaced by one with other numbers (`dataclasses.replace(state.optimizer, lr=...)`): it makes
-    the next step, with the same momentum or moments.  `order`, (n,) integers, where it is set, is the order of rows
-    from the next epoch on, instead of a shuffled one.
+    `optimizer` may be replaced by one with other numbers, `dataclasses.replace(state.optimizer, lr=...)`: it makes the
+    next steps with what the last one has kept, and a later `fit` goes on so only with an equal one.  `order`, (n,)
+    integers, once set, is the order of rows from the next epoch on, instead of a shuffled one.
     """
 
     net: Network

@@ -164,7 +164,7 @@ class _Perceptron:
                 y,
                 loss=loss,
                 optimizer=net._memory.optimizer or self._optimizer,
-                epochs=1 if incremental else self.max_iter,
+                epochs=1 if incremental else min(self.max_iter, 2**31),
                 batch_size=batch,
                 shuffle=False,
                 sample_weight=sample_weight,

@@ -6,7 +6,9 @@ sgd and adam and 1e-6 after lbfgs, whose line searches amplify rounding; in floa
 
 import copy
 import pickle
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,6 +128,11 @@ def test_same_training_to_each_target(target, activation, solver):
     check_fit(target, activation=activation, tolerance=1e-6 if solver == "lbfgs" else 1e-12, **settings)
 
 
+@pytest.mark.parametrize("sizes", [(), 5, [7, 6, 5]])
+def test_same_training_of_each_depth(sizes):
+    check_fit("classes", hidden_layer_sizes=sizes, activation="tanh")
+
+
 def test_lbfgs_with_several_outputs_minimises_what_its_gradient_is_of():
     theirs, mine = pair("numbers", solver="lbfgs", max_iter=200, alpha=0.1)
     scores = [model.fit(X, TARGETS["numbers"]).score(X, TARGETS["numbers"]) for model in (theirs, mine)]
@@ -150,7 +157,7 @@ def test_same_training_from_weights_written_in(solver, alpha):
     assert_same(*both, tolerance=1e-6 if solver == "lbfgs" else 1e-12)
 
 
-@pytest.mark.parametrize("target", ["classes", "labels", "number"])
+@pytest.mark.parametrize("target", ["classes", "names", "labels", "number"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("solver", ["sgd", "adam"])
 def test_same_early_stopping(solver, weighted, target):
@@ -197,6 +204,14 @@ def test_same_warm_start():
 def test_same_in_float32():
     mine = check_fit("classes", X=X.astype(np.float32), solver="adam", tolerance=1e-4)[1]
     assert mine.predict_proba(X.astype(np.float32)).dtype == np.float32
+
+
+def test_lbfgs_is_float64_whatever_X_is():
+    both = pair("classes", solver="lbfgs", max_iter=6)
+    for model in both:
+        model.fit(X.astype(np.float32), LABELS)
+    assert both[1].coefs_[0].dtype == np.float64
+    assert_same(*both, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("layout", [scipy.sparse.csr_matrix, scipy.sparse.csc_array])
@@ -357,3 +372,9 @@ def test_another_scikit_learn_is_refused(monkeypatch):
     monkeypatch.delattr("sklearn.neural_network._multilayer_perceptron.BaseMultilayerPerceptron._fit_lbfgs")
     with pytest.raises(ImportError, match="_fit_lbfgs.*pip install"):
         ours._check_peer()
+
+
+def test_the_snippet_of_the_readme_runs():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```py\n(.*?)```", text, re.DOTALL)
+    exec(compile(snippet, "README.md", "exec"), {})  # it asserts for itself
