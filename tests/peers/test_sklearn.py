@@ -133,6 +133,15 @@ def test_same_training_of_each_depth(sizes):
     check_fit("classes", hidden_layer_sizes=sizes, activation="tanh")
 
 
+@pytest.mark.filterwarnings("ignore:Got `batch_size`:UserWarning")
+@pytest.mark.parametrize("batch_size", ["auto", 1, 1000])
+def test_same_training_by_each_batch_size(batch_size):
+    both = pair("classes", batch_size=batch_size, max_iter=4)
+    for model in both:
+        model.fit(X, LABELS)
+    assert_same(*both)
+
+
 def test_lbfgs_with_several_outputs_minimises_what_its_gradient_is_of():
     theirs, mine = pair("numbers", solver="lbfgs", max_iter=200, alpha=0.1)
     scores = [model.fit(X, TARGETS["numbers"]).score(X, TARGETS["numbers"]) for model in (theirs, mine)]
@@ -306,15 +315,17 @@ def test_feature_names():
     {"solver": "sgd"},
     {"solver": "adam", "early_stopping": True, "tol": 0.5, "n_iter_no_change": 1},
     {**SOLVERS["adaptive"], "max_iter": 100, "tol": 0.5},
+    {"batch_size": 1000},
 ])  # fmt: skip
-def test_same_words(settings, target, capsys):
+@pytest.mark.parametrize("verbose", [False, True])
+def test_same_words(verbose, settings, target, capsys):
     said = []
-    for model in pair(target, verbose=True, **settings):
+    for model in pair(target, verbose=verbose, **settings):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model.fit(X, TARGETS[target])
         said.append((capsys.readouterr().out, [(w.category, str(w.message)) for w in caught]))
-    assert said[0] == said[1] and "Iteration 2, loss = " in said[1][0]
+    assert said[0] == said[1] and ("Iteration 2, loss = " in said[1][0]) == verbose
 
 
 def test_words_of_lbfgs(capsys):
