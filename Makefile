@@ -26,7 +26,7 @@ demo: $(BUILT) ## watch a network learn handwritten digits (ARGS="--net 64-32-10
 test: $(BUILT) ## prove it right (ARGS="-k gradient")
 	$(PY) -m pytest --ignore=tests/peers $(ARGS)
 
-test-peers: $(PEERS) $(BUILT) ## compare with PyTorch
+test-peers: $(PEERS) $(BUILT) ## compare with PyTorch and scikit-learn
 	$(PY) -m pytest tests/peers $(ARGS)
 
 bench: $(BENCH) $(BUILT) ## measure speed into bench/results (ARGS=--quick for two minutes)
@@ -61,5 +61,5 @@ $(BENCH): $(BUILT)
 	@touch $@
 
 $(PEERS): $(ENVIRONMENT)
-	$(PIP) torch==2.13.0
+	$(PIP) torch==2.13.0 scikit-learn==1.9.1 pandas
 	@touch $@

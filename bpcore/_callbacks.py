@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 @dataclass
 class State:
     """Where training stands, as callbacks see it: `epoch` and `step` count from the network's first, `loss` is that
-    of the batch or epoch just done."""
+    of the batch or epoch just done.
+
+    `optimizer` may be replaced by one with other numbers, `dataclasses.replace(state.optimizer, lr=...)`: it makes the
+    next steps with what the last one has kept, and a later `fit` goes on so only with an equal one.  `order`, (n,)
+    integers, once set, is the order of rows from the next epoch on, instead of a shuffled one.
+    """
 
     net: Network
     history: History
@@ -26,6 +31,8 @@ class State:
     step: int = 0
     loss: float = float("nan")
     stopped: bool = False
+    optimizer: Any = None
+    order: Any = None
 
     def stop(self) -> None:
         """Ends training after this step or epoch."""

@@ -102,6 +102,13 @@ def check(optimizer: Optimizer, dtype: np.dtype[Any]) -> None:
         raise ValueError(f"eps: expected a number that {dtype} can hold, got {optimizer.eps}")
 
 
+def check_successor(old: Any, new: Any, dtype: np.dtype[Any]) -> None:
+    """TypeError or ValueError where `new` cannot go on with what `old` keeps."""
+    if type(new) is not type(old) or new.states != old.states:
+        raise TypeError(f"state.optimizer: expected {old} with other numbers, momentum as before 0 or not, got {new!r}")
+    check(new, dtype)
+
+
 def to_json(optimizer: Optimizer) -> dict[str, Any]:
     """Its kind and settings."""
     return {"kind": optimizer.kind, **asdict(optimizer)}

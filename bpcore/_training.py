@@ -149,9 +149,13 @@ class _Loop:
         memory = net._memory
         if memory.optimizer != optimizer:
             memory = _optimizers.Memory(optimizer, tuple(np.zeros_like(net.theta) for _ in optimizer.states), 0)
-        self.memory = memory
-        settings = _optimizers.to_json(optimizer)
-        self.run.optimizer(settings.pop("kind"), memory.states, memory.updates, **settings)
+        self._use(memory)
+
+    def _use(self, memory: _optimizers.Memory) -> None:
+        optimizer = memory.optimizer
+        assert optimizer is not None
+        self.memory, self.state.optimizer = memory, optimizer
+        self.run.optimizer(optimizer.kind, memory.states, memory.updates, **vars(optimizer))
 
     def train(self, epochs: int, batch: int, seed: int | None) -> History:
         """Runs the epochs; shuffled where there is a seed."""
@@ -163,6 +167,8 @@ class _Loop:
                 if state.stopped:
                     break
                 order = None if seed is None else _core.permutation(self.n, seed, SHUFFLE, net.epoch & 0xFFFFFFFF)
+                if state.order is not None:
+                    order = _validate.order(state.order, self.n)
                 start = time.perf_counter()
                 self.run.begin(self.n, batch, order)
                 self._epoch(first_step)
@@ -235,3 +241,7 @@ class _Loop:
         self.state.step = self.net.step
         for callback in self.callbacks:
             getattr(callback, event)(self.state)
+        optimizer = self.state.optimizer
+        if optimizer is not self.memory.optimizer:
+            _optimizers.check_successor(self.memory.optimizer, optimizer, self.net.dtype)
+            self._use(_optimizers.Memory(optimizer, self.memory.states, self.run.updates()))

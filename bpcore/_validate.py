@@ -182,6 +182,16 @@ def weights(value: Any, n: int, dtype: np.dtype[Any]) -> np.ndarray | None:
     return a
 
 
+def order(value: Any, n: int) -> np.ndarray:
+    """state.order: (n,) integers from 0 to n - 1, as int64."""
+    a = array("state.order", value)
+    if a.shape != (n,) or a.dtype.kind not in "iu":
+        raise ValueError(f"state.order: expected {n} integers, got dtype {a.dtype} and shape {a.shape}")
+    if a.min() < 0 or a.max() >= n:
+        raise ValueError(f"state.order: expected row numbers from 0 to {n - 1}, got {a.min()} to {a.max()}")
+    return np.array(a, np.int64)
+
+
 class Target(NamedTuple):
     """y as a plan reads it: `cols` numbers a row, whole numbers kept as such, `shape` of a row as the user gave it."""
 

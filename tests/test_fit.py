@@ -1,6 +1,7 @@
 """What `fit`, `predict` and `evaluate` mean: histories, callbacks, optimiser state, weights, views, words on screen."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -227,6 +228,87 @@ def test_stop_before_the_first_step():
     before = net.theta.tobytes()
     assert net.fit(X, Y, epochs=5, callbacks=Stop()).epoch == [] and net.step == net.epoch == 0
     assert net.theta.tobytes() == before
+
+
+class At(bp.Callback):
+    """Calls `change(state)` at an event."""
+
+    def __init__(self, event, change, step=None):
+        def told(state):
+            if step is None or state.step == step:
+                change(state)
+
+        setattr(self, event, told)
+
+    def on_batch_end(self, state):
+        """One step a slice."""
+
+
+@pytest.mark.parametrize("event, step", [
+    ("on_fit_begin", 0), ("on_batch_end", 3), ("on_batch_end", 5), ("on_epoch_end", 5),
+])  # fmt: skip
+@pytest.mark.parametrize("old, numbers", [
+    (bp.SGD(lr=0.05), {"lr": 0.01, "weight_decay": 0.1}),
+    (bp.SGD(lr=0.05, momentum=0.9, nesterov=True), {"lr": 0.01, "momentum": 0.5}),
+    (bp.Adam(lr=0.01), {"lr": 0.02, "eps": 1e-3, "weight_decay": 0.1, "beta1": 0.5}),
+])  # fmt: skip
+def test_an_optimizer_replaced_in_a_callback(event, step, old, numbers):
+    new = replace(old, **numbers)
+    net, twin = make(), make()
+    settings = {"batch_size": 10, "shuffle": False}
+    change = At(event, lambda state: setattr(state, "optimizer", new), step)
+    net.fit(X, Y, optimizer=old, epochs=2, callbacks=change, **settings)
+    if step:
+        twin.fit(X[: 10 * step], Y[: 10 * step], optimizer=old, **settings)
+        twin._memory = twin._memory._replace(optimizer=new)
+    rest = np.r_[10 * step : 50, 0:50]
+    twin.fit(X[rest], Y[rest], optimizer=new, **settings)
+    assert state_of(net) == state_of(twin) and net._memory.optimizer == new
+    for each in (net, twin):
+        each.fit(X, Y, optimizer=new, **settings)
+    assert state_of(net) == state_of(twin)
+
+
+@pytest.mark.parametrize("old, new, error", [
+    (bp.SGD(), bp.Adam(), TypeError),
+    (bp.SGD(), bp.SGD(momentum=0.9), TypeError),
+    (bp.SGD(momentum=0.9), bp.SGD(), TypeError),
+    (bp.Adam(), 0.1, TypeError),
+    (bp.Adam(), None, TypeError),
+    (bp.Adam(), bp.Adam(eps=1e-45), ValueError),
+])  # fmt: skip
+def test_a_replaced_optimizer_that_does_not_fit(old, new, error):
+    net, twin = make(dtype="float32"), make(dtype="float32")
+    settings = {"optimizer": old, "batch_size": 10, "shuffle": False}
+    with pytest.raises(error, match="eps:" if error is ValueError else "state.optimizer: expected .*got"):
+        net.fit(X, Y, callbacks=At("on_batch_end", lambda state: setattr(state, "optimizer", new), 3), **settings)
+    twin.fit(X[:30], Y[:30], **settings)
+    assert state_of(net) == state_of(twin) and net._memory.optimizer == old
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_order_of_ones_own(shuffle):
+    orders = [np.arange(50)[::-1], np.zeros(50, np.uint8), np.arange(0, 100, 2) % 50]
+    queue = list(orders)
+    callback = At("on_fit_begin", lambda state: setattr(state, "order", queue.pop(0)))
+    callback.on_epoch_end = lambda state: setattr(state, "order", queue.pop(0) if queue else state.order)
+    net, twin = make(), make()
+    net.fit(X, Y, epochs=4, batch_size=20, shuffle=shuffle, callbacks=callback)
+    for order in (*orders, orders[-1]):
+        twin.fit(X[order], Y[order], batch_size=20, shuffle=False)
+    assert state_of(net) == state_of(twin)
+
+
+@pytest.mark.parametrize("order, words", [
+    (np.arange(49), "50 integers.*(49,)"), (np.arange(50.0), "float64"), (np.arange(1, 51), "0 to 49.*1 to 50"),
+    (np.arange(-1, 49), "0 to 49.*-1 to 48"), (np.zeros((50, 1), int), r"\(50, 1\)"),
+])  # fmt: skip
+def test_an_order_that_does_not_fit(order, words):
+    net = make()
+    before = state_of(net)
+    with pytest.raises(ValueError, match=f"state.order: expected .*{words}"):
+        net.fit(X, Y, callbacks=At("on_fit_begin", lambda state: setattr(state, "order", order)))
+    assert state_of(net) == before
 
 
 def worse(patience, restore_best, monitor="val_loss", min_delta=0.0, sign=-1):

@@ -1,7 +1,9 @@
 """Wrong input: one clear ValueError or TypeError that names the argument, what was expected and what came, and a
 network that is the same bit for bit afterwards."""
 
+import importlib
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -338,6 +340,14 @@ def test_wrong_setting_of_fit(name, value, error, words):
     net = trained()
     words = words if name == "validation_data" and "of validation_data" in words[0] else [f"{name}:", *words]
     refused(net, lambda: net.fit(X, Y, **{name: value}), error, *words)
+
+
+def test_without_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.neural_network", None)
+    monkeypatch.delitem(sys.modules, "bpcore.sklearn", raising=False)
+    with pytest.raises(ImportError, match=r"needs scikit-learn.*pip install 'bpcore\[sklearn\]'"):
+        importlib.import_module("bpcore.sklearn")
 
 
 def test_a_monitor_that_the_history_will_not_hold():

@@ -1,0 +1,358 @@
+"""scikit-learn's MLPClassifier and MLPRegressor, trained and run by bpcore; needs scikit-learn 1.7 or later.
+
+They inherit what scikit-learn's classes say and check (parameters, labels, attributes, scores) and replace what
+computes.  From the same `random_state` they draw the same weights, splits and orders of rows, so the numbers are
+scikit-learn's up to rounding.  What differs:
+
+- A sparse X is made dense: as a whole in `fit` and `partial_fit`, 4096 rows at a time in prediction.
+- A prediction has the dtype of `coefs_`.
+- Losses of saturated outputs are exact, where scikit-learn clips probabilities at the machine epsilon.
+- `solver="lbfgs"` with several outputs of squared error minimises their sum, whose gradient scikit-learn uses too,
+  though it hands L-BFGS their mean with it; `loss_` is the mean, as there.
+- Refused by ValueError: `momentum=1`, negative sample weights, negative y with `loss="poisson"`.
+- A batch whose sample weights are all zero is passed over, where scikit-learn divides by zero.
+- A training that diverges ends there by ValueError, not after the last epoch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.optimize
+from scipy.special import xlogy
+
+import bpcore as bp
+
+try:
+    import sklearn.neural_network as peer
+    from sklearn.base import is_classifier
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.model_selection import train_test_split
+    from sklearn.utils import gen_batches, shuffle
+    from sklearn.utils.optimize import _check_optimize_result
+    from sklearn.utils.validation import validate_data
+except ImportError as error:
+    raise ImportError(
+        f"bpcore.sklearn needs scikit-learn 1.7 or later ({error}); pip install 'bpcore[sklearn]'"
+    ) from error
+
+__all__ = ["MLPClassifier", "MLPRegressor"]
+
+ROWS = 4096  # of a sparse X made dense at a time in prediction
+SMALLEST_LR = 1e-6  # where learning_rate="adaptive" ends
+
+
+def _check_peer() -> None:
+    """ImportError unless scikit-learn's classes call, with the arguments that are expected, what is replaced here."""
+    for name, first in (
+        ("_fit_stochastic", ("self", "X", "y", "sample_weight")),
+        ("_fit_lbfgs", ("self", "X", "y", "sample_weight")),
+        ("_forward_pass_fast", ("self", "X", "check_input")),
+        ("_update_no_improvement_count", ("self", "early_stopping", "X", "y", "sample_weight")),
+    ):
+        method = getattr(peer.MLPClassifier, name, None)
+        if method is None or tuple(inspect.signature(method).parameters)[: len(first)] != first:
+            import sklearn
+
+            raise ImportError(
+                f"bpcore.sklearn: scikit-learn {sklearn.__version__} has another MLPClassifier inside ({name}); "
+                "pip install 'scikit-learn>=1.7,<1.10'"
+            )
+
+
+_check_peer()
+
+
+def _poisson_value(z: np.ndarray, y: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return (xlogy(y, y) - y * z - y + np.exp(z)).sum(axis=1)
+
+
+def _poisson_gradient(z: np.ndarray, y: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.exp(z) - y
+
+
+# half the Poisson deviance of a = exp(z), from z
+_POISSON = bp.Loss(_poisson_value, _poisson_gradient, name="poisson")
+
+
+def _dense(X: Any) -> np.ndarray:
+    return X.toarray() if hasattr(X, "toarray") else X
+
+
+class _Perceptron:
+    """What replaces scikit-learn's computations; the classes of scikit-learn follow in the order of bases."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def _network(self, fresh: bool = False) -> bp.Network:
+        """The network of which coefs_ and intercepts_ are views, also after they were assigned or unpickled; a `fresh`
+        one has no memory of an optimiser."""
+        dtype = np.result_type(np.float32, *self.coefs_)
+        key = (tuple(W.shape for W in self.coefs_), self.activation, self.out_activation_, dtype)
+        known, net = getattr(self, "_net", ((), None))
+        if fresh or net is None or known != key:
+            last = "identity" if self.out_activation_ == "exp" else self.out_activation_  # see _POISSON
+            activations = [self.activation] * (len(self.coefs_) - 1) + [last]
+            layers = [bp.Dense(W.shape[1], f, init="zeros") for W, f in zip(self.coefs_, activations, strict=True)]
+            net = bp.Network([bp.Input(len(self.coefs_[0])), *layers], dtype=dtype)
+            self._net = key, net
+        for arrays, letter in ((self.coefs_, "W"), (self.intercepts_, "b")):
+            for i in range(len(arrays)):
+                view = net.params[f"dense_{i + 1}.{letter}"]
+                if arrays[i] is not view:
+                    view[...] = arrays[i]
+                    arrays[i] = view
+        return net
+
+    def _data(self, X: Any, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+        """X, y and the loss, as bpcore takes them."""
+        if self.out_activation_ == "softmax":
+            return _dense(X), y.argmax(axis=1), "cross_entropy"
+        if self.out_activation_ == "logistic":
+            return _dense(X), y, "binary_cross_entropy"
+        if self.out_activation_ == "identity":
+            return _dense(X), y, "squared_error"
+        if y.min() < 0:
+            raise ValueError(f"y: expected numbers from 0 with loss='poisson', got {y.min()}")
+        return _dense(X), y.astype(np.float64), _POISSON
+
+    def _loss_units(self) -> int:
+        """By how much scikit-learn divides the loss: it takes the mean of squared errors over outputs, else the sum."""
+        return self.n_outputs_ if self.out_activation_ == "identity" else 1
+
+    def _forward_pass_fast(self, X: Any, check_input: bool = True) -> np.ndarray:
+        """(n, n_outputs_) in the dtype of coefs_."""
+        if check_input:
+            X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32), reset=False)
+        net = self._network()
+        if hasattr(X, "toarray"):
+            X = X.tocsr()
+            out = np.concatenate([net.predict(X[rows].toarray()) for rows in gen_batches(X.shape[0], ROWS)])
+        else:
+            out = net.predict(X)
+        return np.exp(out, out=out) if self.out_activation_ == "exp" else out
+
+    def _fit_stochastic(self, X: Any, y: np.ndarray, sample_weight: Any, *rest: Any) -> None:
+        *_, incremental = rest
+        if self.early_stopping and incremental:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        goes_on = incremental and hasattr(self, "_optimizer")
+        if not goes_on:
+            self._optimizer = self._new_optimizer()
+        net = self._network(fresh=not goes_on)
+        validation = (None, None, None)
+        if self.early_stopping:
+            X, y, sample_weight, validation = self._split(X, y, sample_weight)
+        n = X.shape[0]
+        if self.batch_size != "auto" and self.batch_size > n:
+            warnings.warn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
+                          stacklevel=4)  # fmt: skip
+        batch = min(200 if self.batch_size == "auto" else self.batch_size, n)
+        X, y, loss = self._data(X, y)
+        self.n_iter_ = 0
+        try:
+            net.fit(
+                X,
+                y,
+                loss=loss,
+                optimizer=net._memory.optimizer or self._optimizer,
+                epochs=1 if incremental else min(self.max_iter, 2**31),
+                batch_size=batch,
+                shuffle=False,
+                sample_weight=sample_weight,
+                callbacks=_Training(self, n, batch, sample_weight, validation, incremental),
+                check_finite=False,
+            )
+        except bp.DivergenceError as error:
+            raise ValueError(
+                f"Solver produced non-finite values in epoch {error.epoch}, batch {error.batch}. The input data may "
+                "contain large values and need to be preprocessed, or learning_rate_init is too large."
+            ) from error
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.", stacklevel=4)
+        if self.early_stopping:
+            self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
+            self._network()
+
+    def _new_optimizer(self) -> bp.SGD | bp.Adam:
+        if self.solver == "adam":
+            return bp.Adam(self.learning_rate_init, self.beta_1, self.beta_2, self.epsilon)
+        return bp.SGD(self.learning_rate_init, self.momentum, bool(self.nesterovs_momentum and self.momentum))
+
+    def _split(self, X: Any, y: np.ndarray, sample_weight: Any) -> tuple[Any, np.ndarray, Any, tuple]:
+        """X, y and weights to train on, and those to validate with."""
+        arrays = [X, y] if sample_weight is None else [X, y, sample_weight]
+        parts = train_test_split(
+            *arrays,
+            random_state=self._random_state,
+            test_size=self.validation_fraction,
+            stratify=y if is_classifier(self) and self.n_outputs_ == 1 else None,
+        )
+        train, held_out = [*parts[::2], None], [*parts[1::2], None]
+        if held_out[0].shape[0] < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+            )
+        if is_classifier(self):
+            held_out[1] = self._label_binarizer.inverse_transform(held_out[1])
+        return train[0], train[1], train[2], tuple(held_out[:3])
+
+    def _fit_lbfgs(self, X: Any, y: np.ndarray, sample_weight: Any, *rest: Any) -> None:
+        # in float64, whatever X has: as scikit-learn's, and line searches need the digits
+        self.coefs_ = [W.astype(np.float64) for W in self.coefs_]
+        self.intercepts_ = [b.astype(np.float64) for b in self.intercepts_]
+        net = self._network(fresh=True)
+        X, y, loss = self._data(X, y)
+        decay = np.zeros(net.n_params)
+        for p in net._parameters.values():
+            decay[p.offset : p.offset + p.rows * p.cols] = self.alpha * p.decay
+        decay /= len(X) if sample_weight is None else sample_weight.sum()
+        units = self._loss_units()
+        seen: list[float] = []
+
+        def cost(theta: np.ndarray) -> tuple[float, np.ndarray]:
+            net.theta[:] = theta
+            value, gradient = net.value_and_grad(X, y, loss=loss, sample_weight=sample_weight)
+            penalty = 0.5 * (decay * theta) @ theta
+            return value + penalty, gradient + decay * theta
+
+        def show(intermediate_result: Any) -> None:
+            seen.append(intermediate_result.fun)
+            if self.verbose:
+                print(f"Iteration {len(seen)}, loss = {in_units(intermediate_result):.8f}")
+
+        def in_units(result: Any) -> float:
+            penalty = 0.5 * (decay * result.x) @ result.x
+            return float((result.fun - penalty) / units + penalty)
+
+        result = scipy.optimize.minimize(
+            cost,
+            net.theta.copy(),
+            method="L-BFGS-B",
+            jac=True,
+            callback=show,
+            options={"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol},
+        )
+        self.n_iter_ = _check_optimize_result("lbfgs", result, self.max_iter)
+        net.theta[:] = result.x
+        self.loss_ = in_units(result)
+
+
+class _Training(bp.Callback):
+    """What scikit-learn does between batches and epochs: weight decay by the batch, the rate, the curve, when to stop.
+
+    alpha/2 |W|^2 / s is part of the loss of a batch, s being its rows or the sum of their weights: decay alpha / s.
+    """
+
+    def __init__(
+        self, mlp: Any, n: int, batch: int, sample_weight: Any, validation: tuple[Any, Any, Any], incremental: bool
+    ) -> None:
+        self.mlp, self.n, self.batch, self.sample_weight, self.incremental = mlp, n, batch, sample_weight, incremental
+        self.validation = validation
+        self.order = np.arange(n)
+
+    def on_fit_begin(self, state: Any) -> None:
+        """Before the first epoch."""
+        self.begin_epoch(state)
+
+    def begin_epoch(self, state: Any) -> None:
+        """The order of rows."""
+        if self.mlp.shuffle:
+            state.order = self.order = shuffle(self.order, random_state=self.mlp._random_state)
+        self.done, self.total = 0, 0.0
+        self.begin_batch(state)
+
+    def begin_batch(self, state: Any) -> None:
+        """The optimiser of the next batch, and the penalty before it."""
+        mlp = self.mlp
+        rows = self.order[self.done : self.done + self.batch]
+        size = len(rows) if self.sample_weight is None else self.sample_weight[rows].sum()
+        decay = float(mlp.alpha / size) if size > 0 else 0.0
+        self.rows = len(rows)
+        self.penalty = 0.5 * decay * sum(np.vdot(W, W) for W in mlp.coefs_) if decay else 0.0
+        change = {"lr": mlp._optimizer.lr, "weight_decay": decay}
+        if isinstance(mlp._optimizer, bp.Adam):
+            # scikit-learn adds epsilon to the root of the uncorrected variance
+            change["eps"] = mlp._optimizer.eps / (1 - mlp._optimizer.beta2 ** (state.step + 1)) ** 0.5
+        if any(getattr(state.optimizer, name) != value for name, value in change.items()):
+            state.optimizer = replace(mlp._optimizer, **change)
+
+    def on_batch_end(self, state: Any) -> None:
+        """Adds to the loss of the epoch."""
+        if np.isfinite(state.loss):  # else no row had a weight
+            self.total += self.rows * (state.loss / self.mlp._loss_units() + float(self.penalty))
+        self.done += self.rows
+        if self.done < self.n:
+            self.begin_batch(state)
+
+    def on_epoch_end(self, state: Any) -> None:
+        """The curve, the rate, and whether to stop."""
+        mlp = self.mlp
+        mlp.n_iter_ += 1
+        mlp.t_ += self.n
+        mlp.loss_ = self.total / self.n
+        mlp.loss_curve_.append(mlp.loss_)
+        if mlp.verbose:
+            print(f"Iteration {mlp.n_iter_}, loss = {mlp.loss_:.8f}")
+        mlp._update_no_improvement_count(mlp.early_stopping, *self.validation)
+        if mlp.solver == "sgd" and mlp.learning_rate == "invscaling":
+            self.set_rate(state, mlp.learning_rate_init / (mlp.t_ + 1) ** mlp.power_t)
+        if mlp._no_improvement_count > mlp.n_iter_no_change:
+            self.no_improvement(state)
+        if state.stopped or self.incremental:
+            return
+        if mlp.n_iter_ == mlp.max_iter:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({mlp.max_iter}) reached and the optimization hasn't "
+                "converged yet.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        else:
+            self.begin_epoch(state)
+
+    def no_improvement(self, state: Any) -> None:
+        """Stops, or divides the rate by five."""
+        mlp = self.mlp
+        what = "Validation score" if mlp.early_stopping else "Training loss"
+        message = f"{what} did not improve more than tol={mlp.tol:f} for {mlp.n_iter_no_change} consecutive epochs."
+        lr = mlp._optimizer.lr
+        if mlp.solver != "sgd" or mlp.learning_rate != "adaptive" or lr <= SMALLEST_LR:
+            small = " Learning rate too small." if lr <= SMALLEST_LR else ""
+            if mlp.verbose:
+                print(f"{message}{small} Stopping.")
+            state.stop()
+            return
+        self.set_rate(state, lr / 5)
+        mlp._no_improvement_count = 0
+        if mlp.verbose:
+            print(f"{message} Setting learning rate to {lr / 5:f}")
+
+    def set_rate(self, state: Any, lr: float) -> None:
+        """scikit-learn's velocity is lr times that of bpcore, and keeps its size when lr changes."""
+        for velocity in state.net._memory.states:
+            velocity *= self.mlp._optimizer.lr / lr
+        self.mlp._optimizer = replace(self.mlp._optimizer, lr=lr)
+
+
+class MLPClassifier(_Perceptron, peer.MLPClassifier):
+    """sklearn.neural_network.MLPClassifier computed by bpcore: same parameters, attributes and methods.
+
+    One output with `logistic` for two classes, one for each label of a multilabel y, else `softmax`; the log-loss,
+    summed over labels.  See the module for what differs.  Threads: `bp.set_num_threads`, any number, same bits.
+    """
+
+
+class MLPRegressor(_Perceptron, peer.MLPRegressor):
+    """sklearn.neural_network.MLPRegressor computed by bpcore: same parameters, attributes and methods.
+
+    See the module for what differs.  Threads: `bp.set_num_threads`, any number, same bits.
+    """

@@ -1,0 +1,391 @@
+"""bpcore.sklearn against scikit-learn: its own checks of estimators, and the same numbers from the same random_state.
+
+Tolerances: losses relative and parameters absolute (they are about 1), in float64 1e-12 after some hundred steps of
+sgd and adam and 1e-6 after lbfgs, whose line searches amplify rounding; in float32 1e-4.
+"""
+
+import copy
+import pickle
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+import sklearn.neural_network as peer
+from sklearn.base import clone
+from sklearn.datasets import load_digits, make_multilabel_classification
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import bpcore as bp
+from bpcore import sklearn as ours
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+X, LABELS = (a[:450] for a in load_digits(return_X_y=True))
+X = X / 16
+RNG = np.random.default_rng(0)
+W = RNG.uniform(0.1, 2, len(X))
+TARGETS = {
+    "classes": LABELS,
+    "names": np.array(["even", "odd"])[LABELS % 2],
+    "labels": make_multilabel_classification(len(X), n_classes=4, random_state=0)[1],
+    "number": X @ RNG.normal(size=64) / 4,
+    "numbers": np.tanh(X @ RNG.normal(size=(64, 3)) / 4),
+    "counts": RNG.poisson(np.exp(X[:, 20])),
+}
+SOLVERS = {
+    "sgd": {"solver": "sgd", "learning_rate_init": 0.05},
+    "plain sgd": {"solver": "sgd", "momentum": 0.0, "learning_rate_init": 0.1},
+    "momentum": {"solver": "sgd", "nesterovs_momentum": False, "learning_rate_init": 0.05},
+    "invscaling": {"solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": 0.5, "power_t": 0.2},
+    "adaptive": {
+        "solver": "sgd", "learning_rate": "adaptive", "tol": 0.02, "n_iter_no_change": 1, "learning_rate_init": 0.05,
+    },
+    "adam": {"solver": "adam", "learning_rate_init": 0.005, "beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-5},
+    "lbfgs": {"solver": "lbfgs"},
+}  # fmt: skip
+CURVES = ("loss_curve_", "validation_scores_", "best_loss_", "best_validation_score_", "loss_")
+EQUAL = ("n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "n_features_in_")
+
+
+def pair(target, **settings):
+    """scikit-learn's estimator and ours, with the same parameters."""
+    name = "MLPClassifier" if target in ("classes", "names", "labels") else "MLPRegressor"
+    settings = {"hidden_layer_sizes": (20,), "max_iter": 15, "random_state": 3, "batch_size": 40, **settings}
+    if target == "counts":
+        settings["loss"] = "poisson"
+    return getattr(peer, name)(**settings), getattr(ours, name)(**settings)
+
+
+def assert_same(theirs, mine, X=X, tolerance=1e-12):
+    for name in CURVES:
+        want, got = getattr(theirs, name, "none"), getattr(mine, name, "none")
+        if want is None or isinstance(want, str):
+            assert got is want or got == want, name
+        else:
+            np.testing.assert_allclose(got, want, tolerance, err_msg=name)
+    for name in EQUAL:
+        assert getattr(mine, name, None) == getattr(theirs, name, None), name
+    for want, got in zip(theirs.coefs_ + theirs.intercepts_, mine.coefs_ + mine.intercepts_, strict=True):
+        assert got.dtype == want.dtype
+        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance)
+    methods = ("predict_proba", "predict_log_proba") if hasattr(theirs, "classes_") else ("predict",)
+    for method in methods:
+        np.testing.assert_allclose(getattr(mine, method)(X), getattr(theirs, method)(X), 0, 100 * tolerance)
+    if hasattr(theirs, "classes_"):
+        np.testing.assert_array_equal(mine.classes_, theirs.classes_)
+        assert mine.classes_.dtype == theirs.classes_.dtype
+        np.testing.assert_array_equal(mine.predict(X), theirs.predict(X))
+
+
+def check_fit(target, X=X, tolerance=1e-12, **settings):
+    weight = settings.pop("sample_weight", None)
+    both = pair(target, **settings)
+    for model in both:
+        model.fit(X, TARGETS[target], sample_weight=weight)
+    assert_same(*both, X, tolerance)
+    net = both[1]._network()
+    assert settings.get("solver") == "lbfgs" or net.step == both[1].n_iter_ * -(-both[1].t_ // both[1].n_iter_ // 40)
+    return both
+
+
+# ---- scikit-learn's own checks; it expects none of them to fail, and none does ----
+
+
+@parametrize_with_checks([ours.MLPClassifier(max_iter=100), ours.MLPRegressor(max_iter=100)])
+@pytest.mark.filterwarnings("ignore")
+def test_checks_of_estimators(estimator, check):
+    check(estimator)
+
+
+# ---- the same numbers ----
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_same_training_by_each_solver(solver, alpha, weighted):
+    # 450 rows in batches of 40: the last batch is shorter, and has a decay of its own
+    tolerance = 1e-6 if solver == "lbfgs" else 1e-12
+    weight = W if weighted else None
+    check_fit("classes", alpha=alpha, sample_weight=weight, tolerance=tolerance, **SOLVERS[solver])
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+@pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_same_training_to_each_target(target, activation, solver):
+    if (target, solver) == ("numbers", "lbfgs"):
+        pytest.skip("scikit-learn hands L-BFGS a value that is not that of its gradient; see the next test")
+    # steps that do not amplify rounding: the rate is low for counts
+    settings = {"solver": solver, "learning_rate_init": 0.002, "max_iter": 8, "hidden_layer_sizes": (20, 10)}
+    check_fit(target, activation=activation, tolerance=1e-6 if solver == "lbfgs" else 1e-12, **settings)
+
+
+@pytest.mark.parametrize("sizes", [(), 5, [7, 6, 5]])
+def test_same_training_of_each_depth(sizes):
+    check_fit("classes", hidden_layer_sizes=sizes, activation="tanh")
+
+
+@pytest.mark.filterwarnings("ignore:Got `batch_size`:UserWarning")
+@pytest.mark.parametrize("batch_size", ["auto", 1, 1000])
+def test_same_training_by_each_batch_size(batch_size):
+    both = pair("classes", batch_size=batch_size, max_iter=4)
+    for model in both:
+        model.fit(X, LABELS)
+    assert_same(*both)
+
+
+def test_lbfgs_with_several_outputs_minimises_what_its_gradient_is_of():
+    theirs, mine = pair("numbers", solver="lbfgs", max_iter=200, alpha=0.1)
+    scores = [model.fit(X, TARGETS["numbers"]).score(X, TARGETS["numbers"]) for model in (theirs, mine)]
+    assert scores[1] >= scores[0] - 0.01 and scores[1] > 0.95
+    error = 0.5 * np.mean((mine.predict(X) - TARGETS["numbers"]) ** 2)
+    penalty = 0.05 * sum((c**2).sum() for c in mine.coefs_) / len(X)
+    assert mine.loss_ == pytest.approx(error + penalty, rel=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+@pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
+def test_same_training_from_weights_written_in(solver, alpha):
+    both = pair("classes", solver=solver, alpha=alpha, shuffle=False, warm_start=True, max_iter=1)
+    start = np.random.default_rng(1)
+    weights = [start.normal(0, 0.2, shape) for shape in ((64, 20), (20, 10), (20,), (10,))]
+    for model in both:
+        model.fit(X, LABELS).set_params(max_iter=10)
+        model.coefs_, model.intercepts_ = ([a.copy() for a in part] for part in (weights[:2], weights[2:]))
+    np.testing.assert_allclose(both[1].predict_proba(X), both[0].predict_proba(X), 0, 1e-14)
+    for model in both:
+        model.fit(X, LABELS)
+    assert_same(*both, tolerance=1e-6 if solver == "lbfgs" else 1e-12)
+
+
+@pytest.mark.parametrize("target", ["classes", "names", "labels", "number"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_same_early_stopping(solver, weighted, target):
+    settings = {"early_stopping": True, "max_iter": 60, "n_iter_no_change": 3, "tol": 1e-2, "validation_fraction": 0.2}
+    rate = 0.02 if target == "number" else 0.1
+    weight = W if weighted else None
+    both = check_fit(target, solver=solver, learning_rate_init=rate if solver == "sgd" else 0.01, sample_weight=weight,
+                     tolerance=1e-11, **settings)  # fmt: skip
+    assert 3 < both[1].n_iter_ < 60 and len(both[1].validation_scores_) == both[1].n_iter_
+    assert both[1].best_loss_ is None
+
+
+def test_same_stop_by_tol():
+    mine = check_fit("classes", solver="sgd", learning_rate_init=0.1, tol=0.05, n_iter_no_change=2, max_iter=100)[1]
+    assert mine.n_iter_ < 50
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_same_partial_fit(target, solver):
+    both = pair(target, solver=solver, alpha=0.1)
+    for model in both:
+        first = {"classes": np.unique(LABELS)} if target == "classes" else {}
+        if target == "names":
+            first = {"classes": ["even", "odd"]}
+        if target == "labels":
+            first = {"classes": np.arange(4)}
+        for rows in (slice(0, 130), slice(130, 300), slice(300, 450), slice(0, 450)):
+            model.partial_fit(X[rows], TARGETS[target][rows], **first)
+            first = {}
+            model = copy.copy(model) if rows.start == 130 else model
+    assert_same(*both)
+    assert len(both[1].loss_curve_) == 4
+
+
+def test_same_warm_start():
+    both = pair("classes", warm_start=True, solver="adam", max_iter=4)
+    for model in both:
+        model.fit(X, LABELS).fit(X, LABELS)
+    assert_same(*both)
+    assert len(both[1].loss_curve_) == 8
+
+
+def test_same_in_float32():
+    mine = check_fit("classes", X=X.astype(np.float32), solver="adam", tolerance=1e-4)[1]
+    assert mine.predict_proba(X.astype(np.float32)).dtype == np.float32
+
+
+def test_lbfgs_is_float64_whatever_X_is():
+    both = pair("classes", solver="lbfgs", max_iter=6)
+    for model in both:
+        model.fit(X.astype(np.float32), LABELS)
+    assert both[1].coefs_[0].dtype == np.float64
+    assert_same(*both, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("layout", [scipy.sparse.csr_matrix, scipy.sparse.csc_array])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_sparse_and_dense_give_the_same_bits(layout, solver, monkeypatch):
+    monkeypatch.setattr(ours, "ROWS", 100)
+    dense, sparse = (pair("classes", solver=solver, early_stopping=True)[1] for _ in range(2))
+    dense.fit(X, LABELS)
+    sparse.fit(layout(X), LABELS)
+    for a, b in zip(dense.coefs_, sparse.coefs_, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(dense.predict_proba(X), sparse.predict_proba(layout(X)))
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    threads, thetas = bp.get_num_threads(), []
+    try:
+        for n in (1, 2):
+            bp.set_num_threads(n)
+            thetas.append(pair("classes", batch_size=200)[1].fit(X, LABELS)._network().theta.tobytes())
+    finally:
+        bp.set_num_threads(threads)
+    assert thetas[0] == thetas[1]
+
+
+# ---- an estimator among others ----
+
+
+def test_parameters_are_scikit_learns():
+    for target in ("classes", "number"):
+        theirs, mine = pair(target)
+        assert mine.get_params() == theirs.get_params()
+        assert clone(mine).set_params(alpha=2.0).get_params() == {**theirs.get_params(), "alpha": 2.0}
+        assert isinstance(mine, type(theirs)) and type(mine)().get_params() == type(theirs)().get_params()
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_predicts_and_goes_on_alike(how):
+    model = pair("classes")[1].fit(X[:300], LABELS[:300])
+    twin = how(model)
+    np.testing.assert_array_equal(twin.predict_proba(X), model.predict_proba(X))
+    for each in (model, twin):
+        each.partial_fit(X[300:], LABELS[300:])
+    for a, b in zip(twin.coefs_, model.coefs_, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert not np.shares_memory(a, b)
+
+
+@pytest.mark.parametrize("how", ["whole", "entry", "list"])
+def test_coefs_written_are_seen(how):
+    model = pair("number")[1].fit(X, TARGETS["number"])
+    before = model.predict(X)
+    if how == "whole":
+        model.coefs_ = [2 * c for c in model.coefs_]
+    elif how == "list":
+        model.coefs_[1] = 2 * model.coefs_[1]
+    else:
+        model.coefs_[1][...] *= 2
+    after = model.predict(X)
+    twin = clone(pair("number")[0]).fit(X, TARGETS["number"])
+    twin.coefs_, twin.intercepts_ = model.coefs_, model.intercepts_
+    assert np.abs(after - before).max() > 1e-3
+    np.testing.assert_allclose(after, twin.predict(X), 0, 1e-12)
+
+
+def test_pipeline_and_grid_search():
+    grid = {"mlp__alpha": [1e-4, 10.0], "mlp__solver": ["adam", "lbfgs"]}
+    found = []
+    for model in pair("classes", max_iter=10):
+        steps = make_pipeline(StandardScaler(), model)
+        steps.steps[1] = ("mlp", model)
+        found.append(GridSearchCV(steps, grid, cv=3).fit(X, LABELS))
+    for key in ("mean_test_score", "std_test_score"):
+        np.testing.assert_allclose(found[1].cv_results_[key], found[0].cv_results_[key], 0, 1e-12)
+    assert found[1].best_params_ == found[0].best_params_
+    assert found[1].score(X, LABELS) == found[0].score(X, LABELS) > 0.9
+
+
+def test_feature_names():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=[f"pixel {i}" for i in range(64)])
+    model = pair("classes", early_stopping=True)[1].fit(frame, LABELS)
+    assert list(model.feature_names_in_) == list(frame.columns)
+    assert (model.predict(frame) == pair("classes", early_stopping=True)[0].fit(frame, LABELS).predict(frame)).all()
+
+
+# ---- words ----
+
+
+@pytest.mark.parametrize("target", ["classes", "number"])
+@pytest.mark.parametrize("settings", [
+    {"solver": "sgd"},
+    {"solver": "adam", "early_stopping": True, "tol": 0.5, "n_iter_no_change": 1},
+    {**SOLVERS["adaptive"], "max_iter": 100, "tol": 0.5},
+    {"batch_size": 1000},
+])  # fmt: skip
+@pytest.mark.parametrize("verbose", [False, True])
+def test_same_words(verbose, settings, target, capsys):
+    said = []
+    for model in pair(target, verbose=verbose, **settings):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.fit(X, TARGETS[target])
+        said.append((capsys.readouterr().out, [(w.category, str(w.message)) for w in caught]))
+    assert said[0] == said[1] and ("Iteration 2, loss = " in said[1][0]) == verbose
+
+
+def test_words_of_lbfgs(capsys):
+    with pytest.warns(ConvergenceWarning, match="lbfgs failed to converge after 3"):
+        model = pair("classes", solver="lbfgs", max_iter=3, verbose=True)[1].fit(X, LABELS)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"Iteration {i}" for i in (1, 2, 3)]
+    assert lines[-1] == f"Iteration 3, loss = {model.loss_:.8f}"
+
+
+def test_ctrl_c_keeps_what_is_trained():
+    class Interrupted(ours.MLPClassifier):
+        def _update_no_improvement_count(self, *arguments):
+            if self.n_iter_ == 3:
+                raise KeyboardInterrupt
+            super()._update_no_improvement_count(*arguments)
+
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        model = Interrupted(random_state=0).fit(X, LABELS)
+    assert model.n_iter_ == 3 and model.predict(X).shape == (450,)
+
+
+@pytest.mark.parametrize("settings, y, weight, words", [
+    ({"solver": "sgd", "momentum": 1.0}, "classes", None, "momentum"),
+    ({}, "classes", -W, "sample_weight"),
+    ({"learning_rate_init": 1e300, "solver": "sgd"}, "number", None, "Solver produced non-finite"),
+    ({"activation": "gelu"}, "classes", None, "activation"),
+    ({"hidden_layer_sizes": (0,)}, "classes", None, "hidden_layer_sizes"),
+])  # fmt: skip
+def test_refused(settings, y, weight, words):
+    model = pair(y, **settings)[1]
+    with pytest.raises(ValueError, match=words):
+        model.fit(X, TARGETS[y], sample_weight=weight)
+
+
+def test_negative_counts_are_refused():
+    with pytest.raises(ValueError, match=r"y: .*poisson.*-1"):
+        pair("counts")[1].fit(X, TARGETS["counts"] - 1)
+
+
+def test_partial_fit_of_what_cannot():
+    with pytest.raises(ValueError, match="early_stopping"):
+        pair("number", early_stopping=True)[1].partial_fit(X, TARGETS["number"])
+    assert not hasattr(pair("classes", solver="lbfgs")[1], "partial_fit")
+
+
+def test_a_batch_without_weight_is_passed_over():
+    weight = W.copy()
+    weight[40:80] = 0
+    model = pair("classes", shuffle=False, max_iter=3)[1].fit(X, LABELS, sample_weight=weight)
+    assert model._network().step == 3 * 11 and np.isfinite(model.loss_curve_).all()
+
+
+def test_another_scikit_learn_is_refused(monkeypatch):
+    monkeypatch.delattr("sklearn.neural_network._multilayer_perceptron.BaseMultilayerPerceptron._fit_lbfgs")
+    with pytest.raises(ImportError, match="_fit_lbfgs.*pip install"):
+        ours._check_peer()
+
+
+def test_the_snippet_of_the_readme_runs():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```py\n(.*?)```", text, re.DOTALL)
+    exec(compile(snippet, "README.md", "exec"), {})  # it asserts for itself
