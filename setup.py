@@ -7,7 +7,7 @@ import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-flags = ["-std=c11", "-O3", "-g0", "-D_GNU_SOURCE", "-fno-math-errno", "-fvisibility=hidden"]
+flags = ["-std=c11", "-O3", "-g0", "-D_GNU_SOURCE", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
 link = ["-pthread"]
 if os.environ.get("BPCORE_DEBUG"):
     flags += ["-O0", "-g3"]
