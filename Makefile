@@ -32,6 +32,7 @@ test-peers: $(PEERS) $(BUILT) ## compare with PyTorch and scikit-learn
 bench: $(BENCH) $(BUILT) ## measure speed into bench/results (ARGS=--quick for two minutes)
 	$(PY) bench/bench_epoch.py $(ARGS)
 	$(PY) bench/bench_backward.py $(ARGS)
+	$(PY) bench/bench_subnormal.py $(ARGS)
 
 wheel: $(ENVIRONMENT) ## build sdist and wheel into dist
 	$(PY) -m build

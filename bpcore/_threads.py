@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 
 from bpcore import _core, _validate
+from bpcore._version import __version__
 
 _setting: int | None = None
+_ROOT = Path("/")
 
 
-def _read(name: str) -> str:
-    with open(f"/sys/fs/cgroup/{name}", encoding="ascii") as file:
-        return file.read()
+def _quota(group: Path, names: tuple[str, ...]) -> float:
+    """CPUs that one control group allows; infinity where it says nothing."""
+    try:
+        words = " ".join((group / name).read_text(encoding="ascii") for name in names).split()
+        quota, period = float(words[0]), float(words[1])
+    except (OSError, ValueError, IndexError):
+        return float("inf")
+    return quota / period if quota > 0 and period > 0 else float("inf")
 
 
 def _cgroup_quota() -> float:
-    """CPUs that the control group allows (v2, then v1); infinity where there is no limit."""
-    for quota_file, period_file in (
-        ("cpu.max", None),
-        ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"),
-    ):
-        try:
-            words = _read(quota_file).split() + (_read(period_file).split() if period_file else [])
-            quota, period = float(words[0]), float(words[1])
-        except (OSError, ValueError, IndexError):
-            continue
-        if quota > 0 and period > 0:
-            return quota / period
-    return float("inf")
+    """CPUs that this process's control groups (v2 or v1) and those above them allow; infinity without a limit."""
+    try:
+        lines = (_ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    # a container may see the host's path and yet have its own group mounted at the root
+    found = {("", "/"), ("cpu", "/")}
+    for line in lines:
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if not controllers or "cpu" in controllers.split(","):
+            found.add(("cpu" if controllers else "", path))
+    lowest = float("inf")
+    for mount, path in found:
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if mount else ("cpu.max",)
+        top = _ROOT / "sys/fs/cgroup" / mount
+        group = top / path.lstrip("/")
+        for level in (group, *group.parents):
+            if level.is_relative_to(top):
+                lowest = min(lowest, _quota(level, names))
+    return lowest
 
 
 def _default() -> int:
@@ -73,3 +89,24 @@ def read_forced() -> None:
         raise ValueError(f"BPCORE_BACKEND: expected 'auto', 'blas' or 'native', got {backend!r}")
     _core.use_isa(os.environ.get("BPCORE_ISA", ""))
     _core.force(os.environ.get("BPCORE_PARALLEL") == "always", phase2, "" if backend == "auto" else backend)
+
+
+# Importing threadpoolctl takes a millisecond or two; registered later, its limits would not hold from the start.
+with contextlib.suppress(ImportError):  # not installed, or before 3.2
+    from threadpoolctl import LibController, register
+
+    class _Controller(LibController):  # type: ignore[misc, unused-ignore]
+        user_api = internal_api = "bpcore"
+        filename_prefixes = ("_core.",)
+        check_symbols = ("bp_epoch",)
+
+        def get_version(self) -> str:
+            return __version__
+
+        def get_num_threads(self) -> int:
+            return get_num_threads()
+
+        def set_num_threads(self, num_threads: int) -> None:
+            set_num_threads(min(num_threads, _core.MAX_THREADS))
+
+    register(_Controller)

@@ -31,15 +31,16 @@ double bp_now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* The default environment but for FTZ and DAZ: neither the caller's rounding nor its traps are the kernels'. */
 bp_fpenv bp_fpenv_flush(void) {
 #if defined(__x86_64__)
     unsigned saved = _mm_getcsr();
-    _mm_setcsr(saved | 0x8040u); /* FTZ, DAZ */
+    _mm_setcsr(0x1F80u | 0x8040u);
     return saved;
 #elif defined(__aarch64__)
     uint64_t saved;
     __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
-    __asm__ volatile("msr fpcr, %0" : : "r"(saved | 1u << 24)); /* FZ */
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)1 << 24)); /* FZ */
     return saved;
 #else
     return 0;

@@ -257,6 +257,8 @@ def test_activations_at_every_scale(activation, dtype, tolerance):
     tape = net.forward(z[:, None])
     with np.errstate(over="ignore", under="ignore"):
         a, df = (function(z.astype(float)).astype(dtype) for function in ref.ACTIVATIONS[activation])
+    if activation == "gelu":
+        tolerance = max(tolerance, 1e-12)  # the reference rounds erfc's argument, which tells in the tail
     least, eps = 1e3 * np.finfo(dtype).tiny, np.finfo(dtype).eps  # z = 1e3 times what was flushed to 0
     np.testing.assert_array_equal(tape.z[1][:, 0], z)
     np.testing.assert_allclose(tape.a[1][:, 0], a, rtol=tolerance, atol=least)

@@ -67,29 +67,78 @@ if hasattr(os, "sched_setaffinity"):  # Linux
         assert run(script) == 1
 
 
+V1 = "4:memory:/a\n3:cpu,cpuacct:/a/b\n"
+
+
 @pytest.mark.parametrize(
-    "files, cpus",
+    "groups, files, cpus",
     [
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "max 100000\n"}, float("inf")),
-        ({"cpu.max": "50000 100000"}, 0.5),
-        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, float("inf")),
-        ({"cpu.max": ""}, float("inf")),
-        ({"cpu.max": "a b"}, float("inf")),
-        ({"cpu.max": "100000 0"}, float("inf")),
-        ({}, float("inf")),
+        (None, {"cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, float("inf")),
+        ("0::/\n", {"cpu.max": "50000 100000"}, 0.5),
+        ("0::/\n", {"cpu.max": ""}, float("inf")),
+        ("0::/\n", {"cpu.max": "a b"}, float("inf")),
+        ("0::/\n", {"cpu.max": "100000 0"}, float("inf")),
+        ("0::/a/b\n", {"a/b/cpu.max": "300000 100000\n"}, 3.0),
+        ("0::/a/b\n", {"a/b/cpu.max": "300000 100000\n", "a/cpu.max": "200000 100000\n"}, 2.0),
+        ("0::/a/b\n", {"a/b/cpu.max": "100000 100000\n", "a/cpu.max": "max 100000\n"}, 1.0),
+        ("0::/a\n", {"a/b/cpu.max": "100000 100000\n", "c/cpu.max": "100000 100000\n"}, float("inf")),
+        ("0::/not/mounted\n", {"cpu.max": "200000 100000\n"}, 2.0),
+        ("0::/../..\n", {"cpu.max": "200000 100000\n"}, 2.0),
+        (V1, {"cpu/a/b/cpu.cfs_quota_us": "200000\n", "cpu/a/b/cpu.cfs_period_us": "100000\n"}, 2.0),
+        (V1, {"cpu/a/cpu.cfs_quota_us": "50000\n", "cpu/a/cpu.cfs_period_us": "50000\n"}, 1.0),
+        (V1, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, float("inf")),
+        (V1, {"memory/a/cpu.cfs_quota_us": "1\n", "a/cpu.max": "1 1\n"}, float("inf")),
+        ("nonsense\n\n", {"cpu.max": "200000 100000\n"}, 2.0),
+        (None, {}, float("inf")),
     ],
 )
-def test_control_groups(files, cpus, monkeypatch):
-    def read(name):
-        if name not in files:
-            raise FileNotFoundError(name)
-        return files[name]
-
-    monkeypatch.setattr(_threads, "_read", read)
+def test_control_groups(groups, files, cpus, monkeypatch, tmp_path):
+    tree = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    if groups is not None:
+        tree["proc/self/cgroup"] = groups
+    for name, text in tree.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(_threads, "_ROOT", tmp_path)
     assert _threads._cgroup_quota() == cpus
     assert 1 <= _threads._default() <= max(1, int(min(cpus, CPUS)))
+
+
+@pytest.mark.parametrize("first", ["bpcore", "threadpoolctl"])
+def test_threadpoolctl_lists_and_limits(first):
+    script = f"""
+    import json, {first}
+    import bpcore as bp, threadpoolctl
+    def mine():
+        return [x for x in threadpoolctl.threadpool_info() if x["internal_api"] == "bpcore"]
+    bp.set_num_threads(3)
+    seen = [bp.get_num_threads()]
+    with threadpoolctl.threadpool_limits(1):
+        seen += [bp.get_num_threads(), mine()[0]["num_threads"]]
+    with threadpoolctl.threadpool_limits(2, user_api="bpcore"):
+        seen.append(bp.get_num_threads())
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        seen.append(bp.get_num_threads())
+    with threadpoolctl.threadpool_limits(100_000):
+        seen.append(bp.get_num_threads())
+    seen.append(bp.get_num_threads())
+    print(json.dumps([seen, len(mine()), mine()[0]]))
+    """
+    seen, found, info = run(script)
+    assert seen == [3, 1, 1, 2, 3, _core.MAX_THREADS, 3] and found == 1
+    assert (info["user_api"], info["version"], info["num_threads"]) == ("bpcore", bp.__version__, 3)
+    assert info["filepath"] == _core.__file__
+
+
+def test_workers_of_joblib_share_the_cpus():
+    script = """
+    import json, bpcore as bp, joblib
+    threads = joblib.Parallel(n_jobs=2, backend="loky")(joblib.delayed(bp.get_num_threads)() for _ in range(4))
+    print(json.dumps([threads, joblib.cpu_count()]))
+    """
+    threads, cpus = run(script)
+    assert set(threads) == {max(1, cpus // 2)}
 
 
 def test_set_and_get():
@@ -251,7 +300,6 @@ def test_import_is_light():
         "scipy.special",
         "scipy.sparse",
         "safetensors",
-        "threadpoolctl",
         "difflib",
         "tempfile",
     ):

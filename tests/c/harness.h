@@ -97,5 +97,6 @@ void test_data(void);
 void test_status(void);
 void test_memory(void);
 void test_philox(void);
+void test_functions(void);
 
 #endif

@@ -1,6 +1,7 @@
 /* The same bits for any number of threads and any pauses; several callers; fork. */
 #include "harness.h"
 
+#include <fenv.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -178,8 +179,39 @@ static void test_fork(void) {
 #endif
 }
 
+/* The caller's rounding changes no bit, and neither it nor the flags are changed. */
+static void test_environment(void) {
+    static const int roundings[2] = {FE_TONEAREST, FE_UPWARD};
+    double *theta[2];
+    size_t bytes = (size_t)n_theta(&shared_spec) * sizeof(double);
+    volatile double small = 0x1p-1074;
+    data d = data_new(&shared_spec, 210);
+    context("floating-point environment");
+    for (int i = 0; i < 2; i++) {
+        net n;
+        user u;
+        bp_opt opt = {.kind = BP_OPT_SGD, .lr = 0.05};
+        theta[i] = theta_new(&shared_spec);
+        CHECK(!net_open(&n, &shared_spec, BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD, 70, 3));
+        bp_run *run = run_open(&n, &shared_spec, &d, theta[i], &u, 0, NULL);
+        bp_run_optimizer(run, &opt);
+        bp_run_begin(run, d.rows, 70, NULL);
+        CHECK(!fesetround(roundings[i]) && !feclearexcept(FE_ALL_EXCEPT));
+        CHECK(bp_epoch(run, 3, INFINITY, -1, 1) == BP_DONE);
+        CHECK(fegetround() == roundings[i] && !fetestexcept(FE_ALL_EXCEPT & ~FE_INEXACT));
+        CHECK(small * 3 > 0x1p-1073 && !fesetround(FE_TONEAREST));
+        bp_run_free(run);
+        net_close(&n);
+    }
+    CHECK(!memcmp(theta[0], theta[1], bytes));
+    free(theta[0]);
+    free(theta[1]);
+    data_free(&d);
+}
+
 void test_threads(void) {
     bp_set_parallel_always(1);
+    test_environment();
     test_bits();
     test_callers();
     test_fork();

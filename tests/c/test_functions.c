@@ -1,0 +1,252 @@
+/* Vector functions against the C library in a wider type, on every instruction set: in units of the last place of the
+ * result, where it is normal.  BPCORE_COMPLETE=1 takes all of float32 and 10^7 float64, else one in STRIDE. */
+#include "harness.h"
+#include "kernels/kernels.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BLOCK = 4096, MAX_ISAS = 5, STRIDE = 1009 };
+static const bp_kernels *isas[MAX_ISAS];
+static int n_isas;
+static int complete;
+
+/* The wider functions, for float32 arguments quickly where it is easy. */
+static double exp_double(double x) { return x < -110 ? 0 : x > 90 ? (double)INFINITY : fabs(x) < 1e-9 ? 1 : exp(x); }
+static double tanh_double(double x) {
+    double s = x * x;
+    return fabs(x) > 10 ? copysign(1, x) : s < 0x1p-18 ? x * (1 - s * (1.0 / 3 - s * (2.0 / 15))) : tanh(x);
+}
+static double logistic_double(double x) {
+    double s = x * x;
+    if (s < 0x1p-60) return 0.5;
+    if (s < 0x1p-18) return 0.5 + x * (0.25 - s * (1.0 / 48 - s / 480));
+    return x > 40 ? 1 : x < -110 ? 0 : 1 / (1 + exp(-x));
+}
+static double gelu_double(double x) {
+    if (fabs(x) < 0x1p-20) return x * (0.5 + x * 0.39894228040143267794);
+    return x > 7 ? x : x < -16 ? -0.0 : x * 0.5 * erfc(x * -0.70710678118654752440);
+}
+static long double logistic_long(long double x) { return 1 / (1 + expl(-x)); }
+/* What erfc's argument loses in rounding is made good by the derivative: it tells in the tail. */
+static long double gelu_long(long double x) {
+    const long double root = 0.707106781186547524400844362104849039L, t = -x * root;
+    long double lost = fmal(-x, root, -t) - x * fmal(-root, root, 0.5L) / (2 * root);
+    return x / 2 * (erfcl(t) - 1.128379167095512573896158903121545172L * expl(-t * t) * lost);
+}
+
+static const struct {
+    const char *name;
+    double (*wider)(double);
+    long double (*widest)(long double);
+    double low, high; /* where the result is normal and not yet constant, in float64 */
+    double ulps;
+} functions[] = {
+    {"exp", exp_double, expl, -708, 709.7, 2.5},
+    {"tanh", tanh_double, tanhl, -20, 20, 2.5},
+    {"logistic", logistic_double, logistic_long, -708, 40, 2.5},
+    {"gelu", gelu_double, gelu_long, -37, 10, 14},
+};
+enum { N_FUNCTIONS = sizeof functions / sizeof *functions };
+
+static const bp_activation *find(const bp_kernels *isa, const char *name) {
+    const bp_activation *f = isa->activations;
+    while (strcmp(f->name, name)) f++;
+    return f;
+}
+
+/* Largest error of n results; where one ought to be subnormal, it is to be small. */
+static double worst_float(const float *got, const double *wanted, int n) {
+    double worst = 0;
+    int different = 0;
+    for (int i = 0; i < n; i++) different += got[i] != (float)wanted[i];
+    if (!different) return 0.5;
+    for (int i = 0; i < n; i++) {
+        double size = fabs(wanted[i]), ulp, error;
+        uint64_t pattern;
+        memcpy(&pattern, &size, sizeof pattern);
+        pattern = (pattern & 0x7FF0000000000000u) - (23ull << 52);
+        memcpy(&ulp, &pattern, sizeof ulp);
+        error = fabs((isinf(got[i]) ? copysign(0x1p128, (double)got[i]) : (double)got[i]) - wanted[i]) / ulp;
+        if (size < 0x1p-126) error = fabs((double)got[i]) <= 0x1.00001p-126 ? 0 : (double)INFINITY;
+        if (size >= 0x1p128) error = isinf(got[i]) || fabsf(got[i]) > 0x1.fffff8p127f ? 0 : (double)INFINITY;
+        worst = error <= worst ? worst : error;
+    }
+    return worst;
+}
+
+static void check_float(int which) {
+    static float x[BLOCK], got[BLOCK];
+    static double wanted[BLOCK];
+    double worst[MAX_ISAS] = {0};
+    uint64_t stride = complete ? 1 : STRIDE, block = 0;
+    for (uint64_t at = 0; at < (uint64_t)1 << 32;) {
+        int n = 0;
+        block++;
+        for (; n < BLOCK && at < (uint64_t)1 << 32; at += stride) {
+            uint32_t pattern = (uint32_t)at;
+            if (!(pattern & 0x7F800000u)) pattern &= 0x80000000u; /* subnormal: 0 */
+            if ((pattern & 0x7F800000u) == 0x7F800000u) {         /* infinities and NaN: check_ends */
+                at = (at | 0x7FFFFF) + 1 - stride;
+                if (n) break;
+                continue;
+            }
+            memcpy(&x[n++], &pattern, sizeof *x);
+        }
+        if (!n) break;
+        wanted[0] = functions[which].wider((double)x[0]);
+        wanted[n - 1] = functions[which].wider((double)x[n - 1]);
+        int flat = n > 1 && wanted[0] == wanted[n - 1] && !signbit(x[0]) == !signbit(x[n - 1]); /* constant */
+        for (int i = 1; i < n - 1; i++) wanted[i] = flat ? wanted[0] : functions[which].wider((double)x[i]);
+        for (int j = 0; j < n_isas; j++) {
+            /* all by the best one */
+            if (complete && block % 32 && j) continue;
+            find(isas[j], functions[which].name)->fn[BP_F32](x, got, NULL, n);
+            double error = worst_float(got, wanted, n);
+            worst[j] = error <= worst[j] ? worst[j] : error;
+        }
+    }
+    for (int j = 0; j < n_isas; j++) {
+        context("%s, %s, float32: %.2f ulp", functions[which].name, isas[j]->isa, worst[j]);
+        CHECK(worst[j] <= functions[which].ulps);
+        printf("%s %s float32: %.3f ulp\n", functions[which].name, isas[j]->isa, worst[j]);
+    }
+}
+
+static double ulps_of_double(double got, long double wanted) {
+    int e;
+    frexpl(wanted, &e);
+    return (double)(fabsl((long double)got - wanted) / ldexpl(1, e - 53));
+}
+
+/* Half of the arguments are uniform, half uniform in their logarithm. */
+static void check_double(int which) {
+    static double x[BLOCK], got[BLOCK];
+    static long double wanted[BLOCK];
+    double worst[MAX_ISAS] = {0};
+    uint64_t state = 1;
+    for (int64_t left = complete ? 10000000 : 100000; left > 0; left -= BLOCK) {
+        for (int i = 0; i < BLOCK; i++) {
+            double end = uniform(&state) < 0 ? functions[which].low : functions[which].high, u = uniform(&state);
+            x[i] = i % 2 ? end * fabs(u) : end * exp2(15 * u - 15);
+            wanted[i] = functions[which].widest((long double)x[i]);
+        }
+        for (int j = 0; j < n_isas; j++) {
+            find(isas[j], functions[which].name)->fn[BP_F64](x, got, NULL, BLOCK);
+            for (int i = 0; i < BLOCK; i++) {
+                double error = ulps_of_double(got[i], wanted[i]);
+                worst[j] = error <= worst[j] ? worst[j] : error;
+            }
+        }
+    }
+    for (int j = 0; j < n_isas; j++) {
+        context("%s, %s, float64: %.2f ulp", functions[which].name, isas[j]->isa, worst[j]);
+        CHECK(worst[j] <= functions[which].ulps);
+        printf("%s %s float64: %.3f ulp\n", functions[which].name, isas[j]->isa, worst[j]);
+    }
+}
+
+/* The limits at infinity, and NaN for NaN. */
+static void check_ends(void) {
+    static const double ends[N_FUNCTIONS][2] = {{0, INFINITY}, {-1, 1}, {0, 1}, {0, INFINITY}};
+    for (int j = 0; j < n_isas; j++)
+        for (int which = 0; which < N_FUNCTIONS; which++) {
+            float x32[3] = {-INFINITY, INFINITY, NAN}, a32[3], df32[3];
+            double x64[3] = {-INFINITY, INFINITY, NAN}, a64[3], df64[3];
+            const bp_activation *f = find(isas[j], functions[which].name);
+            context("%s, %s at the ends", f->name, isas[j]->isa);
+            f->fn[BP_F32](x32, a32, df32, 3);
+            f->fn[BP_F64](x64, a64, df64, 3);
+            for (int i = 0; i < 2; i++) {
+                CHECK((double)a32[i] == ends[which][i] && a64[i] == ends[which][i]);
+                CHECK(!isnan(df32[i]) && !isnan(df64[i]));
+            }
+            CHECK(isnan(a32[2]) && isnan(df32[2]) && isnan(a64[2]) && isnan(df64[2]));
+        }
+}
+
+/* What a loss says of one row. */
+static double loss_of(const bp_kernels *isa, const char *name, bp_dtype dtype, const double *out, int64_t cols,
+                      const void *target, int fused) {
+    const bp_loss_type *loss = isa->losses;
+    double *grad = zeros((size_t)cols, sizeof *grad);
+    float *out32 = zeros((size_t)cols, sizeof *out32);
+    for (int64_t i = 0; i < cols; i++) out32[i] = (float)out[i];
+    while (strcmp(loss->name, name)) loss++;
+    bp_loss_call call = {.out = dtype == BP_F32 ? (const void *)out32 : out, .target = target, .grad = grad,
+                         .labels = fused, .fused = fused, .rows = 1, .cols = cols, .target_cols = 1};
+    if (loss->fn[dtype](&call)) CHECK(0);
+    free(grad);
+    free(out32);
+    return call.sum[0];
+}
+
+static double ulps_of(bp_dtype dtype, double got, long double wanted) {
+    return ulps_of_double(got, wanted) / (dtype == BP_F32 ? 0x1p29 : 1);
+}
+
+/* Log-sum-exp is the cross-entropy of a label whose z is 0; log a and log(1 - a) the binary one of a. */
+static void check_logarithms(void) {
+    enum { MOST = 100 };
+    static const int64_t widths[] = {2, 3, 10, MOST};
+    for (int j = 0; j < n_isas; j++)
+        for (bp_dtype dtype = BP_F32; dtype <= BP_F64; dtype++) {
+            uint64_t state = 3;
+            double z[MOST], worst = 0, worst_log = 0;
+            int32_t label = 0;
+            for (int i = 0; i < (complete ? 100000 : 4000); i++) {
+                int64_t cols = widths[i % 4];
+                long double rest = 0;
+                z[0] = 0;
+                for (int64_t c = 1; c < cols; c++) {
+                    z[c] = (double)(float)(uniform(&state) * (i % 3 ? 80 : 2));
+                    rest += expl((long double)z[c]);
+                }
+                long double wanted = log1pl(rest);
+                double e = ulps_of(dtype, loss_of(isas[j], "cross_entropy", dtype, z, cols, &label, 1), wanted);
+                worst = e <= worst ? worst : e;
+
+                double a = (double)(float)exp2(20 * (uniform(&state) - 1)), zero = 0, one = 1;
+                float zero32 = 0, one32 = 1;
+                if (a == 0 || a == 1) continue;
+                const void *no = dtype == BP_F32 ? (const void *)&zero32 : &zero;
+                const void *yes = dtype == BP_F32 ? (const void *)&one32 : &one;
+                const char *name = "binary_cross_entropy";
+                double log_a = ulps_of(dtype, loss_of(isas[j], name, dtype, &a, 1, yes, 0), -logl((long double)a));
+                double log_b = ulps_of(dtype, loss_of(isas[j], name, dtype, &a, 1, no, 0), -log1pl(-(long double)a));
+                worst_log = log_a <= worst_log ? worst_log : log_a;
+                worst_log = log_b <= worst_log ? worst_log : log_b;
+            }
+            context("log-sum-exp %.2f ulp, log %.2f ulp, %s, type %d", worst, worst_log, isas[j]->isa, (int)dtype);
+            CHECK(worst <= 2.5);
+            CHECK(worst_log <= 2.5);
+            printf("log-sum-exp %s %s: %.3f ulp; log: %.3f ulp\n", isas[j]->isa, dtype ? "float64" : "float32", worst,
+                   worst_log);
+            double ends[2] = {0, 1}, yes = 1, no = 0;
+            float yes32 = 1, no32 = 0;
+            const void *targets[2] = {dtype ? (const void *)&yes : &yes32, dtype ? (const void *)&no : &no32};
+            for (int i = 0; i < 2; i++) {
+                CHECK(isinf(loss_of(isas[j], "binary_cross_entropy", dtype, &ends[i], 1, targets[i], 0)));
+                CHECK(loss_of(isas[j], "binary_cross_entropy", dtype, &ends[i], 1, targets[1 - i], 0) == 0);
+            }
+            double bad = NAN;
+            CHECK(isnan(loss_of(isas[j], "binary_cross_entropy", dtype, &bad, 1, targets[0], 0)));
+        }
+}
+
+void test_functions(void) {
+    const char *before = bp_isa();
+    complete = getenv("BPCORE_COMPLETE") != NULL;
+    n_isas = 0;
+    for (int i = 0; bp_isa_name(i); i++)
+        if (!bp_isa_use(bp_isa_name(i))) isas[n_isas++] = bp_active;
+    bp_isa_use(before);
+    for (int i = 0; i < N_FUNCTIONS; i++) {
+        check_float(i);
+        check_double(i);
+    }
+    check_ends();
+    check_logarithms();
+}
