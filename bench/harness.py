@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import importlib
+import importlib.util
 import json
 import math
 import os
@@ -193,9 +193,23 @@ def libraries() -> list[str]:
     return sorted(path.stem[:-1] for path in (HERE / "adapters").glob("*_.py") if path.stem != "__init__")
 
 
+def installed(names: Iterable[str]) -> list[str]:
+    """Those of the libraries that are here, with a line about the others; an adapter has its library's name."""
+    present = [name for name in names if importlib.util.find_spec(family(name))]
+    absent = [name for name in names if name not in present]
+    if absent:
+        print(f"not installed, left out: {', '.join(absent)}", file=sys.stderr)
+    return present
+
+
+def family(library: str) -> str:
+    """The library without its variant."""
+    return library.partition(":")[0]
+
+
 def library_name(text: str) -> str:
     """argparse type: NAME or NAME:VARIANT."""
-    name = text.partition(":")[0]
+    name = family(text)
     if name not in libraries():
         raise argparse.ArgumentTypeError(f"{text!r} has no adapter; there are: {', '.join(libraries())}")
     return text
@@ -268,6 +282,27 @@ def write_json(name: str, content: dict[str, Any]) -> Path:
     return path
 
 
+def best(runs: Iterable[dict[str, Any]], figure: Callable[[dict[str, Any]], float]) -> list[dict[str, Any]]:
+    """The run of the greatest figure of each library, in the order they come."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        if run["library"] not in found or figure(run) > figure(found[run["library"]]):
+            found[run["library"]] = run
+    return list(found.values())
+
+
+def ratio(
+    runs: Sequence[dict[str, Any]], subject: str, figure: Callable[[dict[str, Any]], float]
+) -> tuple[float, str] | tuple[None, None]:
+    """The subject's best figure over the best of all peers, and which peer; variants of the subject are no peers."""
+    ours = [run for run in runs if family(run["library"]) == family(subject)]
+    peers = [run for run in runs if family(run["library"]) != family(subject)]
+    if not ours or not peers:
+        return None, None
+    peer = max(peers, key=figure)
+    return max(map(figure, ours)) / figure(peer), peer["library"]
+
+
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns as wide as they need; the first to the left, the others to the right."""
     lines = [list(head), *map(list, rows)]
@@ -336,7 +371,7 @@ class _Session:
     """The worker's side: one method a request."""
 
     def __init__(self, library: str, threads: int) -> None:
-        self.name, _, self.variant = library.partition(":")
+        self.name, self.variant = family(library), library.partition(":")[2]
         self.threads = threads
         self.adapter: Any = None
         self.task: Any = None

@@ -22,6 +22,9 @@ for two or more outputs (softmax, cross-entropy), zeros and ones (n, 1) for one 
 cross-entropy). theta holds, layer by layer, W in C order as [in, out], then b. The hidden units have
 `spec.activation`. Batch k is rows k*batch to (k+1)*batch of X, the same in every epoch; n is a multiple of
 batch. The loss of an epoch is the mean over its batches as they were trained.
+
+`Predict` (bench_predict) is given spec, theta and X (rows, sizes[0]); `run(count)` answers X so many times and
+returns the last answer. Its input may be made ready in `__init__`, in the library's own kind of array.
 """
 
 from dataclasses import dataclass
@@ -68,6 +71,11 @@ def blocks(theta: NDArray, sizes: tuple[int, ...]) -> list[NDArray]:
         views.append(theta[start:stop].reshape(n_in + 1, n_out))
         start = stop
     return views
+
+
+def weights(theta: NDArray, sizes: tuple[int, ...]) -> list[tuple[NDArray, NDArray]]:
+    """Views of theta: (W as [in, out], b) of each layer."""
+    return [(Wb[:-1], Wb[-1]) for Wb in blocks(theta, sizes)]
 
 
 def start_weights(spec: Spec, seed: int) -> NDArray:
