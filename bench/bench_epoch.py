@@ -53,9 +53,7 @@ def data(spec: Spec) -> dict[str, Any]:
     return {"spec": spec, "theta": start_weights(spec, SEED), "X": X, "y": y}
 
 
-def measure(
-    crew: list[harness.Worker], spec: Spec, options: argparse.Namespace, flops: float
-) -> dict[str, Any]:
+def measure(crew: list[harness.Worker], spec: Spec, options: argparse.Namespace, flops: float) -> dict[str, Any]:
     """Rates of one net by library and threads, and how far the losses differ."""
     arguments = data(spec)
     n = len(arguments["X"])

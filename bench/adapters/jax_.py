@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from adapters import Spec, weights
 
 VARIANTS = ("",)
+FEW = 1000  # parameters below which a loop's turn costs as much as a step
 jax: Any  # imported by load, after the flags
 jnp: Any
 
@@ -41,6 +42,7 @@ class Train:
         self.theta, self.spec = theta, spec
         Y = y if y.ndim == 2 else np.eye(spec.sizes[-1], dtype=spec.dtype)[y]
         self.batches = tuple(jnp.asarray(A.reshape(-1, spec.batch, A.shape[1])) for A in (X, Y))
+        unroll = 8 if spec.n_params < FEW else 1
         update = {"sgd": self.sgd, "adam": self.adam}[spec.optimizer]
 
         def step(state: Any, batch: Any) -> Any:
@@ -48,7 +50,7 @@ class Train:
             return update(state, grads), loss
 
         def epoch(state: Any, batches: Any) -> Any:
-            state, losses = jax.lax.scan(step, state, batches)
+            state, losses = jax.lax.scan(step, state, batches, unroll=unroll)
             return state, losses.mean()
 
         self.epoch = jax.jit(epoch, donate_argnums=0)

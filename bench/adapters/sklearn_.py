@@ -1,7 +1,6 @@
 """scikit-learn's MLPClassifier: the timed region of Train is the loop of fit(), past its checks of the data.
 
-fit() itself would refuse labels that leave out a class, and takes no start weights; its loop takes both. Its Adam
-adds eps before the bias correction, which moves the losses by less than the tolerance.
+fit() itself would refuse labels that leave out a class, and takes no start weights; its loop takes both.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ import numpy as np
 import sklearn
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.neural_network import MLPClassifier
+from sklearn.neural_network import MLPClassifier, _multilayer_perceptron
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 
 from adapters import Spec, numpy_, weights
 
@@ -22,7 +22,16 @@ VARIANTS = ("",)
 
 def load(threads: int, variant: str) -> dict[str, str]:
     warnings.simplefilter("ignore", ConvergenceWarning)
+    _multilayer_perceptron.AdamOptimizer = Adam
     return {"sklearn": sklearn.__version__} | numpy_.load(threads, variant)
+
+
+class Adam(AdamOptimizer):
+    """With eps added to the root of the corrected v, as in all other libraries."""
+
+    def _get_updates(self, grads: list[NDArray]) -> list[NDArray]:
+        self.epsilon = 1e-8 * (1 - self.beta_2 ** (self.t + 1)) ** 0.5
+        return super()._get_updates(grads)
 
 
 def model(spec: Spec, X: NDArray, y: NDArray) -> MLPClassifier:

@@ -1,7 +1,7 @@
 """PyTorch: an eager loop, or ("compile") the whole step as one compiled graph; "jit" predicts by a frozen trace.
 
 The loss stays a tensor until the end of the epoch. compile's step is written functionally, for a graph that holds
-forward, backward and update together.
+forward, backward and update together, and called from C++.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ VARIANTS = ("", "compile", "jit")
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 Tensor = torch.Tensor
 Step = Callable[[Tensor, Tensor], Tensor]
+UNROLLED = 8  # batches in a compiled graph: so many pay for one call
 _variant = ""
 
 
@@ -52,9 +53,10 @@ class Train:
         self.params = [p.clone() for p in self.start]
         self.activation = ACTIVATIONS[spec.activation]
         self.criterion = F.binary_cross_entropy_with_logits if spec.sizes[-1] == 1 else F.cross_entropy
-        self.batches = list(zip(torch.tensor(X).split(spec.batch), torch.tensor(y).split(spec.batch), strict=True))
-        self.make = self.compiled if _variant == "compile" else self.eager
-        self.step = self.make()
+        compiled = _variant == "compile"
+        rows = spec.batch * (UNROLLED if compiled else 1)
+        self.batches = list(zip(torch.tensor(X).split(rows), torch.tensor(y).split(rows), strict=True))
+        self.step = self.compiled() if compiled else self.eager()
 
     def loss(self, params: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
         return self.criterion(logits(params, x, self.activation), y)
@@ -70,7 +72,7 @@ class Train:
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
-            return loss.detach()
+            return loss.detach()[None]
 
         return step
 
@@ -78,7 +80,8 @@ class Train:
         params, lr = self.params, self.spec.lr
         gradient = torch.func.grad_and_value(self.loss)
         self.m, self.v = ([torch.zeros_like(p) for p in params] for _ in "mv")
-        self.t = torch.zeros((), dtype=torch.float64)
+        self.powers = torch.ones(2, dtype=torch.float64)  # beta1^t, beta2^t
+        betas = torch.tensor([0.9, 0.999], dtype=torch.float64)
 
         def sgd(x: Tensor, y: Tensor) -> Tensor:
             grads, loss = gradient(params, x, y)
@@ -88,24 +91,31 @@ class Train:
 
         def adam(x: Tensor, y: Tensor) -> Tensor:
             grads, loss = gradient(params, x, y)
-            self.t.add_(1)
-            unbias1, unbias2 = 1 - 0.9**self.t, 1 - 0.999**self.t
+            self.powers.mul_(betas)
+            unbias1, unbias2 = (1 - self.powers).to(x.dtype)
             for p, g, m, v in zip(params, grads, self.m, self.v, strict=True):
                 m.lerp_(g, 0.1)
                 v.mul_(0.999).addcmul_(g, g, value=0.001)
-                p.sub_((lr / unbias1).to(p.dtype) * m / ((v / unbias2.to(p.dtype)).sqrt() + 1e-8))
+                p.sub_(lr / unbias1 * m / ((v / unbias2).sqrt() + 1e-8))
             return loss
 
+        step = {"sgd": sgd, "adam": adam}[self.spec.optimizer]
+
+        def steps(X: Tensor, Y: Tensor) -> Tensor:
+            batches = zip(X.split(self.spec.batch), Y.split(self.spec.batch), strict=True)
+            return torch.stack([step(x, y) for x, y in batches])
+
         torch._dynamo.reset()
-        return torch.compile({"sgd": sgd, "adam": adam}[self.spec.optimizer], fullgraph=True, dynamic=False)
+        return torch.compile(steps, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
 
     def reset(self) -> None:
         with torch.no_grad():
             for p, start in zip(self.params, self.start, strict=True):
                 p.copy_(start)
             if _variant == "compile":
-                for state in [*self.m, *self.v, self.t]:
+                for state in [*self.m, *self.v]:
                     state.zero_()
+                self.powers.fill_(1)
             else:
                 self.optimizer.state.clear()
 
@@ -114,7 +124,7 @@ class Train:
 
     def epoch(self) -> float:
         step = self.step
-        return float(torch.stack([step(x, y) for x, y in self.batches]).mean())
+        return float(torch.cat([step(x, y) for x, y in self.batches]).mean())
 
 
 class Predict:
@@ -137,7 +147,7 @@ class Predict:
         if _variant == "jit":
             net = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(net, self.x)))
         elif _variant == "compile":
-            net = torch.compile(net, fullgraph=True, dynamic=False)
+            net = torch.compile(net, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
         self.net = net
 
     def reset(self) -> None:
