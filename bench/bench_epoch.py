@@ -114,10 +114,7 @@ def _row(result: dict[str, Any], subject: str) -> list[str]:
 def net(text: str) -> tuple[tuple[int, ...], int]:
     """argparse type: 784-30-10/10."""
     layers, _, batch = text.partition("/")
-    sizes = tuple(map(int, layers.split("-")))
-    if len(sizes) < 2 or min(*sizes, int(batch)) < 1:
-        raise ValueError
-    return sizes, int(batch)
+    return harness.sizes(layers), harness.positive(int)(batch)
 
 
 def arguments() -> argparse.Namespace:

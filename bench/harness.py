@@ -215,6 +215,14 @@ def library_name(text: str) -> str:
     return text
 
 
+def sizes(text: str) -> tuple[int, ...]:
+    """argparse type: 784-30-10."""
+    layers = tuple(map(int, text.split("-")))
+    if len(layers) < 2 or min(layers) < 1:
+        raise ValueError
+    return layers
+
+
 def positive(kind: type) -> Any:
     """argparse type: an int or float above zero."""
 

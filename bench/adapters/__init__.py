@@ -23,12 +23,14 @@ cross-entropy). theta holds, layer by layer, W in C order as [in, out], then b. 
 `spec.activation`. Batch k is rows k*batch to (k+1)*batch of X, the same in every epoch; n is a multiple of
 batch. The loss of an epoch is the mean over its batches as they were trained.
 
-`Predict` (bench_predict) is given spec, theta and X (rows, sizes[0]); `run(count)` answers X so many times and
-returns the last answer. Its input may be made ready in `__init__`, in the library's own kind of array.
+`Predict` (bench_predict), a `Prediction`, is given spec, theta and X (rows, sizes[0]); `run(count)` answers X so
+many times and returns the last answer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +78,22 @@ def blocks(theta: NDArray, sizes: tuple[int, ...]) -> list[NDArray]:
 def weights(theta: NDArray, sizes: tuple[int, ...]) -> list[tuple[NDArray, NDArray]]:
     """Views of theta: (W as [in, out], b) of each layer."""
     return [(Wb[:-1], Wb[-1]) for Wb in blocks(theta, sizes)]
+
+
+class Prediction:
+    """What every Predict shares; its __init__ sets x, in the library's own kind of array, and answer."""
+
+    x: Any
+    answer: Callable[[Any], Any]
+
+    def reset(self) -> None:
+        """A prediction leaves the network as it was."""
+
+    def run(self, count: int) -> NDArray:
+        answer, x = self.answer, self.x
+        for _ in range(count):
+            predicted = answer(x)
+        return np.asarray(predicted)
 
 
 def start_weights(spec: Spec, seed: int) -> NDArray:

@@ -11,7 +11,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from adapters import Spec
+from adapters import Prediction, Spec
 
 VARIANTS = ("", "blas", "native")
 bp: Any  # imported by load, after the environment
@@ -56,6 +56,16 @@ class Train:
             n_threads=bp.get_num_threads(),
         )
         return history.loss
+
+
+class Predict(Prediction):
+    """A predictor; a single row is given as a vector."""
+
+    def __init__(self, spec: Spec, theta: NDArray, X: NDArray) -> None:
+        net = network(spec)
+        net.theta = theta
+        self.answer = net.predictor()
+        self.x = X[0] if len(X) == 1 else X
 
 
 class Gradient:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters import Spec, weights
+from adapters import Prediction, Spec, weights
 
 VARIANTS = ("",)
 FEW = 1000  # parameters below which a loop's turn costs as much as a step
@@ -90,26 +90,17 @@ class Train:
         return [float(loss) for loss in losses]
 
 
-class Predict:
+class Predict(Prediction):
     """From an array to an array, both JAX's."""
 
     def __init__(self, spec: Spec, theta: NDArray, X: NDArray) -> None:
         jax.config.update("jax_enable_x64", spec.dtype == "float64")
-        self.params = jax.tree.map(jnp.asarray, weights(theta, spec.sizes))
+        params = jax.tree.map(jnp.asarray, weights(theta, spec.sizes))
         self.x = jnp.asarray(X)
 
         @jax.jit
-        def predict(params: Any, x: Any) -> Any:
+        def predict(x: Any) -> Any:
             z = logits(params, x, spec.activation)
             return jax.nn.sigmoid(z) if z.shape[1] == 1 else jax.nn.softmax(z)
 
-        self.predict = predict
-
-    def reset(self) -> None:
-        """A prediction leaves the network as it was."""
-
-    def run(self, count: int) -> NDArray:
-        predict, params, x = self.predict, self.params, self.x
-        for _ in range(count):
-            answer = predict(params, x).block_until_ready()
-        return np.asarray(answer)
+        self.answer = lambda x: predict(x).block_until_ready()

@@ -7,7 +7,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from adapters import Spec, weights
+from adapters import Prediction, Spec, weights
 
 VARIANTS = ("",)
 ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh"}
@@ -37,20 +37,12 @@ def graph(spec: Spec, theta: NDArray) -> onnx.ModelProto:
     return helper.make_model(made, opset_imports=[opset], ir_version=8)
 
 
-class Predict:
+class Predict(Prediction):
     def __init__(self, spec: Spec, theta: NDArray, X: NDArray) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = _threads
         options.inter_op_num_threads = 1
         model = graph(spec, theta).SerializeToString()
-        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self.inputs = {"a0": X}
-
-    def reset(self) -> None:
-        """A prediction leaves the network as it was."""
-
-    def run(self, count: int) -> NDArray:
-        run, inputs = self.session.run, self.inputs
-        for _ in range(count):
-            (answer,) = run(None, inputs)
-        return answer
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.answer = lambda x: session.run(None, {"a0": x})[0]
+        self.x = X

@@ -6,6 +6,7 @@ fit() itself would refuse labels that leave out a class, and takes no start weig
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier, _multilayer_perceptron
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 
-from adapters import Spec, numpy_, weights
+from adapters import Prediction, Spec, numpy_, weights
 
 VARIANTS = ("",)
 
@@ -48,7 +49,9 @@ def model(spec: Spec, X: NDArray, y: NDArray) -> MLPClassifier:
         shuffle=False,
         n_iter_no_change=np.inf,
     )
-    return made.partial_fit(X[: spec.batch], y[: spec.batch], classes=np.arange(max(2, spec.sizes[-1])))
+    made.partial_fit(X[: spec.batch], y[: spec.batch], classes=np.arange(max(2, spec.sizes[-1])))
+    made.out_activation_ = "logistic" if spec.sizes[-1] == 1 else "softmax"  # softmax of two classes, too
+    return made
 
 
 def set_weights(model: MLPClassifier, theta: NDArray, spec: Spec) -> None:
@@ -83,20 +86,12 @@ class Train:
         return [float(loss) for loss in model.loss_curve_]
 
 
-class Predict:
+class Predict(Prediction):
     """predict_proba, past its checks of the data."""
 
     def __init__(self, spec: Spec, theta: NDArray, X: NDArray) -> None:
         y = np.zeros(spec.batch, int)
-        self.model = model(spec, np.zeros((spec.batch, spec.sizes[0]), spec.dtype), y)
-        set_weights(self.model, theta, spec)
-        self.X = X
-
-    def reset(self) -> None:
-        """A prediction leaves the network as it was."""
-
-    def run(self, count: int) -> NDArray:
-        forward, X = self.model._forward_pass_fast, self.X
-        for _ in range(count):
-            answer = forward(X, check_input=False)
-        return answer
+        classifier = model(spec, np.zeros((spec.batch, spec.sizes[0]), spec.dtype), y)
+        set_weights(classifier, theta, spec)
+        self.answer = partial(classifier._forward_pass_fast, check_input=False)
+        self.x = X

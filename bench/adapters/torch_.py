@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from adapters import Spec, weights
+from adapters import Prediction, Spec, weights
 
 VARIANTS = ("", "compile", "jit")
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
@@ -127,7 +127,7 @@ class Train:
         return float(torch.cat([step(x, y) for x, y in self.batches]).mean())
 
 
-class Predict:
+class Predict(Prediction):
     """From a tensor to a tensor, in inference mode."""
 
     def __init__(self, spec: Spec, theta: NDArray, X: NDArray) -> None:
@@ -141,21 +141,15 @@ class Predict:
 
             def forward(self, x: Tensor) -> Tensor:
                 z = logits(list(self.params), x, activation)
-                return z.sigmoid() if z.shape[1] == 1 else z.softmax(1)
+                return z.sigmoid() if spec.sizes[-1] == 1 else z.softmax(1)
 
         net: Any = Net().eval().requires_grad_(False)
         if _variant == "jit":
             net = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(net, self.x)))
         elif _variant == "compile":
             net = torch.compile(net, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
-        self.net = net
-
-    def reset(self) -> None:
-        """A prediction leaves the network as it was."""
+        self.answer = net
 
     def run(self, count: int) -> NDArray:
-        net, x = self.net, self.x
         with torch.inference_mode():
-            for _ in range(count):
-                answer = net(x)
-        return answer.numpy()
+            return super().run(count)
