@@ -57,15 +57,12 @@ class Worker:
 
     def __init__(self, library: str, threads: int) -> None:
         self.library, self.threads = library, threads
-        # a BLAS tuned down by its environment would flatter whoever does without it
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENBLAS_", "MKL_"))}
-        environment = kept | dict.fromkeys(THREAD_VARIABLES, str(threads))
-        with _affinity(_cpus(threads)):
+        with affinity(threads):
             self._process = subprocess.Popen(
                 [sys.executable, __file__, library, str(threads)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=environment,
+                env=environment(threads),
                 start_new_session=True,  # Ctrl-C is the parent's to handle
             )
         try:
@@ -91,10 +88,6 @@ class Worker:
         """Reset the task; then the seconds of run(count), and its result."""
         return self._ask("time", count)
 
-    def peak_memory(self) -> int:
-        """Bytes of resident memory this process has held at most."""
-        return self._ask("peak_memory")
-
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
@@ -115,6 +108,12 @@ class Worker:
         if error:
             raise WorkerError(f"{self}: {error}")
         return result
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Of a process for so many threads; a BLAS tuned down by its own variables would flatter who does without it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENBLAS_", "MKL_"))}
+    return kept | dict.fromkeys(THREAD_VARIABLES, str(threads))
 
 
 @contextlib.contextmanager
@@ -345,13 +344,13 @@ def _cpus(threads: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def _affinity(cpus: Iterable[int]) -> Iterator[None]:
-    """A process started inside runs on these CPUs."""
+def affinity(threads: int) -> Iterator[None]:
+    """A process started inside runs on so many CPUs."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
+    os.sched_setaffinity(0, _cpus(threads))
     try:
         yield
     finally:
@@ -407,14 +406,6 @@ class _Session:
         start = time.perf_counter()
         result = self.task.run(count)
         return time.perf_counter() - start, result
-
-    def peak_memory(self) -> int:
-        status = Path("/proc/self/status")
-        if status.exists():  # getrusage counts what the parent held before exec
-            return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _serve(library: str, threads: int) -> None:

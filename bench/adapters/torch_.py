@@ -55,7 +55,7 @@ class Train:
         self.criterion = F.binary_cross_entropy_with_logits if spec.sizes[-1] == 1 else F.cross_entropy
         compiled = _variant == "compile"
         rows = spec.batch * (UNROLLED if compiled else 1)
-        self.batches = list(zip(torch.tensor(X).split(rows), torch.tensor(y).split(rows), strict=True))
+        self.batches = list(zip(torch.from_numpy(X).split(rows), torch.from_numpy(y).split(rows), strict=True))
         self.step = self.compiled() if compiled else self.eager()
 
     def loss(self, params: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class Predict(Prediction):
 
     def __init__(self, spec: Spec, theta: NDArray, X: NDArray) -> None:
         params, activation = parameters(theta, spec), ACTIVATIONS[spec.activation]
-        self.x = torch.tensor(X)
+        self.x = torch.from_numpy(X)
 
         class Net(torch.nn.Module):
             def __init__(self) -> None:
