@@ -192,10 +192,12 @@ def libraries() -> list[str]:
     return sorted(path.stem[:-1] for path in (HERE / "adapters").glob("*_.py") if path.stem != "__init__")
 
 
-def installed(names: Iterable[str]) -> list[str]:
+def installed(names: Sequence[str]) -> list[str]:
     """Those of the libraries that are here, with a line about the others; an adapter has its library's name."""
     present = [name for name in names if importlib.util.find_spec(family(name))]
     absent = [name for name in names if name not in present]
+    if names[0] in absent:
+        raise WorkerError(f"{names[0]}, the subject, is not installed")
     if absent:
         print(f"not installed, left out: {', '.join(absent)}", file=sys.stderr)
     return present
