@@ -15,7 +15,7 @@ SOURCES := setup.py pyproject.toml $(wildcard bpcore/*.pyx bpcore/*.pxd csrc/*.[
 C_FILES := $(wildcard csrc/*.c csrc/kernels/*.c)
 C_LINT := -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wpedantic -Werror -fsyntax-only -Icsrc
 
-.PHONY: help demo test test-peers bench wheel lint clean
+.PHONY: help demo test test-peers bench bench-quick wheel lint clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -29,10 +29,23 @@ test: $(BUILT) ## prove it right (ARGS="-k gradient")
 test-peers: $(PEERS) $(BUILT) ## compare with PyTorch and scikit-learn
 	$(PY) -m pytest tests/peers $(ARGS)
 
-bench: $(BENCH) $(BUILT) ## measure speed into bench/results (ARGS=--quick for two minutes)
-	$(PY) bench/bench_epoch.py $(ARGS)
-	$(PY) bench/bench_backward.py $(ARGS)
-	$(PY) bench/bench_subnormal.py $(ARGS)
+bench: $(BENCH) $(BUILT) ## measure against other libraries, write the README's tables
+	$(PY) bench/bench_epoch.py
+	$(PY) bench/bench_epoch.py --optimizer adam
+	$(PY) bench/bench_predict.py
+	$(PY) bench/bench_memory.py
+	$(PY) bench/bench_scaling.py
+	$(PY) bench/bench_backward.py
+	$(PY) bench/bench_subnormal.py
+	$(PY) bench/report.py
+
+bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
+	$(PY) bench/bench_epoch.py --quick
+	$(PY) bench/bench_predict.py --quick
+	$(PY) bench/bench_memory.py --quick
+	$(PY) bench/bench_scaling.py --quick
+	$(PY) bench/bench_backward.py --quick
+	$(PY) bench/bench_subnormal.py --quick
 
 wheel: $(ENVIRONMENT) ## build sdist and wheel into dist
 	$(PY) -m build

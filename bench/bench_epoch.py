@@ -2,14 +2,15 @@
 
     python bench/bench_epoch.py                                  # nine nets, 1 and 2 threads
     python bench/bench_epoch.py --nets 784-128-10/64 --rounds 15
+    python bench/bench_epoch.py --optimizer adam --activation tanh --dtype float64
     python bench/bench_epoch.py --quick
 
 A net is its layers and, after the slash, its batch. ReLU (or --activation) inside; softmax with cross-entropy
-at the end, or logistic with binary cross-entropy for one output. The subject is the first of --libraries, the
-others are its peers; a ratio is the subject's best number of threads over the best of all peers. Percent of
-peak counts the flops of the matrix products over the measured FMA peak of the most threads asked for. The
-first three epochs of all must have the same losses to 1e-4 (1e-9 in float64), and falling ones, or no ratio is
-given and the exit status is 1.
+at the end, or logistic with binary cross-entropy for one output. The subject is the first of --libraries (with
+its variants), the others are its peers; a ratio is the subject's best over the best of all peers, each at its
+best number of threads. Percent of peak counts the flops of the matrix products over the measured FMA peak of
+the most threads asked for. The first three epochs of all must have the same losses to 1e-4 (1e-9 in float64),
+and falling ones, or no ratio is given and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ NETS = (
     "784-512-512-10/128",
     "2048-2048-2048-1000/512",
 )
+LIBRARIES = ("bpcore:native", "bpcore:blas", "numpy", "sklearn", "torch", "torch:compile", "jax")
 PARITY_EPOCHS = 3
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 SEED = 1986
@@ -51,9 +53,7 @@ def data(spec: Spec) -> dict[str, Any]:
     return {"spec": spec, "theta": start_weights(spec, SEED), "X": X, "y": y}
 
 
-def measure(
-    crew: list[harness.Worker], spec: Spec, options: argparse.Namespace, flops: float
-) -> dict[str, Any]:
+def measure(crew: list[harness.Worker], spec: Spec, options: argparse.Namespace, flops: float) -> dict[str, Any]:
     """Rates of one net by library and threads, and how far the losses differ."""
     arguments = data(spec)
     n = len(arguments["X"])
@@ -63,18 +63,19 @@ def measure(
     timings = harness.alternate(crew, options.rounds, options.seconds)
     runs = []
     for worker, timing, curve in zip(crew, timings, curves, strict=True):
-        rate = timing.rate(n)
+        figures = timing.rate(n)
         runs.append(
             {
                 "library": worker.library,
                 "threads": worker.threads,
-                "samples_per_second": rate,
-                "percent_of_peak": 100 * rate["median"] * spec.flops / flops,
+                "samples_per_second": figures,
+                "percent_of_peak": 100 * figures["median"] * spec.flops / flops,
                 "epochs_per_round": timing.count,
                 "losses": curve,
             }
         )
     difference = harness.disagreement(curves)
+    ratio, peer = harness.ratio(runs, options.libraries[0], rate)
     return {
         "net": spec.name,
         "spec": asdict(spec),
@@ -82,42 +83,38 @@ def measure(
         "runs": runs,
         "loss_disagreement": difference,
         "losses_agree": difference <= TOLERANCE[spec.dtype],
-        "ratio": ratio(runs, options.libraries[0]),
+        "ratio": ratio,
+        "best_peer": peer,
     }
 
 
-def ratio(runs: list[dict[str, Any]], subject: str) -> float | None:
-    """The subject's best median over the best of all others."""
-    ours = [run["samples_per_second"]["median"] for run in runs if run["library"] == subject]
-    others = [run["samples_per_second"]["median"] for run in runs if run["library"] != subject]
-    return max(ours) / max(others) if others else None
+def rate(run: dict[str, Any]) -> float:
+    return run["samples_per_second"]["median"]
 
 
 def print_results(results: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    columns = [(library, n) for library in options.libraries for n in options.threads]
-    head = ["net/batch", *(f"{library} x{n}" for library, n in columns), "ratio", "% of peak", "loss differs"]
+    head = ["net/batch", *options.libraries, "ratio", "best peer", "% of peak", "loss differs"]
     harness.print_table(head, [_row(result, options.libraries[0]) for result in results])
-    print("samples a second, median +- half the spread in percent; xN is N threads")
+    print("samples a second at the best number of threads (xN), median +- half the spread in percent")
 
 
 def _row(result: dict[str, Any], subject: str) -> list[str]:
     cells = []
-    for run in result["runs"]:
-        rate = run["samples_per_second"]
-        spread = 50 * (rate["max"] - rate["min"]) / rate["median"]
-        cells.append(f"{harness.number(rate['median'])} +-{spread:2.0f}")
-    share = max(run["percent_of_peak"] for run in result["runs"] if run["library"] == subject)
-    shown = "-" if result["ratio"] is None or not result["losses_agree"] else f"{result['ratio']:.2f}"
-    return [result["net"], *cells, shown, f"{share:.1f}", f"{result['loss_disagreement']:.0e}"]
+    for run in harness.best(result["runs"], rate):
+        figures = run["samples_per_second"]
+        spread = 50 * (figures["max"] - figures["min"]) / figures["median"]
+        cells.append(f"{harness.number(figures['median'])} x{run['threads']} +-{spread:2.0f}")
+    ours = [run for run in result["runs"] if harness.family(run["library"]) == harness.family(subject)]
+    share = max(run["percent_of_peak"] for run in ours)
+    shown = f"{result['ratio']:.2f}" if result["ratio"] and result["losses_agree"] else "-"
+    peer = result["best_peer"] or "-"
+    return [result["net"], *cells, shown, peer, f"{share:.1f}", f"{result['loss_disagreement']:.0e}"]
 
 
 def net(text: str) -> tuple[tuple[int, ...], int]:
     """argparse type: 784-30-10/10."""
     layers, _, batch = text.partition("/")
-    sizes = tuple(map(int, layers.split("-")))
-    if len(sizes) < 2 or min(*sizes, int(batch)) < 1:
-        raise ValueError
-    return sizes, int(batch)
+    return harness.sizes(layers), harness.positive(int)(batch)
 
 
 def arguments() -> argparse.Namespace:
@@ -126,11 +123,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--optimizer", choices=["sgd", "adam"], default="sgd")
     parser.add_argument("--activation", choices=["relu", "tanh"], default="relu")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
-    parser.add_argument("--name", default="epoch", help="results/NAME.json (default epoch)")
-    harness.add_crew_options(parser, libraries=["bpcore", "numpy"])
+    parser.add_argument("--name", help="results/NAME.json (default epoch, epoch_adam, epoch_adam_tanh_float64, ...)")
+    harness.add_crew_options(parser, libraries=LIBRARIES)
     harness.add_timing_options(parser)
     options = parser.parse_args()
     harness.apply_quick(options)
+    options.libraries = harness.installed(options.libraries)
+    unusual = [options.optimizer, options.activation, options.dtype]
+    unusual = [name for name in unusual if name not in ("sgd", "relu", "float32")]
+    options.name = options.name or "_".join(["epoch", *unusual])
     return options
 
 

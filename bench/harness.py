@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import importlib
+import importlib.util
 import json
 import math
 import os
@@ -57,15 +57,12 @@ class Worker:
 
     def __init__(self, library: str, threads: int) -> None:
         self.library, self.threads = library, threads
-        # a BLAS tuned down by its environment would flatter whoever does without it
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENBLAS_", "MKL_"))}
-        environment = kept | dict.fromkeys(THREAD_VARIABLES, str(threads))
-        with _affinity(_cpus(threads)):
+        with affinity(threads):
             self._process = subprocess.Popen(
                 [sys.executable, __file__, library, str(threads)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=environment,
+                env=environment(threads),
                 start_new_session=True,  # Ctrl-C is the parent's to handle
             )
         try:
@@ -91,10 +88,6 @@ class Worker:
         """Reset the task; then the seconds of run(count), and its result."""
         return self._ask("time", count)
 
-    def peak_memory(self) -> int:
-        """Bytes of resident memory this process has held at most."""
-        return self._ask("peak_memory")
-
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
@@ -115,6 +108,12 @@ class Worker:
         if error:
             raise WorkerError(f"{self}: {error}")
         return result
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Of a process for so many threads; a BLAS tuned down by its own variables would flatter who does without it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENBLAS_", "MKL_"))}
+    return kept | dict.fromkeys(THREAD_VARIABLES, str(threads))
 
 
 @contextlib.contextmanager
@@ -193,12 +192,36 @@ def libraries() -> list[str]:
     return sorted(path.stem[:-1] for path in (HERE / "adapters").glob("*_.py") if path.stem != "__init__")
 
 
+def installed(names: Sequence[str]) -> list[str]:
+    """Those of the libraries that are here, with a line about the others; an adapter has its library's name."""
+    present = [name for name in names if importlib.util.find_spec(family(name))]
+    absent = [name for name in names if name not in present]
+    if names[0] in absent:
+        raise WorkerError(f"{names[0]}, the subject, is not installed")
+    if absent:
+        print(f"not installed, left out: {', '.join(absent)}", file=sys.stderr)
+    return present
+
+
+def family(library: str) -> str:
+    """The library without its variant."""
+    return library.partition(":")[0]
+
+
 def library_name(text: str) -> str:
     """argparse type: NAME or NAME:VARIANT."""
-    name = text.partition(":")[0]
+    name = family(text)
     if name not in libraries():
         raise argparse.ArgumentTypeError(f"{text!r} has no adapter; there are: {', '.join(libraries())}")
     return text
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """argparse type: 784-30-10."""
+    layers = tuple(map(int, text.split("-")))
+    if len(layers) < 2 or min(layers) < 1:
+        raise ValueError
+    return layers
 
 
 def positive(kind: type) -> Any:
@@ -268,6 +291,27 @@ def write_json(name: str, content: dict[str, Any]) -> Path:
     return path
 
 
+def best(runs: Iterable[dict[str, Any]], figure: Callable[[dict[str, Any]], float]) -> list[dict[str, Any]]:
+    """The run of the greatest figure of each library, in the order they come."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        if run["library"] not in found or figure(run) > figure(found[run["library"]]):
+            found[run["library"]] = run
+    return list(found.values())
+
+
+def ratio(
+    runs: Sequence[dict[str, Any]], subject: str, figure: Callable[[dict[str, Any]], float]
+) -> tuple[float, str] | tuple[None, None]:
+    """The subject's best figure over the best of all peers, and which peer; variants of the subject are no peers."""
+    ours = [run for run in runs if family(run["library"]) == family(subject)]
+    peers = [run for run in runs if family(run["library"]) != family(subject)]
+    if not ours or not peers:
+        return None, None
+    peer = max(peers, key=figure)
+    return max(map(figure, ours)) / figure(peer), peer["library"]
+
+
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns as wide as they need; the first to the left, the others to the right."""
     lines = [list(head), *map(list, rows)]
@@ -302,13 +346,13 @@ def _cpus(threads: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def _affinity(cpus: Iterable[int]) -> Iterator[None]:
-    """A process started inside runs on these CPUs."""
+def affinity(threads: int) -> Iterator[None]:
+    """A process started inside runs on so many CPUs."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
+    os.sched_setaffinity(0, _cpus(threads))
     try:
         yield
     finally:
@@ -336,7 +380,7 @@ class _Session:
     """The worker's side: one method a request."""
 
     def __init__(self, library: str, threads: int) -> None:
-        self.name, _, self.variant = library.partition(":")
+        self.name, self.variant = family(library), library.partition(":")[2]
         self.threads = threads
         self.adapter: Any = None
         self.task: Any = None
@@ -364,14 +408,6 @@ class _Session:
         start = time.perf_counter()
         result = self.task.run(count)
         return time.perf_counter() - start, result
-
-    def peak_memory(self) -> int:
-        status = Path("/proc/self/status")
-        if status.exists():  # getrusage counts what the parent held before exec
-            return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _serve(library: str, threads: int) -> None:

@@ -22,10 +22,15 @@ for two or more outputs (softmax, cross-entropy), zeros and ones (n, 1) for one 
 cross-entropy). theta holds, layer by layer, W in C order as [in, out], then b. The hidden units have
 `spec.activation`. Batch k is rows k*batch to (k+1)*batch of X, the same in every epoch; n is a multiple of
 batch. The loss of an epoch is the mean over its batches as they were trained.
+
+`Predict` (bench_predict), a `Prediction`, is given spec, theta and X (rows, sizes[0]); `run(count)` answers X so
+many times and returns the last answer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +73,27 @@ def blocks(theta: NDArray, sizes: tuple[int, ...]) -> list[NDArray]:
         views.append(theta[start:stop].reshape(n_in + 1, n_out))
         start = stop
     return views
+
+
+def weights(theta: NDArray, sizes: tuple[int, ...]) -> list[tuple[NDArray, NDArray]]:
+    """Views of theta: (W as [in, out], b) of each layer."""
+    return [(Wb[:-1], Wb[-1]) for Wb in blocks(theta, sizes)]
+
+
+class Prediction:
+    """What every Predict shares; its __init__ sets x, in the library's own kind of array, and answer."""
+
+    x: Any
+    answer: Callable[[Any], Any]
+
+    def reset(self) -> None:
+        """A prediction leaves the network as it was."""
+
+    def run(self, count: int) -> NDArray:
+        answer, x = self.answer, self.x
+        for _ in range(count):
+            predicted = answer(x)
+        return np.asarray(predicted)
 
 
 def start_weights(spec: Spec, seed: int) -> NDArray:

@@ -1,29 +1,35 @@
-"""bpcore: the timed region of Train is fit() itself."""
+"""bpcore: the timed region of Train is fit() itself. A variant is the backend of products."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 from typing import Any
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-import bpcore as bp
-from adapters import Spec
+from adapters import Prediction, Spec
 
-VARIANTS = ("",)
+VARIANTS = ("", "blas", "native")
+bp: Any  # imported by load, after the environment
 
 
 def load(threads: int, variant: str) -> dict[str, str]:
+    global bp
+    if variant:
+        os.environ["BPCORE_BACKEND"] = variant
+    import bpcore as bp
+
     bp.set_num_threads(threads)
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         bp.show_config()
     return {"bpcore": bp.__version__, "scipy": scipy.__version__, "config": shown.getvalue()}
 
 
-def network(spec: Spec) -> bp.Network:
+def network(spec: Spec) -> Any:
     last = "logistic" if spec.sizes[-1] == 1 else "softmax"
     hidden = [bp.Dense(units, spec.activation) for units in spec.sizes[1:-1]]
     return bp.Network([bp.Input(spec.sizes[0]), *hidden, bp.Dense(spec.sizes[-1], last)], dtype=spec.dtype)
@@ -50,6 +56,16 @@ class Train:
             n_threads=bp.get_num_threads(),
         )
         return history.loss
+
+
+class Predict(Prediction):
+    """A predictor; a single row is given as a vector."""
+
+    def __init__(self, spec: Spec, theta: NDArray, X: NDArray) -> None:
+        net = network(spec)
+        net.theta = theta
+        self.answer = net.predictor()
+        self.x = X[0] if len(X) == 1 else X
 
 
 class Gradient:

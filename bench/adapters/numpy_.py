@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters import Spec, blocks
+from adapters import Prediction, Spec, blocks, weights
 
 VARIANTS = ("",)
 FEW = 4096  # below so many elements a call costs more than a pass over them
@@ -91,6 +91,33 @@ class Train:
             else:
                 subtract(theta, grad, out=theta)
         return self.out.loss()
+
+
+class Predict(Prediction):
+    """Buffers kept for the rows; the answer is an array of its own."""
+
+    def __init__(self, spec: Spec, theta: NDArray, X: NDArray) -> None:
+        self.x = X
+        self.layers = [(W, b, np.empty((len(X), len(b)), spec.dtype)) for W, b in weights(theta, spec.sizes)]
+        self.activation = np.tanh if spec.activation == "tanh" else _relu
+        self.row = np.empty((len(X), 1), spec.dtype)
+
+    def answer(self, a: NDArray) -> NDArray:
+        for W, b, z in self.layers[:-1]:
+            np.dot(a, W, out=z)
+            np.add(z, b, out=z)
+            a = self.activation(z, out=z)
+        W, b, z = self.layers[-1]
+        np.add(np.dot(a, W, out=z), b, out=z)
+        if z.shape[1] == 1:
+            return 0.5 + 0.5 * np.tanh(0.5 * z)
+        np.subtract(z, np.maximum.reduce(z, axis=1, keepdims=True, out=self.row), out=z)
+        np.exp(z, out=z)
+        return z / np.add.reduce(z, axis=1, keepdims=True, out=self.row)
+
+
+def _relu(z: NDArray, out: NDArray) -> NDArray:
+    return np.maximum(z, 0.0, out=out)
 
 
 class _Hidden:

@@ -1,0 +1,106 @@
+"""JAX: an epoch is one compiled program, a scan over the batches, and takes the place of the weights it was given."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters import Prediction, Spec, weights
+
+VARIANTS = ("",)
+FEW = 1000  # parameters below which a loop's turn costs as much as a step
+jax: Any  # imported by load, after the flags
+jnp: Any
+
+
+def load(threads: int, variant: str) -> dict[str, str]:
+    global jax, jnp
+    if threads == 1:
+        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+    import jax.numpy as jnp
+    import jaxlib
+
+    return {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
+
+
+def logits(params: Any, x: Any, activation: str) -> Any:
+    f = {"relu": jax.nn.relu, "tanh": jnp.tanh}[activation]
+    *hidden, (W, b) = params
+    for W_hidden, b_hidden in hidden:
+        x = f(x @ W_hidden + b_hidden)
+    return x @ W + b
+
+
+class Train:
+    def __init__(self, spec: Spec, theta: NDArray, X: NDArray, y: NDArray) -> None:
+        jax.config.update("jax_enable_x64", spec.dtype == "float64")
+        self.theta, self.spec = theta, spec
+        Y = y if y.ndim == 2 else np.eye(spec.sizes[-1], dtype=spec.dtype)[y]
+        self.batches = tuple(jnp.asarray(A.reshape(-1, spec.batch, A.shape[1])) for A in (X, Y))
+        unroll = 8 if spec.n_params < FEW else 1
+        update = {"sgd": self.sgd, "adam": self.adam}[spec.optimizer]
+
+        def step(state: Any, batch: Any) -> Any:
+            loss, grads = jax.value_and_grad(self.loss)(state[0], *batch)
+            return update(state, grads), loss
+
+        def epoch(state: Any, batches: Any) -> Any:
+            state, losses = jax.lax.scan(step, state, batches, unroll=unroll)
+            return state, losses.mean()
+
+        self.epoch = jax.jit(epoch, donate_argnums=0)
+
+    def loss(self, params: Any, x: Any, y: Any) -> Any:
+        z = logits(params, x, self.spec.activation)
+        if z.shape[1] == 1:
+            return (jnp.logaddexp(0, z) - y * z).mean()
+        return -(y * jax.nn.log_softmax(z)).sum(axis=1).mean()
+
+    def sgd(self, state: Any, grads: Any) -> Any:
+        return (jax.tree.map(lambda p, g: p - self.spec.lr * g, state[0], grads),)
+
+    def adam(self, state: Any, grads: Any) -> Any:
+        params, m, v, t = state
+        t = t + 1
+        m = jax.tree.map(lambda m, g: m + 0.1 * (g - m), m, grads)
+        v = jax.tree.map(lambda v, g: v + 0.001 * (g * g - v), v, grads)
+        rate, root = self.spec.lr / (1 - 0.9**t), (1 - 0.999**t) ** -0.5
+        params = jax.tree.map(lambda p, m, v: p - rate * m / (root * jnp.sqrt(v) + 1e-8), params, m, v)
+        return params, m, v, t
+
+    def reset(self) -> None:
+        params = jax.tree.map(jnp.array, weights(self.theta, self.spec.sizes))
+        self.state: Any = (params,)
+        if self.spec.optimizer == "adam":
+            m, v = (jax.tree.map(jnp.zeros_like, params) for _ in "mv")
+            self.state = params, m, v, jnp.zeros((), self.spec.dtype)
+        jax.block_until_ready(self.state)
+
+    def run(self, epochs: int) -> list[float]:
+        losses = []
+        for _ in range(epochs):
+            self.state, loss = self.epoch(self.state, self.batches)
+            losses.append(loss)
+        jax.block_until_ready(self.state)
+        return [float(loss) for loss in losses]
+
+
+class Predict(Prediction):
+    """From an array to an array, both JAX's."""
+
+    def __init__(self, spec: Spec, theta: NDArray, X: NDArray) -> None:
+        jax.config.update("jax_enable_x64", spec.dtype == "float64")
+        params = jax.tree.map(jnp.asarray, weights(theta, spec.sizes))
+        self.x = jnp.asarray(X)
+
+        @jax.jit
+        def predict(x: Any) -> Any:
+            z = logits(params, x, spec.activation)
+            return jax.nn.sigmoid(z) if z.shape[1] == 1 else jax.nn.softmax(z)
+
+        self.answer = lambda x: predict(x).block_until_ready()

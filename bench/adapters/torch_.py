@@ -1,0 +1,155 @@
+"""PyTorch: an eager loop, or ("compile") the whole step as one compiled graph; "jit" predicts by a frozen trace.
+
+The loss stays a tensor until the end of the epoch. compile's step is written functionally, for a graph that holds
+forward, backward and update together, and called from C++.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from adapters import Prediction, Spec, weights
+
+VARIANTS = ("", "compile", "jit")
+ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
+Tensor = torch.Tensor
+Step = Callable[[Tensor, Tensor], Tensor]
+UNROLLED = 8  # batches in a compiled graph: so many pay for one call
+_variant = ""
+
+
+def load(threads: int, variant: str) -> dict[str, str]:
+    global _variant
+    _variant = variant
+    torch.set_num_threads(threads)
+    torch.set_num_interop_threads(1)
+    torch.set_flush_denormal(True)
+    return {"torch": torch.__version__, "config": torch.__config__.show()}
+
+
+def parameters(theta: NDArray, spec: Spec) -> list[Tensor]:
+    """W as [out, in], b, W, b, ..."""
+    pairs = weights(theta, spec.sizes)
+    return [torch.tensor(np.ascontiguousarray(array.T)) for pair in pairs for array in pair]
+
+
+def logits(params: list[Tensor], x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    *hidden, last = zip(params[::2], params[1::2], strict=True)
+    for W, b in hidden:
+        x = activation(F.linear(x, W, b))
+    return F.linear(x, *last)
+
+
+class Train:
+    def __init__(self, spec: Spec, theta: NDArray, X: NDArray, y: NDArray) -> None:
+        self.spec = spec
+        self.start = parameters(theta, spec)
+        self.params = [p.clone() for p in self.start]
+        self.activation = ACTIVATIONS[spec.activation]
+        self.criterion = F.binary_cross_entropy_with_logits if spec.sizes[-1] == 1 else F.cross_entropy
+        compiled = _variant == "compile"
+        rows = spec.batch * (UNROLLED if compiled else 1)
+        self.batches = list(zip(torch.from_numpy(X).split(rows), torch.from_numpy(y).split(rows), strict=True))
+        self.step = self.compiled() if compiled else self.eager()
+
+    def loss(self, params: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return self.criterion(logits(params, x, self.activation), y)
+
+    def eager(self) -> Step:
+        for p in self.params:
+            p.requires_grad_()
+        kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[self.spec.optimizer]
+        self.optimizer: Any = kind(self.params, lr=self.spec.lr, fused=True)
+
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            loss = self.loss(self.params, x, y)
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            return loss.detach()[None]
+
+        return step
+
+    def compiled(self) -> Step:
+        params, lr = self.params, self.spec.lr
+        gradient = torch.func.grad_and_value(self.loss)
+        self.m, self.v = ([torch.zeros_like(p) for p in params] for _ in "mv")
+        self.powers = torch.ones(2, dtype=torch.float64)  # beta1^t, beta2^t
+        betas = torch.tensor([0.9, 0.999], dtype=torch.float64)
+
+        def sgd(x: Tensor, y: Tensor) -> Tensor:
+            grads, loss = gradient(params, x, y)
+            for p, g in zip(params, grads, strict=True):
+                p.sub_(lr * g)
+            return loss
+
+        def adam(x: Tensor, y: Tensor) -> Tensor:
+            grads, loss = gradient(params, x, y)
+            self.powers.mul_(betas)
+            unbias1, unbias2 = (1 - self.powers).to(x.dtype)
+            for p, g, m, v in zip(params, grads, self.m, self.v, strict=True):
+                m.lerp_(g, 0.1)
+                v.mul_(0.999).addcmul_(g, g, value=0.001)
+                p.sub_(lr / unbias1 * m / ((v / unbias2).sqrt() + 1e-8))
+            return loss
+
+        step = {"sgd": sgd, "adam": adam}[self.spec.optimizer]
+
+        def steps(X: Tensor, Y: Tensor) -> Tensor:
+            batches = zip(X.split(self.spec.batch), Y.split(self.spec.batch), strict=True)
+            return torch.stack([step(x, y) for x, y in batches])
+
+        torch._dynamo.reset()
+        return torch.compile(steps, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+
+    def reset(self) -> None:
+        with torch.no_grad():
+            for p, start in zip(self.params, self.start, strict=True):
+                p.copy_(start)
+            if _variant == "compile":
+                for state in [*self.m, *self.v]:
+                    state.zero_()
+                self.powers.fill_(1)
+            else:
+                self.optimizer.state.clear()
+
+    def run(self, epochs: int) -> list[float]:
+        return [self.epoch() for _ in range(epochs)]
+
+    def epoch(self) -> float:
+        step = self.step
+        return float(torch.cat([step(x, y) for x, y in self.batches]).mean())
+
+
+class Predict(Prediction):
+    """From a tensor to a tensor, in inference mode."""
+
+    def __init__(self, spec: Spec, theta: NDArray, X: NDArray) -> None:
+        params, activation = parameters(theta, spec), ACTIVATIONS[spec.activation]
+        self.x = torch.from_numpy(X)
+
+        class Net(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.params = torch.nn.ParameterList(params)
+
+            def forward(self, x: Tensor) -> Tensor:
+                z = logits(list(self.params), x, activation)
+                return z.sigmoid() if spec.sizes[-1] == 1 else z.softmax(1)
+
+        net: Any = Net().eval().requires_grad_(False)
+        if _variant == "jit":
+            net = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(net, self.x)))
+        elif _variant == "compile":
+            net = torch.compile(net, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+        self.answer = net
+
+    def run(self, count: int) -> NDArray:
+        with torch.inference_mode():
+            return super().run(count)

@@ -1,0 +1,183 @@
+"""Write the README's tables of figures, and its plots, from bench/results.
+
+    python bench/report.py
+
+A table stands between the lines <!-- table NAME --> and <!-- end -->, where NAME is one of TABLES; a table without
+its results file stays as it is. Plots go to docs/img, and the README shows them under their tables.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import harness
+from bench_epoch import rate
+from bench_predict import rate as predict_rate
+
+ROOT = harness.HERE.parent
+README = ROOT / "README.md"
+IMAGES = ROOT / "docs" / "img"
+SUBJECT = "bpcore"
+NAMES = {"numpy": "NumPy", "sklearn": "scikit-learn", "torch": "PyTorch", "jax": "JAX", "onnxruntime": "ONNX Runtime"}
+MIB = 1 << 20
+Figure = Callable[[dict[str, Any]], float]
+
+
+def results(name: str) -> dict[str, Any] | None:
+    path = harness.RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def named(family: str) -> str:
+    return NAMES.get(family, family)
+
+
+def best(runs: list[dict[str, Any]], figure: Figure) -> dict[str, dict[str, Any]]:
+    """The best run of each library, whichever its variant and threads."""
+    runs = [{**run, "library": harness.family(run["library"])} for run in runs]
+    return {run["library"]: run for run in harness.best(runs, figure)}
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
+
+
+def epoch(content: dict[str, Any]) -> str:
+    """Samples a second."""
+    rows = []
+    for result in content["results"]:
+        runs = best(result["runs"], rate)
+        ratio, _ = harness.ratio(result["runs"], SUBJECT, rate)
+        share = max(run["percent_of_peak"] for run in result["runs"] if harness.family(run["library"]) == SUBJECT)
+        cells = [harness.number(rate(run)) for run in runs.values()]
+        rows.append(
+            [
+                result["net"].replace("/", ", "),
+                *cells,
+                f"{ratio:.2g}" if result["losses_agree"] else "-",
+                f"{share:.{share < 1:d}f} %",
+            ]
+        )
+    return markdown(["net, batch", *map(named, runs), "ratio to the best peer", "of FMA peak"], rows)
+
+
+def epoch_plotted(content: dict[str, Any]) -> str:
+    return f"{epoch(content)}\n\n![training](docs/img/training.svg)"
+
+
+def predict(content: dict[str, Any]) -> str:
+    """Microseconds a call."""
+    rows = []
+    for result in content["results"]:
+        runs = best(result["runs"], predict_rate)
+        ratio, _ = harness.ratio(result["runs"], SUBJECT, predict_rate)
+        cells = [microseconds(run) for run in runs.values()]
+        rows.append([result["net"], f"{result['rows']:,}", *cells, f"{ratio:.2g}" if result["answers_agree"] else "-"])
+    table = markdown(["net", "rows", *map(named, runs), "ratio to the best peer"], rows)
+    return f"{table}\n\n![latency](docs/img/latency.svg)"
+
+
+def microseconds(run: dict[str, Any]) -> str:
+    value = 1e6 * run["seconds"]["median"]
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def memory(content: dict[str, Any]) -> str:
+    rows = [
+        [
+            named(result["library"]),
+            f"{result['peak_bytes'] / MIB:.0f} MiB",
+            f"{1e3 * result['import_seconds']:.0f} ms",
+            f"{result['installed_bytes'] / MIB:.1f} MiB",
+        ]
+        for result in content["results"]
+    ]
+    return markdown(["library", "memory in training", "import", "installed"], rows)
+
+
+TABLES = {"epoch": epoch_plotted, "epoch_adam": epoch, "predict": predict, "memory": memory}
+
+
+def write_tables() -> None:
+    text = README.read_text(encoding="utf-8")
+    for name, table in TABLES.items():
+        begin, place, end = text.partition(f"<!-- table {name} -->\n")
+        content = results(name)
+        if content and place:
+            after = end[end.index("<!-- end -->") :]
+            text = f"{begin}{place}{table(content)}\n\n{machine(content)}\n{after}"
+            print(f"README.md: {name}")
+    README.write_text(text, encoding="utf-8")
+
+
+def machine(content: dict[str, Any]) -> str:
+    described = content["machine"]
+    peaks = content.get("peaks", {})
+    flops = f", float32 FMA peak {peaks['1']['flops'] / 1e9:.0f} GFLOP/s a core" if "1" in peaks else ""
+    return f"*{described['cpu']}, {described['cores_allowed']} cores{flops}; {described['date'][:10]}.*"
+
+
+def plot_training(content: dict[str, Any]) -> None:
+    runs = {result["net"]: best(result["runs"], rate) for result in content["results"]}
+    ratios = {
+        net: {peer: rate(of[SUBJECT]) / rate(run) for peer, run in of.items() if peer != SUBJECT}
+        for net, of in runs.items()
+    }
+    bars("training", ratios, "times as fast as the peer", "bpcore's training throughput over each peer's, float32")
+
+
+def plot_latency(content: dict[str, Any]) -> None:
+    seconds = {
+        result["net"]: {
+            library: 1e6 * run["seconds"]["median"] for library, run in best(result["runs"], predict_rate).items()
+        }
+        for result in content["results"]
+        if result["rows"] == 1
+    }
+    bars("latency", seconds, "microseconds", "Predicting a single row, float32 (less is better)")
+
+
+PLOTS = {"epoch": plot_training, "predict": plot_latency}
+
+
+def bars(name: str, heights: dict[str, dict[str, float]], unit: str, title: str) -> None:
+    """docs/img/NAME.svg: for each net a bar a library, from 1."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = name  # the same figures give the same file
+    from matplotlib import pyplot
+
+    libraries = list(next(iter(heights.values())))
+    width = 0.8 / len(libraries)
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    for i, library in enumerate(libraries):
+        at = [x + (i - (len(libraries) - 1) / 2) * width for x in range(len(heights))]
+        above_one = [of[library] - 1 for of in heights.values()]
+        axes.bar(at, above_one, width, bottom=1, label=named(library), zorder=2)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_yscale("log")
+    axes.set_xticks(range(len(heights)), list(heights), rotation=15, ha="right", fontsize="small")
+    axes.set_ylabel(unit)
+    axes.set_title(title)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    path = IMAGES / f"{name}.svg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    print(path.relative_to(ROOT))
+
+
+def main() -> int:
+    write_tables()
+    for name, plot in PLOTS.items():
+        if content := results(name):
+            plot(content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
