@@ -58,7 +58,7 @@ const char *bp_isa(void);
 
 /* ---- plan ------------------------------------------------------------------------------------------------- */
 
-enum { BP_MAX_OPERANDS = 8, BP_MAX_SHARDS = 16, BP_MAX_THREADS = 256 };
+enum { BP_ALIGN = 64, BP_MAX_OPERANDS = 8, BP_MAX_SHARDS = 16, BP_MAX_THREADS = 256 };
 
 typedef enum { BP_REAL, BP_INT32 } bp_kind;
 
@@ -138,7 +138,8 @@ typedef struct {
     bp_scalar_function f, df;
 } bp_user_function;
 
-/* One call of a loss on a block of rows: reads out and target, writes the gradient. */
+/* One call of a loss on a block of rows: reads out and target, writes the gradient.  bpcore's own losses work on whole
+ * vectors: what lies within BP_ALIGN bytes behind the last row is read, and in grad overwritten. */
 typedef struct {
     const void *out;    /* (rows, cols): a^L, or z^L where the loss is fused with the last activation */
     const void *target; /* (rows, target_cols) real, or (rows,) int32 labels */

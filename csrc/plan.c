@@ -12,7 +12,8 @@ enum {
     GRID_ROWS = 256,          /* a cell of a large layer */
     GRID_COLS = 240,           /* whole panels of every instruction set: 48 or 24 columns */
     GRID_COLS_MIN = 48,
-    GRID_WEIGHT_BYTES = 256 << 10, /* a layer is large from here on: its weights outgrow a share of L2 */
+    GRID_WEIGHT_BYTES = 2 << 20, /* a layer is large from here on: its weights outgrow L2 */
+    GRID_FORCED_BYTES = 256 << 10, /* the same where parallel work is forced */
     BLOCK_BYTES = 16 << 10,   /* of a gradient block in phase 2: it waits in L1 for its update */
     BLOCK_ROWS = 64,          /* at least, so that what a product packs is used often enough */
     BLOCK_COST = 256,         /* of a block itself, in elements */
@@ -242,7 +243,8 @@ static int is_grid(const bp_plan *plan, const bp_item *item) {
     const bp_op *op = &plan->ops[item->op];
     if (op->type->scope != BP_SCOPE_CELLS || !op->n_params) return 0;
     const bp_param *p = &plan->params[op->param[0]];
-    return p->rows * p->cols * (int64_t)plan->size >= GRID_WEIGHT_BYTES;
+    int64_t large = bp_forced.parallel_always ? GRID_FORCED_BYTES : GRID_WEIGHT_BYTES;
+    return p->rows * p->cols * (int64_t)plan->size >= large;
 }
 
 static int joins_grid(const bp_plan *plan, const bp_stage *stage, const bp_item *item) {

@@ -26,6 +26,12 @@ typedef struct {
     int64_t rows, width, ld; /* as it lies there: whole ones are one row */
 } bp_block;
 
+/* How fast a plan's steps were, whatever the network's calls. */
+typedef struct {
+    double row[2];  /* seconds a row, on one thread and on all; 0: not known */
+    int64_t runs, next_retry;
+} bp_pace;
+
 struct bp_plan {
     bp_dtype dtype;
     size_t size; /* of a real */
@@ -58,12 +64,11 @@ struct bp_plan {
     size_t scratch, scratch_bytes; /* a thread's gradient block: offset of thread 0's, bytes each */
     size_t shard_grads;            /* (shards, n_theta) */
     size_t chunk_grad;             /* (n_theta,), where a batch has several chunks */
+    bp_pace pace;
     size_t parts;                  /* (tiles of a chunk, 3) doubles: sums of the loss */
 };
 
-#define BP_ALIGN 64
-
-/* What tests force; see bp_set_backend, bp_set_phase2, bp_set_parallel_always (also: no task is too small). */
+/* What tests force; see bp_set_backend, bp_set_phase2, bp_set_parallel_always (which also cuts work smaller). */
 typedef struct {
     int backend, phase2, parallel_always;
 } bp_forces;

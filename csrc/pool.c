@@ -71,6 +71,7 @@ static int allowed_cpus(void) {
 void bp_barrier_init(bp_barrier *b, int n) {
     atomic_init(&b->arrived, 0);
     atomic_init(&b->phase, 0);
+    atomic_init(&b->asleep, 0);
     b->n = n;
     b->spin = n <= allowed_cpus() ? SPIN : 0; /* with more threads than CPUs, waiting is best done asleep */
     pthread_mutex_init(&b->lock, NULL);
@@ -90,16 +91,18 @@ int bp_barrier_arrive(bp_barrier *b) {
         relax();
     }
     pthread_mutex_lock(&b->lock);
-    while (atomic_load_explicit(&b->phase, memory_order_acquire) == phase) pthread_cond_wait(&b->turned, &b->lock);
+    atomic_fetch_add(&b->asleep, 1); /* before it looks at the phase again: see bp_barrier_release */
+    while (atomic_load(&b->phase) == phase) pthread_cond_wait(&b->turned, &b->lock);
+    atomic_fetch_sub(&b->asleep, 1);
     pthread_mutex_unlock(&b->lock);
     return 0;
 }
 
 void bp_barrier_release(bp_barrier *b) {
     atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
-    if (b->n == 1) return;
+    atomic_fetch_add(&b->phase, 1);
+    if (!atomic_load(&b->asleep)) return; /* whoever comes later sees the new phase */
     pthread_mutex_lock(&b->lock);
-    atomic_fetch_add_explicit(&b->phase, 1, memory_order_release);
     pthread_cond_broadcast(&b->turned);
     pthread_mutex_unlock(&b->lock);
 }

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 typedef struct {
-    atomic_int arrived;
+    atomic_int arrived, asleep;
     atomic_uint phase;
     int n, spin;
     pthread_mutex_t lock;

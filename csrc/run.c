@@ -11,7 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double PARALLEL_FLOPS = 1e6; /* a smaller step runs on one thread */
+enum { MAX_HELPED = 8 }; /* threads that one looks at for work */
+/* A smaller step runs on one thread, a larger on all; in between the pace is measured. */
+static const double SERIAL_FLOPS = 2e5, PARALLEL_FLOPS = 1e8;
+static const double PACE_SECONDS = 5e-3, RETRY_SECONDS = 2e-3; /* of a run the faster way, and of one the other */
+enum { MAX_RUNS = 64 };                                        /* of the faster way between two of the other, at most */
 static const double SNAPSHOT_SHARE = 0.05; /* of the time may go into safety copies */
 
 /* Where the run stands; all that a snapshot needs besides the parameters. */
@@ -20,6 +24,11 @@ typedef struct {
     int64_t t;               /* the optimiser's updates */
     bp_progress done;
 } bp_position;
+
+/* Tasks of a thread's share, beyond the first, that some thread has begun; a cache line each. */
+typedef struct {
+    _Alignas(64) atomic_llong tasks;
+} bp_taken;
 
 struct bp_run {
     bp_plan *plan;
@@ -48,11 +57,14 @@ struct bp_run {
     int64_t replay_left;     /* batches from the snapshot to the last finite step; -1: no replay */
 
     double deadline;
+    double warm_time;        /* when the run's first step was done, 0 before: the threads are awake by then */
+    int64_t warm_rows;
     int64_t steps_left;
     int until_clock;         /* steps until the clock is read again */
     bp_status status;        /* what the slice ends with; BP_OK while it goes on */
     atomic_int failure;      /* a task's bp_status, or BP_OK */
     bp_barrier barrier;
+    bp_taken *taken;         /* by thread */
     unsigned generation;     /* of the process: a fork begins a new one */
 };
 
@@ -64,7 +76,12 @@ static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 bp_run *bp_run_new(bp_plan *plan, const bp_blas *blas, void *theta, int64_t n_params) {
     if (!plan->arena || n_params < plan->n_theta) return NULL;
     bp_run *run = calloc(1, sizeof *run);
-    if (!run) return NULL;
+    void *taken = NULL;
+    if (!run || posix_memalign(&taken, sizeof(bp_taken), sizeof(bp_taken) * (size_t)plan->n_threads)) {
+        free(run);
+        return NULL;
+    }
+    run->taken = memset(taken, 0, sizeof(bp_taken) * (size_t)plan->n_threads);
     run->plan = plan;
     run->theta = theta;
     run->n_params = n_params;
@@ -86,6 +103,7 @@ void bp_run_free(bp_run *run) {
     free(run->in);
     free(run->out);
     free(run->snapshot);
+    free(run->taken);
     free(run);
 }
 
@@ -416,29 +434,42 @@ static int64_t first_block(const bp_plan *plan, int thread, int n_threads) {
     return low;
 }
 
-static int64_t update(bp_run *run, int thread, int n_threads) {
+static bp_status do_task(bp_run *run, const bp_update *step, int64_t task, int thread) {
     const bp_plan *plan = run->plan;
-    int64_t first = first_block(plan, thread, n_threads), end = first_block(plan, thread + 1, n_threads);
-    bp_update step = update_of(run);
-    for (int64_t i = first; i < end; i++) {
-        bp_status status = do_block(run, &step, &plan->blocks[i], thread);
-        if (status) atomic_store_explicit(&run->failure, (int)status, memory_order_relaxed);
-    }
-    return end - first;
+    return run->updating ? do_block(run, step, &plan->blocks[task], thread)
+                         : do_stage_task(run, &plan->stages[run->stage], task, thread);
 }
 
-/* Returns how many tasks it did. */
+/* The first task of a thread's share. */
+static int64_t first_task(const bp_run *run, int64_t n_tasks, int thread, int n_threads) {
+    if (run->updating) return first_block(run->plan, thread, n_threads);
+    if (run->plan->stages[run->stage].scope == BP_SCOPE_CHUNK) return thread > 0; /* on the calling thread */
+    return n_tasks * thread / n_threads;
+}
+
+/* A thread does its own share, then helps others with theirs, but for the first task, which stays its owner's.
+ * Returns how many tasks it did. */
 static int64_t execute(bp_run *run, int thread, int n_threads) {
-    if (run->updating) return update(run, thread, n_threads);
-    const bp_stage *stage = &run->plan->stages[run->stage];
-    int64_t n = stage_tasks(run, stage), first = 0, end = n;
-    if (stage->scope == BP_SCOPE_CHUNK) end = thread == 0;
-    else if (n_threads > 1) first = n * thread / n_threads, end = n * (thread + 1) / n_threads;
-    for (int64_t i = first; i < end; i++) {
-        bp_status status = do_stage_task(run, stage, i, thread);
-        if (status) atomic_store_explicit(&run->failure, (int)status, memory_order_relaxed);
+    bp_update step = run->updating ? update_of(run) : (bp_update){0};
+    int64_t n_tasks = run->updating ? run->plan->n_blocks : stage_tasks(run, &run->plan->stages[run->stage]);
+    int64_t done = 0;
+    bp_status failure = BP_OK;
+    if (n_threads == 1) {
+        for (; done < n_tasks && !failure; done++) failure = do_task(run, &step, done, thread);
+    } else {
+        for (int i = 0; i < n_threads && i <= MAX_HELPED; i++) {
+            int owner = (thread + i) % n_threads;
+            int64_t first = first_task(run, n_tasks, owner, n_threads), task = first;
+            int64_t end = first_task(run, n_tasks, owner + 1, n_threads);
+            if (i > 0) task += 1 + atomic_fetch_add_explicit(&run->taken[owner].tasks, 1, memory_order_relaxed);
+            for (; task < end && !failure; done++) {
+                failure = do_task(run, &step, task, thread);
+                task = first + 1 + atomic_fetch_add_explicit(&run->taken[owner].tasks, 1, memory_order_relaxed);
+            }
+        }
     }
-    return end - first;
+    if (failure) atomic_store_explicit(&run->failure, (int)failure, memory_order_relaxed);
+    return done;
 }
 
 static void end_batch(bp_run *run, int updated) {
@@ -454,6 +485,10 @@ static void end_batch(bp_run *run, int updated) {
     if (run->at.pos >= run->n) run->status = BP_DONE;
     else set_batch(run);
     if (--run->steps_left == 0 && !run->status) run->status = BP_PAUSED;
+    if (!run->warm_time) {
+        run->warm_time = bp_now();
+        run->warm_rows = done->rows;
+    }
 }
 
 static void look_at_clock(bp_run *run, int step_ended) {
@@ -465,8 +500,10 @@ static void look_at_clock(bp_run *run, int step_ended) {
 }
 
 /* Called by one thread while the others wait: sums up what was done and decides what comes next. */
-static void advance(bp_run *run) {
+static void advance(bp_run *run, int n_threads) {
     const bp_plan *plan = run->plan;
+    for (int i = 0; i < n_threads && n_threads > 1; i++)
+        atomic_store_explicit(&run->taken[i].tasks, 0, memory_order_relaxed);
     run->status = (bp_status)atomic_exchange(&run->failure, BP_OK);
     if (run->status) {
         set_batch(run); /* the batch begins anew */
@@ -506,9 +543,9 @@ static void thread_main(void *arg, int thread, int n_threads) {
     do {
         tasks += execute(run, thread, n_threads);
         if (n_threads == 1) {
-            advance(run);
+            advance(run, n_threads);
         } else if (bp_barrier_arrive(&run->barrier)) {
-            advance(run);
+            advance(run, n_threads);
             bp_barrier_release(&run->barrier);
         }
     } while (!run->status);
@@ -524,15 +561,50 @@ static void prepare(void *arg, int n_threads, bp_fpenv caller) {
     bp_barrier_init(&run->barrier, n_threads);
 }
 
-static bp_status slice(bp_run *run, int n_threads, double seconds, int64_t max_steps) {
-    double flops = run->plan->flops_row * (double)run->batch_rows;
-    if (n_threads > run->plan->n_threads) n_threads = run->plan->n_threads;
+/* Runs on n threads until the deadline. */
+static void run_until(bp_run *run, int n_threads, double deadline) {
     run->status = BP_OK;
-    run->deadline = bp_now() + seconds;
-    run->steps_left = max_steps;
+    run->deadline = deadline;
     run->until_clock = 1;
-    bp_pool_run(flops < PARALLEL_FLOPS && !bp_forced.parallel_always ? 1 : n_threads, thread_main, prepare, run);
+    run->warm_time = 0;
+    bp_pool_run(n_threads, thread_main, prepare, run);
     bp_barrier_destroy(&run->barrier);
+}
+
+/* The same; returns the seconds a row took once the threads were awake, or 0 where no step was done. */
+static double timed_run(bp_run *run, int n_threads, double deadline) {
+    int64_t rows = run->at.done.rows;
+    double begun = bp_now();
+    run_until(run, n_threads, deadline);
+    if (run->warm_time && run->at.done.rows > run->warm_rows) {
+        rows = run->warm_rows;
+        begun = run->warm_time;
+    }
+    return run->at.done.rows > rows ? (bp_now() - begun) / (double)(run->at.done.rows - rows) : 0;
+}
+
+/* Whether a step is faster on all threads than on one is measured where it is in doubt: the faster way is taken, and
+ * now and then the other is tried again.  The bits are the same. */
+static bp_status slice(bp_run *run, int n_threads, double seconds, int64_t max_steps) {
+    bp_pace *pace = &run->plan->pace;
+    double flops = run->plan->flops_row * (double)run->batch_rows, now = bp_now(), end = now + seconds;
+    if (n_threads > run->plan->n_threads) n_threads = run->plan->n_threads;
+    if (flops < SERIAL_FLOPS && !bp_forced.parallel_always) n_threads = 1;
+    run->steps_left = max_steps;
+    if (n_threads == 1 || flops > PARALLEL_FLOPS || bp_forced.parallel_always) {
+        run_until(run, n_threads, end);
+        return run->status;
+    }
+    do {
+        int faster = pace->row[1] < pace->row[0], retry = pace->runs >= pace->next_retry;
+        int parallel = retry ? !faster : faster;
+        double took = timed_run(run, parallel ? n_threads : 1, fmin(end, now + (retry ? RETRY_SECONDS : PACE_SECONDS)));
+        double *row = &pace->row[parallel];
+        if (took > 0) *row = *row == 0 || took < *row ? took : (*row + took) / 2; /* slow: another program's doing? */
+        pace->runs++;
+        if (retry) pace->next_retry = pace->runs + min64(pace->runs, MAX_RUNS);
+        now = bp_now();
+    } while (run->status == BP_PAUSED && run->steps_left != 0 && now < end);
     return run->status;
 }
 

@@ -106,7 +106,7 @@ def test_the_wide_net_runs_on_the_grid_and_the_modes_force_what_they_say():
     stages = {}
     for make in (small, wide):
         for phase2 in ("owners", "shards"):
-            _core.force(False, phase2)
+            _core.force(True, phase2)
             net = make()
             net.fit(*data(net, 300), batch_size=300)
             ((made,),) = net._plans._free.values()

@@ -450,14 +450,12 @@ SHAPES = [
 def test_cuts_are_functions_of_shapes_alone(widths, rows, force):
     for dtype in ("float32", "float64"):
         for flags in (TRAIN, EVALUATE):
-            cuts = []
             for parallel in (False, True):
                 force(parallel, "")
-                for threads in (1, 2, 3, 4, 7, 64):
-                    cut = chain(widths, rows, threads, flags, dtype)
+                cuts = [chain(widths, rows, threads, flags, dtype) for threads in (1, 2, 3, 4, 7, 64)]
+                for cut in cuts:
                     cut.pop("arena_bytes")  # scratch for each thread
-                    cuts.append(cut)
-            assert all(cut == cuts[0] for cut in cuts)
+                assert all(cut == cuts[0] for cut in cuts)
 
 
 def test_shards_are_for_small_nets_on_large_batches(force):

@@ -171,15 +171,20 @@ static void check_ends(void) {
 static double loss_of(const bp_kernels *isa, const char *name, bp_dtype dtype, const double *out, int64_t cols,
                       const void *target, int fused) {
     const bp_loss_type *loss = isa->losses;
-    double *grad = zeros((size_t)cols, sizeof *grad);
-    float *out32 = zeros((size_t)cols, sizeof *out32);
-    for (int64_t i = 0; i < cols; i++) out32[i] = (float)out[i];
+    size_t size = dtype == BP_F32 ? sizeof(float) : sizeof(double), whole = (size_t)cols + BP_ALIGN;
+    double *grad = zeros(whole, sizeof *grad), *z = zeros(whole, sizeof *z), *y = zeros(whole, sizeof *y);
+    for (int64_t i = 0; i < cols; i++) {
+        if (dtype == BP_F32) ((float *)z)[i] = (float)out[i];
+        else z[i] = out[i];
+    }
+    memcpy(y, target, fused ? sizeof(int32_t) : size);
     while (strcmp(loss->name, name)) loss++;
-    bp_loss_call call = {.out = dtype == BP_F32 ? (const void *)out32 : out, .target = target, .grad = grad,
+    bp_loss_call call = {.out = z, .target = y, .grad = grad,
                          .labels = fused, .fused = fused, .rows = 1, .cols = cols, .target_cols = 1};
     if (loss->fn[dtype](&call)) CHECK(0);
     free(grad);
-    free(out32);
+    free(z);
+    free(y);
     return call.sum[0];
 }
 
