@@ -51,6 +51,22 @@ class Plan:
     def cache(self, buffer: int) -> int: ...
     def describe(self) -> PlanInfo: ...
 
+class Predictor:
+    n_inputs: int
+    n_outputs: int
+    def __init__(
+        self,
+        plan: Plan,
+        theta: np.ndarray,
+        input: int,
+        output: int,
+        n_in: int,
+        n_out: int,
+        n_threads: int,
+        slow: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None: ...
+    def __call__(self, x: Any, out: np.ndarray | None = None) -> np.ndarray: ...
+
 class OneAtATime:
     def __enter__(self) -> None: ...
     def __exit__(self, *error: object) -> None: ...

@@ -11,6 +11,7 @@ from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsul
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
+from posix.stdlib cimport posix_memalign
 from libc.string cimport memcpy, memset
 
 import threading
@@ -111,6 +112,7 @@ cdef extern from "bp.h" nogil:
     void bp_run_begin(bp_run *, int64_t, int64_t, const int64_t *)
     bp_status bp_epoch(bp_run *, int, double, int64_t, int)
     bp_progress bp_run_progress(const bp_run *)
+    bp_status bp_answer(const bp_plan *, const void *, void *, const bp_array *, int, int, void *, int)
     int64_t bp_run_updates(const bp_run *)
     void bp_pool_tasks(int64_t *, int)
     void bp_pool_tasks_reset()
@@ -299,6 +301,7 @@ cdef class Plan:
     cdef list functions      # the user's Python callables, by tag
     cdef list details        # what C points to
     cdef readonly object dtype
+    cdef readonly int64_t rows  # that it was compiled for
 
     def __cinit__(self, dtype):
         self.dtype = np.dtype(dtype)
@@ -369,6 +372,7 @@ cdef class Plan:
     def compile(self, int flags, int64_t rows, int n_threads):
         """Cuts the work for batches of at most `rows` rows and lays out the arena."""
         cdef bp_status status
+        self.rows = rows
         status = bp_plan_compile(self.plan, flags, rows, n_threads)
         if status:
             _raise(status)
@@ -619,6 +623,165 @@ cdef class Run:
                 weighted[used] = weight[used] * result[used]
                 result = weighted
             memcpy(call.grad, cnp.PyArray_DATA(result), result.nbytes)
+
+
+# ---- predictor ----
+
+cdef enum:
+    ARENAS = 64  # kept for the next calls
+
+cdef double _RELEASE_FLOPS = 2e5     # some microseconds: fewer are not worth giving the GIL away
+cdef double _UNHEARD_FLOPS = 1e9     # between two looks for Ctrl-C
+
+# native dtypes by NumPy's number; -1: ask _describe
+cdef int[32] _SOURCE_OF
+for i in range(32):
+    _SOURCE_OF[i] = -1
+for name in ("i4", "i8", "f4", "f8", "u1"):
+    _SOURCE_OF[np.dtype(name).num] = _SOURCES[name]
+
+
+@cython.final
+cdef class Predictor:
+    """Answers of a network as it was when this was made; see Network.predictor.
+
+    Nothing in it changes but the list of free arenas, which is used with the GIL held: a call takes one, or makes one.
+    """
+    cdef Plan plan
+    cdef cnp.ndarray theta
+    cdef object dtype, slow
+    cdef int input, output, n_threads, number, n_free
+    cdef cnp.npy_intp n_in, n_out
+    cdef size_t arena_bytes
+    cdef double flops_row
+    cdef void *free[ARENAS]
+
+    def __cinit__(self, Plan plan, cnp.ndarray theta, int input, int output, cnp.npy_intp n_in, cnp.npy_intp n_out,
+                  int n_threads, slow=None):
+        """slow: answers (n, n_in) in place of the plan, where that calls Python."""
+        self.plan, self.theta, self.slow, self.dtype = plan, theta, slow, plan.dtype
+        self.input, self.output, self.n_in, self.n_out, self.n_threads = input, output, n_in, n_out, n_threads
+        self.number = plan.dtype.num
+        cdef bp_plan_info info = bp_plan_describe(plan.plan)
+        self.arena_bytes, self.flops_row = info.arena_bytes, info.flops / plan.rows
+
+    def __dealloc__(self):
+        for i in range(self.n_free):
+            free(self.free[i])
+
+    def __repr__(self):
+        return f"<Predictor of {self.n_in} inputs and {self.n_out} outputs, {self.dtype}>"
+
+    @property
+    def n_inputs(self):
+        """Length of a row that comes in."""
+        return self.n_in
+
+    @property
+    def n_outputs(self):
+        """Length of a row that goes out."""
+        return self.n_out
+
+    def __call__(self, x, out=None):
+        """a^L for a row x (n_0,): (n_L,); or for rows (n, n_0): (n, n_L); in the network's dtype, written to `out`
+        where that is given."""
+        cdef cnp.ndarray a, to
+        cdef cnp.npy_intp[2] shape
+        cdef bp_array array
+        if not isinstance(x, np.ndarray):
+            x = _real(x)
+        a = x
+        cdef int ndim = cnp.PyArray_NDIM(a), number = cnp.PyArray_TYPE(a)
+        if not (0 < ndim < 3) or a.shape[ndim - 1] != self.n_in or a.shape[0] == 0:
+            raise ValueError(f"x: expected shape ({self.n_in},) or (n, {self.n_in}) with n > 0, got {np.shape(x)}")
+        if 0 <= number < 32 and _SOURCE_OF[number] >= 0 and cnp.PyArray_ISNOTSWAPPED(a):
+            array.data = <const char *>cnp.PyArray_DATA(a)
+            array.type = <bp_source>_SOURCE_OF[number]
+            array.swapped = 0
+        else:
+            a = _real(x)
+            array = _describe(a)
+        array.rows = 1 if ndim == 1 else a.shape[0]
+        array.cols = self.n_in
+        array.col_stride = a.strides[ndim - 1]
+        array.row_stride = a.strides[0] if ndim == 2 else array.col_stride * self.n_in
+        shape[0], shape[ndim - 1] = array.rows, self.n_out
+        if out is None:
+            to = cnp.PyArray_SimpleNew(ndim, shape, self.number)
+        else:
+            to = self.check_out(out, a, ndim, array.rows)
+        if self.slow is not None:
+            answers = self.slow(a.reshape(-1, self.n_in))
+            to[...] = answers if ndim == 2 else answers[0]
+            return to
+        self.answer(&array, <char *>cnp.PyArray_DATA(to))
+        return to
+
+    cdef cnp.ndarray check_out(self, out, cnp.ndarray a, int ndim, cnp.npy_intp rows):
+        cdef cnp.ndarray to
+        if isinstance(out, np.ndarray):
+            to = out
+            if (cnp.PyArray_NDIM(to) == ndim and to.shape[0] == (rows if ndim == 2 else self.n_out)
+                    and to.shape[ndim - 1] == self.n_out and cnp.PyArray_TYPE(to) == self.number
+                    and cnp.PyArray_ISCARRAY(to) and (ndim == 1 or not np.may_share_memory(to, a))):
+                return to
+            got = f"{out.dtype} of shape {out.shape}"
+        else:
+            got = type(out).__name__
+        shape = f"({rows}, {self.n_out})" if ndim == 2 else f"({self.n_out},)"
+        raise ValueError(f"out: expected a writeable, C-contiguous array of {self.dtype} and shape {shape} that shares no "
+                         f"memory with x, got {got}")
+
+    cdef answer(self, bp_array *array, char *to):
+        cdef int64_t rows = array.rows, most = <int64_t>max(32, _UNHEARD_FLOPS * self.n_threads / (self.flops_row + 1))
+        cdef size_t row = self.n_out * self.dtype.itemsize if rows > most else 0
+        cdef bint release = self.flops_row * rows > _RELEASE_FLOPS
+        cdef unsigned long generation = _generation
+        cdef void *arena = NULL
+        cdef bp_status status = BP_OK
+        if self.n_free > 0:
+            self.n_free -= 1
+            arena = self.free[self.n_free]
+        elif posix_memalign(&arena, 64, self.arena_bytes + 64):
+            raise MemoryError("bpcore: out of memory")
+        try:
+            while rows > 0 and not status:
+                array.rows = min(rows, most)
+                if release:
+                    _enter(False)
+                    try:
+                        with nogil:
+                            status = bp_answer(self.plan.plan, cnp.PyArray_DATA(self.theta), arena, array, self.input,
+                                               self.output, to, self.n_threads)
+                    finally:
+                        _leave(False, generation)
+                    PyErr_CheckSignals()
+                else:
+                    status = bp_answer(self.plan.plan, cnp.PyArray_DATA(self.theta), arena, array, self.input,
+                                       self.output, to, 1)
+                rows -= array.rows
+                array.data += array.rows * array.row_stride
+                to += array.rows * row
+        finally:
+            if self.n_free < ARENAS:
+                self.free[self.n_free] = arena
+                self.n_free += 1
+            else:
+                free(arena)
+        if status:
+            _raise(status)
+
+
+cdef _real(x):
+    """Anything that NumPy makes an array of real numbers of."""
+    if not isinstance(x, np.ndarray):
+        try:
+            x = np.asarray(x)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"x: expected an array of numbers, got {type(x).__name__} ({error})") from None
+    if x.dtype.kind not in "fiub" or not is_source(x.dtype):
+        raise TypeError(f"x: expected real numbers, got dtype {x.dtype}")
+    return x
 
 
 # ---- threads and randomness ----

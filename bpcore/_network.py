@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -239,6 +240,23 @@ class Network:
             run.ports([(made.a[0], X)], [(made.a[-1], out)])
             _training.whole(run, len(X), threads)
         return out
+
+    def predictor(self, *, n_threads: int | None = None) -> _core.Predictor:
+        """The network as it is now, to be asked from any number of threads: `answer = net.predictor()`.
+
+        `answer(x)` takes a row (n_0,), any array or buffer of real numbers, and gives (n_L,), in about a microsecond;
+        or rows (n, n_0), and gives (n, n_L), on up to `n_threads` threads.  `out=` takes the result.  The bits are
+        those of `predict`.  Nothing is scanned: NaN and infinity are computed with.  Later training does not change it.
+        """
+        self._fitting.check("predictor")
+        threads = _threads.resolve(n_threads)
+        theta = _aligned(self._theta.size, self._dtype)
+        theta[:] = self._theta
+        made = _plans.compiled(self, _plans.Key(_plans.PREDICT, 1, threads))
+        functions = (node.layer.activation for node in self._nodes[1:])
+        calls_python = any(isinstance(f, _activations.Activation) and not f.is_low_level for f in functions)
+        slow = functools.partial(self.copy().predict, n_threads=threads) if calls_python else None
+        return _core.Predictor(made.plan, theta, made.a[0], made.a[-1], self.n_inputs, self.n_outputs, threads, slow)
 
     def evaluate(
         self, X: Any, y: Any, *, loss: _LossLike = "auto", sample_weight: Any = None, n_threads: int | None = None

@@ -50,7 +50,8 @@ class Compiled:
     weight: int = -1
 
 
-def _compile(net: Network, key: Key) -> Compiled:
+def compiled(net: Network, key: Key) -> Compiled:
+    """A plan of this network's own operations."""
     plan = _core.Plan(net.dtype)
     made = Compiled(plan, [-1], [plan.buffer(net.n_inputs)], [-1])
     slots = {name: plan.param(p.offset, p.rows, p.cols, p.decay) for name, p in net._parameters.items()}
@@ -96,7 +97,7 @@ class PlanCache:
         try:
             made = self._free[key].pop()
         except (KeyError, IndexError):
-            made = _compile(net, key)
+            made = compiled(net, key)
         yield made
         plans = self._free.pop(key, [])
         plans.append(made)

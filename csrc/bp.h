@@ -286,6 +286,12 @@ bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps
 bp_progress bp_run_progress(const bp_run *run);
 int64_t bp_run_updates(const bp_run *run); /* the optimiser's t */
 
+/* Forward for all rows of X, from buffer `in` to `out`: to is (rows, cols of out), contiguous.  The plan, compiled to
+ * do nothing but forward and without functions of the user's Python, and theta are only read: callers may share them.
+ * The arena, bp_plan_describe(plan).arena_bytes, aligned to BP_ALIGN, is this call's alone. */
+bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, const bp_array *X, int in, int out, void *to,
+                    int n_threads);
+
 /* ---- threads ---------------------------------------------------------------------------------------------- */
 
 /* Tasks done by each thread of the pool since the last reset; for tests. */

@@ -27,6 +27,14 @@ float bp_from_half(uint16_t half) {
 }
 
 void bp_convert_int32(const char *source, int64_t stride, bp_source type, int swapped, int64_t n, int32_t *out) {
+    if (type == BP_I64 && !swapped) { /* NumPy's own */
+        for (int64_t i = 0; i < n; i++) {
+            int64_t v;
+            memcpy(&v, source + i * stride, sizeof v);
+            out[i] = v < INT32_MIN || v > INT32_MAX ? -1 : (int32_t)v;
+        }
+        return;
+    }
     for (int64_t i = 0; i < n; i++) {
         char bytes[8] = {0};
         int64_t size = bp_source_size(type), value = -1;
@@ -54,6 +62,21 @@ void bp_convert_int32(const char *source, int64_t stride, bp_source type, int sw
         }
 #undef CASE
         out[i] = value < INT32_MIN || value > INT32_MAX ? -1 : (int32_t)value;
+    }
+}
+
+void bp_gather(const bp_array *a, const int64_t *order, int64_t first, int64_t rows, const bp_buffer *b, bp_dtype dtype,
+               char *to) {
+    int64_t cols = b->cols, stride = cols == 1 ? a->row_stride : a->col_stride;
+    size_t size = b->kind == BP_INT32 ? sizeof(int32_t) : dtype == BP_F32 ? sizeof(float) : sizeof(double);
+    if (!order && (cols == 1 || a->row_stride == cols * a->col_stride)) { /* one run of memory */
+        cols *= rows;
+        rows = 1;
+    }
+    for (int64_t r = 0; r < rows; r++, to += (size_t)cols * size) {
+        const char *from = a->data + (order ? order[first + r] : first + r) * a->row_stride;
+        if (b->kind == BP_INT32) bp_convert_int32(from, stride, a->type, a->swapped, cols, (int32_t *)to);
+        else bp_active->convert[dtype](from, stride, a->type, a->swapped, cols, to);
     }
 }
 

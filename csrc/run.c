@@ -190,21 +190,10 @@ static void gather(bp_run *run, bp_tile t) {
     for (int i = 0; i < run->n_in; i++) {
         const bp_in_port *port = &run->in[i];
         const bp_buffer *b = &plan->buffers[port->buffer];
-        const bp_array *a = &port->array;
-        size_t size = b->kind == BP_REAL ? plan->size : sizeof(int32_t);
-        char *to = bp_at(&run->x, port->buffer, t.at, size);
-        int64_t first = run->at.pos + run->off + t.row, cols = b->cols, rows = t.valid;
-        if (!run->order && (cols == 1 || a->row_stride == cols * a->col_stride)) { /* one run of memory */
-            cols *= rows;
-            rows = 1;
-        }
-        int64_t stride = b->cols == 1 ? a->row_stride : a->col_stride;
-        for (int64_t r = 0; r < rows; r++, to += (size_t)cols * size) {
-            const char *from = a->data + (run->order ? run->order[first + r] : first + r) * a->row_stride;
-            if (b->kind == BP_INT32) bp_convert_int32(from, stride, a->type, a->swapped, cols, (int32_t *)to);
-            else bp_active->convert[plan->dtype](from, stride, a->type, a->swapped, cols, to);
-        }
-        memset(to, 0, (size_t)((t.count - t.valid) * b->cols) * size);
+        size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
+        char *to = plan->arena + b->offset + (size_t)t.at * row;
+        bp_gather(&port->array, run->order, run->at.pos + run->off + t.row, t.valid, b, plan->dtype, to);
+        memset(to + (size_t)t.valid * row, 0, (size_t)(t.count - t.valid) * row);
     }
 }
 

@@ -55,6 +55,9 @@ extern const bp_kernels bp_kernels_portable_table, bp_kernels_v2_table, bp_kerne
 
 /* n integers of any source type; values beyond int32 become -1, as a label outside every range does. */
 void bp_convert_int32(const char *source, int64_t stride, bp_source type, int swapped, int64_t n, int32_t *out);
+/* Rows first.. of an array, or of its rows in that order, to a buffer's rows. */
+void bp_gather(const bp_array *a, const int64_t *order, int64_t first, int64_t rows, const bp_buffer *b, bp_dtype dtype,
+               char *to);
 int64_t bp_source_size(bp_source type);
 float bp_from_half(uint16_t half);
 

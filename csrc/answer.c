@@ -1,0 +1,59 @@
+/* Answers without a run: a compiled plan and its parameters are only read, so that many callers may share them, each
+ * with an arena of its own. */
+#include "kernels/kernels.h"
+#include "plan.h"
+
+static const double PARALLEL_FLOPS = 1e6; /* fewer are done by the caller alone */
+
+typedef struct {
+    const bp_plan *plan;
+    bp_context x;
+    const bp_array *X;
+    int in, out;
+    char *to;
+    atomic_llong next; /* tile of rows */
+} answer;
+
+static void answer_tile(const answer *a, int64_t first, int64_t rows, int thread) {
+    const bp_plan *plan = a->plan;
+    const bp_buffer *out = &plan->buffers[a->out];
+    int64_t at = thread * plan->row_tile;
+    bp_gather(a->X, NULL, first, rows, &plan->buffers[a->in], plan->dtype, bp_at(&a->x, a->in, at, plan->size));
+    for (int i = 0; i < plan->n_ops; i++) {
+        const bp_op *op = &plan->ops[i];
+        op->type->forward[plan->dtype](&a->x, op, (bp_cell){at, at + rows, 0, plan->buffers[op->out].cols});
+    }
+    size_t row = (size_t)out->cols * plan->size;
+    memcpy(a->to + (size_t)first * row, bp_at(&a->x, a->out, at, plan->size), (size_t)rows * row);
+}
+
+static void answer_tiles(void *arg, int thread, int n_threads) {
+    answer *a = arg;
+    int64_t tile = a->plan->row_tile, first;
+    (void)n_threads;
+    while ((first = tile * atomic_fetch_add_explicit(&a->next, 1, memory_order_relaxed)) < a->X->rows)
+        answer_tile(a, first, a->X->rows - first < tile ? a->X->rows - first : tile, thread);
+}
+
+static void prepare(void *arg, int n_threads, bp_fpenv caller) {
+    answer *a = arg;
+    (void)n_threads;
+    a->x.caller_fpenv = caller;
+}
+
+bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, const bp_array *X, int in, int out, void *to,
+                    int n_threads) {
+    if (!plan->arena || !plan->windowed || plan->flags != BP_DO_FORWARD) return BP_E_SHAPE;
+    answer a = {.plan = plan,
+                .x = {.plan = plan, .ops = plan->ops, .buffers = plan->buffers, .params = plan->params, .arena = arena,
+                      .theta = theta},
+                .X = X,
+                .in = in,
+                .out = out,
+                .to = to};
+    if (n_threads > plan->n_threads) n_threads = plan->n_threads;
+    if (plan->flops_row * (double)X->rows < PARALLEL_FLOPS && !bp_forced.parallel_always) n_threads = 1;
+    if (X->rows <= plan->row_tile) n_threads = 1;
+    bp_pool_run(n_threads, answer_tiles, prepare, &a);
+    return BP_OK;
+}
