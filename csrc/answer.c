@@ -21,7 +21,7 @@ static void answer_tile(const answer *a, int64_t first, int64_t rows, int thread
     bp_gather(a->X, NULL, first, rows, &plan->buffers[a->in], plan->dtype, bp_at(&a->x, a->in, at, plan->size));
     for (int i = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
-        op->type->forward[plan->dtype](&a->x, op, (bp_cell){at, at + rows, 0, plan->buffers[op->out].cols});
+        op->type->forward[plan->dtype](&a->x, op, &(bp_cell){at, at + rows, 0, plan->buffers[op->out].cols});
     }
     size_t row = (size_t)out->cols * plan->size;
     memcpy(a->to + (size_t)first * row, bp_at(&a->x, a->out, at, plan->size), (size_t)rows * row);

@@ -74,6 +74,7 @@ void bp_ops_bind(const bp_kernels *k) {
         builtin[DENSE].forward[t] = k->dense_forward[t];
         builtin[DENSE].backward[t] = k->dense_backward[t];
         builtin[DENSE].param_grad[t] = k->dense_param_grad[t];
+        builtin[DENSE].param_update[t] = k->dense_param_update[t];
         builtin[ACTIVATION].forward[t] = k->activation_forward[t];
         builtin[USER_FUNCTION].forward[t] = k->user_forward[t];
         builtin[PYTHON_FUNCTION].forward[t] = k->python_forward[t];

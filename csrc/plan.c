@@ -232,11 +232,6 @@ static bp_scope item_scope(const bp_plan *plan, const bp_item *item) {
     }
 }
 
-static int64_t item_cols(const bp_plan *plan, const bp_item *item) {
-    const bp_op *op = &plan->ops[item->op];
-    return plan->buffers[item->kind == BP_FORWARD ? op->out : op->in[0]].cols;
-}
-
 /* A product whose weights are many runs on a grid of cells; so do the elementwise items after it. */
 static int is_grid(const bp_plan *plan, const bp_item *item) {
     if (plan->windowed || plan->padded || (item->kind != BP_FORWARD && item->kind != BP_BACKWARD)) return 0;
@@ -249,7 +244,7 @@ static int is_grid(const bp_plan *plan, const bp_item *item) {
 
 static int joins_grid(const bp_plan *plan, const bp_stage *stage, const bp_item *item) {
     return (item->kind == BP_FORWARD || item->kind == BP_BACKWARD) && item_scope(plan, item) == BP_SCOPE_CELLS &&
-           !plan->ops[item->op].n_params && item_cols(plan, item) == stage->cols;
+           !plan->ops[item->op].n_params && item->cols == stage->cols;
 }
 
 static bp_status cut_stages(bp_plan *plan) {
@@ -257,14 +252,15 @@ static bp_status cut_stages(bp_plan *plan) {
     plan->stages = calloc((size_t)(2 * plan->n_ops + 4), sizeof(bp_stage));
     if (!plan->items || !plan->stages) return BP_E_NOMEM;
     int n = 0;
-    plan->items[n++] = (bp_item){BP_GATHER, -1};
+    plan->items[n++] = (bp_item){BP_GATHER, 0, 0};
     for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_FORWARD; i++)
-        if (!plan->ops[i].skip) plan->items[n++] = (bp_item){BP_FORWARD, i};
-    if (plan->flags & BP_DO_LOSS) plan->items[n++] = (bp_item){BP_LOSS, -1};
+        if (!plan->ops[i].skip) plan->items[n++] = (bp_item){BP_FORWARD, i, plan->buffers[plan->ops[i].out].cols};
+    if (plan->flags & BP_DO_LOSS) plan->items[n++] = (bp_item){BP_LOSS, 0, 0};
     for (int i = plan->n_ops - 1; i >= 0 && plan->flags & BP_DO_BACKWARD; i--)
-        if (wants_backward(plan, &plan->ops[i])) plan->items[n++] = (bp_item){BP_BACKWARD, i};
-    if (plan->shards) plan->items[n++] = (bp_item){BP_PARAM_GRADS, -1};
-    plan->items[n++] = (bp_item){BP_SCATTER, -1};
+        if (wants_backward(plan, &plan->ops[i]))
+            plan->items[n++] = (bp_item){BP_BACKWARD, i, plan->buffers[plan->ops[i].in[0]].cols};
+    if (plan->shards) plan->items[n++] = (bp_item){BP_PARAM_GRADS, 0, 0};
+    plan->items[n++] = (bp_item){BP_SCATTER, 0, 0};
     plan->n_items = n;
 
     bp_stage *stage = NULL;
@@ -273,7 +269,7 @@ static bp_status cut_stages(bp_plan *plan) {
         bp_scope scope = item_scope(plan, item);
         if (is_grid(plan, item)) {
             stage = &plan->stages[plan->n_stages++];
-            int64_t cols = item_cols(plan, item);
+            int64_t cols = item->cols;
             int64_t tile = min64(GRID_COLS, max64(GRID_COLS_MIN, round_up(ceil_div(cols, MIN_BLOCKS), GRID_COLS_MIN)));
             *stage = (bp_stage){BP_SCOPE_CELLS, i, 1, GRID_ROWS, cols, tile};
         } else if (scope == BP_SCOPE_CHUNK) {
@@ -405,7 +401,7 @@ static void size_chunks(bp_plan *plan) {
         const bp_op *op = &plan->ops[i];
         double flops = op->type->flops ? op->type->flops(plan, op) : (double)plan->buffers[op->out].cols;
         plan->flops_row += flops;
-        if (!is_grid(plan, &(bp_item){BP_FORWARD, i})) together += flops;
+        if (!is_grid(plan, &(bp_item){BP_FORWARD, i, 0})) together += flops;
         else if (flops > apart) apart = flops;
     }
     int passes = plan->flags & BP_DO_BACKWARD ? 3 : 1; /* forward, to the inputs, to the parameters */

@@ -8,6 +8,7 @@ typedef enum { BP_GATHER, BP_FORWARD, BP_LOSS, BP_BACKWARD, BP_PARAM_GRADS, BP_S
 typedef struct {
     bp_item_kind kind;
     int op;
+    int64_t cols; /* of what an operation writes */
 } bp_item;
 
 /* Items run one after another on each task's cell; a barrier follows the stage. */

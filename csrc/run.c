@@ -176,93 +176,89 @@ static double *part(bp_run *run, int64_t tile) {
 
 /* A row tile: `count` rows of the chunk from `row`, of which `valid` hold examples, lie at row `at` of the buffers. */
 typedef struct {
-    int64_t row, at, count, valid;
+    int64_t number, row, at, count, valid;
+    int shard, add; /* shards: its gradients join (or begin) those of this one */
 } bp_tile;
 
 static bp_tile tile_of(const bp_run *run, int64_t tile, int64_t height, int thread) {
     const bp_plan *plan = run->plan;
     int64_t row = tile * height, valid = min64(height, run->rows - row);
-    return (bp_tile){row, plan->windowed ? thread * height : row, plan->padded ? height : valid, valid};
+    return (bp_tile){tile, row, plan->windowed ? thread * height : row, plan->padded ? height : valid, valid, 0, 0};
 }
 
-static void gather(bp_run *run, bp_tile t) {
+static void gather(bp_run *run, const bp_tile *t) {
     const bp_plan *plan = run->plan;
     for (int i = 0; i < run->n_in; i++) {
         const bp_in_port *port = &run->in[i];
         const bp_buffer *b = &plan->buffers[port->buffer];
         size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
-        char *to = plan->arena + b->offset + (size_t)t.at * row;
-        bp_gather(&port->array, run->order, run->at.pos + run->off + t.row, t.valid, b, plan->dtype, to);
-        memset(to + (size_t)t.valid * row, 0, (size_t)(t.count - t.valid) * row);
+        char *to = plan->arena + b->offset + (size_t)t->at * row;
+        bp_gather(&port->array, run->order, run->at.pos + run->off + t->row, t->valid, b, plan->dtype, to);
+        memset(to + (size_t)t->valid * row, 0, (size_t)(t->count - t->valid) * row);
     }
 }
 
-static void scatter(bp_run *run, bp_tile t) {
+static void scatter(bp_run *run, const bp_tile *t) {
     for (int i = 0; i < run->n_out; i++) {
         const bp_out_port *port = &run->out[i];
         size_t row = (size_t)run->plan->buffers[port->buffer].cols * run->plan->size;
-        memcpy((char *)port->data + (size_t)(run->at.pos + run->off + t.row) * row,
-               bp_at(&run->x, port->buffer, t.at, run->plan->size), (size_t)t.valid * row);
+        memcpy((char *)port->data + (size_t)(run->at.pos + run->off + t->row) * row,
+               bp_at(&run->x, port->buffer, t->at, run->plan->size), (size_t)t->valid * row);
     }
 }
 
-static bp_status loss(bp_run *run, bp_tile t, int64_t tile) {
+static bp_status loss(bp_run *run, const bp_tile *t) {
     const bp_plan *plan = run->plan;
     const bp_buffer *target = &plan->buffers[plan->loss_target];
     int labels = target->kind == BP_INT32, grad = plan->loss_grad;
     bp_loss_call call = {
-        .out = bp_at(&run->x, plan->loss_in, t.at, plan->size),
-        .target = bp_at(&run->x, plan->loss_target, t.at, labels ? sizeof(int32_t) : plan->size),
-        .weight = run->weight_port < 0 ? NULL : bp_at(&run->x, run->in[run->weight_port].buffer, t.at, plan->size),
-        .grad = grad < 0 ? NULL : bp_at(&run->x, grad, t.at, plan->size),
+        .out = bp_at(&run->x, plan->loss_in, t->at, plan->size),
+        .target = bp_at(&run->x, plan->loss_target, t->at, labels ? sizeof(int32_t) : plan->size),
+        .weight = run->weight_port < 0 ? NULL : bp_at(&run->x, run->in[run->weight_port].buffer, t->at, plan->size),
+        .grad = grad < 0 ? NULL : bp_at(&run->x, grad, t->at, plan->size),
         .labels = labels,
         .fused = plan->loss_fused,
-        .rows = t.valid,
+        .rows = t->valid,
         .cols = plan->buffers[plan->loss_in].cols,
         .target_cols = target->cols,
         .attr = plan->loss_attr};
-    bp_status status = plan->loss
-                           ? plan->loss->fn[plan->dtype](&call)
-                           : run->x.callback(run->x.callback_self, plan->loss_tag, t.valid, call.cols, NULL, NULL, NULL,
-                                             &call);
-    memcpy(part(run, tile), call.sum, sizeof call.sum);
+    bp_status status = plan->loss ? plan->loss->fn[plan->dtype](&call)
+                                  : run->x.callback(run->x.callback_self, plan->loss_tag, t->valid, call.cols, NULL,
+                                                    NULL, NULL, &call);
+    memcpy(part(run, t->number), call.sum, sizeof call.sum);
     return status;
 }
 
-/* Shards: the tile's gradients join those of its shard. */
-static void shard_gradients(bp_run *run, bp_tile t, int shard, int add) {
+static void shard_gradients(bp_run *run, const bp_tile *t) {
     const bp_plan *plan = run->plan;
-    char *grads = plan->arena + plan->shard_grads + (size_t)shard * (size_t)plan->n_theta * plan->size;
+    char *grads = plan->arena + plan->shard_grads + (size_t)t->shard * (size_t)plan->n_theta * plan->size;
     for (int i = 0; i < plan->n_params; i++) {
         const bp_param *p = &plan->params[i];
         for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
             const bp_op *op = &plan->ops[plan->uses[u].op];
-            op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, t.at, t.at + t.valid,
-                                              (bp_cell){0, p->rows, 0, p->cols}, grads + (size_t)p->offset * plan->size,
-                                              p->cols, add || u != p->first_use);
+            op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, t->at, t->at + t->valid,
+                                              &(bp_cell){0, p->rows, 0, p->cols},
+                                              grads + (size_t)p->offset * plan->size, p->cols,
+                                              t->add || u != p->first_use);
         }
     }
 }
 
-static bp_status do_item(bp_run *run, const bp_item *item, bp_tile t, int64_t tile, int shard, int add, int64_t c0,
-                         int64_t c1) {
+static bp_status do_item(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell) {
     const bp_plan *plan = run->plan;
-    const bp_op *op = item->op < 0 ? NULL : &plan->ops[item->op];
-    bp_cell cell = {t.at, t.at + t.count, c0, c1};
+    const bp_op *op = &plan->ops[item->op];
     switch (item->kind) {
     case BP_GATHER:
         gather(run, t);
         return BP_OK;
     case BP_FORWARD:
-        if (!c1) cell.c1 = plan->buffers[op->out].cols;
         return op->type->forward[plan->dtype](&run->x, op, cell);
     case BP_LOSS:
-        return loss(run, t, tile);
+        return loss(run, t);
     case BP_BACKWARD:
-        if (!c1) cell.c1 = plan->buffers[op->in[0]].cols;
         return op->type->backward[plan->dtype](&run->x, op, cell);
     case BP_PARAM_GRADS:
-        shard_gradients(run, t, shard, add);
+        shard_gradients(run, t);
         return BP_OK;
     default:
         scatter(run, t);
@@ -270,33 +266,32 @@ static bp_status do_item(bp_run *run, const bp_item *item, bp_tile t, int64_t ti
     }
 }
 
-static bp_status do_tile(bp_run *run, const bp_stage *stage, int64_t tile, int thread, int shard, int add) {
-    bp_tile t = tile_of(run, tile, stage->row_tile, thread);
-    for (int i = 0; i < stage->count; i++) {
-        bp_status status = do_item(run, &run->plan->items[stage->first + i], t, tile, shard, add, 0, 0);
-        if (status) return status;
-    }
-    return BP_OK;
+static bp_status do_tile(bp_run *run, const bp_stage *stage, const bp_tile *t) {
+    const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
+    bp_status status = BP_OK;
+    for (; item < end && !status; item++)
+        status = do_item(run, item, t, &(bp_cell){t->at, t->at + t->count, 0, item->cols});
+    return status;
 }
 
 static bp_status do_cell(bp_run *run, const bp_stage *stage, int64_t task) {
+    const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
     int64_t across = ceil_div(stage->cols, stage->col_tile), c0 = task % across * stage->col_tile;
     bp_tile t = tile_of(run, task / across, stage->row_tile, 0);
-    for (int i = 0; i < stage->count; i++) {
-        bp_status status = do_item(run, &run->plan->items[stage->first + i], t, 0, 0, 0, c0,
-                                   min64(c0 + stage->col_tile, stage->cols));
-        if (status) return status;
-    }
-    return BP_OK;
+    bp_cell cell = {t.at, t.at + t.count, c0, min64(c0 + stage->col_tile, stage->cols)};
+    bp_status status = BP_OK;
+    for (; item < end && !status; item++) status = do_item(run, item, &t, &cell);
+    return status;
 }
 
 /* All rows at once, on the calling thread, with its floating-point environment. */
 static bp_status do_chunk(bp_run *run, const bp_stage *stage) {
-    bp_tile t = {0, 0, run->rows, run->rows};
+    const bp_item *item = &run->plan->items[stage->first];
+    bp_tile t = {.count = run->rows, .valid = run->rows};
     if (run->plan->padded) t.count = ceil_div(run->rows, run->plan->row_tile) * run->plan->row_tile;
     bp_fpenv own = bp_fpenv_flush();
     bp_fpenv_restore(run->x.caller_fpenv);
-    bp_status status = do_item(run, &run->plan->items[stage->first], t, 0, 0, 0, 0, 0);
+    bp_status status = do_item(run, item, &t, &(bp_cell){0, t.count, 0, item->cols});
     bp_fpenv_restore(own);
     if (bp_pool_generation() != run->generation) { /* the user forked: this child is alone, the step ends here */
         bp_barrier_init(&run->barrier, 1);
@@ -321,14 +316,20 @@ static int64_t stage_tasks(const bp_run *run, const bp_stage *stage) {
 static bp_status do_stage_task(bp_run *run, const bp_stage *stage, int64_t task, int thread) {
     if (stage->scope == BP_SCOPE_CHUNK) return do_chunk(run, stage);
     if (stage->scope == BP_SCOPE_CELLS) return do_cell(run, stage, task);
-    if (!run->plan->shards) return do_tile(run, stage, task, thread, 0, 0);
-    int64_t tiles = ceil_div(run->rows, stage->row_tile), n = shards_of(run);
-    int64_t first = tiles * task / n, end = tiles * (task + 1) / n;
-    for (int64_t tile = first; tile < end; tile++) {
-        bp_status status = do_tile(run, stage, tile, thread, (int)task, run->off || tile > first);
-        if (status) return status;
+    int64_t first = task, end = task + 1;
+    if (run->plan->shards) {
+        int64_t tiles = ceil_div(run->rows, stage->row_tile), n = shards_of(run);
+        first = tiles * task / n;
+        end = tiles * (task + 1) / n;
     }
-    return BP_OK;
+    bp_status status = BP_OK;
+    for (int64_t tile = first; tile < end && !status; tile++) {
+        bp_tile t = tile_of(run, tile, stage->row_tile, thread);
+        t.shard = (int)task;
+        t.add = run->off || tile > first;
+        status = do_tile(run, stage, &t);
+    }
+    return status;
 }
 
 /* ---- tasks of phase 2 ---- */
@@ -358,7 +359,7 @@ static void block_gradient(bp_run *run, const bp_block *block, int i, char *G, i
             memset(G + (size_t)(r * ld) * plan->size, 0, (size_t)(cell.c1 - cell.c0) * plan->size);
     for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
         const bp_op *op = &plan->ops[plan->uses[u].op];
-        op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, 0, run->rows, cell, G, ld,
+        op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, 0, run->rows, &cell, G, ld,
                                           run->off || u != p->first_use);
     }
 }
@@ -385,10 +386,27 @@ static bp_status update_block(bp_run *run, const bp_update *step, const bp_block
     return bad ? BP_E_NONFINITE_PARAM : BP_OK;
 }
 
+/* Gradient and update in one, where the block's operation can do that; -1 where not. */
+static int apply_block(bp_run *run, const bp_update *step, const bp_block *block) {
+    const bp_plan *plan = run->plan;
+    const bp_param *p = &plan->params[block->param];
+    if (plan->shards || block->whole || p->first_use < 0 || p->first_use != p->last_use) return -1;
+    if (run->batch_rows > plan->chunk_rows) return -1;
+    const bp_use *use = &plan->uses[p->first_use];
+    const bp_op *op = &plan->ops[use->op];
+    bp_update u = *step;
+    u.decay = p->decay;
+    if (!op->type->param_update[plan->dtype]) return -1;
+    return op->type->param_update[plan->dtype](&run->x, op, use->slot, 0, run->rows, &block->cell, &u,
+                                               run->theta);
+}
+
 static bp_status do_block(bp_run *run, const bp_update *step, const bp_block *block, int thread) {
     const bp_plan *plan = run->plan;
     char *G = plan->arena + plan->scratch + (size_t)thread * plan->scratch_bytes;
     int64_t ld = block->width;
+    int spoilt = apply_block(run, step, block);
+    if (spoilt >= 0) return spoilt ? BP_E_NONFINITE_PARAM : BP_OK;
     if (plan->shards) { /* a block is whole rows: one run of memory */
         size_t bytes = (size_t)(block->rows * block->width) * plan->size;
         const char *grads = plan->arena + plan->shard_grads + (size_t)block->at * plan->size;

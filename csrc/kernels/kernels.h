@@ -22,18 +22,19 @@ typedef struct {
 } bp_activation;
 
 /* What an update needs beside the optimiser's settings. */
-typedef struct {
+struct bp_update {
     double lr, correction1, correction2; /* Adam: 1 - beta1^t, sqrt(1 - beta2^t) */
     const bp_opt *opt;
     double scale;  /* of the gradient: 1 / sum of weights */
     int decay;
-} bp_update;
+};
 
 /* The kernels of one instruction set, by bp_dtype. */
 typedef struct {
     const char *isa;
     bp_cell_fn *dense_forward[2], *dense_backward[2];
     bp_param_fn *dense_param_grad[2];
+    bp_update_fn *dense_param_update[2];
     bp_cell_fn *activation_forward[2], *elementwise_backward[2];
     bp_cell_fn *softmax_forward[2], *softmax_backward[2];
     bp_cell_fn *user_forward[2], *python_forward[2];

@@ -6,48 +6,48 @@
 
 #define OPERATIONS(REAL, S)                                                                                           \
     static REAL *at_##S(const bp_context *x, int buffer, int64_t row) { return bp_at(x, buffer, row, sizeof(REAL)); } \
-    static bp_status square_forward_##S(const bp_context *x, const bp_op *op, bp_cell cell) {                         \
-        for (int64_t r = cell.r0; r < cell.r1; r++)                                                                   \
-            for (int64_t c = cell.c0; c < cell.c1; c++) {                                                             \
+    static bp_status square_forward_##S(const bp_context *x, const bp_op *op, const bp_cell *cell) {                  \
+        for (int64_t r = cell->r0; r < cell->r1; r++)                                                                 \
+            for (int64_t c = cell->c0; c < cell->c1; c++) {                                                           \
                 REAL v = at_##S(x, op->in[0], r)[c];                                                                  \
                 at_##S(x, op->out, r)[c] = v * v;                                                                     \
                 if (x->cache) at_##S(x, op->aux, r)[c] = 2 * v;                                                       \
             }                                                                                                         \
         return BP_OK;                                                                                                 \
     }                                                                                                                 \
-    static bp_status square_backward_##S(const bp_context *x, const bp_op *op, bp_cell cell) {                        \
-        for (int64_t r = cell.r0; r < cell.r1; r++) {                                                                 \
+    static bp_status square_backward_##S(const bp_context *x, const bp_op *op, const bp_cell *cell) {                 \
+        for (int64_t r = cell->r0; r < cell->r1; r++) {                                                               \
             REAL *dx = at_##S(x, bp_grad_of(x, op->in[0]), r);                                                        \
             const REAL *dout = at_##S(x, bp_grad_of(x, op->out), r), *df = at_##S(x, op->aux, r);                     \
-            for (int64_t c = cell.c0; c < cell.c1; c++) dx[c] = (op->add[0] ? dx[c] : 0) + df[c] * dout[c];           \
+            for (int64_t c = cell->c0; c < cell->c1; c++) dx[c] = (op->add[0] ? dx[c] : 0) + df[c] * dout[c];         \
         }                                                                                                             \
         return BP_OK;                                                                                                 \
     }                                                                                                                 \
-    static bp_status scale_forward_##S(const bp_context *x, const bp_op *op, bp_cell cell) {                          \
+    static bp_status scale_forward_##S(const bp_context *x, const bp_op *op, const bp_cell *cell) {                   \
         const REAL *s = (const REAL *)x->theta + x->params[op->param[0]].offset;                                      \
-        for (int64_t r = cell.r0; r < cell.r1; r++)                                                                   \
-            for (int64_t c = cell.c0; c < cell.c1; c++)                                                               \
+        for (int64_t r = cell->r0; r < cell->r1; r++)                                                                 \
+            for (int64_t c = cell->c0; c < cell->c1; c++)                                                             \
                 at_##S(x, op->out, r)[c] = s[c] * at_##S(x, op->in[0], r)[c];                                         \
         return BP_OK;                                                                                                 \
     }                                                                                                                 \
-    static bp_status scale_backward_##S(const bp_context *x, const bp_op *op, bp_cell cell) {                         \
+    static bp_status scale_backward_##S(const bp_context *x, const bp_op *op, const bp_cell *cell) {                  \
         const REAL *s = (const REAL *)x->theta + x->params[op->param[0]].offset;                                      \
-        for (int64_t r = cell.r0; r < cell.r1; r++) {                                                                 \
+        for (int64_t r = cell->r0; r < cell->r1; r++) {                                                               \
             REAL *dx = at_##S(x, bp_grad_of(x, op->in[0]), r);                                                        \
             const REAL *dout = at_##S(x, bp_grad_of(x, op->out), r);                                                  \
-            for (int64_t c = cell.c0; c < cell.c1; c++) dx[c] = (op->add[0] ? dx[c] : 0) + s[c] * dout[c];            \
+            for (int64_t c = cell->c0; c < cell->c1; c++) dx[c] = (op->add[0] ? dx[c] : 0) + s[c] * dout[c];          \
         }                                                                                                             \
         return BP_OK;                                                                                                 \
     }                                                                                                                 \
     static void scale_param_grad_##S(const bp_context *x, const bp_op *op, int slot, int64_t r0, int64_t r1,          \
-                                     bp_cell block, void *G, int64_t ld, int add) {                                   \
+                                     const bp_cell *block, void *G, int64_t ld, int add) {                            \
         REAL *ds = G;                                                                                                 \
         (void)slot;                                                                                                   \
-        for (int64_t k = block.r0; k < block.r1; k++) {                                                               \
+        for (int64_t k = block->r0; k < block->r1; k++) {                                                             \
             REAL sum = 0;                                                                                             \
             for (int64_t r = r0; r < r1; r++)                                                                         \
                 sum += at_##S(x, op->in[0], r)[k] * at_##S(x, bp_grad_of(x, op->out), r)[k];                          \
-            REAL *to = ds + (k - block.r0) * ld;                                                                      \
+            REAL *to = ds + (k - block->r0) * ld;                                                                     \
             *to = (add ? *to : 0) + sum;                                                                              \
         }                                                                                                             \
     }
@@ -72,9 +72,17 @@ static bp_status declare_scale(bp_plan *plan, bp_op *op) {
 }
 
 __attribute__((visibility("default"))) const bp_op_type test_square = {
-    "test_square", BP_SCOPE_CELLS, 1, declare_square, {square_forward_f32, square_forward_f64},
-    {square_backward_f32, square_backward_f64}, {NULL, NULL}, NULL};
+    .name = "test_square",
+    .scope = BP_SCOPE_CELLS,
+    .grad_in_place = 1,
+    .declare = declare_square,
+    .forward = {square_forward_f32, square_forward_f64},
+    .backward = {square_backward_f32, square_backward_f64}};
 
 __attribute__((visibility("default"))) const bp_op_type test_column_scale = {
-    "test_column_scale", BP_SCOPE_CELLS, 0, declare_scale, {scale_forward_f32, scale_forward_f64},
-    {scale_backward_f32, scale_backward_f64}, {scale_param_grad_f32, scale_param_grad_f64}, NULL};
+    .name = "test_column_scale",
+    .scope = BP_SCOPE_CELLS,
+    .declare = declare_scale,
+    .forward = {scale_forward_f32, scale_forward_f64},
+    .backward = {scale_backward_f32, scale_backward_f64},
+    .param_grad = {scale_param_grad_f32, scale_param_grad_f64}};

@@ -2,6 +2,7 @@
 #include "harness.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -169,6 +170,60 @@ static void test_shapes_of_graphs(void) {
 
 /* ---- inference ---- */
 
+/* Callers that share a plan, each with an arena of its own, and as many threads as they like. */
+typedef struct {
+    const net *n;
+    const void *theta;
+    const data *d;
+    const char *wanted;
+    size_t row;
+    int n_threads, wrong;
+} asker;
+
+static void *ask(void *arg) {
+    asker *a = arg;
+    void *arena = NULL;
+    char *out = zeros((size_t)a->d->rows, a->row);
+    if (posix_memalign(&arena, BP_ALIGN, bp_plan_describe(a->n->plan).arena_bytes)) abort();
+    for (int64_t rows = 1; rows <= a->d->rows; rows += rows < 4 ? 1 : 21) {
+        bp_array X = plain_array(a->d->X, rows, 5, BP_DOUBLE);
+        a->wrong |= bp_answer(a->n->plan, a->theta, arena, &X, a->n->x, a->n->a[2], out, a->n_threads) != BP_OK;
+        a->wrong |= memcmp(out, a->wanted, (size_t)rows * a->row) != 0;
+    }
+    free(arena);
+    free(out);
+    return NULL;
+}
+
+static void check_answers(const spec *s, const data *d, const void *theta, const char *wanted, size_t row) {
+    enum { ASKERS = 3 };
+    net n;
+    pthread_t threads[ASKERS];
+    asker askers[ASKERS];
+    CHECK(!net_open(&n, s, BP_DO_FORWARD, 1, 3));
+    bp_array X = plain_array(d->X, 1, 5, BP_DOUBLE);
+    if (!strcmp(s->f[1], "python_function")) {
+        CHECK(bp_answer(n.plan, theta, NULL, &X, n.x, n.a[2], NULL, 1) == BP_E_SHAPE);
+        net_close(&n);
+        return;
+    }
+    for (int always = 1; always >= 0; always--) {
+        bp_set_parallel_always(always);
+        for (int i = 0; i < ASKERS; i++) {
+            askers[i] = (asker){&n, theta, d, wanted, row, 1 + i, 0};
+            if (pthread_create(&threads[i], NULL, ask, &askers[i])) abort();
+        }
+        for (int i = 0; i < ASKERS; i++) {
+            pthread_join(threads[i], NULL);
+            CHECK(!askers[i].wrong);
+        }
+    }
+    net_close(&n);
+    CHECK(!net_open(&n, s, BP_DO_FORWARD | BP_DO_CACHE, 1, 1)); /* does more than answer */
+    CHECK(bp_answer(n.plan, theta, NULL, &X, n.x, n.a[2], NULL, 1) == BP_E_SHAPE);
+    net_close(&n);
+}
+
 /* A row has the same bits in every batch, on every number of threads, with or without the cache. */
 static void check_inference(bp_dtype dtype, const char *f, int64_t width) {
     enum { ROWS = 67 };
@@ -196,6 +251,7 @@ static void check_inference(bp_dtype dtype, const char *f, int64_t width) {
             bp_run_free(run);
             net_close(&n);
         }
+    check_answers(&s, &d, theta, first, row);
     free(first);
     free(theta);
     data_free(&d);
