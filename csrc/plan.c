@@ -7,7 +7,7 @@
 
 /* How the work is cut: fixed numbers, so that the bits depend on shapes alone. */
 enum {
-    INFER_TILE = 32,          /* rows, always filled up: the bits of a row do not depend on its batch */
+    INFER_TILE = 32,
     TRAIN_TILE = 64,
     GRID_ROWS = 256,          /* a cell of a large layer */
     GRID_COLS = 240,           /* whole panels of every instruction set: 48 or 24 columns */
@@ -234,7 +234,7 @@ static bp_scope item_scope(const bp_plan *plan, const bp_item *item) {
 
 /* A product whose weights are many runs on a grid of cells; so do the elementwise items after it. */
 static int is_grid(const bp_plan *plan, const bp_item *item) {
-    if (plan->windowed || plan->padded || (item->kind != BP_FORWARD && item->kind != BP_BACKWARD)) return 0;
+    if (plan->windowed || plan->inference || (item->kind != BP_FORWARD && item->kind != BP_BACKWARD)) return 0;
     const bp_op *op = &plan->ops[item->op];
     if (op->type->scope != BP_SCOPE_CELLS || !op->n_params) return 0;
     const bp_param *p = &plan->params[op->param[0]];
@@ -421,8 +421,8 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     plan->n_threads = n_threads;
     if (plan->loss_fused && flags & BP_DO_LOSS) maker_of(plan, plan->loss_out)->skip = 1;
 
-    plan->padded = !(flags & BP_DO_BACKWARD);
-    plan->row_tile = plan->padded ? INFER_TILE : rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2;
+    plan->inference = !(flags & BP_DO_BACKWARD);
+    plan->row_tile = plan->inference ? INFER_TILE : rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2;
 
     int has_chunk_op = flags & BP_DO_LOSS && !plan->loss;
     int64_t units = 0;
@@ -433,11 +433,11 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     }
     if (plan->n_ops) units += plan->buffers[plan->ops[0].in[0]].cols;
     plan->shards = choose_shards(plan, units, has_chunk_op);
-    plan->windowed = plan->shards || (plan->padded && !has_chunk_op);
+    plan->windowed = plan->shards || (plan->inference && !has_chunk_op);
     size_chunks(plan);
 
     /* BLAS may treat the rows of a product differently; a prediction must not */
-    for (int i = 0; i < plan->n_ops; i++) plan->ops[i].native = bp_forced.backend != 1 || plan->padded;
+    for (int i = 0; i < plan->n_ops; i++) plan->ops[i].native = bp_forced.backend != 1 || plan->inference;
     bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
     if (!status && flags & BP_DO_LOSS) status = place_loss(plan);
     if (!status) status = cut_stages(plan);

@@ -49,7 +49,7 @@ struct bp_plan {
 
     int flags, n_threads, shards;
     int windowed;        /* each thread owns row_tile rows of every buffer, reused by tile after tile */
-    int padded;          /* the last tile is filled up with rows of zeros */
+    int inference;       /* forward (and loss) alone */
     int64_t rows, chunk_rows, row_tile;
     int64_t n_theta;     /* end of the last parameter */
     double flops_row, flops;

@@ -94,7 +94,8 @@ bp_run *bp_run_new(bp_plan *plan, const bp_blas *blas, void *theta, int64_t n_pa
                           .blas = blas,
                           .arena = plan->arena,
                           .theta = theta,
-                          .cache = !!(plan->flags & BP_DO_CACHE)};
+                          .cache = !!(plan->flags & BP_DO_CACHE),
+                          .training = !plan->inference};
     return run;
 }
 
@@ -144,7 +145,6 @@ void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self) {
 static void set_chunk(bp_run *run, int64_t off) {
     run->off = off;
     run->rows = min64(run->plan->chunk_rows, run->batch_rows - off);
-    run->x.valid = run->rows;
     run->stage = 0;
     run->updating = 0;
 }
@@ -174,16 +174,16 @@ static double *part(bp_run *run, int64_t tile) {
     return (double *)(run->plan->arena + run->plan->parts) + 3 * tile;
 }
 
-/* A row tile: `count` rows of the chunk from `row`, of which `valid` hold examples, lie at row `at` of the buffers. */
+/* A row tile: `count` rows of the chunk from `row` lie at row `at` of the buffers. */
 typedef struct {
-    int64_t number, row, at, count, valid;
+    int64_t number, row, at, count;
     int shard, add; /* shards: its gradients join (or begin) those of this one */
 } bp_tile;
 
 static bp_tile tile_of(const bp_run *run, int64_t tile, int64_t height, int thread) {
     const bp_plan *plan = run->plan;
-    int64_t row = tile * height, valid = min64(height, run->rows - row);
-    return (bp_tile){tile, row, plan->windowed ? thread * height : row, plan->padded ? height : valid, valid, 0, 0};
+    int64_t row = tile * height;
+    return (bp_tile){tile, row, plan->windowed ? thread * height : row, min64(height, run->rows - row), 0, 0};
 }
 
 static void gather(bp_run *run, const bp_tile *t) {
@@ -193,8 +193,7 @@ static void gather(bp_run *run, const bp_tile *t) {
         const bp_buffer *b = &plan->buffers[port->buffer];
         size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
         char *to = plan->arena + b->offset + (size_t)t->at * row;
-        bp_gather(&port->array, run->order, run->at.pos + run->off + t->row, t->valid, b, plan->dtype, to);
-        memset(to + (size_t)t->valid * row, 0, (size_t)(t->count - t->valid) * row);
+        bp_gather(&port->array, run->order, run->at.pos + run->off + t->row, t->count, b, plan->dtype, to);
     }
 }
 
@@ -203,7 +202,7 @@ static void scatter(bp_run *run, const bp_tile *t) {
         const bp_out_port *port = &run->out[i];
         size_t row = (size_t)run->plan->buffers[port->buffer].cols * run->plan->size;
         memcpy((char *)port->data + (size_t)(run->at.pos + run->off + t->row) * row,
-               bp_at(&run->x, port->buffer, t->at, run->plan->size), (size_t)t->valid * row);
+               bp_at(&run->x, port->buffer, t->at, run->plan->size), (size_t)t->count * row);
     }
 }
 
@@ -218,12 +217,12 @@ static bp_status loss(bp_run *run, const bp_tile *t) {
         .grad = grad < 0 ? NULL : bp_at(&run->x, grad, t->at, plan->size),
         .labels = labels,
         .fused = plan->loss_fused,
-        .rows = t->valid,
+        .rows = t->count,
         .cols = plan->buffers[plan->loss_in].cols,
         .target_cols = target->cols,
         .attr = plan->loss_attr};
     bp_status status = plan->loss ? plan->loss->fn[plan->dtype](&call)
-                                  : run->x.callback(run->x.callback_self, plan->loss_tag, t->valid, call.cols, NULL,
+                                  : run->x.callback(run->x.callback_self, plan->loss_tag, t->count, call.cols, NULL,
                                                     NULL, NULL, &call);
     memcpy(part(run, t->number), call.sum, sizeof call.sum);
     return status;
@@ -236,7 +235,7 @@ static void shard_gradients(bp_run *run, const bp_tile *t) {
         const bp_param *p = &plan->params[i];
         for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
             const bp_op *op = &plan->ops[plan->uses[u].op];
-            op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, t->at, t->at + t->valid,
+            op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, t->at, t->at + t->count,
                                               &(bp_cell){0, p->rows, 0, p->cols},
                                               grads + (size_t)p->offset * plan->size, p->cols,
                                               t->add || u != p->first_use);
@@ -287,8 +286,7 @@ static bp_status do_cell(bp_run *run, const bp_stage *stage, int64_t task) {
 /* All rows at once, on the calling thread, with its floating-point environment. */
 static bp_status do_chunk(bp_run *run, const bp_stage *stage) {
     const bp_item *item = &run->plan->items[stage->first];
-    bp_tile t = {.count = run->rows, .valid = run->rows};
-    if (run->plan->padded) t.count = ceil_div(run->rows, run->plan->row_tile) * run->plan->row_tile;
+    bp_tile t = {.count = run->rows};
     bp_fpenv own = bp_fpenv_flush();
     bp_fpenv_restore(run->x.caller_fpenv);
     bp_status status = do_item(run, item, &t, &(bp_cell){0, t.count, 0, item->cols});
