@@ -3,6 +3,7 @@
 #include "kernels/kernels.h"
 #include "plan.h"
 
+enum { MAX_MOVED = 32 }; /* buffers of a plan whose input is read in place */
 static const double PARALLEL_FLOPS = 1e6; /* fewer are done by the caller alone */
 
 typedef struct {
@@ -14,17 +15,37 @@ typedef struct {
     atomic_llong next; /* tile of rows */
 } answer;
 
+/* Whether rows of X can be read where they lie: as the plan would hold them, and by products, which read no further
+ * than the last row. */
+static int in_place(const bp_plan *plan, const bp_array *X, int in) {
+    int64_t size = (int64_t)plan->size, cols = plan->buffers[in].cols;
+    if (plan->n_buffers > MAX_MOVED) return 0;
+    for (int i = 0; i < plan->n_ops; i++)
+        for (int j = 0; j < plan->ops[i].n_in; j++)
+            if (plan->ops[i].in[j] == in && !plan->ops[i].n_params) return 0;
+    return X->type == (plan->dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE) && !X->swapped && X->col_stride == size &&
+           X->row_stride == cols * size && (uintptr_t)X->data % plan->size == 0;
+}
+
 static void answer_tile(const answer *a, int64_t first, int64_t rows, int thread) {
     const bp_plan *plan = a->plan;
-    const bp_buffer *out = &plan->buffers[a->out];
-    int64_t at = thread * plan->row_tile;
-    bp_gather(a->X, NULL, first, rows, &plan->buffers[a->in], plan->dtype, bp_at(&a->x, a->in, at, plan->size));
+    bp_context x = a->x;
+    bp_buffer buffers[MAX_MOVED];
+    int64_t at = thread * plan->row_tile, cols = plan->buffers[a->in].cols;
+    if (in_place(plan, a->X, a->in)) {
+        memcpy(buffers, plan->buffers, (size_t)plan->n_buffers * sizeof *buffers);
+        size_t ahead = (uintptr_t)a->X->data - (uintptr_t)x.arena;
+        buffers[a->in].offset = ahead + (size_t)((first - at) * cols) * plan->size;
+        x.buffers = buffers;
+    } else {
+        bp_gather(a->X, NULL, first, rows, &plan->buffers[a->in], plan->dtype, bp_at(&x, a->in, at, plan->size));
+    }
     for (int i = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
-        op->type->forward[plan->dtype](&a->x, op, &(bp_cell){at, at + rows, 0, plan->buffers[op->out].cols});
+        op->type->forward[plan->dtype](&x, op, &(bp_cell){at, at + rows, 0, plan->buffers[op->out].cols});
     }
-    size_t row = (size_t)out->cols * plan->size;
-    memcpy(a->to + (size_t)first * row, bp_at(&a->x, a->out, at, plan->size), (size_t)rows * row);
+    size_t row = (size_t)plan->buffers[a->out].cols * plan->size;
+    memcpy(a->to + (size_t)first * row, bp_at(&x, a->out, at, plan->size), (size_t)rows * row);
 }
 
 static void answer_tiles(void *arg, int thread, int n_threads) {

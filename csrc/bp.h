@@ -224,7 +224,7 @@ struct bp_context {
 
 static inline void *bp_at(const bp_context *x, int buffer, int64_t row, size_t size) {
     const bp_buffer *b = &x->buffers[buffer];
-    return x->arena + b->offset + (size_t)(row * b->cols) * size;
+    return (void *)((uintptr_t)x->arena + b->offset + (size_t)(row * b->cols) * size); /* may lie outside: answer.c */
 }
 static inline int bp_grad_of(const bp_context *x, int buffer) { return x->buffers[buffer].grad; }
 
