@@ -116,9 +116,9 @@ def check(callbacks: list[Callback], kept: tuple[str, ...]) -> None:
     """ValueError where a callback watches what the history will not hold."""
     for callback in callbacks:
         if isinstance(callback, EarlyStopping) and callback.monitor not in kept:
+            cure = "this loss has no accuracy" if "val_loss" in kept else "give fit validation_data=(X, y)"
             raise ValueError(
-                f"callbacks: EarlyStopping watches {callback.monitor}, and there is only {', '.join(kept)}; "
-                "give fit validation_data=(X, y)"
+                f"callbacks: EarlyStopping watches {callback.monitor}, and there is only {', '.join(kept)}; {cure}"
             )
 
 

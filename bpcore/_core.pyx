@@ -688,7 +688,7 @@ cdef class Predictor:
         cdef cnp.ndarray a, to
         cdef cnp.npy_intp[2] shape
         cdef bp_array array
-        if not isinstance(x, np.ndarray):
+        if not cnp.PyArray_CheckExact(x):
             x = _real(x)
         a = x
         cdef int ndim = cnp.PyArray_NDIM(a), number = cnp.PyArray_TYPE(a)
@@ -719,7 +719,7 @@ cdef class Predictor:
 
     cdef cnp.ndarray check_out(self, out, cnp.ndarray a, int ndim, cnp.npy_intp rows):
         cdef cnp.ndarray to
-        if isinstance(out, np.ndarray):
+        if cnp.PyArray_CheckExact(out):
             to = out
             if (cnp.PyArray_NDIM(to) == ndim and to.shape[0] == (rows if ndim == 2 else self.n_out)
                     and to.shape[ndim - 1] == self.n_out and cnp.PyArray_TYPE(to) == self.number
@@ -727,7 +727,7 @@ cdef class Predictor:
                 return to
             got = f"{out.dtype} of shape {out.shape}"
         else:
-            got = type(out).__name__
+            got = type(out).__name__  # a subclass may mean more than its memory
         shape = f"({rows}, {self.n_out})" if ndim == 2 else f"({self.n_out},)"
         raise ValueError(f"out: expected a writeable, C-contiguous array of {self.dtype} and shape {shape} that shares no "
                          f"memory with x, got {got}")
@@ -774,7 +774,9 @@ cdef class Predictor:
 
 cdef _real(x):
     """Anything that NumPy makes an array of real numbers of."""
-    if not isinstance(x, np.ndarray):
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError("x: masked arrays are not supported; use x.filled(...)")
+    if not cnp.PyArray_CheckExact(x):
         try:
             x = np.asarray(x)
         except (ValueError, TypeError) as error:

@@ -6,7 +6,7 @@ from __future__ import annotations
 class DivergenceError(ArithmeticError):
     """The loss or a parameter stopped being finite; the network keeps its last finite parameters.
 
-    `epoch` and `batch` (both from 1) say where it happened.
+    `epoch` and `batch` (both from 1; epochs of all fits of this network) say where it happened.
     """
 
     def __init__(self, what: str, epoch: int, batch: int) -> None:
@@ -14,8 +14,10 @@ class DivergenceError(ArithmeticError):
         self.what, self.epoch, self.batch = what, epoch, batch
 
     def __str__(self) -> str:
+        verb = "is" if self.what == "loss" else "are"
         return (
-            f"the {self.what} is no longer finite in epoch {self.epoch}, batch {self.batch}; the network keeps "
-            "its last finite parameters. Lower lr, scale the inputs, or use a loss that is stable with the "
-            "output (softmax with cross_entropy, logistic with binary_cross_entropy)."
+            f"the {self.what} {verb} no longer finite in epoch {self.epoch}, batch {self.batch}; the network keeps the "
+            "parameters of the step before. Lower lr, scale the inputs, or use a loss that is stable with the output "
+            "(softmax with cross_entropy, logistic with binary_cross_entropy); if the parameters are large by now, "
+            "begin with a new network."
         )

@@ -89,7 +89,8 @@ class Loss:
     """A loss of your own, with its derivative.
 
     `value(a, y)` gives (n,) and `gradient(a, y)` gives (n, n_L): E and dE/da per example, unweighted, divided by
-    nothing.  a is (n, n_L) in the network's dtype; y has the rows you gave to the call, whole numbers kept as int32.
+    nothing.  a is (n, n_L) in the network's dtype; y has the rows you gave to the call, whole numbers kept as int32;
+    (n,) becomes (n, 1) where n_L is 1.
     Both are called on a whole chunk of rows, on the calling thread.
     """
 
@@ -131,7 +132,7 @@ def target(
 ) -> _validate.Target:
     """y, checked against what the loss takes."""
     if isinstance(loss, Loss):
-        return _validate.any_target(y, n, dtype, check_finite, name)
+        return _validate.any_target(y, n, n_out, dtype, check_finite, name)
     return _validate.target(
         y,
         n,

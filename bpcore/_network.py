@@ -232,8 +232,9 @@ class Network:
     def predict(self, X: Any, *, n_threads: int | None = None) -> np.ndarray:
         """a^L for every row of X (n, n_0): (n, n_L) in the network's dtype.  A row has the same bits in every batch."""
         self._fitting.check("predict")
-        X = _validate.inputs(X, self.n_inputs, self._dtype)
-        threads = _threads.resolve(n_threads)
+        return self._predict(_validate.inputs(X, self.n_inputs, self._dtype), _threads.resolve(n_threads))
+
+    def _predict(self, X: np.ndarray, threads: int) -> np.ndarray:
         out = np.empty((len(X), self.n_outputs), self._dtype)
         with self._plans.take(self, _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, threads)) as made:
             run = _core.Run(made.plan, self._theta)
@@ -255,7 +256,7 @@ class Network:
         made = _plans.compiled(self, _plans.Key(_plans.PREDICT, 1, threads))
         functions = (node.layer.activation for node in self._nodes[1:])
         calls_python = any(isinstance(f, _activations.Activation) and not f.is_low_level for f in functions)
-        slow = functools.partial(self.copy().predict, n_threads=threads) if calls_python else None
+        slow = functools.partial(self.copy()._predict, threads=threads) if calls_python else None
         return _core.Predictor(made.plan, theta, made.a[0], made.a[-1], self.n_inputs, self.n_outputs, threads, slow)
 
     def evaluate(

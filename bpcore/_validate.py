@@ -71,6 +71,17 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+# What other libraries call it.
+ELSEWHERE = {
+    "sigmoid": "logistic", "linear": "identity", "swish": "silu", "leakyrelu": "leaky_relu",
+    "hardsigmoid": "hard_sigmoid", "hardtanh": "hard_tanh",
+    "mean_squared_error": "mse", "mseloss": "mse", "l2": "mse", "crossentropyloss": "cross_entropy",
+    "categorical_crossentropy": "cross_entropy", "sparse_categorical_crossentropy": "cross_entropy",
+    "log_loss": "cross_entropy", "nll": "cross_entropy", "binary_crossentropy": "binary_cross_entropy",
+    "bce": "binary_cross_entropy", "bceloss": "binary_cross_entropy",
+}  # fmt: skip
+
+
 def choice(name: str, value: Any, valid: Iterable[str]) -> str:
     """One of the valid names; the error lists them and the nearest."""
     names = list(valid)
@@ -79,7 +90,8 @@ def choice(name: str, value: Any, valid: Iterable[str]) -> str:
     if value not in names:
         import difflib
 
-        near = difflib.get_close_matches(value, names, 1, 0.5)
+        lower = value.lower()
+        near = [ELSEWHERE[lower]] if ELSEWHERE.get(lower) in names else difflib.get_close_matches(lower, names, 1, 0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{name}: there is no {value!r}.{hint} Valid names: {', '.join(names)}")
     return value
@@ -130,7 +142,8 @@ def array(name: str, value: Any) -> np.ndarray:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from None
     if found.dtype.kind not in "fiub" or not _core.is_source(found.dtype):
-        raise TypeError(f"{name}: expected real numbers, got dtype {found.dtype}")
+        cure = f"; for labels use np.unique({name}, return_inverse=True)[1]" if name == "y" else ""
+        raise TypeError(f"{name}: expected real numbers, got dtype {found.dtype}{cure}")
     return found
 
 
@@ -208,9 +221,14 @@ def _rows(name: str, value: Any, n: int) -> np.ndarray:
     return a
 
 
-def any_target(value: Any, n: int, dtype: np.dtype[Any], check_finite: bool = True, name: str = "y") -> Target:
-    """y for a loss of the user's: n rows of any shape; whole numbers must fit int32."""
+def any_target(
+    value: Any, n: int, n_out: int, dtype: np.dtype[Any], check_finite: bool = True, name: str = "y"
+) -> Target:
+    """y for a loss of the user's: n rows of any shape, (n,) becoming (n, 1) where n_out is 1; whole numbers must fit
+    int32."""
     a = _rows(name, value, n)
+    if a.ndim == 1 and n_out == 1:
+        a = a[:, None]  # else a - y would be (n, n)
     shape, cols = a.shape[1:], math.prod(a.shape[1:])
     if cols == 0:
         raise ValueError(f"{name}: expected at least one number a row, got shape {a.shape}")
@@ -238,13 +256,19 @@ def target(
     a = _rows(name, value, n)
     if classes and a.ndim == 1:
         if a.dtype.kind == "f":
-            cure = f"use {name}.astype(int)"
+            whole = np.isfinite(a).all() and (a == np.floor(a)).all()
+            cure = f"use {name}.astype(int)" if whole else "for probabilities give (n, n_outputs)"
             raise TypeError(f"{name}: class labels must be integers, got dtype {a.dtype}; {cure}")
         _find(name, a, np.dtype(np.float64), 0, n_out - 1)
         return Target(a, 1, True, ())
     if a.shape != (n, n_out) and not (n_out == 1 and a.shape == (n,)):
         short = f" or ({n},)" if n_out == 1 or classes else ""
-        raise ValueError(f"{name}: expected shape ({n}, {n_out}){short}, got {a.shape}")
+        cure = ""
+        if a.shape == (n,):
+            cure = "; class labels are for softmax and cross_entropy, other losses want a column an output"
+        elif classes and a.shape == (n, 1):
+            cure = f"; for class labels use {name}.ravel()"
+        raise ValueError(f"{name}: expected shape ({n}, {n_out}){short}, got {a.shape}{cure}")
     if check_finite and (a.dtype.kind == "f" or low > -math.inf or high < math.inf):
         _find(name, a, dtype, low, high)
     return Target(a, n_out, False, a.shape[1:])

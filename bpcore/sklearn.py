@@ -37,7 +37,7 @@ try:
     from sklearn.utils.validation import validate_data
 except ImportError as error:
     raise ImportError(
-        f"bpcore.sklearn needs scikit-learn 1.7 or later ({error}); pip install 'bpcore[sklearn]'"
+        f"bpcore.sklearn needs scikit-learn 1.7 or later ({error}); pip install -U scikit-learn"
     ) from error
 
 __all__ = ["MLPClassifier", "MLPRegressor"]

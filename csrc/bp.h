@@ -216,7 +216,7 @@ struct bp_context {
     char *arena;
     const char *theta;
     int cache;         /* df is wanted */
-    int training;      /* a step's forward: its order of additions may depend on the rows */
+    int online;        /* a step on one example alone: its products may add in another order */
     bp_callback_fn *callback;
     void *callback_self;
     uint64_t caller_fpenv; /* the calling thread's floating-point environment, for the user's functions */

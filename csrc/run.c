@@ -94,8 +94,7 @@ bp_run *bp_run_new(bp_plan *plan, const bp_blas *blas, void *theta, int64_t n_pa
                           .blas = blas,
                           .arena = plan->arena,
                           .theta = theta,
-                          .cache = !!(plan->flags & BP_DO_CACHE),
-                          .training = !plan->inference};
+                          .cache = !!(plan->flags & BP_DO_CACHE)};
     return run;
 }
 
@@ -145,6 +144,7 @@ void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self) {
 static void set_chunk(bp_run *run, int64_t off) {
     run->off = off;
     run->rows = min64(run->plan->chunk_rows, run->batch_rows - off);
+    run->x.online = run->rows == 1 && !run->plan->inference;
     run->stage = 0;
     run->updating = 0;
 }
@@ -499,7 +499,7 @@ static void end_batch(bp_run *run, int updated) {
 static void look_at_clock(bp_run *run, int step_ended) {
     if (run->status || (step_ended && --run->until_clock > 0)) return;
     double per_step = run->plan->flops_row * (double)run->batch_rows;
-    if (!step_ended && per_step < 1e7) return;
+    if (!step_ended && per_step < PARALLEL_FLOPS) return; /* a run whose pace is measured is whole steps */
     run->until_clock = per_step > 1e6 ? 1 : (int)(1e6 / (per_step + 2e4)) + 1;
     if (bp_now() > run->deadline) run->status = BP_PAUSED;
 }
@@ -576,7 +576,7 @@ static void run_until(bp_run *run, int n_threads, double deadline) {
     bp_barrier_destroy(&run->barrier);
 }
 
-/* The same; returns the seconds a row took once the threads were awake, or 0 where no step was done. */
+/* The same; returns the seconds a row took once the threads were awake, or 0 where no whole step was done. */
 static double timed_run(bp_run *run, int n_threads, double deadline) {
     int64_t rows = run->at.done.rows;
     double begun = bp_now();
@@ -587,6 +587,8 @@ static double timed_run(bp_run *run, int n_threads, double deadline) {
     }
     return run->at.done.rows > rows ? (bp_now() - begun) / (double)(run->at.done.rows - rows) : 0;
 }
+
+static double or_infinity(double seconds) { return seconds > 0 ? seconds : INFINITY; }
 
 /* Whether a step is faster on all threads than on one is measured where it is in doubt: the faster way is taken, and
  * now and then the other is tried again.  The bits are the same. */
@@ -601,7 +603,7 @@ static bp_status slice(bp_run *run, int n_threads, double seconds, int64_t max_s
         return run->status;
     }
     do {
-        int faster = pace->row[1] < pace->row[0], retry = pace->runs >= pace->next_retry;
+        int faster = or_infinity(pace->row[1]) < or_infinity(pace->row[0]), retry = pace->runs >= pace->next_retry;
         int parallel = retry ? !faster : faster;
         double took = timed_run(run, parallel ? n_threads : 1, fmin(end, now + (retry ? RETRY_SECONDS : PACE_SECONDS)));
         double *row = &pace->row[parallel];

@@ -342,3 +342,18 @@ def test_processes_agree():
     loss = net.fit(X, y, optimizer=bp.Adam(), epochs=2, batch_size=100).loss
     here = hashlib.sha256(net.theta.tobytes() + net.predict(X).tobytes() + np.array(loss).tobytes()).hexdigest()
     assert here == runs[0][1]
+
+
+def test_a_row_left_over_has_the_bits_of_any_cut():
+    """129 rows: the last is alone in its tile of 64, and not in a cell of 256."""
+    bits = set()
+    for always in (False, True):
+        _core.force(always, "owners")
+        try:
+            net = bp.Network([bp.Input(300), bp.Dense(300, "tanh"), bp.Dense(8, "softmax")], seed=0)
+            X = np.random.default_rng(0).standard_normal((129, 300))
+            net.fit(X, np.arange(129) % 8, batch_size=129, epochs=2, n_threads=2)
+            bits.add(net.theta.tobytes())
+        finally:
+            _core.force(False, "")
+    assert len(bits) == 1

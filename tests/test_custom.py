@@ -620,3 +620,20 @@ def test_what_a_function_makes_of_subnormals_arrives():
     tiny = bp.Activation(lambda z: np.full_like(z, 5e-324), np.zeros_like)
     net = bp.Network([bp.Input(1), bp.Dense(1, tiny)], dtype="float64")
     assert net.predict([[1.0]]) == 5e-324
+
+
+def test_a_vector_y_is_a_column_for_one_output():
+    """Else a - y would be (n, n), and its sum a wrong loss."""
+    shapes = set()
+
+    def value(a, y):
+        shapes.add(y.shape[1:])
+        return ((a - y) ** 2).sum(axis=1) / 2
+
+    mine = bp.Loss(value, lambda a, y: a - y)
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((30, 3)), rng.standard_normal(30)
+    net = bp.Network([bp.Input(3), bp.Dense(1)], dtype="float64", seed=0)
+    assert net.evaluate(X, y, loss=mine)["loss"] == pytest.approx(net.evaluate(X, y, loss="squared_error")["loss"])
+    net.fit(X, y, loss=mine, validation_data=(X, y))
+    assert shapes == {(1,)}

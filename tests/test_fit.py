@@ -397,7 +397,7 @@ def test_full_batches_are_never_shuffled():
 def test_shuffling_draws_every_row_once_an_epoch_in_the_order_of_seed_and_epoch():
     """The user's loss sees which rows come when."""
     seen = []
-    loss = bp.Loss(lambda a, y: (seen.append(y.copy()), (a[:, 0] - y) ** 2)[1], lambda a, y: 0 * a)
+    loss = bp.Loss(lambda a, y: (seen.append(y[:, 0].copy()), (a[:, 0] - y[:, 0]) ** 2)[1], lambda a, y: 0 * a)
     net = bp.Network([bp.Input(3), bp.Dense(1)], seed=7)
     for setting, seed in (({}, 7), ({"seed": 12345}, 12345)):
         first = net.epoch
@@ -855,3 +855,12 @@ def test_exclusive_or_is_learnt():
         net.fit(*bp.datasets.xor(), batch_size=None, epochs=500, optimizer=bp.Adam(lr=0.05))
         solved += net.evaluate(*bp.datasets.xor())["accuracy"] == 1.0
     assert solved >= 8
+
+
+@pytest.mark.parametrize("sizes", [(100, 100, 3), (4, 8, 3)])
+def test_a_tiny_weight_and_a_large_rate_do_not_overflow(sizes):
+    """lr / w itself is beyond float32; lr times the gradient is not."""
+    net = bp.Network([bp.Input(sizes[0]), bp.Dense(sizes[1], "relu"), bp.Dense(sizes[2], "softmax")], seed=0)
+    X = np.random.default_rng(0).standard_normal((4, sizes[0]))
+    net.fit(X, [0, 1, 2, 0], batch_size=1, optimizer=bp.SGD(lr=8), sample_weight=np.full(4, 2e-38))
+    assert np.isfinite(net.theta).all()

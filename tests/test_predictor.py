@@ -98,8 +98,8 @@ def test_out():
     both = np.zeros((9, 5), "f4")
     locked = np.empty(3, "f4")
     locked.flags.writeable = False
-    bad = [np.empty(3), np.empty((1, 3), "f4"), np.empty(4, "f4"), np.empty(6, "f4")[::2], np.empty(3, ">f4"), [0.0] * 3]
-    for out in (*bad, locked):
+    bad = [np.empty(3), np.empty((1, 3), "f4"), np.empty(4, "f4"), np.empty(6, "f4")[::2], np.empty(3, ">f4"), [0]]
+    for out in (*bad, locked, np.ma.masked_array(np.empty(3, "f4"))):
         with pytest.raises(ValueError, match="^out: expected a writeable, C-contiguous array of float32"):
             answer(X[0], out=out)
     for out in (np.empty((70, 3)), np.empty((69, 3), "f4"), both[:, :3]):
@@ -125,6 +125,7 @@ def test_out():
         (["a"] * 5, TypeError, "got dtype <U1"),
         ([[1, 2], [3]], ValueError, "x: expected an array of numbers, got list"),
         (None, TypeError, "got dtype object"),
+        (np.ma.masked_array(np.zeros(5)), TypeError, "x: masked arrays are not supported"),
     ],
 )
 def test_refusals(x, error, message):
@@ -170,6 +171,7 @@ def test_functions_of_the_users():
     def fail(z):
         raise KeyError("mine")
 
+    assert np.isnan(bp.Network([bp.Input(1), bp.Dense(1, f)]).predictor()([np.nan])).all()  # not scanned, as others
     broken = bp.Network([bp.Input(5), bp.Dense(7, bp.Activation(fail, fail)), bp.Dense(2)]).predictor()
     with pytest.raises(KeyError, match="mine"):
         broken(X[0])

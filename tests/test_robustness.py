@@ -107,7 +107,8 @@ def test_divergence_keeps_the_last_whole_step(kind, n, at, always, phase2, n_thr
         net.fit(X, y, **settings)
     error = caught.value
     assert (error.what, error.epoch, error.batch) == (kind, 2, at // 10 + 1)
-    for word in (f"the {kind} is no longer finite", "epoch 2", f"batch {at // 10 + 1}", "Lower lr"):
+    verb = "is" if kind == "loss" else "are"
+    for word in (f"the {kind} {verb} no longer finite", "epoch 2", f"batch {at // 10 + 1}", "Lower lr"):
         assert word in str(error)
     if at >= 10:
         twin.fit(X[: at // 10 * 10], y[: at // 10 * 10], **settings)
