@@ -14,6 +14,7 @@
 enum { MAX_HELPED = 8 }; /* threads that one looks at for work */
 /* A smaller step runs on one thread, a larger on all; in between the pace is measured. */
 static const double SERIAL_FLOPS = 2e5, PARALLEL_FLOPS = 1e8;
+static const double SLICED_FLOPS = 1e7; /* where parallel work is forced, a slice ends within steps from here on */
 static const double PACE_SECONDS = 5e-3, RETRY_SECONDS = 2e-3; /* of a run the faster way, and of one the other */
 enum { MAX_RUNS = 64 };                                        /* of the faster way between two of the other, at most */
 static const double SNAPSHOT_SHARE = 0.05; /* of the time may go into safety copies */
@@ -499,7 +500,8 @@ static void end_batch(bp_run *run, int updated) {
 static void look_at_clock(bp_run *run, int step_ended) {
     if (run->status || (step_ended && --run->until_clock > 0)) return;
     double per_step = run->plan->flops_row * (double)run->batch_rows;
-    if (!step_ended && per_step < PARALLEL_FLOPS) return; /* a run whose pace is measured is whole steps */
+    /* a run whose pace is measured is whole steps */
+    if (!step_ended && per_step < (bp_forced.parallel_always ? SLICED_FLOPS : PARALLEL_FLOPS)) return;
     run->until_clock = per_step > 1e6 ? 1 : (int)(1e6 / (per_step + 2e4)) + 1;
     if (bp_now() > run->deadline) run->status = BP_PAUSED;
 }
