@@ -32,6 +32,7 @@ test-peers: $(PEERS) $(BUILT) ## compare with PyTorch and scikit-learn
 bench: $(BENCH) $(BUILT) ## measure against other libraries, write the README's tables
 	$(PY) bench/bench_epoch.py
 	$(PY) bench/bench_epoch.py --optimizer adam
+	$(PY) bench/bench_epoch.py --optimizer adam --activation tanh --dtype float64
 	$(PY) bench/bench_predict.py
 	$(PY) bench/bench_memory.py
 	$(PY) bench/bench_scaling.py

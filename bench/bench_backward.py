@@ -118,9 +118,7 @@ def arguments() -> argparse.Namespace:
     positive = harness.positive
     parser.add_argument("--widths", nargs="+", type=positive(int), default=list(WIDTHS), metavar="N")
     parser.add_argument("--limit", type=positive(float), default=5.0, help="seconds a call (default 5)")
-    harness.add_timing_options(parser)
-    options = parser.parse_args()
-    harness.apply_quick(options)
+    options = harness.parse(parser)
     if options.quick:
         options.limit = 0.5
     return options

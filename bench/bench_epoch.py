@@ -126,9 +126,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--name", help="results/NAME.json (default epoch, epoch_adam, epoch_adam_tanh_float64, ...)")
     harness.add_crew_options(parser, libraries=LIBRARIES)
-    harness.add_timing_options(parser)
-    options = parser.parse_args()
-    harness.apply_quick(options)
+    options = harness.parse(parser)
     options.libraries = harness.installed(options.libraries)
     unusual = [options.optimizer, options.activation, options.dtype]
     unusual = [name for name in unusual if name not in ("sgd", "relu", "float32")]

@@ -73,9 +73,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rows", nargs="+", type=harness.positive(int), default=list(ROWS), metavar="N")
     harness.add_crew_options(parser, libraries=LIBRARIES)
-    harness.add_timing_options(parser)
-    options = parser.parse_args()
-    harness.apply_quick(options)
+    options = harness.parse(parser)
     options.libraries = harness.installed(options.libraries)
     return options
 

@@ -84,10 +84,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="bpcore's cost of a training sample against size.")
     parser.add_argument("--sweeps", nargs="+", choices=list(SWEEPS), default=list(SWEEPS))
     parser.add_argument("--threads", nargs="+", type=harness.positive(int), default=[1, 2], metavar="N")
-    harness.add_timing_options(parser)
-    options = parser.parse_args()
-    harness.apply_quick(options)
-    return options
+    return harness.parse(parser)
 
 
 def main() -> int:

@@ -25,10 +25,7 @@ SEED = 1986
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The cost of vanishing gradients.")
-    harness.add_timing_options(parser)
-    options = parser.parse_args()
-    harness.apply_quick(options)
-    return options
+    return harness.parse(parser)
 
 
 def main() -> int:

@@ -243,16 +243,15 @@ def add_crew_options(parser: argparse.ArgumentParser, libraries: Sequence[str]) 
     parser.add_argument("--threads", nargs="+", type=positive(int), default=[1, 2], metavar="N")
 
 
-def add_timing_options(parser: argparse.ArgumentParser) -> None:
-    """--rounds, --seconds, --quick."""
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line, --rounds, --seconds and --quick added."""
     parser.add_argument("--rounds", type=positive(int), default=7, help="timed runs of each (default 7)")
     parser.add_argument("--seconds", type=positive(float), default=0.5, help="length of a run (default 0.5)")
     parser.add_argument("--quick", action="store_true", help="a minute in all: 3 rounds of 0.1 s")
-
-
-def apply_quick(options: argparse.Namespace) -> None:
+    options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds = 3, 0.1
+    return options
 
 
 def machine() -> dict[str, Any]:

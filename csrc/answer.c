@@ -4,7 +4,7 @@
 #include "plan.h"
 
 enum { MAX_MOVED = 32 }; /* buffers of a plan whose input is read in place */
-static const double PARALLEL_FLOPS = 1e6; /* fewer are done by the caller alone */
+static const double ALONE_FLOPS = 1e6; /* fewer are done by the caller alone */
 
 typedef struct {
     const bp_plan *plan;
@@ -73,7 +73,7 @@ bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, const b
                 .out = out,
                 .to = to};
     if (n_threads > plan->n_threads) n_threads = plan->n_threads;
-    if (plan->flops_row * (double)X->rows < PARALLEL_FLOPS && !bp_forced.parallel_always) n_threads = 1;
+    if (plan->flops_row * (double)X->rows < ALONE_FLOPS && !bp_forced.parallel_always) n_threads = 1;
     if (X->rows <= plan->row_tile) n_threads = 1;
     bp_pool_run(n_threads, answer_tiles, prepare, &a);
     return BP_OK;

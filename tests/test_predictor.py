@@ -189,7 +189,6 @@ def test_while_fitting():
     assert "being fitted in another thread" in str(said[0].value)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_after_a_fork():
     answer = make().predictor(n_threads=2)
     X = RNG.standard_normal((5000, 5))
