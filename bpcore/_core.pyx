@@ -98,7 +98,7 @@ cdef extern from "bp.h" nogil:
     int bp_plan_buffer(bp_plan *, bp_kind, int64_t)
     int bp_plan_param(bp_plan *, int64_t, int64_t, int64_t, int)
     bp_status bp_plan_op(bp_plan *, const bp_op_type *, int, const int *, int, const int *, const void *, int, int *)
-    bp_status bp_plan_loss(bp_plan *, const char *, int, int, double, int)
+    bp_status bp_plan_loss(bp_plan *, const char *, int, int, double, int, int64_t, double)
     bp_status bp_plan_compile(bp_plan *, int, int64_t, int)
     bp_plan_info bp_plan_describe(const bp_plan *)
     int bp_plan_grad(const bp_plan *, int)
@@ -365,7 +365,7 @@ cdef class Plan:
         cdef bytes encoded = b"" if name is None else name.encode()
         self.functions.append(function)
         cdef bp_status status = bp_plan_loss(self.plan, NULL if name is None else <const char *>encoded, out, target,
-                                             attr, tag)
+                                             attr, tag, 1, 1.0)
         if status:
             _raise(status)
 

@@ -71,11 +71,14 @@ typedef struct {
     size_t offset;  /* of row 0 in the arena, bytes */
 } bp_buffer;
 
+/* Weight decay touches it (weights, not biases); it is not trained: its gradient is taken for zero. */
+enum { BP_PARAM_DECAY = 1, BP_PARAM_FROZEN = 2 };
+
 /* A parameter: a [rows, cols] block of theta.  Phase 2 may split it by rows and columns. */
 typedef struct {
     int64_t offset; /* in theta, elements */
     int64_t rows, cols;
-    int decay;      /* weight decay touches it (weights, not biases) */
+    int flags;      /* a sum of BP_PARAM_... */
     int first_use, last_use; /* in plan order; a weight used twice has two; -1: none */
 } bp_param;
 typedef struct {
@@ -93,9 +96,9 @@ typedef struct bp_plan bp_plan;
 typedef struct bp_op bp_op;
 typedef struct bp_context bp_context;
 
-/* Rows r0..r1 of the buffers, and columns c0..c1 of what is written. */
+/* Rows r0..r1 of the buffers, and columns c0..c1 of what is written; `row` is the number of r0 in its batch. */
 typedef struct {
-    int64_t r0, r1, c0, c1;
+    int64_t r0, r1, c0, c1, row;
 } bp_cell;
 
 typedef bp_status bp_cell_fn(const bp_context *x, const bp_op *op, const bp_cell *cell);
@@ -112,9 +115,10 @@ typedef int bp_update_fn(const bp_context *x, const bp_op *op, int slot, int64_t
 
 typedef struct {
     const char *name;
-    bp_scope scope;
+    bp_scope scope; /* unless `declare` sets another */
+    int64_t tile; /* rows that it wants together, at least; 0: any */
     int grad_in_place; /* backward may write the gradient of its only input over that of its output */
-    /* Checks operands and declares the output (op->out) and cached buffers (op->aux). */
+    /* Checks operands and declares the output (op->out) and cached buffers (op->aux, op->aux + 1, ...). */
     bp_status (*declare)(bp_plan *plan, bp_op *op);
     bp_cell_fn *forward[2];
     bp_cell_fn *backward[2];      /* to the inputs; adds where op->add[i], skips where the input has no gradient */
@@ -127,13 +131,22 @@ struct bp_op {
     const bp_op_type *type;
     int n_in, in[BP_MAX_OPERANDS], add[BP_MAX_OPERANDS];
     int out;
-    int aux;  /* a cached buffer (df), or -1 */
+    bp_scope scope;
+    int aux;  /* the first of n_aux cached buffers (df), or -1 */
+    int n_aux;
     int n_params, param[BP_MAX_OPERANDS];
     int native; /* products by bpcore's own kernels; else by BLAS */
     int skip; /* forward is not needed: a fused loss works on the input */
     int tag;  /* handed to the user's callback */
-    const void *detail; /* what the type's functions need: a table entry, a user's functions */
+    const void *detail; /* what the type's functions need: a table entry, a user's functions, bp_settings */
 };
+
+/* Settings of an operation; what they mean stands in its file. */
+enum { BP_MAX_SETTINGS = 16 };
+typedef struct {
+    int64_t n[BP_MAX_SETTINGS]; /* sizes */
+    double x[BP_MAX_OPERANDS + 1];
+} bp_settings;
 
 /* The user's own elementwise function, scipy.LowLevelCallable of "double (double)" or "double (double, void *)". */
 typedef struct {
@@ -183,14 +196,16 @@ bp_plan *bp_plan_new(bp_dtype dtype);
 void bp_plan_free(bp_plan *plan);
 /* These return the new number, or -1 when memory or the limits do not allow it. */
 int bp_plan_buffer(bp_plan *plan, bp_kind kind, int64_t cols);
-int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int decay);
+int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int flags);
 /* Adds an operation; *out is the number of its output buffer. */
 bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int *in, int n_params, const int *param,
                      const void *detail, int tag, int *out);
 /* detail of the operation "activation"; NULL for a name that is not there. */
 const void *bp_activation_detail(const char *name);
-/* type NULL is the user's own: the callback is called with `tag`. */
-bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, double attr, int tag);
+/* Adds `weight` times the mean of a loss over `positions` (of a sequence, an image), each with its share of the columns
+ * of `out` and `target`.  name NULL is the user's own: the callback is called with `tag`. */
+bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, double attr, int tag, int64_t positions,
+                       double weight);
 /* Cuts the work and lays out the arena for batches of at most `rows` rows and n_threads threads. */
 bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads);
 /* Numbers a caller may ask of a compiled plan. */
@@ -216,6 +231,9 @@ struct bp_context {
     char *arena;
     const char *theta;
     int cache;         /* df is wanted */
+    int training;      /* a step of an optimiser: Dropout drops */
+    uint64_t seed;     /* of what is drawn in training */
+    int64_t step;
     int online;        /* a step on one example alone: its products may add in another order */
     bp_callback_fn *callback;
     void *callback_self;
@@ -235,11 +253,15 @@ typedef enum {
     BP_N_SOURCES
 } bp_source;
 
-/* A borrowed two-dimensional array of the user's: any strides, any byte order, never written. */
+/* A borrowed array of the user's: any strides, any byte order, never written.  A row is cols elements, col_stride apart;
+ * or, of more than two dimensions, runs of them, over n_outer more axes. */
+enum { BP_MAX_OUTER = 4 };
 typedef struct {
     const char *data;
     int64_t rows, cols;
     int64_t row_stride, col_stride; /* bytes */
+    int n_outer;
+    int64_t outer[BP_MAX_OUTER], outer_stride[BP_MAX_OUTER];
     bp_source type;
     int swapped; /* byte order is not the machine's */
 } bp_array;
@@ -285,6 +307,8 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
                        int weight_port); /* index into `in` of the weights, or -1 */
 void bp_run_optimizer(bp_run *run, const bp_opt *opt);
 void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self);
+/* Key of what training draws, and the network's count of steps at the run's beginning. */
+void bp_run_random(bp_run *run, uint64_t seed, int64_t step);
 /* Begins an epoch over n rows in batches; order (n,) or NULL for 0..n-1. */
 void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order);
 /* One slice: runs until the epoch ends, `seconds` have passed or `max_steps` batches are done.  `fresh`: theta may

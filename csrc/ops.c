@@ -6,83 +6,30 @@
 
 /* ---- operations ---- */
 
-static bp_status same_shape(bp_plan *plan, bp_op *op, int cached) {
-    const bp_buffer *z = &plan->buffers[op->in[0]];
-    int64_t cols = z->cols;
-    if (op->n_params || z->kind != BP_REAL) return BP_E_SHAPE;
-    for (int i = 1; i < op->n_in; i++)
+/* Real inputs of one shape, and an output like them. */
+static bp_status like_first(bp_plan *plan, bp_op *op) {
+    int64_t cols = plan->buffers[op->in[0]].cols;
+    for (int i = 0; i < op->n_in; i++)
         if (plan->buffers[op->in[i]].cols != cols || plan->buffers[op->in[i]].kind != BP_REAL) return BP_E_SHAPE;
+    if (op->n_params) return BP_E_SHAPE;
     op->out = bp_plan_buffer(plan, BP_REAL, cols);
-    if (cached) op->aux = bp_plan_buffer(plan, BP_REAL, cols);
-    return op->out < 0 || (cached && op->aux < 0) ? BP_E_NOMEM : BP_OK;
-}
-
-static bp_status declare_elementwise(bp_plan *plan, bp_op *op) {
-    return op->n_in == 1 && op->detail ? same_shape(plan, op, 1) : BP_E_SHAPE;
-}
-static bp_status declare_python(bp_plan *plan, bp_op *op) {
-    return op->n_in == 1 ? same_shape(plan, op, 1) : BP_E_SHAPE;
-}
-static bp_status declare_softmax(bp_plan *plan, bp_op *op) {
-    return op->n_in == 1 ? same_shape(plan, op, 0) : BP_E_SHAPE;
-}
-static bp_status declare_add(bp_plan *plan, bp_op *op) { return same_shape(plan, op, 0); }
-
-/* W [n_in, n_out] and, where there is a bias, b [n_out, 1] */
-static bp_status declare_dense(bp_plan *plan, bp_op *op) {
-    if (op->n_in != 1 || op->n_params < 1 || op->n_params > 2) return BP_E_SHAPE;
-    const bp_param *W = &plan->params[op->param[0]];
-    if (plan->buffers[op->in[0]].kind != BP_REAL || plan->buffers[op->in[0]].cols != W->rows) return BP_E_SHAPE;
-    if (op->n_params == 2) {
-        const bp_param *b = &plan->params[op->param[1]];
-        if (b->rows != W->cols || b->cols != 1) return BP_E_SHAPE;
-    }
-    op->out = bp_plan_buffer(plan, BP_REAL, W->cols);
     return op->out < 0 ? BP_E_NOMEM : BP_OK;
 }
 
-static double dense_flops(const bp_plan *plan, const bp_op *op) {
-    const bp_param *W = &plan->params[op->param[0]];
-    return 2.0 * (double)W->rows * (double)W->cols;
-}
+#define BP_DECLARE
+#include "kernels/operations.inc"
+#undef BP_DECLARE
 
-static double activation_flops(const bp_plan *plan, const bp_op *op) {
-    return ((const bp_activation *)op->detail)->cost * (double)plan->buffers[op->out].cols;
-}
-static double user_flops(const bp_plan *plan, const bp_op *op) { return 4000.0 * (double)plan->buffers[op->out].cols; }
-static double softmax_flops(const bp_plan *plan, const bp_op *op) {
-    return 400.0 * (double)plan->buffers[op->out].cols;
-}
-
-/* The kernels' places are filled in by bp_ops_bind. */
-enum { DENSE, ACTIVATION, USER_FUNCTION, PYTHON_FUNCTION, SOFTMAX, ADD, N_BUILTIN };
-static bp_op_type builtin[N_BUILTIN] = {
-    [DENSE] = {.name = "dense", .scope = BP_SCOPE_CELLS, .declare = declare_dense, .flops = dense_flops},
-    [ACTIVATION] = {.name = "activation", .scope = BP_SCOPE_CELLS, .grad_in_place = 1, .declare = declare_elementwise,
-                    .flops = activation_flops},
-    [USER_FUNCTION] = {.name = "user_function", .scope = BP_SCOPE_CELLS, .grad_in_place = 1,
-                       .declare = declare_elementwise, .flops = user_flops},
-    [PYTHON_FUNCTION] = {.name = "python_function", .scope = BP_SCOPE_CHUNK, .grad_in_place = 1,
-                         .declare = declare_python},
-    [SOFTMAX] = {.name = "softmax", .scope = BP_SCOPE_ROWS, .grad_in_place = 1, .declare = declare_softmax,
-                 .flops = softmax_flops},
-    [ADD] = {.name = "add", .scope = BP_SCOPE_CELLS, .declare = declare_add},
-};
+#define TYPE(name, ...) [BP_OP_##name] = &name##_type,
+static bp_op_type *const builtin[BP_N_OPERATIONS] = {BP_OPERATIONS(TYPE)};
+#undef TYPE
 
 void bp_ops_bind(const bp_kernels *k) {
-    for (int t = 0; t < 2; t++) {
-        builtin[DENSE].forward[t] = k->dense_forward[t];
-        builtin[DENSE].backward[t] = k->dense_backward[t];
-        builtin[DENSE].param_grad[t] = k->dense_param_grad[t];
-        builtin[DENSE].param_update[t] = k->dense_param_update[t];
-        builtin[ACTIVATION].forward[t] = k->activation_forward[t];
-        builtin[USER_FUNCTION].forward[t] = k->user_forward[t];
-        builtin[PYTHON_FUNCTION].forward[t] = k->python_forward[t];
-        for (int i = ACTIVATION; i <= PYTHON_FUNCTION; i++) builtin[i].backward[t] = k->elementwise_backward[t];
-        builtin[SOFTMAX].forward[t] = k->softmax_forward[t];
-        builtin[SOFTMAX].backward[t] = k->softmax_backward[t];
-        builtin[ADD].forward[t] = k->add_forward[t];
-        builtin[ADD].backward[t] = k->add_backward[t];
+    for (int i = 0; i < BP_N_OPERATIONS; i++) {
+        memcpy(builtin[i]->forward, k->operations[i].forward, sizeof builtin[i]->forward);
+        memcpy(builtin[i]->backward, k->operations[i].backward, sizeof builtin[i]->backward);
+        memcpy(builtin[i]->param_grad, k->operations[i].param_grad, sizeof builtin[i]->param_grad);
+        memcpy(builtin[i]->param_update, k->operations[i].param_update, sizeof builtin[i]->param_update);
     }
 }
 
@@ -91,8 +38,8 @@ static const bp_op_type *registered[MAX_REGISTERED];
 static int n_registered;
 
 const bp_op_type *bp_op_find(const char *name) {
-    for (int i = 0; i < N_BUILTIN; i++)
-        if (!strcmp(builtin[i].name, name)) return &builtin[i];
+    for (int i = 0; i < BP_N_OPERATIONS; i++)
+        if (!strcmp(builtin[i]->name, name)) return builtin[i];
     for (int i = 0; i < n_registered; i++)
         if (!strcmp(registered[i]->name, name)) return registered[i];
     return NULL;
@@ -114,8 +61,10 @@ const void *bp_activation_detail(const char *name) {
     return NULL;
 }
 
-const char *bp_op_function(const bp_op *op) {
-    return op->type == &builtin[ACTIVATION] ? ((const bp_activation *)op->detail)->name : op->type->name;
+const char *bp_op_function(const bp_plan *plan, const bp_op *op, int64_t width) {
+    if (op->type == &activation_type) return ((const bp_activation *)op->detail)->name;
+    int64_t own = op->detail ? ((const bp_settings *)op->detail)->n[0] : plan->buffers[op->out].cols;
+    return op->type == &softmax_type && own == width ? "softmax" : "";
 }
 
 const char *bp_loss_name(int i) { return bp_active->losses[i].name; }

@@ -9,6 +9,7 @@
 enum {
     INFER_TILE = 32,
     TRAIN_TILE = 64,
+    LEAST_TILE = 16, /* so that a tile of one column is whole cache lines */
     GRID_ROWS = 256,          /* a cell of a large layer */
     GRID_COLS = 240,           /* whole panels of every instruction set: 48 or 24 columns */
     GRID_COLS_MIN = 48,
@@ -40,7 +41,6 @@ bp_plan *bp_plan_new(bp_dtype dtype) {
     if (!plan) return NULL;
     plan->dtype = dtype;
     plan->size = dtype == BP_F32 ? sizeof(float) : sizeof(double);
-    plan->loss_out = plan->loss_target = -1;
     return plan;
 }
 
@@ -50,6 +50,7 @@ void bp_plan_free(bp_plan *plan) {
     free(plan->params);
     free(plan->uses);
     free(plan->ops);
+    free(plan->losses);
     free(plan->items);
     free(plan->stages);
     free(plan->blocks);
@@ -73,7 +74,7 @@ int bp_plan_buffer(bp_plan *plan, bp_kind kind, int64_t cols) {
     return plan->n_buffers++;
 }
 
-int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int decay) {
+int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int flags) {
     int64_t end;
     if (offset < 0 || rows < 1 || cols < 1 || __builtin_mul_overflow(rows, cols, &end) ||
         __builtin_add_overflow(end, offset, &end))
@@ -82,7 +83,7 @@ int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int
     if (!grown) return -1;
     plan->params = grown;
     grown[plan->n_params] = (bp_param){
-        .offset = offset, .rows = rows, .cols = cols, .decay = decay, .first_use = -1, .last_use = -1};
+        .offset = offset, .rows = rows, .cols = cols, .flags = flags, .first_use = -1, .last_use = -1};
     plan->n_theta = max64(plan->n_theta, end);
     return plan->n_params++;
 }
@@ -97,7 +98,8 @@ bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int 
     bp_op *grown = grow(plan->ops, plan->n_ops, sizeof *grown);
     if (!grown) return BP_E_NOMEM;
     plan->ops = grown;
-    bp_op op = {.type = type, .n_in = n_in, .n_params = n_params, .out = -1, .aux = -1, .tag = tag, .detail = detail};
+    bp_op op = {.type = type, .n_in = n_in, .n_params = n_params, .out = -1, .scope = type->scope, .aux = -1, .tag = tag,
+                .detail = detail};
     memcpy(op.in, in, (size_t)n_in * sizeof *in);
     if (n_params) memcpy(op.param, param, (size_t)n_params * sizeof *param);
     bp_status status = type->declare(plan, &op);
@@ -125,21 +127,24 @@ static bp_op *maker_of(const bp_plan *plan, int buffer) {
     return maker < 0 ? NULL : &plan->ops[maker];
 }
 
-bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, double attr, int tag) {
-    if (out < 0 || out >= plan->n_buffers || target < 0 || target >= plan->n_buffers) return BP_E_SHAPE;
-    const bp_loss_type *loss = name ? bp_loss_find(name) : NULL;
+bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, double attr, int tag, int64_t positions,
+                       double weight) {
+    if (out < 0 || out >= plan->n_buffers || target < 0 || target >= plan->n_buffers || positions < 1) return BP_E_SHAPE;
+    const bp_loss_type *type = name ? bp_loss_find(name) : NULL;
     const bp_buffer *a = &plan->buffers[out], *y = &plan->buffers[target];
-    if ((name && !loss) || a->kind != BP_REAL) return BP_E_SHAPE;
-    if (loss && (y->kind == BP_INT32 ? y->cols != 1 || !loss->takes_labels : y->cols != a->cols)) return BP_E_SHAPE;
-    plan->loss = loss;
-    plan->loss_out = out;
-    plan->loss_target = target;
-    plan->loss_attr = attr;
-    plan->loss_tag = tag;
-    bp_op *last = maker_of(plan, out);
-    plan->loss_fused = last && plan->loss && plan->loss->fused_with && !plan->buffers[out].consumers &&
-                       plan->buffers[last->in[0]].consumers == 1 &&
-                       !strcmp(bp_op_function(last), plan->loss->fused_with);
+    if ((name && !type) || a->kind != BP_REAL || a->cols % positions || y->cols % positions) return BP_E_SHAPE;
+    int labels = y->kind == BP_INT32;
+    if (type && (labels ? y->cols != positions || !type->takes_labels : y->cols != a->cols)) return BP_E_SHAPE;
+    for (int i = 0; i < plan->n_losses; i++)
+        if (plan->losses[i].out == out) return BP_E_SHAPE;
+    bp_cost *grown = grow(plan->losses, plan->n_losses, sizeof *grown);
+    if (!grown) return BP_E_NOMEM;
+    plan->losses = grown;
+    const bp_op *last = maker_of(plan, out);
+    int fused = last && type && type->fused_with && !a->consumers && plan->buffers[last->in[0]].consumers == 1 &&
+                !strcmp(bp_op_function(plan, last, a->cols / positions), type->fused_with);
+    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, fused ? last->in[0] : out, -1, positions, attr,
+                                        weight};
     return BP_OK;
 }
 
@@ -170,9 +175,10 @@ static bp_status declare_gradients(bp_plan *plan) {
     for (int i = 0; i < plan->n_ops && !status; i++) {
         bp_op *op = &plan->ops[i];
         for (int j = 0; j < op->n_in; j++) needs[op->out] |= needs[op->in[j]];
-        needs[op->out] |= (char)(op->n_params > 0);
+        for (int j = 0; j < op->n_params; j++)
+            needs[op->out] |= !(plan->params[op->param[j]].flags & BP_PARAM_FROZEN);
     }
-    if (!status) reaches[plan->loss_out] = 1;
+    for (int i = 0; i < plan->n_losses && !status; i++) reaches[plan->losses[i].out] = 1;
     for (int i = plan->n_ops - 1; i >= 0 && !status; i--)
         for (int j = 0; j < plan->ops[i].n_in; j++) reaches[plan->ops[i].in[j]] |= reaches[plan->ops[i].out];
     for (int i = 0; i < n && !status; i++) {
@@ -183,11 +189,10 @@ static bp_status declare_gradients(bp_plan *plan) {
     }
     if (!status) {
         drop_dead_uses(plan);
-        bp_op *fused = plan->loss_fused ? maker_of(plan, plan->loss_out) : NULL;
-        seen[fused ? fused->in[0] : plan->loss_out] = 1;
+        for (int i = 0; i < plan->n_losses; i++) seen[plan->losses[i].in] = 1;
         for (int i = plan->n_ops - 1; i >= 0; i--) {
             bp_op *op = &plan->ops[i];
-            if (op == fused || plan->buffers[op->out].grad < 0) continue;
+            if (op->skip || plan->buffers[op->out].grad < 0) continue;
             for (int j = 0; j < op->n_in; j++) {
                 op->add[j] = seen[op->in[j]];
                 seen[op->in[j]] = 1;
@@ -201,12 +206,16 @@ static bp_status declare_gradients(bp_plan *plan) {
 }
 
 /* A loss of bpcore's writes its gradient, wanted or not. */
-static bp_status place_loss(bp_plan *plan) {
-    plan->loss_in = plan->loss_fused ? maker_of(plan, plan->loss_out)->in[0] : plan->loss_out;
-    plan->loss_grad = plan->buffers[plan->loss_in].grad;
-    if (plan->loss_grad < 0 && plan->loss)
-        plan->loss_grad = bp_plan_buffer(plan, BP_REAL, plan->buffers[plan->loss_in].cols);
-    return plan->loss && plan->loss_grad < 0 ? BP_E_NOMEM : BP_OK;
+static bp_status place_losses(bp_plan *plan) {
+    for (int i = 0; i < plan->n_losses; i++) {
+        bp_cost *loss = &plan->losses[i];
+        loss->grad = plan->buffers[loss->in].grad;
+        if (loss->grad >= 0 || !loss->type) continue;
+        int grad = bp_plan_buffer(plan, BP_REAL, plan->buffers[loss->in].cols);
+        if (grad < 0) return BP_E_NOMEM;
+        loss->grad = grad;
+    }
+    return BP_OK;
 }
 
 static int wants_backward(const bp_plan *plan, const bp_op *op) {
@@ -221,12 +230,11 @@ static bp_scope item_scope(const bp_plan *plan, const bp_item *item) {
     case BP_FORWARD:
     case BP_BACKWARD:
         /* what the user's function computed backward is cached: only its forward needs the whole chunk */
-        if (item->kind == BP_BACKWARD && plan->ops[item->op].type->scope == BP_SCOPE_CHUNK &&
-            plan->ops[item->op].aux >= 0)
+        if (item->kind == BP_BACKWARD && plan->ops[item->op].scope == BP_SCOPE_CHUNK && plan->ops[item->op].aux >= 0)
             return BP_SCOPE_CELLS;
-        return plan->ops[item->op].type->scope;
+        return plan->ops[item->op].scope;
     case BP_LOSS:
-        return plan->loss ? BP_SCOPE_ROWS : BP_SCOPE_CHUNK;
+        return plan->losses[item->op].type ? BP_SCOPE_ROWS : BP_SCOPE_CHUNK;
     default:
         return BP_SCOPE_ROWS;
     }
@@ -236,7 +244,7 @@ static bp_scope item_scope(const bp_plan *plan, const bp_item *item) {
 static int is_grid(const bp_plan *plan, const bp_item *item) {
     if (plan->windowed || plan->inference || (item->kind != BP_FORWARD && item->kind != BP_BACKWARD)) return 0;
     const bp_op *op = &plan->ops[item->op];
-    if (op->type->scope != BP_SCOPE_CELLS || !op->n_params) return 0;
+    if (op->scope != BP_SCOPE_CELLS || !op->n_params) return 0;
     const bp_param *p = &plan->params[op->param[0]];
     int64_t large = bp_forced.parallel_always ? GRID_FORCED_BYTES : GRID_WEIGHT_BYTES;
     return p->rows * p->cols * (int64_t)plan->size >= large;
@@ -248,14 +256,15 @@ static int joins_grid(const bp_plan *plan, const bp_stage *stage, const bp_item 
 }
 
 static bp_status cut_stages(bp_plan *plan) {
-    plan->items = malloc(sizeof(bp_item) * (size_t)(2 * plan->n_ops + 4));
-    plan->stages = calloc((size_t)(2 * plan->n_ops + 4), sizeof(bp_stage));
+    size_t most = (size_t)(2 * plan->n_ops + plan->n_losses + 3);
+    plan->items = malloc(sizeof(bp_item) * most);
+    plan->stages = calloc(most, sizeof(bp_stage));
     if (!plan->items || !plan->stages) return BP_E_NOMEM;
     int n = 0;
     plan->items[n++] = (bp_item){BP_GATHER, 0, 0};
     for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_FORWARD; i++)
         if (!plan->ops[i].skip) plan->items[n++] = (bp_item){BP_FORWARD, i, plan->buffers[plan->ops[i].out].cols};
-    if (plan->flags & BP_DO_LOSS) plan->items[n++] = (bp_item){BP_LOSS, 0, 0};
+    for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++) plan->items[n++] = (bp_item){BP_LOSS, i, 0};
     for (int i = plan->n_ops - 1; i >= 0 && plan->flags & BP_DO_BACKWARD; i--)
         if (wants_backward(plan, &plan->ops[i]))
             plan->items[n++] = (bp_item){BP_BACKWARD, i, plan->buffers[plan->ops[i].in[0]].cols};
@@ -316,6 +325,7 @@ static bp_status cut_blocks(bp_plan *plan) {
     for (int i = 0; i < plan->n_params; i++) {
         const bp_param *p = &plan->params[i];
         int64_t n = p->rows * p->cols;
+        if (p->flags & BP_PARAM_FROZEN) continue;
         if (small && !bp_forced.parallel_always && small->at + small->width == p->offset &&
             (small->width + n) * (int64_t)plan->size <= BLOCK_BYTES) {
             small->end++;
@@ -369,7 +379,7 @@ static bp_status lay_out(bp_plan *plan) {
         if (op->type->grad_in_place && from >= 0 && to >= 0 && plan->buffers[op->in[0]].consumers == 1)
             plan->buffers[to].offset = plan->buffers[from].offset;
     }
-    plan->parts = take(&total, ceil_div(plan->chunk_rows, plan->row_tile), 3 * sizeof(double));
+    plan->parts = take(&total, plan->n_losses * ceil_div(plan->chunk_rows, plan->row_tile), 3 * sizeof(double));
     if (plan->flags & BP_DO_BACKWARD) {
         plan->scratch_bytes = ((size_t)plan->block_max * plan->size + BP_ALIGN - 1) / BP_ALIGN * BP_ALIGN;
         plan->scratch = take(&total, plan->n_threads, plan->scratch_bytes);
@@ -384,6 +394,10 @@ static bp_status lay_out(bp_plan *plan) {
     return BP_OK;
 }
 
+static double flops_of(const bp_plan *plan, const bp_op *op) {
+    return op->type->flops ? op->type->flops(plan, op) : (double)plan->buffers[op->out].cols;
+}
+
 /* Shards pay where many rows meet few weights: a tile's activations outweigh the gradient it is added to. */
 static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
     if (!(plan->flags & BP_DO_BACKWARD) || has_chunk_op || !plan->n_theta || bp_forced.phase2 == 1) return 0;
@@ -393,13 +407,26 @@ static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
     return 0;
 }
 
+/* Rows of a tile: many where a tile reads all weights once, fewer where weights are used many times a row. */
+static int64_t choose_tile(const bp_plan *plan) {
+    int64_t tile = plan->inference ? INFER_TILE : plan->rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2, least = 0;
+    double flops = 0;
+    for (int i = 0; i < plan->n_ops; i++) {
+        if (plan->ops[i].n_params) flops += flops_of(plan, &plan->ops[i]);
+        least = max64(least, plan->ops[i].type->tile);
+    }
+    double uses = flops / (2 * (double)plan->n_theta + 1); /* of a weight, in a row */
+    while (tile > LEAST_TILE && tile > least && uses * (double)tile > 2 * TRAIN_TILE) tile /= 2;
+    return tile;
+}
+
 /* Flops of a row, and the rows of a chunk: as many as keep every stage and the update short. */
 static void size_chunks(bp_plan *plan) {
     double together = 1, apart = 1; /* of the operations that share a stage of row tiles; of the largest on a grid */
     plan->flops_row = 0;
     for (int i = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
-        double flops = op->type->flops ? op->type->flops(plan, op) : (double)plan->buffers[op->out].cols;
+        double flops = flops_of(plan, op);
         plan->flops_row += flops;
         if (!is_grid(plan, &(bp_item){BP_FORWARD, i, 0})) together += flops;
         else if (flops > apart) apart = flops;
@@ -415,20 +442,23 @@ static void size_chunks(bp_plan *plan) {
 
 bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads) {
     if (plan->arena || rows < 1 || n_threads < 1 || n_threads > BP_MAX_THREADS) return BP_E_SHAPE;
-    if (flags & (BP_DO_LOSS | BP_DO_BACKWARD) && plan->loss_out < 0) return BP_E_SHAPE;
+    if (flags & (BP_DO_LOSS | BP_DO_BACKWARD) && !plan->n_losses) return BP_E_SHAPE;
     plan->flags = flags;
     plan->rows = rows;
     plan->n_threads = n_threads;
-    if (plan->loss_fused && flags & BP_DO_LOSS) maker_of(plan, plan->loss_out)->skip = 1;
+    int has_chunk_op = 0;
+    for (int i = 0; i < plan->n_losses && flags & BP_DO_LOSS; i++) {
+        if (plan->losses[i].fused) maker_of(plan, plan->losses[i].out)->skip = 1;
+        has_chunk_op |= !plan->losses[i].type;
+    }
 
     plan->inference = !(flags & BP_DO_BACKWARD);
-    plan->row_tile = plan->inference ? INFER_TILE : rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2;
+    plan->row_tile = choose_tile(plan);
 
-    int has_chunk_op = flags & BP_DO_LOSS && !plan->loss;
     int64_t units = 0;
     for (int i = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
-        has_chunk_op |= op->type->scope == BP_SCOPE_CHUNK && flags & BP_DO_FORWARD;
+        has_chunk_op |= op->scope == BP_SCOPE_CHUNK && flags & BP_DO_FORWARD;
         units += op->n_params ? plan->buffers[op->out].cols : 0;
     }
     if (plan->n_ops) units += plan->buffers[plan->ops[0].in[0]].cols;
@@ -439,7 +469,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     /* BLAS may treat the rows of a product differently; a prediction must not */
     for (int i = 0; i < plan->n_ops; i++) plan->ops[i].native = bp_forced.backend != 1 || plan->inference;
     bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
-    if (!status && flags & BP_DO_LOSS) status = place_loss(plan);
+    if (!status && flags & BP_DO_LOSS) status = place_losses(plan);
     if (!status) status = cut_stages(plan);
     if (!status && flags & BP_DO_BACKWARD) status = cut_blocks(plan);
     if (!status) status = lay_out(plan);

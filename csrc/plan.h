@@ -7,7 +7,7 @@
 typedef enum { BP_GATHER, BP_FORWARD, BP_LOSS, BP_BACKWARD, BP_PARAM_GRADS, BP_SCATTER } bp_item_kind;
 typedef struct {
     bp_item_kind kind;
-    int op;
+    int op;       /* or loss */
     int64_t cols; /* of what an operation writes */
 } bp_item;
 
@@ -27,6 +27,15 @@ typedef struct {
     int64_t rows, width, ld; /* as it lies there: whole ones are one row */
 } bp_block;
 
+/* A loss on an output. */
+typedef struct {
+    const bp_loss_type *type; /* NULL: the user's */
+    int out, target, tag, fused;
+    int in, grad; /* what it reads (z^L where it is fused) and writes */
+    int64_t positions;
+    double attr, weight;
+} bp_cost;
+
 /* How fast a plan's steps were, whatever the network's calls. */
 typedef struct {
     double row[2];  /* seconds a row, on one thread and on all; 0: not known */
@@ -42,10 +51,8 @@ struct bp_plan {
     bp_use *uses;
     bp_op *ops;
 
-    int loss_out, loss_target, loss_tag, loss_fused; /* loss_out -1: no loss */
-    int loss_in, loss_grad; /* what the loss reads (z^L where it is fused) and writes */
-    const bp_loss_type *loss;                        /* NULL: the user's */
-    double loss_attr;
+    int n_losses;
+    bp_cost *losses;
 
     int flags, n_threads, shards;
     int windowed;        /* each thread owns row_tile rows of every buffer, reused by tile after tile */
@@ -66,7 +73,7 @@ struct bp_plan {
     size_t shard_grads;            /* (shards, n_theta) */
     size_t chunk_grad;             /* (n_theta,), where a batch has several chunks */
     bp_pace pace;
-    size_t parts;                  /* (tiles of a chunk, 3) doubles: sums of the loss */
+    size_t parts;                  /* (losses, tiles of a chunk, 3) doubles: sums of the loss */
 };
 
 /* What tests force; see bp_set_backend, bp_set_phase2, bp_set_parallel_always (which also cuts work smaller). */
@@ -76,6 +83,7 @@ typedef struct {
 extern bp_forces bp_forced;
 
 const bp_loss_type *bp_loss_find(const char *name);
-const char *bp_op_function(const bp_op *op); /* the name a loss may be fused with: "softmax", "logistic" */
+/* The name that a loss of `width` columns may be fused with: "softmax", "logistic" and the like, or "". */
+const char *bp_op_function(const bp_plan *plan, const bp_op *op, int64_t width);
 
 #endif

@@ -44,6 +44,7 @@ struct bp_run {
     int64_t n, batch;
     const int64_t *order;
     bp_position at;
+    int64_t first_step;      /* of the network, before this run */
 
     int64_t batch_rows;      /* of the current batch */
     int64_t off, rows;       /* the current chunk within it */
@@ -133,6 +134,7 @@ void bp_run_optimizer(bp_run *run, const bp_opt *opt) {
     free(run->snapshot);
     run->snapshot = NULL;
     run->opt = *opt;
+    run->x.training = opt->kind == BP_OPT_SGD || opt->kind == BP_OPT_ADAM;
     run->at.t = opt->t;
     run->has_snapshot = 0;
 }
@@ -142,8 +144,14 @@ void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self) {
     run->x.callback_self = self;
 }
 
+void bp_run_random(bp_run *run, uint64_t seed, int64_t step) {
+    run->x.seed = seed;
+    run->first_step = step;
+}
+
 static void set_chunk(bp_run *run, int64_t off) {
     run->off = off;
+    run->x.step = run->first_step + run->at.done.steps;
     run->rows = min64(run->plan->chunk_rows, run->batch_rows - off);
     run->x.online = run->rows == 1 && !run->plan->inference;
     run->stage = 0;
@@ -171,8 +179,10 @@ int64_t bp_run_updates(const bp_run *run) { return run->at.t; }
 
 /* ---- tasks of phase 1 ---- */
 
-static double *part(bp_run *run, int64_t tile) {
-    return (double *)(run->plan->arena + run->plan->parts) + 3 * tile;
+/* Sums of a loss over a tile of rows. */
+static double *part(bp_run *run, int loss, int64_t tile) {
+    int64_t tiles = ceil_div(run->plan->chunk_rows, run->plan->row_tile);
+    return (double *)(run->plan->arena + run->plan->parts) + 3 * (loss * tiles + tile);
 }
 
 /* A row tile: `count` rows of the chunk from `row` lie at row `at` of the buffers. */
@@ -207,26 +217,54 @@ static void scatter(bp_run *run, const bp_tile *t) {
     }
 }
 
-static bp_status loss(bp_run *run, const bp_tile *t) {
+/* x *= factor, n reals */
+static void multiply(bp_dtype dtype, void *x, int64_t n, double factor) {
+    if (dtype == BP_F32)
+        for (int64_t i = 0; i < n; i++) ((float *)x)[i] *= (float)factor;
+    else
+        for (int64_t i = 0; i < n; i++) ((double *)x)[i] *= factor;
+}
+
+/* One call for all positions of the tile; with weights, a call a row. */
+static bp_status loss(bp_run *run, int number, const bp_tile *t) {
     const bp_plan *plan = run->plan;
-    const bp_buffer *target = &plan->buffers[plan->loss_target];
-    int labels = target->kind == BP_INT32, grad = plan->loss_grad;
-    bp_loss_call call = {
-        .out = bp_at(&run->x, plan->loss_in, t->at, plan->size),
-        .target = bp_at(&run->x, plan->loss_target, t->at, labels ? sizeof(int32_t) : plan->size),
-        .weight = run->weight_port < 0 ? NULL : bp_at(&run->x, run->in[run->weight_port].buffer, t->at, plan->size),
-        .grad = grad < 0 ? NULL : bp_at(&run->x, grad, t->at, plan->size),
-        .labels = labels,
-        .fused = plan->loss_fused,
-        .rows = t->count,
-        .cols = plan->buffers[plan->loss_in].cols,
-        .target_cols = target->cols,
-        .attr = plan->loss_attr};
-    bp_status status = plan->loss ? plan->loss->fn[plan->dtype](&call)
-                                  : run->x.callback(run->x.callback_self, plan->loss_tag, t->count, call.cols, NULL,
-                                                    NULL, NULL, &call);
-    memcpy(part(run, t->number), call.sum, sizeof call.sum);
-    return status;
+    const bp_cost *loss = &plan->losses[number];
+    const bp_buffer *target = &plan->buffers[loss->target];
+    int labels = target->kind == BP_INT32, weight = run->weight_port < 0 ? -1 : run->in[run->weight_port].buffer;
+    int64_t cols = plan->buffers[loss->in].cols, at_once = weight >= 0 && loss->positions > 1 ? 1 : t->count;
+    double *sum = part(run, number, t->number);
+    memset(sum, 0, 3 * sizeof *sum);
+    for (int64_t row = t->at; row < t->at + t->count; row += at_once) {
+        int scaled = loss->positions > 1 || loss->weight != 1;
+        double share = loss->weight / (double)loss->positions, w = 1;
+        bp_loss_call call = {.out = bp_at(&run->x, loss->in, row, plan->size),
+                             .target = bp_at(&run->x, loss->target, row, labels ? sizeof(int32_t) : plan->size),
+                             .weight = weight < 0 ? NULL : bp_at(&run->x, weight, row, plan->size),
+                             .grad = loss->grad < 0 ? NULL : bp_at(&run->x, loss->grad, row, plan->size),
+                             .labels = labels,
+                             .fused = loss->fused,
+                             .rows = at_once * loss->positions,
+                             .cols = cols / loss->positions,
+                             .target_cols = target->cols / loss->positions,
+                             .attr = loss->attr};
+        if (call.weight && loss->positions > 1) {
+            w = plan->dtype == BP_F32 ? (double)*(const float *)call.weight : *(const double *)call.weight;
+            call.weight = NULL;
+            if (w == 0) { /* a row of weight 0 is not looked at */
+                if (call.grad) memset(call.grad, 0, (size_t)cols * plan->size);
+                continue;
+            }
+        }
+        bp_status status = loss->type ? loss->type->fn[plan->dtype](&call)
+                                      : run->x.callback(run->x.callback_self, loss->tag, call.rows, call.cols, NULL,
+                                                        NULL, NULL, &call);
+        if (status) return status;
+        if (scaled && call.grad) multiply(plan->dtype, call.grad, at_once * cols, share * w);
+        sum[0] += call.sum[0] * (scaled ? share * w : 1);
+        sum[1] += call.sum[1] * (scaled ? w / (double)loss->positions : 1);
+        sum[2] += call.sum[2] * (scaled ? w / (double)loss->positions : 1);
+    }
+    return BP_OK;
 }
 
 static void shard_gradients(bp_run *run, const bp_tile *t) {
@@ -234,10 +272,11 @@ static void shard_gradients(bp_run *run, const bp_tile *t) {
     char *grads = plan->arena + plan->shard_grads + (size_t)t->shard * (size_t)plan->n_theta * plan->size;
     for (int i = 0; i < plan->n_params; i++) {
         const bp_param *p = &plan->params[i];
+        if (p->flags & BP_PARAM_FROZEN) continue;
         for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
             const bp_op *op = &plan->ops[plan->uses[u].op];
             op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, t->at, t->at + t->count,
-                                              &(bp_cell){0, p->rows, 0, p->cols},
+                                              &(bp_cell){0, p->rows, 0, p->cols, 0},
                                               grads + (size_t)p->offset * plan->size, p->cols,
                                               t->add || u != p->first_use);
         }
@@ -254,7 +293,7 @@ static bp_status do_item(bp_run *run, const bp_item *item, const bp_tile *t, con
     case BP_FORWARD:
         return op->type->forward[plan->dtype](&run->x, op, cell);
     case BP_LOSS:
-        return loss(run, t);
+        return loss(run, item->op, t);
     case BP_BACKWARD:
         return op->type->backward[plan->dtype](&run->x, op, cell);
     case BP_PARAM_GRADS:
@@ -270,7 +309,7 @@ static bp_status do_tile(bp_run *run, const bp_stage *stage, const bp_tile *t) {
     const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
     bp_status status = BP_OK;
     for (; item < end && !status; item++)
-        status = do_item(run, item, t, &(bp_cell){t->at, t->at + t->count, 0, item->cols});
+        status = do_item(run, item, t, &(bp_cell){t->at, t->at + t->count, 0, item->cols, run->off + t->row});
     return status;
 }
 
@@ -278,7 +317,7 @@ static bp_status do_cell(bp_run *run, const bp_stage *stage, int64_t task) {
     const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
     int64_t across = ceil_div(stage->cols, stage->col_tile), c0 = task % across * stage->col_tile;
     bp_tile t = tile_of(run, task / across, stage->row_tile, 0);
-    bp_cell cell = {t.at, t.at + t.count, c0, min64(c0 + stage->col_tile, stage->cols)};
+    bp_cell cell = {t.at, t.at + t.count, c0, min64(c0 + stage->col_tile, stage->cols), run->off + t.row};
     bp_status status = BP_OK;
     for (; item < end && !status; item++) status = do_item(run, item, &t, &cell);
     return status;
@@ -290,7 +329,7 @@ static bp_status do_chunk(bp_run *run, const bp_stage *stage) {
     bp_tile t = {.count = run->rows};
     bp_fpenv own = bp_fpenv_flush();
     bp_fpenv_restore(run->x.caller_fpenv);
-    bp_status status = do_item(run, item, &t, &(bp_cell){0, t.count, 0, item->cols});
+    bp_status status = do_item(run, item, &t, &(bp_cell){0, t.count, 0, item->cols, run->off});
     bp_fpenv_restore(own);
     if (bp_pool_generation() != run->generation) { /* the user forked: this child is alone, the step ends here */
         bp_barrier_init(&run->barrier, 1);
@@ -349,7 +388,7 @@ static void block_gradient(bp_run *run, const bp_block *block, int i, char *G, i
     const bp_param *p = &plan->params[i];
     bp_cell cell = block->cell;
     if (block->whole) {
-        cell = (bp_cell){0, p->rows, 0, p->cols};
+        cell = (bp_cell){0, p->rows, 0, p->cols, 0};
         G += (size_t)(p->offset - block->at) * plan->size;
         ld = p->cols;
     }
@@ -370,7 +409,7 @@ static bp_status update_block(bp_run *run, const bp_update *step, const bp_block
     if (block->end - block->param > 1 && run->opt.weight_decay != 0) {
         for (int i = block->param; i < block->end; i++) {
             const bp_param *p = &plan->params[i];
-            u.decay = p->decay;
+            u.decay = p->flags & BP_PARAM_DECAY;
             bad |= bp_active->update[plan->dtype](&u, p->offset, p->rows * p->cols,
                                                   G + (size_t)(p->offset - block->at) * plan->size, run->theta);
         }
@@ -378,7 +417,7 @@ static bp_status update_block(bp_run *run, const bp_update *step, const bp_block
     }
     int flat = block->rows == 1 || (block->width == block->ld && ld == block->ld);
     int64_t rows = flat ? 1 : block->rows, n = flat ? block->rows * block->width : block->width;
-    u.decay = plan->params[block->param].decay;
+    u.decay = plan->params[block->param].flags & BP_PARAM_DECAY;
     for (int64_t r = 0; r < rows; r++)
         bad |= bp_active->update[plan->dtype](&u, block->at + r * block->ld, n, G + (size_t)(r * ld) * plan->size,
                                               run->theta);
@@ -394,7 +433,7 @@ static int apply_block(bp_run *run, const bp_update *step, const bp_block *block
     const bp_use *use = &plan->uses[p->first_use];
     const bp_op *op = &plan->ops[use->op];
     bp_update u = *step;
-    u.decay = p->decay;
+    u.decay = p->flags & BP_PARAM_DECAY;
     if (!op->type->param_update[plan->dtype]) return -1;
     return op->type->param_update[plan->dtype](&run->x, op, use->slot, 0, run->rows, &block->cell, &u,
                                                run->theta);
@@ -522,10 +561,11 @@ static void advance(bp_run *run, int n_threads) {
             look_at_clock(run, 0);
             return;
         }
-        int64_t tiles = plan->flags & BP_DO_LOSS ? ceil_div(run->rows, plan->row_tile) : 0;
-        if (!plan->loss) tiles = tiles ? 1 : 0;
-        for (int64_t i = 0; i < tiles; i++)
-            for (int j = 0; j < 3; j++) run->sum[j] += part(run, i)[j];
+        for (int k = 0; k < plan->n_losses && plan->flags & BP_DO_LOSS; k++) {
+            int64_t tiles = plan->losses[k].type ? ceil_div(run->rows, plan->row_tile) : 1;
+            for (int64_t i = 0; i < tiles; i++)
+                for (int j = 0; j < (k ? 1 : 3); j++) run->sum[j] += part(run, k, i)[j];
+        }
         if (plan->flags & BP_DO_BACKWARD && run->opt.kind != BP_OPT_NONE) {
             if (run->opt.kind != BP_OPT_GRADIENT && !isfinite(run->sum[0])) {
                 run->status = BP_E_NONFINITE_LOSS;

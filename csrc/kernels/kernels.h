@@ -4,6 +4,7 @@
 
 #include "../bp.h"
 #include "../pool.h"
+#include "operations.h"
 
 #include <math.h>
 #include <string.h>
@@ -29,16 +30,21 @@ struct bp_update {
     int decay;
 };
 
+/* An operation's, by bp_dtype; see bp_op_type. */
+typedef struct {
+    bp_cell_fn *forward[2], *backward[2];
+    bp_param_fn *param_grad[2];
+    bp_update_fn *param_update[2];
+} bp_op_kernels;
+
+#define BP_NUMBER(type, ...) BP_OP_##type,
+enum { BP_OPERATIONS(BP_NUMBER) BP_N_OPERATIONS };
+#undef BP_NUMBER
+
 /* The kernels of one instruction set, by bp_dtype. */
 typedef struct {
     const char *isa;
-    bp_cell_fn *dense_forward[2], *dense_backward[2];
-    bp_param_fn *dense_param_grad[2];
-    bp_update_fn *dense_param_update[2];
-    bp_cell_fn *activation_forward[2], *elementwise_backward[2];
-    bp_cell_fn *softmax_forward[2], *softmax_backward[2];
-    bp_cell_fn *user_forward[2], *python_forward[2];
-    bp_cell_fn *add_forward[2], *add_backward[2];
+    bp_op_kernels operations[BP_N_OPERATIONS];
     /* n elements of the user's, `stride` bytes apart, to the real type */
     void (*convert[2])(const char *source, int64_t stride, bp_source type, int swapped, int64_t n, void *out);
     /* n elements of theta and state from `at`; G is their gradient.  Returns 0 when all of theta stayed finite. */

@@ -46,7 +46,7 @@ bp_status net_open(net *n, const spec *s, int flags, int64_t rows, int n_threads
     n->weight = s->weighted ? bp_plan_buffer(n->plan, BP_REAL, 1) : 0;
     if (n->target < 0 || n->weight < 0) return BP_E_NOMEM;
     if (flags & (BP_DO_LOSS | BP_DO_BACKWARD)) {
-        status = bp_plan_loss(n->plan, s->loss, n->a[s->depth], n->target, 0.3, 1);
+        status = bp_plan_loss(n->plan, s->loss, n->a[s->depth], n->target, 0.3, 1, 1, 1);
         if (status) return status;
     }
     return bp_plan_compile(n->plan, flags, rows, n_threads);
