@@ -1,0 +1,14 @@
+/* The table of operations: OPERATION(type, forward, backward, param_grad, param_update).  What a type declares stands in
+ * its file beside the kernels; operations.inc lists the files. */
+#define BP_OPERATIONS(OPERATION)                                                                                      \
+    OPERATION(dense, BOTH(dense_forward), BOTH(dense_backward), BOTH(dense_param_grad), BOTH(dense_param_update))      \
+    OPERATION(activation, BOTH(activation_forward), BOTH(elementwise_backward), NONE, NONE)                           \
+    OPERATION(user_function, BOTH(user_forward), BOTH(elementwise_backward), NONE, NONE)                              \
+    OPERATION(python_function, BOTH(python_forward), BOTH(elementwise_backward), NONE, NONE)                          \
+    OPERATION(softmax, BOTH(softmax_forward), BOTH(softmax_backward), NONE, NONE)                                     \
+    OPERATION(add, BOTH(add_forward), BOTH(add_backward), NONE, NONE)                                                 \
+    OPERATION(multiply, BOTH(multiply_forward), BOTH(multiply_backward), NONE, NONE)                                  \
+    OPERATION(scale, BOTH(scale_forward), BOTH(scale_backward), BOTH(scale_param_grad), NONE)                         \
+    OPERATION(shift, BOTH(shift_forward), BOTH(shift_backward), BOTH(shift_param_grad), NONE)                         \
+    OPERATION(concat, BOTH(concat_forward), BOTH(concat_backward), NONE, NONE)                                        \
+    OPERATION(permute, BOTH(permute_forward), BOTH(permute_backward), NONE, NONE)
