@@ -18,16 +18,33 @@ from bpcore._io import load  # noqa: E402
 from bpcore._layers import Dense, Input  # noqa: E402
 from bpcore._losses import Loss  # noqa: E402
 from bpcore._network import Network  # noqa: E402
+from bpcore._operations import (  # noqa: E402
+    Activate,
+    Add,
+    Bias,
+    Concat,
+    Multiply,
+    Permute,
+    Reshape,
+    Scale,
+    Slice,
+    concat,
+)
 from bpcore._optimizers import SGD, Adam  # noqa: E402
+from bpcore._symbols import Symbol  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
 from bpcore._threads import get_num_threads, set_num_threads  # noqa: E402
 from bpcore._version import __version__  # noqa: E402
 
 __all__ = [
     "SGD",
+    "Activate",
     "Activation",
     "Adam",
+    "Add",
+    "Bias",
     "Callback",
+    "Concat",
     "Dense",
     "DivergenceError",
     "EarlyStopping",
@@ -35,11 +52,18 @@ __all__ = [
     "History",
     "Input",
     "Loss",
+    "Multiply",
     "Network",
+    "Permute",
+    "Reshape",
+    "Scale",
+    "Slice",
+    "Symbol",
     "Tape",
     "__version__",
     "activations",
     "check_gradients",
+    "concat",
     "datasets",
     "debug",
     "get_num_threads",

@@ -24,8 +24,7 @@ def check_gradients(net: Network, X: Any, y: Any, *, loss: Any = "auto", sample_
 
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a bp.Network, got {net!r} of type {type(net).__name__}")
-    twin = Network(net.layers, dtype="float64", seed=net.seed)
-    twin.theta[:] = net.theta
+    twin = net._like("float64")
     theta = twin.theta
     grad = twin.value_and_grad(X, y, loss=loss, sample_weight=sample_weight)[1]
     data = Data(twin, X, y, loss, sample_weight)

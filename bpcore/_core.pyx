@@ -14,6 +14,7 @@ from libc.stdlib cimport calloc, free
 from posix.stdlib cimport posix_memalign
 from libc.string cimport memcpy, memset
 
+import math
 import threading
 import time
 
@@ -35,7 +36,7 @@ cdef extern from "bp.h" nogil:
         BP_BOOL, BP_I8, BP_U8, BP_I16, BP_U16, BP_I32, BP_U32, BP_I64, BP_U64, BP_F16, BP_FLOAT, BP_DOUBLE
         BP_LONGDOUBLE
     enum:
-        BP_MAX_OPERANDS, BP_MAX_THREADS
+        BP_MAX_OPERANDS, BP_MAX_THREADS, BP_MAX_SETTINGS, BP_MAX_OUTER, BP_PARAM_DECAY, BP_PARAM_FROZEN
         BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD
     ctypedef struct bp_plan
     ctypedef struct bp_run
@@ -68,6 +69,9 @@ cdef extern from "bp.h" nogil:
     ctypedef struct bp_array:
         const char *data
         int64_t rows, cols, row_stride, col_stride
+        int n_outer
+        int64_t outer[4]
+        int64_t outer_stride[4]
         bp_source type
         int swapped
     ctypedef struct bp_opt:
@@ -85,6 +89,9 @@ cdef extern from "bp.h" nogil:
     ctypedef struct bp_progress:
         double loss, weight, hits
         int64_t steps, rows, batch
+    ctypedef struct bp_settings:
+        int64_t n[16]
+        double x[9]
     ctypedef bp_status (*bp_callback_fn)(void *, int, int64_t, int64_t, const void *, void *, void *,
                                          bp_loss_call *) noexcept
 
@@ -109,6 +116,7 @@ cdef extern from "bp.h" nogil:
     bp_status bp_run_ports(bp_run *, int, const bp_in_port *, int, const bp_out_port *, int)
     void bp_run_optimizer(bp_run *, const bp_opt *)
     void bp_run_callback(bp_run *, bp_callback_fn, void *)
+    void bp_run_random(bp_run *, uint64_t, int64_t)
     void bp_run_begin(bp_run *, int64_t, int64_t, const int64_t *)
     bp_status bp_epoch(bp_run *, int, double, int64_t, int)
     bp_progress bp_run_progress(const bp_run *)
@@ -133,6 +141,7 @@ FORWARD, CACHE, LOSS, BACKWARD, INPUT_GRAD = (
     BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD)
 PAUSED, DONE, NONFINITE_LOSS, NONFINITE_PARAM = BP_PAUSED, BP_DONE, BP_E_NONFINITE_LOSS, BP_E_NONFINITE_PARAM
 MAX_THREADS = BP_MAX_THREADS
+MAX_OPERANDS = BP_MAX_OPERANDS
 
 
 cdef _names(const char *(*name)(int) noexcept nogil):
@@ -300,6 +309,8 @@ cdef class Plan:
     cdef bp_plan *plan
     cdef list functions      # the user's Python callables, by tag
     cdef list details        # what C points to
+    cdef list losses         # tags of the losses
+    cdef dict read           # by output's buffer, the first input's
     cdef readonly object dtype
     cdef readonly int64_t rows  # that it was compiled for
 
@@ -307,6 +318,8 @@ cdef class Plan:
         self.dtype = np.dtype(dtype)
         self.functions = []
         self.details = []
+        self.losses = []
+        self.read = {}
         self.plan = bp_plan_new(BP_F64 if self.dtype.itemsize == 8 else BP_F32)
         if self.plan == NULL:
             raise MemoryError
@@ -321,15 +334,17 @@ cdef class Plan:
             raise MemoryError
         return number
 
-    def param(self, int64_t offset, int64_t rows, int64_t cols, bint decay):
+    def param(self, int64_t offset, int64_t rows, int64_t cols, bint decay, bint frozen=False):
         """Number of a new parameter: theta[offset : offset + rows * cols] as [rows, cols]."""
-        cdef int number = bp_plan_param(self.plan, offset, rows, cols, decay)
+        cdef int flags = (BP_PARAM_DECAY if decay else 0) | (BP_PARAM_FROZEN if frozen else 0)
+        cdef int number = bp_plan_param(self.plan, offset, rows, cols, flags)
         if number < 0:
             raise MemoryError
         return number
 
-    def op(self, str name, inputs, params=(), function=None):
-        """Adds operation `name`; `function` is an activation's name or a pair (f, df).  Number of its output."""
+    def op(self, str name, inputs, params=(), function=None, settings=None):
+        """Adds operation `name`; `function` is an activation's name or a pair (f, df), `settings` a pair of lists of
+        integers and reals (see the operation's file).  Number of its output."""
         cdef int ins[BP_MAX_OPERANDS]
         cdef int ps[BP_MAX_OPERANDS]
         cdef int out = -1, tag = -1
@@ -341,7 +356,11 @@ cdef class Plan:
             ins[i] = number
         for i, number in enumerate(params):
             ps[i] = number
-        if isinstance(function, str):
+        if settings is not None:
+            found = Settings(*settings)
+            self.details.append(found)
+            detail = &(<Settings>found).settings
+        elif isinstance(function, str):
             encoded = function.encode()
             detail = bp_activation_detail(encoded)
         elif name == "user_function":
@@ -357,15 +376,22 @@ cdef class Plan:
         cdef bp_status status = bp_plan_op(self.plan, type, len(inputs), ins, len(params), ps, detail, tag, &out)
         if status:
             _raise(status)
+        self.read[out] = inputs[0]
         return out
 
-    def loss(self, name, int out, int target, double attr=0.0, function=None):
-        """The loss on buffer `out`: a name of LOSSES, or None and a pair (value, gradient)."""
+    def reads(self, int buffer):
+        """Number of the first buffer that the operation behind `buffer` reads."""
+        return self.read[buffer]
+
+    def loss(self, name, int out, int target, double attr=0.0, function=None, int64_t positions=1, double weight=1.0):
+        """`weight` times a loss on buffer `out`: a name of LOSSES, for each of `positions`, or None and (value, gradient,
+        shape of an example's output)."""
         cdef int tag = len(self.functions)
+        self.losses.append(tag)
         cdef bytes encoded = b"" if name is None else name.encode()
         self.functions.append(function)
         cdef bp_status status = bp_plan_loss(self.plan, NULL if name is None else <const char *>encoded, out, target,
-                                             attr, tag, 1, 1.0)
+                                             attr, tag, positions, weight)
         if status:
             _raise(status)
 
@@ -388,6 +414,21 @@ cdef class Plan:
     def describe(self):
         """Numbers of a compiled plan: shards (0: owners), n_stages, chunk_rows, arena_bytes, flops."""
         return bp_plan_describe(self.plan)
+
+
+@cython.final
+cdef class Settings:
+    """Integers and reals that an operation in C points to."""
+    cdef bp_settings settings
+
+    def __cinit__(self, integers, reals):
+        memset(&self.settings, 0, sizeof(self.settings))
+        if len(integers) > BP_MAX_SETTINGS or len(reals) > BP_MAX_OPERANDS + 1:
+            raise ValueError("too many settings for an operation")
+        for i, value in enumerate(integers):
+            self.settings.n[i] = value
+        for i, value in enumerate(reals):
+            self.settings.x[i] = value
 
 
 @cython.final
@@ -423,13 +464,26 @@ cdef enum:
 
 
 cdef bp_array _describe(cnp.ndarray a) except *:
-    """A borrowed view of a one- or two-dimensional array."""
+    """A borrowed view of an array of rows, of one axis or more."""
     cdef bp_array out
+    cdef int axis
     out.data = <const char *>cnp.PyArray_DATA(a)
     out.rows = a.shape[0]
-    out.cols = a.shape[1] if a.ndim > 1 else 1
     out.row_stride = a.strides[0]
-    out.col_stride = a.strides[1] if a.ndim > 1 else a.dtype.itemsize
+    out.cols, out.col_stride, out.n_outer = 1, a.dtype.itemsize, 0
+    for axis in range(a.ndim - 1, 0, -1):
+        if a.shape[axis] == 1:
+            continue
+        if out.n_outer == 0 and (out.cols == 1 or a.strides[axis] == out.cols * out.col_stride):
+            if out.cols == 1:
+                out.col_stride = a.strides[axis]
+            out.cols *= a.shape[axis]
+            continue
+        if out.n_outer == BP_MAX_OUTER:
+            raise ValueError(f"an array of {a.ndim} axes has too many for its strides; use np.ascontiguousarray")
+        out.outer[out.n_outer] = a.shape[axis]
+        out.outer_stride[out.n_outer] = a.strides[axis]
+        out.n_outer += 1
     out.type = _SOURCES[a.dtype.str[1:]]
     out.swapped = not a.dtype.isnative
     return out
@@ -502,12 +556,12 @@ cdef class Run:
     """One pass of a plan over data: ports, an optimiser, then slices."""
     cdef bp_run *run
     cdef Plan plan
-    cdef object theta, arrays, order, states, error, label_shape
+    cdef object theta, arrays, order, states, error, target_shapes
 
     def __cinit__(self, Plan plan, cnp.ndarray theta):
         self.plan = plan
         self.theta = theta
-        self.label_shape = None
+        self.target_shapes = ()
         self.run = bp_run_new(plan.plan, &_blas, cnp.PyArray_DATA(theta), theta.shape[0])
         if self.run == NULL:
             raise MemoryError("bpcore: out of memory, or theta is shorter than the plan's parameters")
@@ -516,9 +570,9 @@ cdef class Run:
     def __dealloc__(self):
         bp_run_free(self.run)
 
-    def ports(self, ins, outs=(), int weight=-1, target_shape=None):
-        """ins, outs: lists of (buffer, array); weight: index in ins of the sample weights; target_shape: of y's rows,
-        for the user's losses.  Arrays of outs are C-contiguous in the plan's dtype."""
+    def ports(self, ins, outs=(), int weight=-1, target_shapes=()):
+        """ins, outs: lists of (buffer, array); weight: index in ins of the sample weights; target_shapes: of y's rows,
+        a loss each, for the user's.  Arrays of outs are C-contiguous in the plan's dtype."""
         cdef bp_in_port *in_ports = <bp_in_port *>calloc(len(ins) + 1, sizeof(bp_in_port))
         cdef bp_out_port *out_ports = <bp_out_port *>calloc(len(outs) + 1, sizeof(bp_out_port))
         cdef bp_status status
@@ -538,7 +592,7 @@ cdef class Run:
             free(in_ports)
             free(out_ports)
         self.arrays = (list(ins), list(outs))
-        self.label_shape = target_shape
+        self.target_shapes = target_shapes
 
     def optimizer(self, str kind, states=(), int64_t t=0, double lr=0.0, double momentum=0.0, bint nesterov=False,
                   double beta1=0.0, double beta2=0.0, double eps=0.0, double weight_decay=0.0):
@@ -555,6 +609,10 @@ cdef class Run:
             opt.state[i] = cnp.PyArray_DATA(state)
         self.states = states
         bp_run_optimizer(self.run, &opt)
+
+    def random(self, uint64_t seed, int64_t step):
+        """What training draws from: a key, and the network's count of steps so far."""
+        bp_run_random(self.run, seed, step)
 
     def begin(self, int64_t n, int64_t batch, cnp.ndarray order=None):
         """Begins an epoch over n rows, taken in `order` ((n,) int64) or as they lie."""
@@ -601,11 +659,12 @@ cdef class Run:
             memcpy(df, cnp.PyArray_DATA(result), result.nbytes)
 
     cdef _call_loss(self, int tag, bp_loss_call *call):
-        value, gradient = self.plan.functions[tag]
+        value, gradient, out_shape = self.plan.functions[tag]
         dtype = self.plan.dtype
         cdef cnp.ndarray out = _copy_in(call.out, call.rows, call.cols, dtype), result
+        out = out.reshape((call.rows,) + out_shape)
         target = _copy_in(call.target, call.rows, call.target_cols, np.int32 if call.labels else dtype)
-        target = target.reshape((call.rows,) + self.label_shape)
+        target = target.reshape((call.rows,) + self.target_shapes[self.plan.losses.index(tag)])
         weight = None
         if call.weight != NULL:
             weight = _copy_in(call.weight, call.rows, 1, dtype)
@@ -617,10 +676,10 @@ cdef class Run:
             call.sum[0] = (losses[used] * weight[used, 0]).sum()
             call.sum[1] = weight.sum(dtype=np.float64)
         if call.grad != NULL:
-            result = _checked(gradient(out, target), "Loss: gradient(a, y)", (call.rows, call.cols), dtype)
+            result = _checked(gradient(out, target), "Loss: gradient(a, y)", (call.rows,) + out_shape, dtype)
             if weight is not None:
                 weighted = np.zeros((call.rows, call.cols), dtype)
-                weighted[used] = weight[used] * result[used]
+                weighted[used] = weight[used] * result.reshape(call.rows, -1)[used]
                 result = weighted
             memcpy(call.grad, cnp.PyArray_DATA(result), result.nbytes)
 
@@ -649,18 +708,22 @@ cdef class Predictor:
     """
     cdef Plan plan
     cdef cnp.ndarray theta
-    cdef object dtype, slow
+    cdef object dtype, slow, in_shape, out_shape
     cdef int input, output, n_threads, number, n_free
+    cdef bint flat  # both shapes have one axis
     cdef cnp.npy_intp n_in, n_out
     cdef size_t arena_bytes
     cdef double flops_row
     cdef void *free[ARENAS]
 
-    def __cinit__(self, Plan plan, cnp.ndarray theta, int input, int output, cnp.npy_intp n_in, cnp.npy_intp n_out,
+    def __cinit__(self, Plan plan, cnp.ndarray theta, int input, int output, tuple in_shape, tuple out_shape,
                   int n_threads, slow=None):
-        """slow: answers (n, n_in) in place of the plan, where that calls Python."""
+        """in_shape, out_shape: an example's; slow: answers (n, *in_shape) in place of the plan, where that calls
+        Python."""
         self.plan, self.theta, self.slow, self.dtype = plan, theta, slow, plan.dtype
-        self.input, self.output, self.n_in, self.n_out, self.n_threads = input, output, n_in, n_out, n_threads
+        self.input, self.output, self.n_threads = input, output, n_threads
+        self.in_shape, self.out_shape, self.flat = in_shape, out_shape, len(in_shape) == len(out_shape) == 1
+        self.n_in, self.n_out = math.prod(in_shape), math.prod(out_shape)
         self.number = plan.dtype.num
         cdef bp_plan_info info = bp_plan_describe(plan.plan)
         self.arena_bytes, self.flops_row = info.arena_bytes, info.flops / plan.rows
@@ -690,6 +753,8 @@ cdef class Predictor:
         cdef bp_array array
         if not cnp.PyArray_CheckExact(x):
             x = _real(x)
+        if not self.flat:
+            return self.shaped(x, out)
         a = x
         cdef int ndim = cnp.PyArray_NDIM(a), number = cnp.PyArray_TYPE(a)
         if not (0 < ndim < 3) or a.shape[ndim - 1] != self.n_in or a.shape[0] == 0:
@@ -702,6 +767,7 @@ cdef class Predictor:
             a = _real(x)
             array = _describe(a)
         array.rows = 1 if ndim == 1 else a.shape[0]
+        array.n_outer = 0
         array.cols = self.n_in
         array.col_stride = a.strides[ndim - 1]
         array.row_stride = a.strides[0] if ndim == 2 else array.col_stride * self.n_in
@@ -716,6 +782,33 @@ cdef class Predictor:
             return to
         self.answer(&array, <char *>cnp.PyArray_DATA(to))
         return to
+
+    cdef shaped(self, x, out):
+        """Examples or answers of several axes; not contiguous, they are copied."""
+        axes = len(self.in_shape)
+        if x.ndim not in (axes, axes + 1) or x.shape[x.ndim - axes:] != self.in_shape or x.size == 0:
+            shape = ", ".join(map(str, self.in_shape))
+            raise ValueError(f"x: expected shape ({shape}) or (n, {shape}) with n > 0, got {x.shape}")
+        x = np.ascontiguousarray(_real(x))
+        cdef cnp.ndarray rows = x.reshape(-1, self.n_in)
+        shape = (*x.shape[:x.ndim - axes], *self.out_shape)
+        if out is None:
+            out = np.empty(shape, self.dtype)
+        elif (type(out) is not np.ndarray or out.shape != shape or out.dtype != self.dtype
+              or not (out.flags.c_contiguous and out.flags.writeable and out.dtype.isnative)
+              or np.may_share_memory(out, x)):
+            got = f"{out.dtype} of shape {out.shape}" if type(out) is np.ndarray else type(out).__name__
+            raise ValueError(f"out: expected a writeable, C-contiguous array of {self.dtype} and shape {shape} that "
+                             f"shares no memory with x, got {got}")
+        cdef bp_array array
+        if self.slow is not None:
+            out[...] = self.slow(rows.reshape(-1, *self.in_shape)).reshape(shape)
+        else:
+            array = _describe(rows)
+            array.rows, array.cols = rows.shape[0], self.n_in
+            array.row_stride, array.col_stride = self.n_in * rows.itemsize, rows.itemsize
+            self.answer(&array, cnp.PyArray_BYTES(out))
+        return out
 
     cdef cnp.ndarray check_out(self, out, cnp.ndarray a, int ndim, cnp.npy_intp rows):
         cdef cnp.ndarray to

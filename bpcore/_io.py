@@ -14,7 +14,10 @@ import numpy as np
 
 from bpcore import _optimizers, _validate
 from bpcore._activations import NAMES, Activation
-from bpcore._layers import Dense, Input
+from bpcore._graph import Graph, lay_out, symbols
+from bpcore._layers import Input
+from bpcore._operations import LAYERS
+from bpcore._symbols import Symbol
 
 if TYPE_CHECKING:
     from bpcore._network import Network
@@ -60,24 +63,28 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
 def _graph(net: Network) -> dict[str, Any]:
     nodes: list[dict[str, Any]] = []
     for node in net._nodes:
-        attributes: dict[str, Any] = {"units": node.n_out}
-        if isinstance(node.layer, Dense):
-            base, _, use = node.name.partition("@")
-            attributes = (
-                {"shares": base} if use else {**attributes, "activation": _name(node.layer), "bias": node.layer.bias}
-            )
-        inputs = [nodes[-1]["name"]] if nodes else []
-        nodes.append({"name": node.name, "op": node.layer.op, "inputs": inputs, "attributes": attributes})
-    return {"dtype": str(net.dtype), "nodes": nodes}
+        base, _, use = node.name.partition("@")
+        layer = node.layer
+        attributes = {"shares": base} if use else {name: _plain(getattr(layer, name)) for name in layer.saved}
+        if isinstance(layer, Input) and not layer.integer:
+            del attributes["integer"]
+        inputs = [net._nodes[i].name for i in node.inputs]
+        nodes.append({"name": node.name, "op": layer.op, "inputs": inputs, "attributes": attributes})
+    graph: dict[str, Any] = {"dtype": str(net.dtype), "nodes": nodes}
+    if not net._graph.is_chain:
+        graph["outputs"] = list(net.outputs)
+    if net.frozen:
+        graph["frozen"] = sorted(net.frozen)
+    return graph
 
 
-def _name(layer: Dense) -> str | dict[str, str]:
-    f = layer.activation
-    if isinstance(f, str):
-        return f
-    if f.name is None:
+def _plain(value: Any) -> Any:
+    """What JSON can keep of an attribute."""
+    if not isinstance(value, Activation):
+        return value
+    if value.name is None:
         raise ValueError("save: an activation of your own needs a name: bp.Activation(f, df, name='...')")
-    return {"custom": f.name}
+    return {"custom": value.name}
 
 
 def _training(net: Network) -> dict[str, Any]:
@@ -117,9 +124,9 @@ def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation] | Non
             if set(metadata) != {"bpcore_format", "graph", "training"}:
                 raise _bad(target, f"unknown metadata {sorted(set(metadata))}")
             graph, training = _parse(target, metadata["graph"]), _parse(target, metadata["training"])
-            dtype, layers = _layers(target, graph, dict(custom or {}))
+            dtype, layout = _layout(target, graph, dict(custom or {}))
             optimizer = _settings(target, training)
-            expected = _expected(target, layers, dtype, optimizer)
+            expected = _expected(layout, optimizer)
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             if found != expected:
                 name = sorted(set(found.items()) ^ set(expected.items()))[0][0]
@@ -127,7 +134,9 @@ def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation] | Non
             for name in expected:
                 if (kind := file.get_slice(name).get_dtype()) != _KINDS[dtype]:
                     raise _bad(target, f"tensor {name!r} is {kind}, the graph says {dtype}")
-            net = Network(layers, dtype=dtype, seed=training["seed"])
+            net = Network.__new__(Network)
+            net._create(layout, np.dtype(dtype), training["seed"])
+            net.frozen = graph.get("frozen", [])
             tensors = {name: file.get_tensor(name) for name in expected}
     except SafetensorError as error:
         raise _bad(target, str(error)) from None
@@ -160,43 +169,58 @@ def _parse(path: str, text: str) -> dict[str, Any]:
     return value
 
 
-def _keys(path: str, what: str, value: Any, expected: set[str]) -> None:
-    if not isinstance(value, dict) or set(value) != expected:
+def _keys(path: str, what: str, value: Any, expected: set[str], optional: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    if not isinstance(value, dict) or not expected <= set(value) <= expected | optional:
         got = sorted(value) if isinstance(value, dict) else type(value).__name__
         raise _bad(path, f"{what}: expected the keys {sorted(expected)}, got {got}")
 
 
-def _layers(path: str, graph: dict[str, Any], custom: dict[str, Activation]) -> tuple[str, list[Input | Dense]]:
-    _keys(path, "graph", graph, {"dtype", "nodes"})
+def _strings(path: str, what: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise _bad(path, f"{what}: expected a list of names")
+    return value
+
+
+def _layout(path: str, graph: dict[str, Any], custom: dict[str, Activation]) -> tuple[str, Graph]:
+    """The graph that the file describes: every node is made of earlier ones."""
+    _keys(path, "graph", graph, {"dtype", "nodes"}, {"outputs", "frozen"})
     if graph["dtype"] not in ("float32", "float64"):
         raise _bad(path, f"dtype {graph['dtype']!r}")
     if not isinstance(graph["nodes"], list):
         raise _bad(path, "nodes: expected a list")
-    layers: list[Input | Dense] = []
-    by_name: dict[str, Dense] = {}
-    before: str | None = None
+    made: dict[str, Symbol] = {}
     for node in graph["nodes"]:
         _keys(path, "a node", node, {"name", "op", "inputs", "attributes"})
         name, op, attributes = node["name"], node["op"], node["attributes"]
-        if not isinstance(name, str) or op not in ("input", "dense"):
+        kind = LAYERS.get(op) if isinstance(op, str) else None
+        if not isinstance(name, str) or kind is None:
             raise _bad(path, f"unknown operation {op!r}, or a name that is not a string: {name!r}")
-        if node["inputs"] != ([] if before is None else [before]) or (op == "input") != (before is None):
-            raise _bad(path, f"{name!r}: expected a chain that begins with an input")
-        before = name
-        if op == "input":
-            _keys(path, name, attributes, {"units"})
-            layers.append(_made(path, name, partial(Input, attributes["units"])))
-        elif isinstance(attributes, dict) and set(attributes) == {"shares"}:
-            if not isinstance(attributes["shares"], str) or attributes["shares"] not in by_name:
-                raise _bad(path, f"{name!r} shares the weights of {attributes['shares']!r}, which is not there")
-            layers.append(by_name[attributes["shares"]])
+        inputs = _strings(path, name, node["inputs"])
+        if name in made or not set(inputs) <= set(made) or (not inputs) != (kind is Input):
+            raise _bad(path, f"{name!r}: expected a name of its own, and inputs among the nodes before it")
+        if isinstance(attributes, dict) and set(attributes) == {"shares"}:
+            shared = attributes["shares"]
+            if not isinstance(shared, str) or shared not in made or type(made[shared].layer) is not kind:
+                raise _bad(path, f"{name!r} shares the weights of {shared!r}, which is not there")
+            layer = made[shared].layer
         else:
-            _keys(path, name, attributes, {"units", "activation", "bias"})
-            f = _activation(path, attributes["activation"], custom)
-            make = partial(Dense, attributes["units"], f, bias=attributes["bias"], name=name)
-            by_name[name] = _made(path, name, make)
-            layers.append(by_name[name])
-    return graph["dtype"], layers
+            _keys(path, name, attributes, set(kind.saved) - {"integer"}, set(kind.saved))
+            given = dict(attributes)
+            if "activation" in given:
+                given["activation"] = _activation(path, given["activation"], custom)
+            layer = _made(path, name, partial(kind, **given, name=name))
+        made[name] = layer if kind is Input else _made(path, name, partial(layer, *(made[one] for one in inputs)))
+    outputs = _strings(path, "outputs", graph.get("outputs", list(made)[-1:]))
+    if not set(outputs) <= set(made):
+        raise _bad(path, f"outputs: there is no {sorted(set(outputs) - set(made))[0]!r}")
+    first = [symbol for symbol in made.values() if isinstance(symbol, Input)]
+    layout = _made(path, "graph", lambda: lay_out(symbols("inputs", first), symbols("outputs", [made[o] for o in outputs])))
+    if [node.name for node in layout.nodes] != list(made):
+        raise _bad(path, "nodes: expected them in the order in which they are computed")
+    bases = {node.base for node in layout.nodes if node.parameters}
+    if not set(_strings(path, "frozen", graph.get("frozen", []))) <= bases:
+        raise _bad(path, f"frozen: expected names of layers with parameters, got {graph['frozen']}")
+    return graph["dtype"], layout
 
 
 def _made(path: str, name: str, make: Callable[[], Any]) -> Any:
@@ -232,15 +256,8 @@ def _settings(path: str, training: dict[str, Any]) -> _optimizers.Optimizer | No
         raise _bad(path, str(error)) from None
 
 
-def _expected(
-    path: str, layers: list[Input | Dense], dtype: str, optimizer: _optimizers.Optimizer | None
-) -> dict[str, tuple[int, ...]]:
+def _expected(layout: Graph, optimizer: _optimizers.Optimizer | None) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors that the graph calls for; nothing of their size is allocated."""
-    from bpcore._network import lay_out
-
-    try:
-        shapes = {name: p.shape for name, p in lay_out(layers)[1].items()}
-    except (TypeError, ValueError) as error:
-        raise _bad(path, str(error)) from None
+    shapes = {name: p.shape for name, p in layout.parameters.items()}
     states = () if optimizer is None else optimizer.states
     return {**shapes, **{f"{_STATE}{state}.{name}": shape for state in states for name, shape in shapes.items()}}

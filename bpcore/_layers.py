@@ -2,66 +2,182 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from bpcore import _activations, _core, _validate
 from bpcore._activations import Activation
+from bpcore._symbols import Shape, Symbol
 
 # Philox purposes: the first word of the counter
-INIT, SHUFFLE = 0, 1
+INIT, SHUFFLE, DROPOUT = 0, 1, 2
 
 
-def _uniform(limit: Callable[[int, int], float]) -> Callable[..., np.ndarray]:
-    def draw(n_in: int, n_out: int, seed: int, layer: int) -> np.ndarray:
-        return (2 * _core.uniform(n_in * n_out, seed, INIT, layer) - 1) * limit(n_in, n_out)
-
-    return draw
+def uniform(limit: float, n: int, seed: int, layer: int, number: int = 0) -> np.ndarray:
+    """n draws from U(-limit, limit) for a layer's parameter of that number."""
+    return (2 * _core.uniform(n, seed, INIT, layer, number) - 1) * limit
 
 
-def _normal(deviation: Callable[[int, int], float]) -> Callable[..., np.ndarray]:
-    def draw(n_in: int, n_out: int, seed: int, layer: int) -> np.ndarray:
-        # Box and Muller (1958)
-        u = _core.uniform(2 * n_in * n_out, seed, INIT, layer).reshape(-1, 2)
-        return np.sqrt(-2 * np.log(1 - u[:, 0])) * np.cos(2 * np.pi * u[:, 1]) * deviation(n_in, n_out)
-
-    return draw
+def normal(deviation: float, n: int, seed: int, layer: int, number: int = 0) -> np.ndarray:
+    """n draws from N(0, deviation^2), by Box and Muller (1958)."""
+    u = _core.uniform(2 * n, seed, INIT, layer, number).reshape(-1, 2)
+    return np.sqrt(-2 * np.log(1 - u[:, 0])) * np.cos(2 * np.pi * u[:, 1]) * deviation
 
 
+# how n weights are drawn that connect n_in numbers with n_out
 _INIT: dict[str, Callable[..., np.ndarray]] = {
-    "glorot_uniform": _uniform(lambda n_in, n_out: (6 / (n_in + n_out)) ** 0.5),
-    "glorot_normal": _normal(lambda n_in, n_out: (2 / (n_in + n_out)) ** 0.5),
-    "he_uniform": _uniform(lambda n_in, n_out: (6 / n_in) ** 0.5),
-    "he_normal": _normal(lambda n_in, n_out: (2 / n_in) ** 0.5),
-    "lecun_uniform": _uniform(lambda n_in, n_out: (3 / n_in) ** 0.5),
-    "lecun_normal": _normal(lambda n_in, n_out: (1 / n_in) ** 0.5),
-    "zeros": lambda n_in, n_out, seed, layer: np.zeros(n_in * n_out),
-    "ones": lambda n_in, n_out, seed, layer: np.ones(n_in * n_out),
+    "glorot_uniform": lambda n, n_in, n_out, *at: uniform((6 / (n_in + n_out)) ** 0.5, n, *at),
+    "glorot_normal": lambda n, n_in, n_out, *at: normal((2 / (n_in + n_out)) ** 0.5, n, *at),
+    "he_uniform": lambda n, n_in, n_out, *at: uniform((6 / n_in) ** 0.5, n, *at),
+    "he_normal": lambda n, n_in, n_out, *at: normal((2 / n_in) ** 0.5, n, *at),
+    "lecun_uniform": lambda n, n_in, n_out, *at: uniform((3 / n_in) ** 0.5, n, *at),
+    "lecun_normal": lambda n, n_in, n_out, *at: normal((1 / n_in) ** 0.5, n, *at),
+    "zeros": lambda n, n_in, n_out, *at: np.zeros(n),
+    "ones": lambda n, n_in, n_out, *at: np.ones(n),
 }
+INITS = ("auto", *_INIT)
 _RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "silu", "softplus")
 
 
-@dataclass(frozen=True, eq=False)
-class Input:
-    """The input: `units` numbers an example."""
+def draw(init: str, activation: Any, shape: Shape, n_in: int, n_out: int, *at: int) -> np.ndarray:
+    """Weights of `shape`, each connecting n_in numbers with n_out; at: seed, layer, number of the parameter."""
+    if init == "auto":
+        kind = activation if isinstance(activation, str) else ""
+        init = "lecun_normal" if kind == "selu" else "he_uniform" if kind in _RECTIFIERS else "glorot_uniform"
+    return _INIT[init](math.prod(shape), n_in, n_out, *at).reshape(shape)
 
-    units: int
+
+class Spec(NamedTuple):
+    """A parameter that a layer asks for; weight decay touches it or not."""
+
+    shape: Shape
+    decay: bool
+
+
+class Layer:
+    """What every layer is: called on symbols it gives a symbol, and it tells the plan what to compute.
+
+    Layers compare by identity: one layer used twice is one set of weights.
+    """
+
+    op: ClassVar[str]
+    saved: ClassVar[tuple[str, ...]] = ()  # the attributes that a file keeps
+    name: str | None
+    many: ClassVar[bool] = False  # takes several inputs
+
+    def __call__(self, *inputs: Symbol) -> Symbol:
+        """The symbol of what this layer makes of `inputs`."""
+        for symbol in inputs:
+            if not isinstance(symbol, Symbol):
+                cure = "; call it with several arguments" if isinstance(symbol, (list, tuple)) else ""
+                raise TypeError(f"{self!r}: expected outputs of layers or bp.Input, got {type(symbol).__name__}{cure}")
+        if not inputs or (len(inputs) > 1 and not self.many):
+            raise TypeError(f"{self!r}: expected {'inputs' if self.many else 'one input'}, got {len(inputs)}")
+        if len(inputs) > _core.MAX_OPERANDS:
+            raise ValueError(f"{self!r}: expected at most {_core.MAX_OPERANDS} inputs, got {len(inputs)}")
+        self.check_integer(inputs)
+        shape = self.output_shape(*(symbol.shape for symbol in inputs))
+        if math.prod(shape) > _validate.MAX_UNITS:
+            raise ValueError(f"{self!r}: an example of shape {shape} is too large")
+        return Symbol(self, inputs, shape)
+
+    def check_integer(self, inputs: Sequence[Symbol]) -> None:
+        """Whole numbers are for Embedding alone."""
+        for symbol in inputs:
+            if isinstance(symbol, Input) and symbol.integer:
+                raise ValueError(f"{self!r}: expected real numbers; whole numbers go through bp.Embedding first")
+
+    def wrong(self, expected: str, got: Any) -> ValueError:
+        """The error for a shape that does not fit."""
+        return ValueError(f"{self!r}: expected {expected}, got {got}")
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """An example's shape, given those of the inputs; ValueError where they do not fit."""
+        raise NotImplementedError
+
+    def parameters(self, *shapes: Shape) -> dict[str, Spec]:
+        """The parameters it needs, by letter, in their order in theta."""
+        return {}
+
+    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
+        """First values of the parameters, by letter; `layer` is the number that its draws are counted by."""
+        return {}
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        """Adds its operations to a plan; the number of the output's buffer."""
+        raise NotImplementedError
+
+    @property
+    def low_level(self) -> bool:
+        """Whether C can compute it without the GIL."""
+        f = getattr(self, "activation", None)
+        return not isinstance(f, Activation) or f.is_low_level
+
+
+def named(name: Any) -> None:
+    """A layer's name: ValueError unless it can stand in a file and before a dot."""
+    if name is not None and (not isinstance(name, str) or not name or set(name) & set("./@")):
+        raise ValueError(f"name: expected a non-empty string without '.', '/' and '@', got {name!r}")
+
+
+def shape_of(name: str, value: Any, most: int = 4) -> Shape:
+    """An example's shape: an integer or a tuple of them, each at least 1."""
+    sizes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    if not 0 < len(sizes) <= most:
+        raise ValueError(f"{name}: expected 1 to {most} sizes, got {value!r}")
+    return tuple(_validate.integer(name, size, 1, _validate.MAX_UNITS) for size in sizes)
+
+
+def apply(plan: Any, f: str | Activation, z: int, width: int) -> int:
+    """Adds activation f on buffer z; softmax goes over `width` columns each."""
+    if isinstance(f, Activation):
+        return int(plan.op("user_function" if f.is_low_level else "python_function", [z], function=(f.f, f.df)))
+    if f == "identity":
+        return z
+    if f == "softmax":
+        return int(plan.op("softmax", [z], settings=([width], [])))
+    return int(plan.op("activation", [z], function=f))
+
+
+@dataclass(frozen=True, eq=False)
+class Input(Symbol, Layer):
+    """An input: `units` numbers an example, or an array of shape `units`, such as (time, features).
+
+    integer: whole numbers, for `bp.Embedding`.
+    """
+
+    units: int | Shape
+    integer: bool = field(default=False, kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
     op: ClassVar[str] = "input"
+    saved: ClassVar[tuple[str, ...]] = ("units", "integer")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "units", _validate.integer("units", self.units, 1, _validate.MAX_UNITS))
+        shape = shape_of("units", self.units)
+        if math.prod(shape) > _validate.MAX_UNITS:
+            raise ValueError(f"units: {self.units} is too large")
+        units = shape if isinstance(self.units, (tuple, list)) else shape[0]
+        named(self.name)
+        for name, value in (("units", units), ("integer", _validate.flag("integer", self.integer)),
+                            ("layer", self), ("inputs", ()), ("shape", shape)):  # fmt: skip
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        return f"Input({self.units})"
+        return f"Input({self.units}{', integer=True' if self.integer else ''})"
+
+    def __call__(self, *inputs: Symbol) -> Symbol:
+        raise TypeError(f"{self!r} takes no input; give it to a layer: Dense(64)(x)")
 
 
 @dataclass(frozen=True, eq=False)
-class Dense:
+class Dense(Layer):
     """A fully connected layer: z = a W^T + b, a = f(z) (Nielsen 2015, ch. 2).
 
+    Of a sequence or an image it takes the last axis, at each position: (time, features) becomes (time, units).
     activation: a name (see `bp.activations.NAMES`) or `bp.Activation(f, df)`.
     init: how W is drawn: a name, or an array shaped as W[l], (units, n_in).  "auto" is he_uniform for rectifiers (relu
     and its kin), lecun_normal for selu, else glorot_uniform (Glorot and Bengio 2010; He et al. 2015).
@@ -76,36 +192,42 @@ class Dense:
     bias_init: Any = field(default="zeros", kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     op: ClassVar[str] = "dense"
+    saved: ClassVar[tuple[str, ...]] = ("units", "activation", "bias")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", _validate.integer("units", self.units, 1, _validate.MAX_UNITS))
         object.__setattr__(self, "activation", _activations.resolve(self.activation))
         object.__setattr__(self, "bias", _validate.flag("bias", self.bias))
-        for name, valid in (("init", ("auto", *_INIT)), ("bias_init", ("zeros", "ones"))):
+        for name, valid in (("init", INITS), ("bias_init", ("zeros", "ones"))):
             value = getattr(self, name)
             if isinstance(value, str):
                 _validate.choice(name, value, valid)
             else:
                 # a copy: the layer does not change when the array does
                 object.__setattr__(self, name, _validate.array(name, value).copy())
-        if self.name is not None and (not isinstance(self.name, str) or not self.name or set(self.name) & set("./@")):
-            raise ValueError(f"name: expected a non-empty string without '.', '/' and '@', got {self.name!r}")
+        named(self.name)
 
     def __repr__(self) -> str:
         return f"Dense({self.units}, {_activations.label(self.activation)!r}{'' if self.bias else ', bias=False'})"
 
-    def draw_weights(self, n_in: int, dtype: np.dtype[Any], seed: int, layer: int) -> np.ndarray:
-        """The first W, as it lies in theta: [n_in, units]."""
-        if not isinstance(self.init, str):
-            return _validate.parameters("init", self.init, (self.units, n_in), dtype).T
-        name = self.init
-        if name == "auto":
-            kind = self.activation if isinstance(self.activation, str) else ""
-            name = "lecun_normal" if kind == "selu" else "he_uniform" if kind in _RECTIFIERS else "glorot_uniform"
-        return _INIT[name](n_in, self.units, seed, layer).reshape(n_in, self.units)
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (*shapes[0][:-1], self.units)
 
-    def draw_bias(self, dtype: np.dtype[Any]) -> np.ndarray:
-        """The first b: (units,)."""
-        if not isinstance(self.bias_init, str):
-            return _validate.parameters("bias_init", self.bias_init, (self.units,), dtype)
-        return np.full(self.units, float(self.bias_init == "ones"))
+    def parameters(self, *shapes: Shape) -> dict[str, Spec]:
+        W = Spec((shapes[0][-1], self.units), True)
+        return {"W": W, "b": Spec((self.units,), False)} if self.bias else {"W": W}
+
+    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
+        n_in = shapes[0][-1]
+        if isinstance(self.init, str):
+            W = draw(self.init, self.activation, (n_in, self.units), n_in, self.units, seed, layer)
+        else:
+            W = _validate.parameters("init", self.init, (self.units, n_in), dtype).T
+        if isinstance(self.bias_init, str):
+            b = np.full(self.units, float(self.bias_init == "ones"))
+        else:
+            b = _validate.parameters("bias_init", self.bias_init, (self.units,), dtype)
+        return {"W": W, "b": b}
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return apply(plan, self.activation, plan.op("dense", inputs, slots), self.units)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bpcore import _validate
 
-__all__ = ["BinaryCrossEntropy", "CrossEntropy", "Huber", "Loss", "MeanSquaredError", "SquaredError"]
+__all__ = ["BinaryCrossEntropy", "CrossEntropy", "Huber", "Loss", "MeanSquaredError", "SquaredError", "Weighted"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,17 @@ class Loss:
         _validate.label(self.name)
 
 
+@dataclass(frozen=True)
+class Weighted:
+    """A loss times a number, for a network of several outputs: loss=["cross_entropy", Weighted("mse", 0.3)]."""
+
+    loss: Any
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", _validate.real("weight", self.weight))
+
+
 _BY_NAME: dict[str, type[BuiltIn]] = {
     loss.name: loss for loss in (SquaredError, MeanSquaredError, BinaryCrossEntropy, CrossEntropy, Huber)
 }
@@ -127,16 +138,41 @@ def resolve(value: Any, output: Any) -> BuiltIn | Loss:
     return _BY_NAME[name]()
 
 
+def resolve_all(value: Any, outputs: Sequence[Any]) -> list[Weighted]:
+    """A loss for each output node: one for all of them, a list, or a dict by name."""
+    names = [node.name for node in outputs]
+    if isinstance(value, (list, tuple, dict)):
+        given = [part for _, part in _validate.parts("loss", value, names)]
+    else:
+        given = [value] * len(outputs)
+    found = []
+    for one, node in zip(given, outputs, strict=True):
+        weighted = one if isinstance(one, Weighted) else Weighted(one)
+        found.append(Weighted(resolve(weighted.loss, getattr(node.layer, "activation", None)), weighted.weight))
+    return found
+
+
+def has_accuracy(loss: BuiltIn | Loss) -> bool:
+    """Whether outputs are classes."""
+    return isinstance(loss, BuiltIn) and loss.has_accuracy
+
+
 def target(
-    loss: BuiltIn | Loss, y: Any, n: int, n_out: int, dtype: Any, check_finite: bool = True, name: str = "y"
+    loss: BuiltIn | Loss,
+    y: Any,
+    n: int,
+    shape: tuple[int, ...],
+    dtype: Any,
+    check_finite: bool = True,
+    name: str = "y",
 ) -> _validate.Target:
     """y, checked against what the loss takes."""
     if isinstance(loss, Loss):
-        return _validate.any_target(y, n, n_out, dtype, check_finite, name)
+        return _validate.any_target(y, n, math.prod(shape), dtype, check_finite, name)
     return _validate.target(
         y,
         n,
-        n_out,
+        shape,
         dtype,
         classes=loss.takes_classes,
         low=loss.low,

@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from bpcore import _activations, _core, _io, _plans, _threads, _training, _validate
+from bpcore._graph import Graph, chained, lay_out, symbols
 from bpcore._history import History
-from bpcore._layers import Dense, Input
-from bpcore._losses import BuiltIn, Loss
+from bpcore._layers import Input, Layer
 from bpcore._optimizers import SGD, Memory, Optimizer
+from bpcore._symbols import Shape, Symbol
 from bpcore._tape import Gradients, Tape
 
-_LossLike = str | BuiltIn | Loss
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """Where a parameter lies: theta[offset : offset + rows * cols] as [rows, cols]."""
-
-    offset: int
-    rows: int
-    cols: int
-    decay: bool
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Node:
-    """A layer in its place; `parameters` are names in the network's table."""
-
-    name: str
-    layer: Any
-    n_out: int
-    parameters: tuple[str, ...] = ()
+_LossLike = Any  # a name, an object of bp.losses or bp.Loss; of several outputs a list of them, or a dict by name
 
 
 def _aligned(n: int, dtype: np.dtype[Any]) -> np.ndarray:
@@ -51,24 +31,37 @@ def _aligned(n: int, dtype: np.dtype[Any]) -> np.ndarray:
 
 
 class Network:
-    """A feed-forward network: an `Input`, then `Dense` layers.
+    """A network: a list of layers, an `Input` first, or the inputs and outputs of a graph.
 
-    dtype: "float32" or "float64", of parameters and arithmetic.  seed: of the first weights and of shuffling, 0 to
-    2^64 - 1.  All parameters are one vector `theta`; `params`, `W[l]` and `b[l]` are views of it, l = 1..L.
+        Network([Input(784), Dense(128, "relu"), Dense(10, "softmax")])
+
+        x = Input(36)
+        h = Dense(64, "relu")(x)
+        h = h + Dense(64, "relu")(h)
+        Network(x, Dense(10, "softmax")(h))         # lists of inputs and of outputs are as good
+
+    dtype: "float32" or "float64", of parameters and arithmetic.  seed: of the first weights, of shuffling and of what
+    layers draw, 0 to 2^64 - 1.  All parameters are one vector `theta`; `params` are views of it by name.
     Raises ValueError or TypeError for layers that do not fit.
 
     The algorithm is that of Rumelhart, Hinton and Williams (1986) in the notation of Nielsen (2015).
     """
 
-    def __init__(self, layers: Sequence[Input | Dense], *, dtype: Any = "float32", seed: int = 0) -> None:
-        self._dtype = _validate.dtype(dtype)
-        self._seed = _validate.seed(seed)
-        self._nodes, self._parameters = lay_out(layers)
-        self._layers = tuple(node.layer for node in self._nodes)
+    def __init__(self, layers: Any, outputs: Any = None, *, dtype: Any = "float32", seed: int = 0) -> None:
+        checked, number = _validate.dtype(dtype), _validate.seed(seed)
+        if outputs is None:
+            ends = chained(layers)
+        else:
+            ends = symbols("inputs", layers), symbols("outputs", outputs)
+        self._create(lay_out(*ends), checked, number)
+
+    def _create(self, graph: Graph, dtype: np.dtype[Any], seed: int) -> None:
+        self._dtype, self._seed, self._graph = dtype, seed, graph
+        self._frozen: frozenset[str] = frozenset()
         self.step = 0
         self.epoch = 0
         self._memory = Memory()
-        self._bind(_aligned(sum(p.rows * p.cols for p in self._parameters.values()), self._dtype))
+        self._bind(_aligned(sum(p.rows * p.cols for p in graph.parameters.values()), dtype))
         self._draw()
 
     def _bind(self, theta: np.ndarray) -> None:
@@ -76,6 +69,7 @@ class Network:
         self._theta = theta
         self._plans = _plans.PlanCache()
         self._fitting = _core.OneAtATime()
+        self._as_layers: dict[int, Layer] = {}
         self._params = MappingProxyType(
             {
                 name: theta[p.offset : p.offset + p.rows * p.cols].reshape(p.shape)
@@ -85,14 +79,107 @@ class Network:
 
     def _draw(self) -> None:
         drawn: set[str] = set()
-        for node in self._nodes[1:]:
-            if node.parameters[0] in drawn:
+        for node in self._nodes:
+            if not node.parameters or node.parameters[0] in drawn:
                 continue
-            W = self._params[node.parameters[0]]
-            W[...] = node.layer.draw_weights(W.shape[0], self._dtype, self._seed, len(drawn))
-            for name in node.parameters[1:]:
-                self._params[name][...] = node.layer.draw_bias(self._dtype)
+            origin = getattr(node.layer, "_origin", None)
+            if origin is None:
+                shapes = [self._nodes[i].shape for i in node.inputs]
+                values = node.layer.draw(shapes, self._dtype, self._seed, len(drawn))
+            else:
+                network, name = origin
+                values = {full.partition(".")[2]: network.params[f"{name}.{full.partition('.')[2]}"]
+                          for full in node.parameters}  # fmt: skip
+            for name in node.parameters:
+                self._params[name][...] = values[name.partition(".")[2]]
             drawn.add(node.parameters[0])
+
+    @property
+    def _nodes(self) -> Any:
+        return self._graph.nodes
+
+    @property
+    def _parameters(self) -> Any:
+        return self._graph.parameters
+
+    def _like(self, dtype: Any) -> Network:
+        """The same network, with the same parameters, in another dtype; without memory of training."""
+        twin = type(self).__new__(type(self))
+        twin._create(self._graph, np.dtype(dtype), self._seed)
+        twin._theta[:] = self._theta
+        twin._frozen = self._frozen
+        return twin
+
+    # ---- as a layer, and parts of it ----
+
+    def __call__(self, *inputs: Symbol) -> Any:
+        """The network as a layer: its layers on these inputs; a new network of them begins with this one's weights.
+
+        Used twice, it is one set of weights, as a layer is.  Several outputs come as a list.
+        """
+        own = [self._nodes[i] for i in self._graph.inputs]
+        found = symbols("inputs", list(inputs))
+        if [symbol.shape for symbol in found] != [node.shape for node in own]:
+            raise ValueError(
+                f"{self!r}: expected inputs of shape {', '.join(str(node.shape) for node in own)}, got "
+                f"{', '.join(str(symbol.shape) for symbol in found)}"
+            )
+        made = dict(zip(self._graph.inputs, found, strict=True))
+        for i, node in enumerate(self._nodes):
+            if i in made:
+                continue
+            if id(node.layer) not in self._as_layers:
+                twin = copy.copy(node.layer)
+                object.__setattr__(twin, "_origin", (self, node.base))
+                self._as_layers[id(node.layer)] = twin
+            made[i] = self._as_layers[id(node.layer)](*(made[k] for k in node.inputs))
+        outputs = [made[i] for i in self._graph.outputs]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def part(self, inputs: Any, outputs: Any) -> Network:
+        """The network between layers, with a copy of its weights: from the outputs of `inputs` to those of `outputs`.
+
+        Both are names of layers (see `summary`), or lists of them; an input's own name begins at the input.
+        """
+        numbers = {node.name: i for i, node in enumerate(self._nodes)}
+        ends: list[list[int]] = []
+        for what, names in (("inputs", inputs), ("outputs", outputs)):
+            listed = list(names) if isinstance(names, (list, tuple)) else [names]
+            ends.append([numbers[_validate.choice(what, name, numbers)] for name in listed])
+        made: dict[int, Symbol] = {}
+        for i in ends[0]:
+            node = self._nodes[i]
+            whole = isinstance(node.layer, Input)
+            made[i] = node.layer if whole else Input(node.shape if len(node.shape) > 1 else node.n_out, name=node.base)
+        first = list(made.values())
+        for i, node in enumerate(self._nodes):
+            if i not in made and node.inputs and all(k in made for k in node.inputs):
+                made[i] = node.layer(*(made[k] for k in node.inputs))
+        for i in ends[1]:
+            if i not in made:
+                raise ValueError(f"outputs: {self._nodes[i].name} depends on more than the inputs given")
+        names = {id(node.layer): node.base for i, node in enumerate(self._nodes) if i not in ends[0]}
+        twin = type(self).__new__(type(self))
+        twin._create(lay_out(first, [made[i] for i in ends[1]], names), self._dtype, self._seed)
+        for name, view in twin.params.items():
+            view[...] = self.params[name]
+        return twin
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Names of layers whose parameters `fit` leaves alone (their gradients are taken for zero); may be assigned:
+        net.frozen = {"dense_1"}."""
+        return self._frozen
+
+    @frozen.setter
+    def frozen(self, names: Any) -> None:
+        self._fitting.check("frozen")
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise TypeError(f"frozen: expected names of layers, got {names!r}")
+        bases = {node.base for node in self._nodes if node.parameters}
+        found = frozenset(_validate.choice("frozen", name, sorted(bases)) for name in names)
+        self._frozen = found
+        self._plans = _plans.PlanCache()
 
     # ---- what it is ----
 
@@ -107,19 +194,37 @@ class Network:
         return self._seed
 
     @property
-    def layers(self) -> tuple[Input | Dense, ...]:
-        """The layers, the input first."""
-        return self._layers
+    def layers(self) -> tuple[Any, ...]:
+        """The layers, one a node, inputs first; a layer that is used twice is there twice."""
+        return tuple(node.layer for node in self._nodes)
 
     @property
     def n_inputs(self) -> int:
-        """n_0"""
-        return self._nodes[0].n_out
+        """n_0: numbers of an example, of all inputs"""
+        return sum(node.n_out for node in self._ends(self._graph.inputs))
 
     @property
     def n_outputs(self) -> int:
-        """n_L"""
-        return self._nodes[-1].n_out
+        """n_L: numbers of an answer, of all outputs"""
+        return sum(node.n_out for node in self._ends(self._graph.outputs))
+
+    @property
+    def inputs(self) -> dict[str, Shape]:
+        """Shapes of the inputs, an example each, by name, in their order."""
+        return {node.name: node.shape for node in self._ends(self._graph.inputs)}
+
+    @property
+    def outputs(self) -> dict[str, Shape]:
+        """Shapes of the outputs, an example each, by name, in their order."""
+        return {node.name: node.shape for node in self._ends(self._graph.outputs)}
+
+    def _ends(self, numbers: Sequence[int]) -> list[Any]:
+        return [self._nodes[i] for i in numbers]
+
+    def _chain(self, what: str) -> None:
+        if not self._graph.is_chain:
+            raise AttributeError(f"{what}: only chains of Dense layers have it; use net.params for parameters by name, "
+                                 "net.part(inputs, outputs) for values within, value_and_grad for gradients")  # fmt: skip
 
     @property
     def n_params(self) -> int:
@@ -144,11 +249,13 @@ class Network:
     @property
     def W(self) -> tuple[Any, ...]:
         """W[l], (n_l, n_{l-1}): row j is unit j of layer l.  Transposed views of theta; W[0] is None."""
+        self._chain("W")
         return self._views(self._theta)[0]
 
     @property
     def b(self) -> tuple[Any, ...]:
         """b[l], (n_l,), views of theta; None for l = 0 and for layers without bias."""
+        self._chain("b")
         return self._views(self._theta)[1]
 
     def _views(self, vector: np.ndarray) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -165,21 +272,27 @@ class Network:
         return tuple(W), tuple(b)
 
     def __repr__(self) -> str:
-        chain = " -> ".join(map(repr, self._layers))
-        return f"<Network {chain}, {self._dtype}, {self.n_params:,} parameters>"
+        shown = [repr(node.layer) for node in self._nodes]
+        if any(node.inputs != (i,) for i, node in enumerate(self._nodes[1:])):
+            shown = [f"{len(shown)} layers", *(f"{name} {shape}" for name, shape in self.outputs.items())]
+        return f"<Network {' -> '.join(shown)}, {self._dtype}, {self.n_params:,} parameters>"
 
     def summary(self) -> str:
         """A table of the layers with their shapes and numbers of parameters."""
-        rows = [("layer", "activation", "output", "parameters")]
+        rows = [("layer", "kind", "activation", "of", "output", "parameters")]
         seen: set[str] = set()
         for node in self._nodes:
             count = sum(math.prod(self._parameters[name].shape) for name in node.parameters)
             shared = bool(seen & set(node.parameters))
             seen |= set(node.parameters)
-            activation = _activations.label(node.layer.activation) if node.layer.op == "dense" else ""
-            rows.append((node.name, activation, f"(n, {node.n_out})", "shared" if shared else f"{count:,}"))
-        rows.append(("total", "", str(self._dtype), f"{self.n_params:,}"))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+            f = getattr(node.layer, "activation", None)
+            notes = "shared" if shared else f"{count:,}{' frozen' if node.base in self._frozen else ''}"
+            inputs = ", ".join(self._nodes[i].name for i in node.inputs)
+            shape = ", ".join(map(str, node.shape))
+            kind = type(node.layer).__name__
+            rows.append((node.name, kind, _activations.label(f) if f else "", inputs, f"(n, {shape})", notes))
+        rows.append(("total", "", "", "", str(self._dtype), f"{self.n_params:,}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         rule = "-" * max(map(len, lines))
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
@@ -229,18 +342,25 @@ class Network:
 
     # ---- answering ----
 
-    def predict(self, X: Any, *, n_threads: int | None = None) -> np.ndarray:
-        """a^L for every row of X (n, n_0): (n, n_L) in the network's dtype.  A row has the same bits in every batch."""
-        self._fitting.check("predict")
-        return self._predict(_validate.inputs(X, self.n_inputs, self._dtype), _threads.resolve(n_threads))
+    def predict(self, X: Any, *, n_threads: int | None = None) -> Any:
+        """The outputs for every row of X (n, n_0): (n, n_L) in the network's dtype.  A row has the same bits in every
+        batch.
 
-    def _predict(self, X: np.ndarray, threads: int) -> np.ndarray:
-        out = np.empty((len(X), self.n_outputs), self._dtype)
+        X is (n, *shape) of the input; of several inputs, a list, or a dict by name.  Of several outputs a tuple comes.
+        """
+        self._fitting.check("predict")
+        arrays = _validate.inputs(X, self._ends(self._graph.inputs), self._dtype)
+        answers = self._predict(arrays, _threads.resolve(n_threads))
+        return answers[0] if len(answers) == 1 else tuple(answers)
+
+    def _predict(self, arrays: list[np.ndarray], threads: int) -> list[np.ndarray]:
+        n = len(arrays[0])
+        outs = [np.empty((n, *node.shape), self._dtype) for node in self._ends(self._graph.outputs)]
         with self._plans.take(self, _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, threads)) as made:
             run = _core.Run(made.plan, self._theta)
-            run.ports([(made.a[0], X)], [(made.a[-1], out)])
-            _training.whole(run, len(X), threads)
-        return out
+            run.ports(list(zip(made.inputs, arrays, strict=True)), list(zip(made.outputs, outs, strict=True)))
+            _training.whole(run, n, threads)
+        return outs
 
     def predictor(self, *, n_threads: int | None = None) -> _core.Predictor:
         """The network as it is now, to be asked from any number of threads: `answer = net.predictor()`.
@@ -253,11 +373,13 @@ class Network:
         threads = _threads.resolve(n_threads)
         theta = _aligned(self._theta.size, self._dtype)
         theta[:] = self._theta
+        if len(self.inputs) > 1 or len(self.outputs) > 1:
+            raise ValueError("predictor: expected a network of one input and one output; use net.part(inputs, outputs)")
         made = _plans.compiled(self, _plans.Key(_plans.PREDICT, 1, threads))
-        functions = (node.layer.activation for node in self._nodes[1:])
-        calls_python = any(isinstance(f, _activations.Activation) and not f.is_low_level for f in functions)
-        slow = functools.partial(self.copy()._predict, threads=threads) if calls_python else None
-        return _core.Predictor(made.plan, theta, made.a[0], made.a[-1], self.n_inputs, self.n_outputs, threads, slow)
+        calls_python = not all(node.layer.low_level for node in self._nodes)
+        slow = functools.partial(_only, self.copy(), threads) if calls_python else None
+        (shape,), (out,) = self.inputs.values(), self.outputs.values()
+        return _core.Predictor(made.plan, theta, made.inputs[0], made.outputs[0], shape, out, threads, slow)
 
     def evaluate(
         self, X: Any, y: Any, *, loss: _LossLike = "auto", sample_weight: Any = None, n_threads: int | None = None
@@ -274,9 +396,13 @@ class Network:
     # ---- gradients ----
 
     def forward(self, X: Any) -> Tape:
-        """The forward pass over X (n, n_0), with everything that it computed: z, a and f' of each layer."""
+        """The forward pass over X (n, n_0), with everything that it computed: z, a and f' of each layer.
+
+        For chains of Dense layers; AttributeError for other graphs.
+        """
+        self._chain("forward")
         self._fitting.check("forward")
-        X = _validate.inputs(X, self.n_inputs, self._dtype)
+        (X,) = _validate.inputs(X, self._ends(self._graph.inputs), self._dtype)
         threads = _threads.resolve(None)
         key = _plans.Key(_plans.TRACE, _plans.INFERENCE_ROWS, threads)
         theta = self._theta.copy()
@@ -310,6 +436,7 @@ class Network:
         delta^L = f'(z^L) * dE/da^L;  delta^{l-1} = f'(z^{l-1}) * (W^l)^T delta^l;  dC/dW^l = delta^l (a^{l-1})^T,
         dC/db^l = delta^l, summed over examples with their weights (Nielsen 2015, BP1 to BP4).
         """
+        self._chain("backward")
         self._fitting.check("backward")
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected what net.forward(X) returned, got {type(tape).__name__}")
@@ -347,7 +474,7 @@ class Network:
                 [*known.items(), *data.ports(made)],
                 list(zip(grads, [x, *delta], strict=True)),
                 weight=len(known) + 1 if data.weight is not None else -1,
-                target_shape=data.target.shape,
+                target_shapes=[target.shape for target in data.targets],
             )
             run.optimizer("gradient", (theta,))
             loss, weight = _training.whole(run, n, threads)[:2]
@@ -361,10 +488,10 @@ class Network:
         data = _training.Data(self, X, y, loss, sample_weight)
         threads = _threads.resolve(n_threads)
         grad = np.zeros(self.n_params, self._dtype)
-        with self._plans.take(self, data.key(_plans.TRAIN, len(data.X), threads)) as made:
+        with self._plans.take(self, data.key(_plans.TRAIN, data.n, threads)) as made:
             run = data.run(self, made)
             run.optimizer("gradient", (grad,))
-            cost, weight = _training.whole(run, len(data.X), threads)[:2]
+            cost, weight = _training.whole(run, data.n, threads)[:2]
         return cost / weight, grad
 
     # ---- keeping ----
@@ -388,7 +515,7 @@ class Network:
     def __getstate__(self) -> dict[str, Any]:
         self._fitting.check("copy")
         state = self.__dict__.copy()
-        for name in ("_plans", "_fitting", "_params"):
+        for name in ("_plans", "_fitting", "_params", "_as_layers"):
             del state[name]
         state["_theta"] = self._theta.copy()
         copies = tuple(array.copy() for array in self._memory.states)
@@ -402,55 +529,6 @@ class Network:
         self._bind(theta)
 
 
-def _checked(layers: Any) -> tuple[Input | Dense, ...]:
-    if isinstance(layers, (str, bytes)) or not isinstance(layers, Sequence):
-        raise TypeError(f"layers: expected a list of layers, got {type(layers).__name__}")
-    found = tuple(layers)
-    for i, layer in enumerate(found):
-        if not isinstance(layer, (Input, Dense)):
-            raise TypeError(f"layers[{i}]: expected bp.Input or bp.Dense, got {layer!r} of type {type(layer).__name__}")
-        if isinstance(layer, Input) != (i == 0):
-            raise ValueError(f"layers[{i}]: expected bp.Input first and bp.Dense after it, got {layer!r}")
-    if len(found) < 2:
-        raise ValueError(f"layers: expected bp.Input and at least one bp.Dense, got {len(found)} layers")
-    return found
-
-
-def lay_out(layers: Sequence[Input | Dense]) -> tuple[list[Node], dict[str, Parameter]]:
-    """Nodes in order, and each parameter's place in theta, by name, in the order of first use."""
-    layers = _checked(layers)
-    nodes = [Node("input", layers[0], layers[0].units)]
-    table: dict[str, Parameter] = {}
-    names: dict[Dense, str] = {}
-    given = {getattr(layer, "name", None) for layer in layers}
-    taken = {"input"}
-    uses: dict[Dense, int] = {}
-    offset = 0
-    for layer in layers[1:]:
-        assert isinstance(layer, Dense)
-        n_in, n_out = nodes[-1].n_out, layer.units
-        uses[layer] = uses.get(layer, 0) + 1
-        if layer not in names:
-            number = len(names) + 1
-            while f"dense_{number}" in given or f"dense_{number}" in taken:
-                number += 1
-            names[layer] = layer.name or f"dense_{number}"
-            if names[layer] in taken:
-                raise ValueError(f"layers: expected names of their own, got {names[layer]!r} twice")
-            taken.add(names[layer])
-            shapes: list[tuple[str, tuple[int, ...]]] = [("W", (n_in, n_out)), ("b", (n_out,))]
-            for letter, shape in shapes[: 1 + layer.bias]:
-                rows, cols = (shape[0], shape[1]) if len(shape) == 2 else (shape[0], 1)
-                table[f"{names[layer]}.{letter}"] = Parameter(offset, rows, cols, letter == "W", shape)
-                offset += rows * cols
-        name = names[layer]
-        if table[f"{name}.W"].rows != n_in:
-            raise ValueError(
-                f"layers: {name} is used twice, for {table[f'{name}.W'].rows} and for {n_in} inputs; its weights "
-                "fit only one width"
-            )
-        suffix = "" if uses[layer] == 1 else f"@{uses[layer]}"
-        nodes.append(Node(name + suffix, layer, n_out, tuple(f"{name}.{s}" for s in ("W", "b")[: 1 + layer.bias])))
-    if offset > 2**40:
-        raise ValueError(f"layers: {offset:,} parameters are more than bpcore can hold; make the layers smaller")
-    return nodes, table
+def _only(net: Network, threads: int, X: np.ndarray) -> np.ndarray:
+    """Answers of a network of one input and one output."""
+    return net._predict([X], threads)[0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bpcore import _core
-from bpcore._activations import Activation
+from bpcore._layers import Dense, Input
 from bpcore._losses import BuiltIn, Loss
 
 if TYPE_CHECKING:
@@ -26,55 +27,70 @@ _KEPT = 8
 
 
 @dataclass(frozen=True)
+class Cost:
+    """A loss on output number `output`, and how its targets come."""
+
+    output: int
+    loss: BuiltIn | Loss
+    weight: float
+    target_cols: int
+    target_is_integer: bool
+
+
+@dataclass(frozen=True)
 class Key:
     """What a plan was compiled for."""
 
     flags: int
     rows: int
     n_threads: int
-    loss: BuiltIn | Loss | None = None
-    target_cols: int = 0
-    target_is_integer: bool = False
+    losses: tuple[Cost, ...] = ()
     weighted: bool = False
 
 
 @dataclass
 class Compiled:
-    """A plan and the numbers of its buffers; lists are by layer, 0..L."""
+    """A plan and the numbers of its buffers: z, a and df by node (of a chain, 0..L)."""
 
     plan: _core.Plan
     z: list[int]
     a: list[int]
     df: list[int]
-    target: int = -1
+    inputs: list[int]
+    outputs: list[int]
+    targets: list[int]
     weight: int = -1
 
 
 def compiled(net: Network, key: Key) -> Compiled:
     """A plan of this network's own operations."""
-    plan = _core.Plan(net.dtype)
-    made = Compiled(plan, [-1], [plan.buffer(net.n_inputs)], [-1])
-    slots = {name: plan.param(p.offset, p.rows, p.cols, p.decay) for name, p in net._parameters.items()}
-    for node in net._nodes[1:]:
-        z = plan.op("dense", [made.a[-1]], [slots[name] for name in node.parameters])
-        f = node.layer.activation
-        if isinstance(f, Activation):
-            a = plan.op("user_function" if f.is_low_level else "python_function", [z], function=(f.f, f.df))
-        elif f == "identity":
-            a = z
-        elif f == "softmax":
-            a = plan.op("softmax", [z])
+    plan, graph = _core.Plan(net.dtype), net._graph
+    made = Compiled(plan, [], [], [], [], [], [])
+    frozen = {name for node in graph.nodes if node.base in net._frozen for name in node.parameters}
+    slots = {
+        name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen) for name, p in graph.parameters.items()
+    }
+    for number, node in enumerate(graph.nodes):
+        if isinstance(node.layer, Input):
+            a = plan.buffer(node.n_out, integer=node.layer.integer)
         else:
-            a = plan.op("activation", [z], function=f)
-        made.z.append(z)
+            shapes = [graph.nodes[i].shape for i in node.inputs]
+            inputs = [made.a[i] for i in node.inputs]
+            a = node.layer.build(plan, inputs, [slots[name] for name in node.parameters], shapes, number)
+        made.z.append(-1 if type(node.layer) is not Dense else a if node.layer.activation == "identity" else plan.reads(a))
         made.a.append(a)
-        made.df.append(-1 if a == z else plan.cache(a))
-    if key.loss is not None:
-        made.target = plan.buffer(key.target_cols, integer=key.target_is_integer)
-        if isinstance(key.loss, Loss):
-            plan.loss(None, made.a[-1], made.target, function=(key.loss.value, key.loss.gradient))
+        made.df.append(-1 if made.z[-1] == a else plan.cache(a))
+    made.inputs = [made.a[i] for i in graph.inputs]
+    made.outputs = [made.a[i] for i in graph.outputs]
+    for cost in key.losses:
+        target = plan.buffer(cost.target_cols, integer=cost.target_is_integer)
+        made.targets.append(target)
+        out, shape = made.outputs[cost.output], graph.nodes[graph.outputs[cost.output]].shape
+        if isinstance(cost.loss, Loss):
+            plan.loss(None, out, target, function=(cost.loss.value, cost.loss.gradient, shape), weight=cost.weight)
         else:
-            plan.loss(key.loss.name, made.a[-1], made.target, key.loss.attr)
+            positions = math.prod(shape[:-1])
+            plan.loss(cost.loss.name, out, target, cost.loss.attr, positions=positions, weight=cost.weight)
     if key.weighted:
         made.weight = plan.buffer(1)
     plan.compile(key.flags, key.rows, key.n_threads)

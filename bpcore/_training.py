@@ -44,44 +44,69 @@ class Data:
     def __init__(
         self, net: Network, X: Any, y: Any, loss: Any, sample_weight: Any, check_finite: bool = True, suffix: str = ""
     ) -> None:
-        self.loss = _losses.resolve(loss, net.layers[-1].activation)  # type: ignore[union-attr]
-        self.X = _validate.inputs(X, net.n_inputs, net.dtype, check_finite, "X" + suffix)
-        n = len(self.X)
-        self.target = _losses.target(self.loss, y, n, net.n_outputs, net.dtype, check_finite, "y" + suffix)
-        self.weight = _validate.weights(sample_weight, n, net.dtype)
+        outputs = net._ends(net._graph.outputs)
+        self.losses = _losses.resolve_all(loss, outputs)
+        self.arrays = _validate.inputs(X, net._ends(net._graph.inputs), net.dtype, check_finite, "X" + suffix)
+        self.n = len(self.arrays[0])
+        self.names = [node.name for node in outputs]
+        self.targets = [
+            _losses.target(one.loss, part, self.n, node.shape, net.dtype, check_finite, name)
+            for one, node, (name, part) in zip(
+                self.losses, outputs, _validate.parts("y" + suffix, y, self.names), strict=True
+            )
+        ]
+        self.weight = _validate.weights(sample_weight, self.n, net.dtype)
 
     @property
     def has_accuracy(self) -> bool:
-        """Whether outputs are classes."""
-        return isinstance(self.loss, _losses.BuiltIn) and self.loss.has_accuracy
+        """Whether the only output is classes."""
+        return len(self.losses) == 1 and _losses.has_accuracy(self.losses[0].loss)
 
-    def key(self, flags: int, rows: int, n_threads: int) -> _plans.Key:
-        """Of the plan for this data."""
-        t = self.target
-        return _plans.Key(flags, rows, n_threads, self.loss, t.cols, t.is_integer, self.weight is not None)
+    def key(self, flags: int, rows: int, n_threads: int, only: int | None = None) -> _plans.Key:
+        """Of the plan for this data; only: with the loss of that output alone, unweighted."""
+        costs = [
+            _plans.Cost(i, one.loss, 1.0 if i == only else one.weight, t.cols, t.is_integer)
+            for i, (one, t) in enumerate(zip(self.losses, self.targets, strict=True))
+            if only in (None, i)
+        ]
+        return _plans.Key(flags, rows, n_threads, tuple(costs), self.weight is not None)
 
-    def ports(self, made: _plans.Compiled) -> list[tuple[int, np.ndarray]]:
+    def ports(self, made: _plans.Compiled, only: int | None = None) -> list[tuple[int, np.ndarray]]:
         """y and the weights, for the plan's buffers."""
+        used = [t.array for i, t in enumerate(self.targets) if only in (None, i)]
         weight = [] if self.weight is None else [(made.weight, self.weight)]
-        return [(made.target, self.target.array), *weight]
+        return [*zip(made.targets, used, strict=True), *weight]
 
-    def run(self, net: Network, made: _plans.Compiled) -> _core.Run:
+    def run(self, net: Network, made: _plans.Compiled, only: int | None = None) -> _core.Run:
         """A run of the plan over this data."""
         run = _core.Run(made.plan, net.theta)
+        ins = [*zip(made.inputs, self.arrays, strict=True), *self.ports(made, only)]
         run.ports(
-            [(made.a[0], self.X), *self.ports(made)],
-            weight=-1 if self.weight is None else 2,
-            target_shape=self.target.shape,
+            ins,
+            weight=-1 if self.weight is None else len(ins) - 1,
+            target_shapes=[t.shape for i, t in enumerate(self.targets) if only in (None, i)],
         )
         return run
 
+    def _evaluate(self, net: Network, n_threads: int, only: int | None) -> tuple[float, float]:
+        """Loss and accuracy."""
+        key = self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads, only)
+        with net._plans.take(net, key) as made:
+            loss, weight, hits = whole(self.run(net, made, only), self.n, n_threads)[:3]
+        return loss / weight, hits / weight
+
     def evaluate(self, net: Network, n_threads: int) -> dict[str, float]:
-        """Loss and, where classes make it mean something, accuracy."""
-        with net._plans.take(net, self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads)) as made:
-            loss, weight, hits = whole(self.run(net, made), len(self.X), n_threads)[:3]
-        result = {"loss": loss / weight}
-        if self.has_accuracy:
-            result["accuracy"] = hits / weight
+        """Loss and, where classes make it mean something, accuracy; of several outputs also by name."""
+        if len(self.losses) == 1:
+            loss, accuracy = self._evaluate(net, n_threads, None)
+            return {"loss": loss, "accuracy": accuracy} if self.has_accuracy else {"loss": loss}
+        result = {"loss": 0.0}
+        for i, (name, one) in enumerate(zip(self.names, self.losses, strict=True)):
+            loss, accuracy = self._evaluate(net, n_threads, i)
+            result["loss"] += one.weight * loss
+            result[f"{name}.loss"] = loss
+            if _losses.has_accuracy(one.loss):
+                result[f"{name}.accuracy"] = accuracy
         return result
 
 
@@ -99,13 +124,13 @@ def fit(net: Network, X: Any, y: Any, s: Settings) -> History:
     net._fitting.check("fit")
     check_finite = _validate.flag("check_finite", s.check_finite)
     data = Data(net, X, y, s.loss, s.sample_weight, check_finite)
-    n = len(data.X)
+    n = data.n
     validation = None
     if s.validation_data is not None:
         if not isinstance(s.validation_data, Sequence) or len(s.validation_data) != 2:
             raise TypeError(f"validation_data: expected (X, y), got {type(s.validation_data).__name__}")
         Xv, yv = s.validation_data
-        validation = Data(net, Xv, yv, data.loss, None, check_finite, " of validation_data")
+        validation = Data(net, Xv, yv, s.loss, None, check_finite, " of validation_data")
     optimizer = _optimizers.resolve(s.optimizer)
     _optimizers.check(optimizer, net.dtype)
     epochs = _validate.integer("epochs", s.epochs, 0, 2**31)
@@ -121,6 +146,7 @@ def fit(net: Network, X: Any, y: Any, s: Settings) -> History:
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
     with net._fitting, net._plans.take(net, data.key(_plans.TRAIN, batch, n_threads)) as made:
         loop = _Loop(net, data, made, validation, optimizer, n_threads, callbacks, verbose)
+        loop.run.random(seed, net.step)
         return loop.train(epochs, batch, seed if shuffled else None)
 
 
@@ -142,7 +168,7 @@ class _Loop:
         callbacks: list[_callbacks.Callback],
         verbose: int,
     ) -> None:
-        self.net, self.n, self.validation, self.n_threads = net, len(data.X), validation, n_threads
+        self.net, self.n, self.validation, self.n_threads = net, data.n, validation, n_threads
         self.callbacks, self.verbose = callbacks, verbose
         self.state = _callbacks.State(net, History(), net.epoch, net.step)
         self.run = data.run(net, made)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,12 +148,11 @@ def array(name: str, value: Any) -> np.ndarray:
 
 
 def _find(name: str, a: np.ndarray, dtype: np.dtype[Any], low: float, high: float) -> None:
-    where = _core.scan(a, dtype, low, high)
+    where = _scan(a, dtype, low, high)
     if where is None:
         return
-    index = where if a.ndim == 2 else where[:1]
-    value = a[index]
-    place = f"{name}[{', '.join(map(str, index))}] is {value!s}"
+    value = a[where]
+    place = f"{name}[{', '.join(map(str, where))}] is {value!s}"
     if not np.isfinite(value):
         raise ValueError(f"{name}: expected finite numbers; {place}")
     if not low <= value <= high:
@@ -162,17 +161,65 @@ def _find(name: str, a: np.ndarray, dtype: np.dtype[Any], low: float, high: floa
     raise ValueError(f"{name}: {place}, which overflows {dtype}; scale it{cure}")
 
 
-def inputs(value: Any, cols: int, dtype: np.dtype[Any], check_finite: bool = True, name: str = "X") -> np.ndarray:
-    """X: (n, cols) real numbers, finite once rounded to the network's dtype."""
-    a = array(name, value)
-    if a.ndim != 2:
-        cure = f"; for one row use {name}.reshape(1, -1)" if a.ndim == 1 else ""
-        raise ValueError(f"{name}: expected shape (n, {cols}), got {a.shape}{cure}")
+def _scan(a: np.ndarray, dtype: np.dtype[Any], low: float, high: float) -> tuple[int, ...] | None:
+    """Index of the first number that is not finite in dtype, or outside low..high."""
+    if a.ndim <= 2:
+        where = _core.scan(a, dtype, low, high)
+        return where if where is None or a.ndim == 2 else where[:1]
+    if not a.size:
+        return None
+    cols = math.prod(a.shape[1:])
+    for first in range(0, len(a), block := max(1, 2**20 // cols)):  # reshaped, some arrays are copied: a block of them
+        where = _core.scan(a[first : first + block].reshape(-1, cols), dtype, low, high)
+        if where is not None:
+            return first + where[0], *map(int, np.unravel_index(where[1], a.shape[1:]))
+    return None
+
+
+def parts(name: str, value: Any, names: Sequence[str]) -> list[tuple[str, Any]]:
+    """What belongs to each name: the value itself where there is one, else from a list or a dict by name."""
+    if isinstance(value, Mapping) and not hasattr(value, "__array__"):
+        if set(value) != set(names):
+            raise ValueError(f"{name}: expected the keys {', '.join(names)}, got {', '.join(map(str, value))}")
+        return [(f"{name}[{one!r}]", value[one]) for one in names]
+    if len(names) == 1:
+        return [(name, value)]
+    if not isinstance(value, (list, tuple)) or len(value) != len(names):
+        got = f"{len(value)}" if isinstance(value, (list, tuple)) else type(value).__name__
+        raise ValueError(f"{name}: expected a list of {len(names)} ({', '.join(names)}) or a dict by name, got {got}")
+    return [(f"{name}[{i}]", one) for i, one in enumerate(value)]
+
+
+def inputs(
+    value: Any, nodes: Sequence[Any], dtype: np.dtype[Any], check_finite: bool = True, name: str = "X"
+) -> list[np.ndarray]:
+    """X: an array for each input node, real numbers, finite once rounded to the network's dtype."""
+    found = []
+    for node, (where, part) in zip(nodes, parts(name, value, [node.name for node in nodes]), strict=True):
+        found.append(_input(part, node, dtype, check_finite, where))
+        if len(found[-1]) != len(found[0]):
+            raise ValueError(f"{name}: expected as many rows in each input, got {', '.join(str(len(a)) for a in found)}")
+    return found
+
+
+def _input(value: Any, node: Any, dtype: np.dtype[Any], check_finite: bool, name: str) -> np.ndarray:
+    a, shape = array(name, value), node.shape
+    words = ", ".join(map(str, shape))
+    if a.ndim != 1 + len(shape):
+        cure = ""
+        if a.shape in (shape, (a.size,)):
+            cure = f"; for one row use {name}.reshape(1, -1)" if len(shape) == 1 else f"; for one use {name}[None]"
+        raise ValueError(f"{name}: expected shape (n, {words}), got {a.shape}{cure}")
     if a.shape[0] == 0:
         raise ValueError(f"{name}: expected at least one row, got shape {a.shape}")
-    if a.shape[1] != cols:
-        raise ValueError(f"{name}: expected shape (n, {cols}) for a network with {cols} inputs, got {a.shape}")
-    if check_finite and a.dtype.kind == "f":
+    if a.shape[1:] != shape:
+        what = f" for a network with {words} inputs" if len(shape) == 1 else ""
+        raise ValueError(f"{name}: expected shape (n, {words}){what}, got {a.shape}")
+    if node.layer.integer:
+        if a.dtype.kind not in "iu":
+            raise TypeError(f"{name}: expected whole numbers, got dtype {a.dtype}; use {name}.astype(int)")
+        _find(name, a, np.dtype(np.float64), -(2.0**31), 2.0**31 - 1)
+    elif check_finite and a.dtype.kind == "f":
         _find(name, a, dtype, -math.inf, math.inf)
     return a
 
@@ -243,7 +290,7 @@ def any_target(
 def target(
     value: Any,
     n: int,
-    n_out: int,
+    shape: tuple[int, ...],
     dtype: np.dtype[Any],
     *,
     classes: bool,
@@ -252,26 +299,31 @@ def target(
     check_finite: bool = True,
     name: str = "y",
 ) -> Target:
-    """y for a loss of bpcore's: (n, n_out), (n,) where n_out is 1, or class labels (n,) where the loss takes them."""
+    """y for a loss of bpcore's: (n, *shape), without the last axis where that is 1, or class labels without it where the
+    loss takes them."""
     a = _rows(name, value, n)
-    if classes and a.ndim == 1:
+    n_out, short_shape = shape[-1], (n, *shape[:-1])
+    if classes and a.ndim == len(shape):
         if a.dtype.kind == "f":
             whole = np.isfinite(a).all() and (a == np.floor(a)).all()
             cure = f"use {name}.astype(int)" if whole else "for probabilities give (n, n_outputs)"
             raise TypeError(f"{name}: class labels must be integers, got dtype {a.dtype}; {cure}")
+        if a.shape != short_shape:
+            raise ValueError(f"{name}: expected class labels of shape {short_shape}, got {a.shape}")
         _find(name, a, np.dtype(np.float64), 0, n_out - 1)
-        return Target(a, 1, True, ())
-    if a.shape != (n, n_out) and not (n_out == 1 and a.shape == (n,)):
-        short = f" or ({n},)" if n_out == 1 or classes else ""
+        return Target(a, math.prod(shape[:-1]), True, shape[:-1])
+    if a.shape != (n, *shape) and not (n_out == 1 and a.shape == short_shape):
+        words = ", ".join(map(str, shape))
+        short = f" or ({', '.join(map(str, short_shape))}{',' * (len(shape) == 1)})" if n_out == 1 or classes else ""
         cure = ""
         if a.shape == (n,):
             cure = "; class labels are for softmax and cross_entropy, other losses want a column an output"
         elif classes and a.shape == (n, 1):
             cure = f"; for class labels use {name}.ravel()"
-        raise ValueError(f"{name}: expected shape ({n}, {n_out}){short}, got {a.shape}{cure}")
+        raise ValueError(f"{name}: expected shape ({n}, {words}){short}, got {a.shape}{cure}")
     if check_finite and (a.dtype.kind == "f" or low > -math.inf or high < math.inf):
         _find(name, a, dtype, low, high)
-    return Target(a, n_out, False, a.shape[1:])
+    return Target(a, math.prod(shape), False, a.shape[1:])
 
 
 def parameters(name: str, value: Any, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:

@@ -23,7 +23,7 @@ static int in_place(const bp_plan *plan, const bp_array *X, int in) {
     for (int i = 0; i < plan->n_ops; i++)
         for (int j = 0; j < plan->ops[i].n_in; j++)
             if (plan->ops[i].in[j] == in && !plan->ops[i].n_params) return 0;
-    return X->type == (plan->dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE) && !X->swapped && X->col_stride == size &&
+    return !X->n_outer && X->type == (plan->dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE) && !X->swapped && X->col_stride == size &&
            X->row_stride == cols * size && (uintptr_t)X->data % plan->size == 0;
 }
 

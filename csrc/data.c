@@ -65,18 +65,40 @@ void bp_convert_int32(const char *source, int64_t stride, bp_source type, int sw
     }
 }
 
+static void convert(const bp_array *a, const char *from, int64_t n, int64_t stride, const bp_buffer *b, bp_dtype dtype,
+                    char *to) {
+    if (b->kind == BP_INT32) bp_convert_int32(from, stride, a->type, a->swapped, n, (int32_t *)to);
+    else bp_active->convert[dtype](from, stride, a->type, a->swapped, n, to);
+}
+
+/* The runs of a row of more than one axis: outer axes, the last innermost, count up like an odometer. */
+static void gather_runs(const bp_array *a, const char *from, const bp_buffer *b, bp_dtype dtype, size_t size, char *to) {
+    int64_t at[BP_MAX_OUTER] = {0};
+    for (;;) {
+        convert(a, from, a->cols, a->col_stride, b, dtype, to);
+        to += (size_t)a->cols * size;
+        int axis = 0;
+        while (axis < a->n_outer && ++at[axis] == a->outer[axis]) {
+            from -= (a->outer[axis] - 1) * a->outer_stride[axis];
+            at[axis++] = 0;
+        }
+        if (axis == a->n_outer) return;
+        from += a->outer_stride[axis];
+    }
+}
+
 void bp_gather(const bp_array *a, const int64_t *order, int64_t first, int64_t rows, const bp_buffer *b, bp_dtype dtype,
                char *to) {
     int64_t cols = b->cols, stride = cols == 1 ? a->row_stride : a->col_stride;
     size_t size = b->kind == BP_INT32 ? sizeof(int32_t) : dtype == BP_F32 ? sizeof(float) : sizeof(double);
-    if (!order && (cols == 1 || a->row_stride == cols * a->col_stride)) { /* one run of memory */
+    if (!order && !a->n_outer && (cols == 1 || a->row_stride == cols * a->col_stride)) { /* one run of memory */
         cols *= rows;
         rows = 1;
     }
     for (int64_t r = 0; r < rows; r++, to += (size_t)cols * size) {
         const char *from = a->data + (order ? order[first + r] : first + r) * a->row_stride;
-        if (b->kind == BP_INT32) bp_convert_int32(from, stride, a->type, a->swapped, cols, (int32_t *)to);
-        else bp_active->convert[dtype](from, stride, a->type, a->swapped, cols, to);
+        if (a->n_outer) gather_runs(a, from, b, dtype, size, to);
+        else convert(a, from, cols, stride, b, dtype, to);
     }
 }
 

@@ -1,0 +1,187 @@
+"""From symbols to nodes in order, and each parameter's place in theta."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bpcore._layers import Dense, Input, Layer
+from bpcore._symbols import Shape, Symbol
+
+MAX_PARAMS = 2**40
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Where a parameter lies: theta[offset : offset + rows * cols] as [rows, cols]."""
+
+    offset: int
+    rows: int
+    cols: int
+    decay: bool
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Node:
+    """A layer in its place: `inputs` are numbers of earlier nodes, `parameters` names in the network's table."""
+
+    name: str
+    layer: Any
+    shape: Shape
+    inputs: tuple[int, ...] = ()
+    parameters: tuple[str, ...] = ()
+
+    @property
+    def n_out(self) -> int:
+        """Numbers an example."""
+        return math.prod(self.shape)
+
+    @property
+    def base(self) -> str:
+        """Its name without the number of the use."""
+        return self.name.partition("@")[0]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in topological order; inputs and outputs are their numbers; parameters by name, in the order of theta."""
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    parameters: dict[str, Parameter]
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether it is an input of one axis and Dense layers after one another."""
+        return (
+            len(self.inputs) == len(self.outputs) == 1
+            and self.outputs == (len(self.nodes) - 1,)
+            and len(self.nodes[0].shape) == 1
+            and all(type(node.layer) is Dense and node.inputs == (i,) for i, node in enumerate(self.nodes[1:]))
+        )
+
+
+def chained(layers: Any) -> tuple[list[Symbol], list[Symbol]]:
+    """Inputs and outputs of a list of layers: an Input, then layers of one input."""
+    if isinstance(layers, (str, bytes)) or not isinstance(layers, Sequence):
+        raise TypeError(f"layers: expected a list of layers, or inputs and outputs, got {type(layers).__name__}")
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            cure = "; give the layer itself, or inputs and outputs: Network(x, y)" if isinstance(layer, Symbol) else ""
+            raise TypeError(
+                f"layers[{i}]: expected a layer such as bp.Input or bp.Dense, got {layer!r} of type "
+                f"{type(layer).__name__}{cure}"
+            )
+        if isinstance(layer, Input) != (i == 0):
+            raise ValueError(f"layers[{i}]: expected bp.Input first and other layers after it, got {layer!r}")
+    if len(layers) < 2:
+        raise ValueError(f"layers: expected bp.Input and at least one layer after it, got {len(layers)} layers")
+    symbol: Symbol = layers[0]
+    for layer in layers[1:]:
+        symbol = layer(symbol)
+    return [layers[0]], [symbol]
+
+
+def symbols(name: str, value: Any) -> list[Symbol]:
+    """One symbol or several."""
+    found = list(value) if isinstance(value, (list, tuple)) else [value]
+    for symbol in found:
+        if not isinstance(symbol, Symbol):
+            raise TypeError(f"{name}: expected what layers returned, got {symbol!r} of type {type(symbol).__name__}")
+    if not found:
+        raise ValueError(f"{name}: expected at least one")
+    if len({id(symbol) for symbol in found}) < len(found):
+        raise ValueError(f"{name}: expected each once, got one twice")
+    return found
+
+
+def ordered(inputs: list[Symbol], outputs: list[Symbol]) -> list[Symbol]:
+    """All symbols that the outputs depend on, inputs first, each after what it is made of."""
+    for symbol in inputs:
+        if not isinstance(symbol, Input):
+            raise TypeError(f"inputs: expected bp.Input, got {symbol!r}; net.part(...) begins in the midst of a network")
+    found: dict[int, Symbol] = {id(symbol): symbol for symbol in inputs}
+    used: set[int] = set()
+    stack = [(symbol, False) for symbol in reversed(outputs)]
+    while stack:
+        symbol, ready = stack.pop()
+        used.update(id(one) for one in symbol.inputs)
+        if id(symbol) in found:
+            continue
+        if isinstance(symbol, Input):
+            raise ValueError(f"outputs: they depend on {symbol!r}, which is not among the inputs")
+        if ready:
+            found[id(symbol)] = symbol
+        else:
+            stack.append((symbol, True))
+            stack.extend((one, False) for one in reversed(symbol.inputs))
+    for symbol in inputs:
+        if id(symbol) not in used:
+            raise ValueError(f"inputs: no output depends on {symbol!r}")
+    return list(found.values())
+
+
+def _names(order: list[Symbol], names: dict[int, str]) -> list[str]:
+    """A name a node: the layer's own, or op and number; `@2` for its second use."""
+    given: dict[str, int] = {}
+    for symbol in order:
+        own = symbol.layer.name
+        if own is not None and given.setdefault(own, id(symbol.layer)) != id(symbol.layer):
+            raise ValueError(f"layers: expected names of their own, got {own!r} twice")
+    names = dict(names)
+    count: dict[str, int] = {}
+    uses: dict[int, int] = {}
+    found = []
+    for symbol in order:
+        layer = symbol.layer
+        if id(layer) not in names:
+            op = layer.op
+            while True:
+                count[op] = count.get(op, 0) + 1
+                name = op if op == "input" and count[op] == 1 else f"{op}_{count[op]}"
+                if layer.name is not None or name not in given:
+                    break
+            if layer.name is not None:
+                count[op] -= op == "input"
+            names[id(layer)] = layer.name or name
+        uses[id(layer)] = use = uses.get(id(layer), 0) + 1
+        found.append(names[id(layer)] + (f"@{use}" if use > 1 else ""))
+    return found
+
+
+def lay_out(inputs: list[Symbol], outputs: list[Symbol], names: dict[int, str] | None = None) -> Graph:
+    """Nodes in order, and each parameter's place in theta, by name, in the order of first use.
+
+    names: of layers, by id, where they are settled.
+    """
+    order = ordered(inputs, outputs)
+    number = {id(symbol): i for i, symbol in enumerate(order)}
+    table: dict[str, Parameter] = {}
+    nodes: list[Node] = []
+    offset = 0
+    for symbol, name in zip(order, _names(order, names or {}), strict=True):
+        base = name.partition("@")[0]
+        specs = symbol.layer.parameters(*(one.shape for one in symbol.inputs)) if symbol.inputs else {}
+        for letter, spec in specs.items():
+            rows, cols = math.prod(spec.shape[:-1]), spec.shape[-1]
+            if len(spec.shape) == 1:
+                rows, cols = cols, 1
+            full = f"{base}.{letter}"
+            if full not in table:
+                table[full] = Parameter(offset, rows, cols, spec.decay, spec.shape)
+                offset += rows * cols
+            elif table[full].shape != spec.shape:
+                raise ValueError(
+                    f"layers: {base} is used twice, with {letter} of shape {table[full].shape} and {spec.shape}; its "
+                    "weights fit only one width"
+                )
+        numbers = tuple(number[id(one)] for one in symbol.inputs)
+        nodes.append(Node(name, symbol.layer, symbol.shape, numbers, tuple(f"{base}.{letter}" for letter in specs)))
+    if offset > MAX_PARAMS:
+        raise ValueError(f"layers: {offset:,} parameters are more than bpcore can hold; make the layers smaller")
+    at = [tuple(number[id(symbol)] for symbol in ends) for ends in (inputs, outputs)]
+    return Graph(tuple(nodes), at[0], at[1], table)

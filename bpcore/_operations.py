@@ -1,0 +1,319 @@
+"""Layers without products: sums, concatenation, slices, shapes, activations, and numbers for each unit."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bpcore import _activations, _validate
+from bpcore._activations import Activation
+from bpcore._layers import Dense, Input, Layer, Spec, apply, named
+from bpcore._symbols import Shape, Symbol
+
+MAX_AXES = 4
+
+
+def _named(layer: Any) -> None:
+    named(layer.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Layer):
+    """x_0 a_0 + x_1 a_1 + ... + constant, elementwise, for inputs of one shape; `a + b` and the like make it.
+
+    factors: x_0, x_1, ...; all 1 where there are none.
+    """
+
+    factors: Any = None
+    constant: float = field(default=0.0, kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "add"
+    saved: ClassVar[tuple[str, ...]] = ("factors", "constant")
+    many: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.factors is not None:
+            if not isinstance(self.factors, (list, tuple)):
+                raise TypeError(f"factors: expected a list of numbers, got {self.factors!r}")
+            found = tuple(_validate.real("factors", x, -math.inf) for x in self.factors)
+            object.__setattr__(self, "factors", found)
+        object.__setattr__(self, "constant", _validate.real("constant", self.constant, -math.inf))
+        _named(self)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if self.factors is not None and len(self.factors) != len(shapes):
+            raise self.wrong(f"{len(self.factors)} inputs", len(shapes))
+        if len(set(shapes)) > 1:
+            raise self.wrong("inputs of one shape", ", ".join(map(str, shapes)))
+        return shapes[0]
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        factors = self.factors or (1.0,) * len(inputs)
+        padded = [*factors, *(0.0,) * (8 - len(factors)), self.constant]
+        return int(plan.op("add", inputs, settings=([], padded)))
+
+
+@dataclass(frozen=True, eq=False)
+class Multiply(Layer):
+    """a * b, elementwise, for two inputs of one shape; `a * b` makes it."""
+
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "multiply"
+    many: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _named(self)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes) != 2 or shapes[0] != shapes[1]:
+            raise self.wrong("two inputs of one shape", ", ".join(map(str, shapes)))
+        return shapes[0]
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return int(plan.op("multiply", inputs))
+
+
+@dataclass(frozen=True, eq=False)
+class Concat(Layer):
+    """Inputs one after the other along an axis of an example; `bp.concat([a, b])` makes it."""
+
+    axis: int = -1
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "concat"
+    saved: ClassVar[tuple[str, ...]] = ("axis",)
+    many: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axis", _validate.integer("axis", self.axis, -MAX_AXES, MAX_AXES - 1))
+        _named(self)
+
+    def _axis(self, shape: Shape) -> int:
+        if not -len(shape) <= self.axis < len(shape):
+            raise self.wrong(f"an axis of {shape}", self.axis)
+        return self.axis % len(shape)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        axis = self._axis(shapes[0])
+        rests = {(len(shape), shape[:axis], shape[axis + 1 :]) for shape in shapes}
+        if len(rests) > 1:
+            raise self.wrong(f"inputs that agree but for axis {axis}", ", ".join(map(str, shapes)))
+        return (*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1 :])
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return int(plan.op("concat", inputs, settings=([math.prod(shapes[0][: self._axis(shapes[0])])], [])))
+
+
+def concat(inputs: Sequence[Symbol], axis: int = -1) -> Symbol:
+    """Inputs one after the other along an axis of an example."""
+    if not isinstance(inputs, (list, tuple)):
+        raise TypeError(f"concat: expected a list of outputs of layers, got {type(inputs).__name__}")
+    return Concat(axis)(*inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Reshape(Layer):
+    """The same numbers in another shape; one size may be -1, which is what is left.  Reshape(-1) flattens."""
+
+    shape: Any
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "reshape"
+    saved: ClassVar[tuple[str, ...]] = ("shape",)
+
+    def __post_init__(self) -> None:
+        sizes = tuple(self.shape) if isinstance(self.shape, (tuple, list)) else (self.shape,)
+        if not 0 < len(sizes) <= MAX_AXES:
+            raise ValueError(f"shape: expected 1 to {MAX_AXES} sizes, got {self.shape!r}")
+        sizes = tuple(_validate.integer("shape", size, -1, _validate.MAX_UNITS) for size in sizes)
+        if sizes.count(-1) > 1 or 0 in sizes:
+            raise ValueError(f"shape: expected sizes above zero, one of them -1 at most, got {self.shape!r}")
+        object.__setattr__(self, "shape", sizes)
+        _named(self)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        n, known = math.prod(shapes[0]), math.prod(size for size in self.shape if size > 0)
+        if n % known or (-1 not in self.shape and n != known):
+            raise self.wrong(f"{known} numbers{' or a multiple' if -1 in self.shape else ''}", f"{n}: {shapes[0]}")
+        return tuple(n // known if size == -1 else size for size in self.shape)
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return inputs[0]
+
+
+def _permuted(plan: Any, x: int, sizes: Sequence[int], strides: Sequence[int], start: int) -> int:
+    """Adds a permutation; sizes and strides have at most MAX_AXES entries."""
+    pad = MAX_AXES - len(sizes)
+    return int(plan.op("permute", [x], settings=([*(1,) * pad, *sizes, *(0,) * pad, *strides, start], [])))
+
+
+def _strides(shape: Shape) -> list[int]:
+    return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+
+
+@dataclass(frozen=True, eq=False)
+class Permute(Layer):
+    """Axes of an example in another order, as np.transpose: Permute((1, 0)) turns a matrix."""
+
+    axes: Any
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "permute"
+    saved: ClassVar[tuple[str, ...]] = ("axes",)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.axes, (tuple, list)) or sorted(map(str, self.axes)) != [
+            str(i) for i in range(len(self.axes))
+        ]:
+            raise ValueError(f"axes: expected an order of 0, 1, ..., got {self.axes!r}")
+        object.__setattr__(self, "axes", tuple(int(axis) for axis in self.axes))
+        _named(self)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes[0]) != len(self.axes) or len(self.axes) > MAX_AXES:
+            raise self.wrong(f"{min(len(self.axes), MAX_AXES)} axes", shapes[0])
+        return tuple(shapes[0][axis] for axis in self.axes)
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        strides = _strides(shapes[0])
+        return _permuted(plan, inputs[0], self.output_shape(*shapes), [strides[axis] for axis in self.axes], 0)
+
+
+def _index(value: Any) -> Any:
+    """What a file can keep of an index: an integer, or [start, stop, step]."""
+    if value is Ellipsis:
+        return "..."
+    if isinstance(value, slice):
+        return [None if x is None else operator.index(x) for x in (value.start, value.stop, value.step)]
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
+
+
+@dataclass(frozen=True, eq=False)
+class Slice(Layer):
+    """Part of an example, as an array is indexed with integers, slices and `...`; `h[...]` makes it."""
+
+    index: Any
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "slice"
+    saved: ClassVar[tuple[str, ...]] = ("index",)
+
+    def __post_init__(self) -> None:
+        parts = self.index if isinstance(self.index, (tuple, list)) else (self.index,)
+        try:
+            found = tuple(x if isinstance(x, list) or x == "..." else _index(x) for x in parts)
+            for x in found:
+                if isinstance(x, list):
+                    slice(*x).indices(1)
+                    if len(x) != 3:
+                        raise TypeError
+        except (TypeError, ValueError):
+            raise TypeError(f"index: expected integers, slices and '...', got {self.index!r}") from None
+        object.__setattr__(self, "index", found)
+        _named(self)
+
+    def _cut(self, shape: Shape) -> tuple[list[int], list[int], int, Shape]:
+        """Sizes, strides, start, and the shape that is left."""
+        parts = list(self.index)
+        if parts.count("...") > 1 or len(parts) - parts.count("...") > len(shape) or len(shape) > MAX_AXES:
+            raise self.wrong(f"an index of {shape}", self.index)
+        at = parts.index("...") if "..." in parts else len(parts)
+        parts[at : at + 1] = [[None, None, None]] * (len(shape) - len(parts) + ("..." in parts))
+        sizes, strides, start, left = [], [], 0, []
+        for part, size, stride in zip(parts, shape, _strides(shape), strict=True):
+            if isinstance(part, list):
+                first, stop, step = slice(*part).indices(size)
+                count = len(range(first, stop, step))
+                if count == 0:
+                    raise self.wrong(f"an index of {shape} that leaves something", self.index)
+                left.append(count)
+            else:
+                if not -size <= part < size:
+                    raise self.wrong(f"an index of {shape}", self.index)
+                first, step, count = part % size, 1, 1
+            sizes.append(count)
+            strides.append(step * stride)
+            start += first * stride
+        return sizes, strides, start, tuple(left) or (1,)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return self._cut(shapes[0])[3]
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return _permuted(plan, inputs[0], *self._cut(shapes[0])[:3])
+
+
+@dataclass(frozen=True, eq=False)
+class Activate(Layer):
+    """An activation as a layer of its own: a name of `bp.activations.NAMES` or `bp.Activation(f, df)`.
+
+    axis: of softmax, the last unless given.
+    """
+
+    activation: str | Activation
+    axis: int = field(default=-1, kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "activate"
+    saved: ClassVar[tuple[str, ...]] = ("activation", "axis")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "activation", _activations.resolve(self.activation))
+        object.__setattr__(self, "axis", _validate.integer("axis", self.axis, -MAX_AXES, MAX_AXES - 1))
+        if self.axis != -1 and self.activation != "softmax":
+            raise ValueError(f"axis: only softmax has one, got {self.axis} for {self.activation!r}")
+        _named(self)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if not -len(shapes[0]) <= self.axis < len(shapes[0]):
+            raise self.wrong(f"an axis of {shapes[0]}", self.axis)
+        return shapes[0]
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        shape, axis = shapes[0], self.axis % len(shapes[0])
+        if axis == len(shape) - 1:
+            return apply(plan, self.activation, inputs[0], shape[-1])
+        inner = math.prod(shape[axis + 1 :])
+        outer, n = math.prod(shape[:axis]), shape[axis]
+        turned = _permuted(plan, inputs[0], [outer, inner, n], [n * inner, 1, inner], 0)
+        return _permuted(plan, apply(plan, self.activation, turned, n), [outer, n, inner], [n * inner, 1, n], 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Layer):
+    """a_k s_k: a number s of each unit (of the last axis), learned; first 1."""
+
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "scale"
+    first: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        _named(self)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def parameters(self, *shapes: Shape) -> dict[str, Spec]:
+        return {"s": Spec(shapes[0][-1:], False)}
+
+    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
+        return {"s": np.full(shapes[0][-1:], self.first)}
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return int(plan.op("shift" if self.op == "bias" else "scale", inputs, slots))
+
+
+@dataclass(frozen=True, eq=False)
+class Bias(Scale):
+    """a_k + s_k: a number s of each unit (of the last axis), learned; first 0."""
+
+    op: ClassVar[str] = "bias"
+    first: ClassVar[float] = 0.0
+
+
+LAYERS: dict[str, type[Any]] = {
+    kind.op: kind
+    for kind in (Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias)
+}

@@ -1,0 +1,95 @@
+"""Symbols: what the functional form of a network is written with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int, ...]
+
+
+class Symbol:
+    """What a layer will compute, of known shape (an example's): `h = Dense(64, "relu")(x)`.
+
+    Symbols are combined with `+`, `-`, `*`, `/` (with one another, of the same shape, or with a number), `@` (matrices),
+    and cut by `h[...]` as an array of that shape is.
+    """
+
+    __slots__ = ("inputs", "layer", "shape")
+
+    layer: Any
+    inputs: tuple[Symbol, ...]
+    shape: Shape
+
+    def __init__(self, layer: Any, inputs: tuple[Symbol, ...], shape: Shape) -> None:
+        self.layer, self.inputs, self.shape = layer, inputs, shape
+
+    def __repr__(self) -> str:
+        return f"<Symbol {self.shape} of {self.layer!r}>"
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self!r} has no value yet: it is what a network will compute")
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError(f"{self!r} cannot be iterated over; index it, or use net.predict for numbers")
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        raise TypeError(f"{self!r} has no numbers yet; make a bp.Network of it and use predict")
+
+    __array_ufunc__ = None  # number * symbol is ours
+
+    def __add__(self, other: Any) -> Symbol:
+        return _sum(self, 1.0, other, 1.0)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Symbol:
+        return _sum(self, 1.0, other, -1.0)
+
+    def __rsub__(self, other: Any) -> Symbol:
+        return _sum(self, -1.0, other, 1.0)
+
+    def __neg__(self) -> Symbol:
+        return _scaled(self, -1.0)
+
+    def __mul__(self, other: Any) -> Symbol:
+        from bpcore._operations import Multiply
+
+        return Multiply()(self, other) if isinstance(other, Symbol) else _scaled(self, _number(other))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Symbol:
+        if isinstance(other, Symbol):
+            return NotImplemented
+        number = _number(other)
+        if number == 0:
+            raise ZeroDivisionError(f"{self!r} / 0")
+        return _scaled(self, 1 / number)
+
+    def __getitem__(self, index: Any) -> Symbol:
+        from bpcore._operations import Slice
+
+        return Slice(index)(self)
+
+
+def _number(value: Any) -> float:
+    from bpcore import _validate
+
+    return _validate.real("the number beside a layer's output", value, -np.inf)
+
+
+def _sum(a: Symbol, factor: float, b: Any, other: float) -> Symbol:
+    from bpcore._operations import Add
+
+    if isinstance(b, Symbol):
+        return Add([factor, other])(a, b)
+    return Add([factor], constant=other * _number(b))(a)
+
+
+def _scaled(a: Symbol, factor: float) -> Symbol:
+    from bpcore._operations import Add
+
+    return Add([factor])(a)
