@@ -221,6 +221,11 @@ class Network:
     def _ends(self, numbers: Sequence[int]) -> list[Any]:
         return [self._nodes[i] for i in numbers]
 
+    @property
+    def _is_list(self) -> bool:
+        """Whether each layer's input is the layer before."""
+        return all(node.inputs == (i,) for i, node in enumerate(self._nodes[1:]))
+
     def _chain(self, what: str) -> None:
         if not self._graph.is_chain:
             raise AttributeError(f"{what}: only chains of Dense layers have it; use net.params for parameters by name, "
@@ -273,13 +278,13 @@ class Network:
 
     def __repr__(self) -> str:
         shown = [repr(node.layer) for node in self._nodes]
-        if any(node.inputs != (i,) for i, node in enumerate(self._nodes[1:])):
+        if not self._is_list:
             shown = [f"{len(shown)} layers", *(f"{name} {shape}" for name, shape in self.outputs.items())]
         return f"<Network {' -> '.join(shown)}, {self._dtype}, {self.n_params:,} parameters>"
 
     def summary(self) -> str:
         """A table of the layers with their shapes and numbers of parameters."""
-        rows = [("layer", "kind", "activation", "of", "output", "parameters")]
+        rows = [("layer", "activation", "of", "output", "parameters")]
         seen: set[str] = set()
         for node in self._nodes:
             count = sum(math.prod(self._parameters[name].shape) for name in node.parameters)
@@ -289,9 +294,10 @@ class Network:
             notes = "shared" if shared else f"{count:,}{' frozen' if node.base in self._frozen else ''}"
             inputs = ", ".join(self._nodes[i].name for i in node.inputs)
             shape = ", ".join(map(str, node.shape))
-            kind = type(node.layer).__name__
-            rows.append((node.name, kind, _activations.label(f) if f else "", inputs, f"(n, {shape})", notes))
-        rows.append(("total", "", "", "", str(self._dtype), f"{self.n_params:,}"))
+            rows.append((node.name, _activations.label(f) if f else "", inputs, f"(n, {shape})", notes))
+        rows.append(("total", "", "", str(self._dtype), f"{self.n_params:,}"))
+        if self._is_list:
+            rows = [(*row[:2], *row[3:]) for row in rows]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         rule = "-" * max(map(len, lines))

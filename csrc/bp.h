@@ -253,8 +253,8 @@ typedef enum {
     BP_N_SOURCES
 } bp_source;
 
-/* A borrowed array of the user's: any strides, any byte order, never written.  A row is cols elements, col_stride apart;
- * or, of more than two dimensions, runs of them, over n_outer more axes. */
+/* A borrowed array of the user's: any strides, any byte order, never written.  A row is cols elements, col_stride
+ * apart; or, of more than two axes, runs of them, over n_outer more. */
 enum { BP_MAX_OUTER = 4 };
 typedef struct {
     const char *data;

@@ -37,10 +37,6 @@ typedef struct {
     bp_update_fn *param_update[2];
 } bp_op_kernels;
 
-#define BP_NUMBER(type, ...) BP_OP_##type,
-enum { BP_OPERATIONS(BP_NUMBER) BP_N_OPERATIONS };
-#undef BP_NUMBER
-
 /* The kernels of one instruction set, by bp_dtype. */
 typedef struct {
     const char *isa;

@@ -1,5 +1,8 @@
-/* The table of operations: OPERATION(type, forward, backward, param_grad, param_update).  What a type declares stands in
- * its file beside the kernels; operations.inc lists the files. */
+/* The table of operations: OPERATION(type, forward, backward, param_grad, param_update).  What a type declares stands
+ * in its file beside the kernels; operations.inc lists the files. */
+#ifndef BP_OPERATIONS_H
+#define BP_OPERATIONS_H
+
 #define BP_OPERATIONS(OPERATION)                                                                                      \
     OPERATION(dense, BOTH(dense_forward), BOTH(dense_backward), BOTH(dense_param_grad), BOTH(dense_param_update))      \
     OPERATION(activation, BOTH(activation_forward), BOTH(elementwise_backward), NONE, NONE)                           \
@@ -12,3 +15,9 @@
     OPERATION(shift, BOTH(shift_forward), BOTH(shift_backward), BOTH(shift_param_grad), NONE)                         \
     OPERATION(concat, BOTH(concat_forward), BOTH(concat_backward), NONE, NONE)                                        \
     OPERATION(permute, BOTH(permute_forward), BOTH(permute_backward), NONE, NONE)
+
+#define BP_NUMBER(type, ...) BP_OP_##type,
+enum { BP_OPERATIONS(BP_NUMBER) BP_N_OPERATIONS };
+#undef BP_NUMBER
+
+#endif
