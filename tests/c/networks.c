@@ -56,11 +56,11 @@ void net_close(net *n) { bp_plan_free(n->plan); }
 
 /* ---- callbacks ---- */
 
-static double get(bp_dtype dtype, const void *from, int64_t i) {
+double get(bp_dtype dtype, const void *from, int64_t i) {
     return dtype == BP_F32 ? (double)((const float *)from)[i] : ((const double *)from)[i];
 }
 
-static void set(bp_dtype dtype, void *to, int64_t i, double value) {
+void set(bp_dtype dtype, void *to, int64_t i, double value) {
     if (dtype == BP_F32) ((float *)to)[i] = (float)value;
     else ((double *)to)[i] = value;
 }
