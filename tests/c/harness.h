@@ -100,5 +100,6 @@ void test_status(void);
 void test_memory(void);
 void test_philox(void);
 void test_functions(void);
+void test_digests(void);
 
 #endif
