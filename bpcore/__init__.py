@@ -4,6 +4,7 @@ from bpcore import _blas, _threads
 
 _blas.connect()
 _threads.read_forced()
+_threads.read_limit()
 
 from bpcore import _activations as activations  # noqa: E402
 from bpcore import _losses as losses  # noqa: E402

@@ -54,9 +54,11 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+    except BaseException as error:
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno:  # of the user's path, not of one they never saw
+            raise OSError(error.errno, error.strerror, target) from None
         raise
 
 

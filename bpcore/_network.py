@@ -327,10 +327,11 @@ class Network:
 
         theta moves by the optimiser's rule along dC/dtheta, with C = sum w E / sum w over each batch (Rumelhart,
         Hinton and Williams 1986).  X and y: any real dtype and strides, read in place, never written.  y: (n, n_L),
-        (n,) where n_L is 1, or class labels (n,) for cross_entropy.  batch_size None: the full batch; 1: online
-        learning.  loss "auto": softmax -> cross_entropy, logistic -> binary_cross_entropy, else squared_error.
-        sample_weight: (n,), w.  seed: of the shuffling, instead of the network's.  check_finite=False skips the scan
-        for NaN and infinity.  verbose=1 prints a line an epoch.  Any n_threads gives the same bits.
+        (n,) where n_L is 1, or class labels (n,) for cross_entropy, whose rows of (n, n_L) sum to 1.  batch_size None:
+        the full batch; 1: online learning.  loss "auto": softmax -> cross_entropy, logistic -> binary_cross_entropy,
+        else squared_error.  sample_weight: (n,), w.  seed: of the shuffling, instead of the network's.
+        check_finite=False skips the scan for NaN and infinity, and of such sums.  verbose=1 prints a line an epoch,
+        counted from the network's first.  Any n_threads gives the same bits.
 
         Returns the History.  Raises ValueError or TypeError for what does not fit, before anything has changed;
         DivergenceError when the loss or a parameter is no longer finite, with the last finite parameters kept;
@@ -441,6 +442,8 @@ class Network:
 
         delta^L = f'(z^L) * dE/da^L;  delta^{l-1} = f'(z^{l-1}) * (W^l)^T delta^l;  dC/dW^l = delta^l (a^{l-1})^T,
         dC/db^l = delta^l, summed over examples with their weights (Nielsen 2015, BP1 to BP4).
+        delta is of each example unweighted: with sample_weight the way back is gone twice, and a loss of your own is
+        called twice on each chunk of rows.
         """
         self._chain("backward")
         self._fitting.check("backward")

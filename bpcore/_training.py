@@ -186,10 +186,10 @@ class _Loop:
     def train(self, epochs: int, batch: int, seed: int | None) -> History:
         """Runs the epochs; shuffled where there is a seed."""
         net, state = self.net, self.state
-        first_step = net.step
+        first_step, last_epoch = net.step, net.epoch + epochs
         try:
             self._tell("on_fit_begin")
-            for i in range(epochs):
+            for _ in range(epochs):
                 if state.stopped:
                     break
                 order = None if seed is None else _core.permutation(self.n, seed, SHUFFLE, net.epoch & 0xFFFFFFFF)
@@ -201,7 +201,7 @@ class _Loop:
                 self._close_epoch(time.perf_counter() - start)
                 self._count(first_step)
                 if self.verbose:
-                    self._print(i + 1, epochs)
+                    self._print(last_epoch)
                 self._tell("on_epoch_end")
             self._tell("on_fit_end")
         finally:
@@ -251,9 +251,9 @@ class _Loop:
             if "accuracy" in result:
                 history.val_accuracy.append(result["accuracy"])
 
-    def _print(self, done: int, epochs: int) -> None:
+    def _print(self, last_epoch: int) -> None:
         history = self.state.history
-        words = [f"epoch {done}/{epochs}", f"loss {history.loss[-1]:.5g}"]
+        words = [f"epoch {history.epoch[-1]}/{last_epoch}", f"loss {history.loss[-1]:.5g}"]
         if history.val_loss:
             words.append(f"val_loss {history.val_loss[-1]:.5g}")
         if history.val_accuracy:

@@ -311,8 +311,8 @@ void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self);
 void bp_run_random(bp_run *run, uint64_t seed, int64_t step);
 /* Begins an epoch over n rows in batches; order (n,) or NULL for 0..n-1. */
 void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order);
-/* One slice: runs until the epoch ends, `seconds` have passed or `max_steps` batches are done.  `fresh`: theta may
- * have been written since the last slice.  Blocks; may be called without the GIL. */
+/* One slice: runs until the epoch ends, `seconds` have passed or `max_steps` batches are done (0 or less: as many as
+ * there are).  `fresh`: theta may have been written since the last slice.  Blocks; may be called without the GIL. */
 bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps, int fresh);
 bp_progress bp_run_progress(const bp_run *run);
 int64_t bp_run_updates(const bp_run *run); /* the optimiser's t */

@@ -6,6 +6,7 @@ import pickle
 import struct
 import threading
 import time
+import traceback
 import tracemalloc
 
 import numpy as np
@@ -160,12 +161,15 @@ def test_save_to_where_nothing_can_be_written_leaves_nothing(tmp_path):
     before = facts(net)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "full").touch()
-    with pytest.raises(OSError):
-        net.save(tmp_path / "folder")
-    with pytest.raises(FileNotFoundError):
-        net.save(tmp_path / "missing" / "net")
-    with pytest.raises(OSError):
-        net.save(tmp_path / "folder" / "full" / "net")
+    for where, error in (
+        (tmp_path / "folder", OSError),
+        (tmp_path / "missing" / "net", FileNotFoundError),
+        (tmp_path / "folder" / "full" / "net", NotADirectoryError),
+    ):
+        with pytest.raises(error) as caught:
+            net.save(where)
+        assert caught.value.filename == str(where) and caught.value.filename2 is None
+        assert ".tmp" not in "".join(traceback.format_exception(caught.value)).splitlines()[-1]
     with pytest.raises((OSError, ValueError)):
         net.save(tmp_path / "null\0")
     assert sorted(os.listdir(tmp_path)) == ["folder"] and os.listdir(tmp_path / "folder") == ["full"]

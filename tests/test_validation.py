@@ -56,6 +56,20 @@ class Sparse:
         return self
 
 
+class Frame:
+    """Like pandas.DataFrame, of named columns."""
+
+    def __init__(self, **columns):
+        self.table = {name: np.asarray(column) for name, column in columns.items()}
+        self.columns, self.dtypes = list(self.table), [column.dtype for column in self.table.values()]
+
+    def __getitem__(self, name):
+        return self.table[name]
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(list(zip(*self.table.values(), strict=True)), object)
+
+
 def poisoned(value, index=(4, 1), a=X):
     a = a.copy()
     a[index] = value
@@ -86,6 +100,10 @@ BAD_X = {
     "dict": ({"a": 1}, ValueError, "expected the keys input", "got a"),
     "generator": ((row for row in X), TypeError, "expected real numbers", "object"),
     "huge ints": ([[2**70] * 3] * N, TypeError, "expected real numbers", "object"),
+    "a frame with words": (
+        Frame(age=X[:, 0], city=["Basel"] * N, pet=["cat"] * N), TypeError, "expected real numbers",
+        "column 'city' is <U5; make numbers of it",
+    ),
     "sparse": (Sparse(), TypeError, "expected a dense array", "Sparse", "{name}.toarray()"),
     "masked": (np.ma.masked_less(X, 0), TypeError, "masked arrays", "{name}.filled"),
     "NaN": (poisoned(np.nan), ValueError, "expected finite numbers", "{name}[4, 1] is nan"),
@@ -200,6 +218,15 @@ def y_cases():
             "y[5, 0] is -0.1",
         ),
         "odds of two": (odds, Y, ValueError, f"({N}, 1) or ({N},)", f"got ({N}, 2)"),
+        "rows that sum to more than 1": (
+            classes, poisoned(0.75, (299, 0), rows), ValueError, "sum to 1 for cross_entropy", "y[299] sums to 1.75",
+            "divide each row by its sum", "sample_weight", "binary_cross_entropy",
+        ),
+        "a row of zeros": (classes, rows * (LABELS > 0)[:, None], ValueError, "y[0] sums to 0"),
+        "several classes": (classes, rows.astype(int) | np.eye(4, dtype=int)[0], ValueError, "y[1] sums to 2"),
+        "a row that sums to 1 with a number below 0": (
+            classes, np.array([[1.5, -0.5, 0, 0]] * N), ValueError, "from 0 to inf", "y[0, 1] is -0.5",
+        ),
     }
 
 
@@ -226,6 +253,34 @@ def test_wrong_y(kind, call):
         run = lambda: CALLS[call](net, X, bad)  # noqa: E731
     words = [re.sub(r"\by(?=[\[.])", name, word) for word in words]
     refused(net, run, error, f"{name}:", *words)
+
+
+@pytest.mark.parametrize("kind", ["float16", ">f4", "f8", "g", "i1", "?", "three digits"])
+def test_probabilities_of_every_type_sum_to_one(kind):
+    """One-hot rows, smoothed labels, soft targets, in more rows than a block of the check; the sums need no copy."""
+    net = bp.Network([bp.Input(3), bp.Dense(7, "softmax")])
+    n = 2**16
+    hot = np.eye(7)[np.arange(n) % 7]
+    soft = np.random.default_rng(0).dirichlet(np.ones(7), n)
+    if kind in ("i1", "?"):
+        targets = [hot.astype(kind)]
+    elif kind == "three digits":
+        targets = [np.full((n, 7), 0.143)]
+    else:
+        targets = [np.asfortranarray(a.astype(kind)) for a in (hot, 0.9 * hot + 0.1 / 7, soft)]
+    for y in targets:
+        net.evaluate(np.zeros((n, 3)), y)
+        y = y.copy()
+        y[n - 1] = 0
+        with pytest.raises(ValueError, match=rf"y\[{n - 1}\] sums to 0;"):
+            net.evaluate(np.zeros((n, 3)), y)
+    net.fit(np.zeros((n, 3)), y, batch_size=None, check_finite=False)  # no scan
+
+
+def test_huber_needs_a_delta_that_the_network_can_hold():
+    net, loss = trained(), bp.losses.Huber(1e-40)
+    refused(net, lambda: net.fit(X, Y, loss=loss), ValueError, "delta:", "float32 can hold", "1e-40", "dtype='float64'")
+    assert trained(dtype="float64").evaluate(X, Y, loss=loss)["loss"] > 0
 
 
 W = np.ones(N)
@@ -405,7 +460,10 @@ FOREIGN_TAPES = {
     "gradients": (lambda net: net.backward(net.forward(X), Y), TypeError, "got Gradients"),
     "other widths": (relabel, ValueError, "of this network, got one of another"),
     "other type": (lambda net: trained(dtype="float64").forward(X), ValueError, "in float32, got float64"),
-    "other output": (lambda net: trained(output="softmax", y=abs(Y)).forward(X), ValueError, "got one of another"),
+    "other output": (
+        lambda net: trained(output="softmax", y=np.eye(2)[LABELS % 2]).forward(X),
+        ValueError, "got one of another",
+    ),
     "no bias": (
         lambda net: bp.Network([bp.Input(3), bp.Dense(5, "tanh", bias=False), bp.Dense(2)]).forward(X),
         ValueError, "got one of another",
