@@ -162,6 +162,11 @@ def resolve_all(value: Any, outputs: Sequence[Any]) -> list[Weighted]:
     return found
 
 
+def fused_with(loss: BuiltIn | Loss) -> str | None:
+    """The activation whose input the loss reads, in place of its output."""
+    return {"binary_cross_entropy": "logistic", "cross_entropy": "softmax"}.get(loss.name or "")
+
+
 def has_accuracy(loss: BuiltIn | Loss) -> bool:
     """Whether outputs are classes."""
     return isinstance(loss, BuiltIn) and loss.has_accuracy

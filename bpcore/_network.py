@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bpcore import _activations, _core, _io, _plans, _threads, _training, _validate
+from bpcore import _activations, _core, _derivatives, _io, _plans, _threads, _training, _validate
 from bpcore._graph import Graph, chained, lay_out, symbols
 from bpcore._history import History
 from bpcore._layers import Input, Layer
@@ -502,6 +502,43 @@ class Network:
             run.optimizer("gradient", (grad,))
             cost, weight = _training.whole(run, data.n, threads)[:2]
         return cost / weight, grad
+
+    def input_gradient(self, X: Any, *, output: int) -> np.ndarray:
+        """d a^L_k / dx at each row of X (n, n_0), for output k: shaped as X.  Of one real input and one output."""
+        self._fitting.check("input_gradient")
+        return _derivatives.input_gradient(self, X, output)
+
+    def jacobian(self, X: Any) -> np.ndarray:
+        """d a^L_j / dx_k at each row of X (n, n_0): (n, n_L, n_0).  Of one real input and one output."""
+        self._fitting.check("jacobian")
+        return _derivatives.jacobian(self, X)
+
+    def per_sample_gradients(self, X: Any, y: Any, *, loss: _LossLike = "auto") -> np.ndarray:
+        """dE_x/dtheta for each row x of X (n, n_0): (n, n_params), unweighted, in the order of theta."""
+        self._fitting.check("per_sample_gradients")
+        return _derivatives.per_sample_gradients(self, X, y, loss)
+
+    def hvp(self, X: Any, y: Any, v: Any, *, loss: _LossLike = "auto", sample_weight: Any = None) -> np.ndarray:
+        """H v, H the second derivatives of C over X and y by theta: (n_params,), for v (n_params,).
+
+        Exact, by the R-operator (Pearlmutter 1994), at some four times the cost of a gradient.  For bpcore's activations
+        and losses, cross-entropies on the outputs they belong to; ValueError names a layer that has no second
+        derivative here.
+        """
+        self._fitting.check("hvp")
+        return _derivatives.hvp(self, X, y, v, loss, sample_weight)
+
+    def gauss_newton_product(
+        self, X: Any, y: Any, v: Any, *, loss: _LossLike = "auto", sample_weight: Any = None
+    ) -> np.ndarray:
+        """G v, G = sum_x w_x J^T H_L J / sum w: (n_params,), for v (n_params,).
+
+        J is the derivative by theta of what the loss reads (a^L, or z^L where softmax or logistic belong to the
+        cross-entropy), H_L the loss's second derivative by it: H without the curvature of the network, never negative
+        (Schraudolph 2002).
+        """
+        self._fitting.check("gauss_newton_product")
+        return _derivatives.gauss_newton_product(self, X, y, v, loss, sample_weight)
 
     # ---- keeping ----
 

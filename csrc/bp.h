@@ -272,10 +272,11 @@ void bp_scan(const bp_array *array, bp_dtype dtype, double low, double high, int
 
 /* ---- run -------------------------------------------------------------------------------------------------- */
 
-typedef enum { BP_OPT_NONE, BP_OPT_GRADIENT, BP_OPT_SGD, BP_OPT_ADAM } bp_opt_kind;
+typedef enum { BP_OPT_NONE, BP_OPT_GRADIENT, BP_OPT_EACH, BP_OPT_SGD, BP_OPT_ADAM } bp_opt_kind;
 
 /* v = momentum v + g; theta -= lr (nesterov ? g + momentum v : v);  Adam as Kingma and Ba, epsilon outside the root.
- * BP_OPT_GRADIENT writes the gradient to state[0] and leaves theta alone. */
+ * BP_OPT_GRADIENT writes the gradient to state[0] and leaves theta alone; BP_OPT_EACH writes that of each batch, one
+ * after the other. */
 typedef struct {
     bp_opt_kind kind;
     double lr, momentum, beta1, beta2, eps, weight_decay;
@@ -287,6 +288,7 @@ typedef struct {
 typedef struct {
     int buffer;
     bp_array array;
+    int64_t repeat, period; /* row r of the data is row r / repeat % period of the array; 0: row r */
 } bp_in_port;
 typedef struct {
     int buffer;

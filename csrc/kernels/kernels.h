@@ -14,7 +14,7 @@
 #include <arm_neon.h>
 #endif
 
-enum { BP_N_ACTIVATIONS = 13, BP_N_LOSSES = 5 };
+enum { BP_N_ACTIVATIONS = 26, BP_N_LOSSES = 6 };
 
 typedef struct {
     const char *name;

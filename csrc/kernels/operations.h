@@ -9,6 +9,7 @@
     OPERATION(user_function, BOTH(user_forward), BOTH(elementwise_backward), NONE, NONE)                              \
     OPERATION(python_function, BOTH(python_forward), BOTH(elementwise_backward), NONE, NONE)                          \
     OPERATION(softmax, BOTH(softmax_forward), BOTH(softmax_backward), NONE, NONE)                                     \
+    OPERATION(softmax_product, BOTH(softmax_product_forward), BOTH(softmax_product_backward), NONE, NONE)             \
     OPERATION(add, BOTH(add_forward), BOTH(add_backward), NONE, NONE)                                                 \
     OPERATION(multiply, BOTH(multiply_forward), BOTH(multiply_backward), NONE, NONE)                                  \
     OPERATION(scale, BOTH(scale_forward), BOTH(scale_backward), BOTH(scale_param_grad), NONE)                         \
