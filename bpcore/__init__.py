@@ -31,7 +31,7 @@ from bpcore._operations import (  # noqa: E402
     Slice,
     concat,
 )
-from bpcore._optimizers import SGD, Adam  # noqa: E402
+from bpcore._optimizers import SGD, Adam, LevenbergMarquardt  # noqa: E402
 from bpcore._symbols import Symbol  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
 from bpcore._threads import get_num_threads, set_num_threads  # noqa: E402
@@ -52,6 +52,7 @@ __all__ = [
     "Gradients",
     "History",
     "Input",
+    "LevenbergMarquardt",
     "Loss",
     "Multiply",
     "Network",

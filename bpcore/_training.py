@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpcore import _callbacks, _core, _losses, _optimizers, _plans, _threads, _validate
+from bpcore import _callbacks, _core, _levenberg, _losses, _optimizers, _plans, _threads, _validate
 from bpcore._errors import DivergenceError
 from bpcore._history import History
 from bpcore._layers import SHUFFLE
@@ -135,6 +135,8 @@ def fit(net: Network, X: Any, y: Any, s: Settings) -> History:
     _optimizers.check(optimizer, net.dtype)
     epochs = _validate.integer("epochs", s.epochs, 0, 2**31)
     batch = n if s.batch_size is None else min(n, _validate.integer("batch_size", s.batch_size, 1, 2**62))
+    if isinstance(optimizer, _optimizers.LevenbergMarquardt):
+        _levenberg.check(net, data, batch)
     shuffled = _validate.flag("shuffle", s.shuffle) and batch < n
     seed = net.seed if s.seed is None else _validate.seed(s.seed)
     n_threads = _threads.resolve(s.n_threads)
@@ -171,7 +173,8 @@ class _Loop:
         self.net, self.n, self.validation, self.n_threads = net, data.n, validation, n_threads
         self.callbacks, self.verbose = callbacks, verbose
         self.state = _callbacks.State(net, History(), net.epoch, net.step)
-        self.run = data.run(net, made)
+        newton = isinstance(optimizer, _optimizers.LevenbergMarquardt)
+        self.run: Any = _levenberg.Run(net, data, n_threads) if newton else data.run(net, made)
         memory = net._memory
         if memory.optimizer != optimizer:
             memory = _optimizers.Memory(optimizer, tuple(np.zeros_like(net.theta) for _ in optimizer.states), 0)
