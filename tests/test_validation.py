@@ -10,6 +10,7 @@ import pytest
 from scipy import LowLevelCallable
 
 import bpcore as bp
+from bpcore import _validate
 
 RNG = np.random.default_rng(0)
 N = 300  # more than one block of the scan
@@ -275,6 +276,15 @@ def test_probabilities_of_every_type_sum_to_one(kind):
         with pytest.raises(ValueError, match=rf"y\[{n - 1}\] sums to 0;"):
             net.evaluate(np.zeros((n, 3)), y)
     net.fit(np.zeros((n, 3)), y, batch_size=None, check_finite=False)  # no scan
+
+
+def test_probabilities_of_every_position_sum_to_one():
+    y = np.full((2**16, 2, 4), 0.25)
+    settings = {"classes": True, "low": 0.0, "high": np.inf}
+    assert _validate.target(y, len(y), (2, 4), np.dtype(np.float32), **settings).cols == 8
+    y[60000, 1, 2] = 0.75
+    with pytest.raises(ValueError, match=r"^y: .*; y\[60000, 1\] sums to 1\.5; "):
+        _validate.target(y, len(y), (2, 4), np.dtype(np.float32), **settings)
 
 
 def test_huber_needs_a_delta_that_the_network_can_hold():
