@@ -37,7 +37,7 @@ cdef extern from "bp.h" nogil:
         BP_LONGDOUBLE
     enum:
         BP_MAX_OPERANDS, BP_MAX_THREADS, BP_MAX_SETTINGS, BP_MAX_OUTER, BP_PARAM_DECAY, BP_PARAM_FROZEN
-        BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD
+        BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE
     ctypedef struct bp_plan
     ctypedef struct bp_run
     ctypedef struct bp_op_type
@@ -64,7 +64,7 @@ cdef extern from "bp.h" nogil:
     ctypedef struct bp_plan_info:
         int shards, n_stages, calls_blas
         int64_t chunk_rows
-        size_t arena_bytes
+        size_t arena_bytes, unshared_bytes
         double flops
     ctypedef struct bp_array:
         const char *data
@@ -83,7 +83,6 @@ cdef extern from "bp.h" nogil:
     ctypedef struct bp_in_port:
         int buffer
         bp_array array
-        int64_t repeat, period
     ctypedef struct bp_out_port:
         int buffer
         void *data
@@ -107,6 +106,7 @@ cdef extern from "bp.h" nogil:
     int bp_plan_param(bp_plan *, int64_t, int64_t, int64_t, int)
     bp_status bp_plan_op(bp_plan *, const bp_op_type *, int, const int *, int, const int *, const void *, int, int *)
     bp_status bp_plan_loss(bp_plan *, const char *, int, int, double, int, int64_t, double)
+    void bp_plan_keep(bp_plan *, int)
     bp_status bp_plan_compile(bp_plan *, int, int64_t, int)
     bp_plan_info bp_plan_describe(const bp_plan *)
     int bp_plan_grad(const bp_plan *, int)
@@ -115,6 +115,7 @@ cdef extern from "bp.h" nogil:
     bp_run *bp_run_new(bp_plan *, const bp_blas *, void *, int64_t)
     void bp_run_free(bp_run *)
     bp_status bp_run_ports(bp_run *, int, const bp_in_port *, int, const bp_out_port *, int)
+    void bp_run_repeat(bp_run *, int, int64_t)
     void bp_run_optimizer(bp_run *, const bp_opt *)
     void bp_run_callback(bp_run *, bp_callback_fn, void *)
     void bp_run_random(bp_run *, uint64_t, int64_t)
@@ -138,8 +139,8 @@ cdef extern from "bp.h" nogil:
 
 # ---- constants ----
 
-FORWARD, CACHE, LOSS, BACKWARD, INPUT_GRAD = (
-    BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD)
+FORWARD, CACHE, LOSS, BACKWARD, INPUT_GRAD, REUSE = (
+    BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE)
 PAUSED, DONE, NONFINITE_LOSS, NONFINITE_PARAM = BP_PAUSED, BP_DONE, BP_E_NONFINITE_LOSS, BP_E_NONFINITE_PARAM
 MAX_THREADS = BP_MAX_THREADS
 MAX_OPERANDS = BP_MAX_OPERANDS
@@ -396,6 +397,10 @@ cdef class Plan:
         if status:
             _raise(status)
 
+    def keep(self, int buffer):
+        """The buffer is read when all is done: its memory is not shared."""
+        bp_plan_keep(self.plan, buffer)
+
     def compile(self, int flags, int64_t rows, int n_threads):
         """Cuts the work for batches of at most `rows` rows and lays out the arena."""
         cdef bp_status status
@@ -413,7 +418,7 @@ cdef class Plan:
         return bp_plan_cache(self.plan, buffer)
 
     def describe(self):
-        """Numbers of a compiled plan: shards (0: owners), n_stages, chunk_rows, arena_bytes, flops."""
+        """Numbers of a compiled plan: shards (0: owners), n_stages, chunk_rows, arena_bytes, unshared_bytes, flops."""
         return bp_plan_describe(self.plan)
 
 
@@ -583,14 +588,14 @@ cdef class Run:
             for i, (buffer, array) in enumerate(ins):
                 in_ports[i].buffer = buffer
                 in_ports[i].array = _describe(array)
-                if i < len(repeats):
-                    in_ports[i].repeat, in_ports[i].period = repeats[i], in_ports[i].array.rows
             for i, (buffer, array) in enumerate(outs):
                 out_ports[i].buffer = buffer
                 out_ports[i].data = cnp.PyArray_DATA(array)
             status = bp_run_ports(self.run, len(ins), in_ports, len(outs), out_ports, weight)
             if status:
                 _raise(status)
+            for i, repeat in enumerate(repeats):
+                bp_run_repeat(self.run, i, repeat)
         finally:
             free(in_ports)
             free(out_ports)

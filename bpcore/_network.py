@@ -283,7 +283,8 @@ class Network:
         return f"<Network {' -> '.join(shown)}, {self._dtype}, {self.n_params:,} parameters>"
 
     def summary(self) -> str:
-        """A table of the layers with their shapes and numbers of parameters."""
+        """A table of the layers with their shapes and numbers of parameters, and the memory that a training step on 32
+        examples takes beside the parameters: as buffers are reused, and if each had its own."""
         rows = [("layer", "activation", "of", "output", "parameters")]
         seen: set[str] = set()
         for node in self._nodes:
@@ -301,7 +302,9 @@ class Network:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        shared, unshared = (f"{size / 2**20:,.2f} MiB" for size in _plans.memory(self, 32))
+        memory = f"a step on 32 examples: {shared}, without reuse {unshared}"
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], memory])
 
     # ---- training ----
 

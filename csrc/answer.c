@@ -65,7 +65,8 @@ static void prepare(void *arg, int n_threads, bp_fpenv caller) {
 
 bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, const bp_array *X, int in, int out, void *to,
                     int n_threads) {
-    if (!plan->arena || !plan->windowed || plan->flags != BP_DO_FORWARD) return BP_E_SHAPE;
+    if (!plan->arena || !plan->windowed || (plan->flags | BP_DO_REUSE) != (BP_DO_FORWARD | BP_DO_REUSE))
+        return BP_E_SHAPE;
     answer a = {.plan = plan,
                 .x = {.plan = plan, .ops = plan->ops, .buffers = plan->buffers, .params = plan->params, .arena = arena,
                       .theta = theta},

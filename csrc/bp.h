@@ -68,6 +68,7 @@ typedef struct {
     int grad;       /* buffer of the gradient of C with respect to this one, or -1 */
     int maker;      /* operation that writes it, or -1 */
     int consumers;  /* operations that read it */
+    int kept;       /* its memory is no other buffer's: it is read when all is done */
     size_t offset;  /* of row 0 in the arena, bytes */
 } bp_buffer;
 
@@ -91,6 +92,9 @@ typedef enum {
     BP_SCOPE_ROWS,  /* any block of whole rows */
     BP_SCOPE_CHUNK  /* all rows at once, on the calling thread */
 } bp_scope;
+
+/* Backward does not read the inputs, or the output; param_grad does not read the output. */
+enum { BP_IGNORES_IN = 1, BP_IGNORES_OUT = 2, BP_GRAD_IGNORES_OUT = 4 };
 
 typedef struct bp_plan bp_plan;
 typedef struct bp_op bp_op;
@@ -117,6 +121,7 @@ typedef struct {
     const char *name;
     bp_scope scope; /* unless `declare` sets another */
     int64_t tile; /* rows that it wants together, at least; 0: any */
+    int ignores; /* a sum of BP_IGNORES_...: what is not read on the way back; aux and gradients may be */
     int grad_in_place; /* backward may write the gradient of its only input over that of its output */
     /* Checks operands and declares the output (op->out) and cached buffers (op->aux, op->aux + 1, ...). */
     bp_status (*declare)(bp_plan *plan, bp_op *op);
@@ -189,8 +194,16 @@ bp_status bp_op_register(const bp_op_type *type); /* BP_E_LIMIT when the table i
 const char *bp_activation_name(int i);            /* NULL past the end */
 const char *bp_loss_name(int i);
 
-/* What a plan does, a sum of flags. */
-enum { BP_DO_FORWARD = 1, BP_DO_CACHE = 2, BP_DO_LOSS = 4, BP_DO_BACKWARD = 8, BP_DO_INPUT_GRAD = 16 };
+/* What a plan does, a sum of flags.  REUSE: buffers share memory where one is read for the last time before the other
+ * is written; only those kept (and gradients of inputs) hold their values when all is done. */
+enum {
+    BP_DO_FORWARD = 1,
+    BP_DO_CACHE = 2,
+    BP_DO_LOSS = 4,
+    BP_DO_BACKWARD = 8,
+    BP_DO_INPUT_GRAD = 16,
+    BP_DO_REUSE = 32
+};
 
 bp_plan *bp_plan_new(bp_dtype dtype);
 void bp_plan_free(bp_plan *plan);
@@ -200,6 +213,7 @@ int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int
 /* Adds an operation; *out is the number of its output buffer. */
 bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int *in, int n_params, const int *param,
                      const void *detail, int tag, int *out);
+void bp_plan_keep(bp_plan *plan, int buffer);
 /* detail of the operation "activation"; NULL for a name that is not there. */
 const void *bp_activation_detail(const char *name);
 /* Adds `weight` times the mean of a loss over `positions` (of a sequence, an image), each with its share of the columns
@@ -215,6 +229,7 @@ typedef struct {
     int calls_blas;      /* some product runs on BLAS */
     int64_t chunk_rows;
     size_t arena_bytes;
+    size_t unshared_bytes; /* of an arena without REUSE */
     double flops;        /* a batch of `rows` rows, all phases; a function counts as the flops that take as long */
 } bp_plan_info;
 bp_plan_info bp_plan_describe(const bp_plan *plan);
@@ -288,7 +303,6 @@ typedef struct {
 typedef struct {
     int buffer;
     bp_array array;
-    int64_t repeat, period; /* row r of the data is row r / repeat % period of the array; 0: row r */
 } bp_in_port;
 typedef struct {
     int buffer;
@@ -307,6 +321,8 @@ bp_run *bp_run_new(bp_plan *plan, const bp_blas *blas, void *theta, int64_t n_pa
 void bp_run_free(bp_run *run);
 bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, const bp_out_port *out,
                        int weight_port); /* index into `in` of the weights, or -1 */
+/* Row r of the data is row r / repeat % rows of this port's array, rather than row r or that of an order. */
+void bp_run_repeat(bp_run *run, int port, int64_t repeat);
 void bp_run_optimizer(bp_run *run, const bp_opt *opt);
 void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self);
 /* Key of what training draws, and the network's count of steps at the run's beginning. */

@@ -9,6 +9,7 @@
 enum {
     INFER_TILE = 32,
     TRAIN_TILE = 64,
+    SEARCHED = 64,            /* places that a buffer may take over */
     LEAST_TILE = 16, /* so that a tile of one column is whole cache lines */
     GRID_ROWS = 256,          /* a cell of a large layer */
     GRID_COLS = 240,           /* whole panels of every instruction set: 48 or 24 columns */
@@ -105,6 +106,7 @@ bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int 
     bp_status status = type->declare(plan, &op);
     if (status) return status;
     if (op.out < 0) return BP_E_NOMEM;
+    if (op.aux >= 0 && !op.n_aux) op.n_aux = 1;
     for (int i = 0; i < n_params; i++) {
         bp_use *uses = grow(plan->uses, plan->n_uses, sizeof *uses);
         if (!uses) return BP_E_NOMEM;
@@ -262,15 +264,15 @@ static bp_status cut_stages(bp_plan *plan) {
     plan->stages = calloc(most, sizeof(bp_stage));
     if (!plan->items || !plan->stages) return BP_E_NOMEM;
     int n = 0;
-    plan->items[n++] = (bp_item){BP_GATHER, 0, 0};
+    plan->items[n++] = (bp_item){BP_GATHER, 0, 0, 0};
     for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_FORWARD; i++)
-        if (!plan->ops[i].skip) plan->items[n++] = (bp_item){BP_FORWARD, i, plan->buffers[plan->ops[i].out].cols};
-    for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++) plan->items[n++] = (bp_item){BP_LOSS, i, 0};
+        if (!plan->ops[i].skip) plan->items[n++] = (bp_item){BP_FORWARD, i, plan->buffers[plan->ops[i].out].cols, 0};
+    for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++) plan->items[n++] = (bp_item){BP_LOSS, i, 0, 0};
     for (int i = plan->n_ops - 1; i >= 0 && plan->flags & BP_DO_BACKWARD; i--)
         if (wants_backward(plan, &plan->ops[i]))
-            plan->items[n++] = (bp_item){BP_BACKWARD, i, plan->buffers[plan->ops[i].in[0]].cols};
-    if (plan->shards) plan->items[n++] = (bp_item){BP_PARAM_GRADS, 0, 0};
-    plan->items[n++] = (bp_item){BP_SCATTER, 0, 0};
+            plan->items[n++] = (bp_item){BP_BACKWARD, i, plan->buffers[plan->ops[i].in[0]].cols, 0};
+    if (plan->shards) plan->items[n++] = (bp_item){BP_PARAM_GRADS, 0, 0, 0};
+    plan->items[n++] = (bp_item){BP_SCATTER, 0, 0, 0};
     plan->n_items = n;
 
     bp_stage *stage = NULL;
@@ -293,6 +295,7 @@ static bp_status cut_stages(bp_plan *plan) {
             stage = &plan->stages[plan->n_stages++];
             *stage = (bp_stage){BP_SCOPE_ROWS, i, 1, plan->row_tile, 0, 0};
         }
+        plan->items[i].stage = plan->n_stages - 1;
     }
     return BP_OK;
 }
@@ -367,19 +370,126 @@ static size_t take(size_t *total, int64_t rows, size_t bytes) {
     return at;
 }
 
-static bp_status lay_out(bp_plan *plan) {
-    size_t total = 0;
-    int64_t capacity = plan->windowed ? plan->row_tile * plan->n_threads : plan->chunk_rows;
-    for (int i = 0; i < plan->n_buffers; i++) {
-        bp_buffer *b = &plan->buffers[i];
-        b->offset = take(&total, capacity, (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t)));
+/* When a buffer's values are needed: from the first item that touches it to the last. */
+typedef struct {
+    int first, last; /* items; last is INT32_MAX for phase 2 and beyond */
+    int holder;      /* the buffer in whose place it lies, for good: itself, or that of delta */
+} bp_life;
+
+static void touch(bp_life *lives, int buffer, int item) {
+    if (buffer < 0) return;
+    bp_life *life = &lives[lives[buffer].holder];
+    if (item < life->first) life->first = item;
+    if (item > life->last) life->last = item;
+}
+
+/* What an operation's forward or backward, or its parameters' gradients, read and write at an item. */
+static void touch_op(const bp_plan *plan, bp_life *lives, const bp_op *op, bp_item_kind kind, int item) {
+    int ignores = kind == BP_BACKWARD ? op->type->ignores : 0;
+    for (int j = 0; j < op->n_in; j++) {
+        if (!(ignores & BP_IGNORES_IN)) touch(lives, op->in[j], item);
+        if (kind == BP_BACKWARD) touch(lives, plan->buffers[op->in[j]].grad, item);
     }
+    int out_ignored = kind == BP_PARAM_GRADS ? op->type->ignores & BP_GRAD_IGNORES_OUT : ignores & BP_IGNORES_OUT;
+    if (!out_ignored) touch(lives, op->out, item);
+    for (int j = 0; j < op->n_aux; j++) touch(lives, op->aux + j, item);
+    if (kind != BP_FORWARD) touch(lives, plan->buffers[op->out].grad, item);
+}
+
+static void find_lives(const bp_plan *plan, bp_life *lives) {
+    for (int i = 0; i < plan->n_buffers; i++) lives[i] = (bp_life){INT32_MAX, -1, i};
     for (int i = plan->n_ops - 1; i >= 0; i--) {
         const bp_op *op = &plan->ops[i];
         int from = plan->buffers[op->out].grad, to = plan->buffers[op->in[0]].grad;
         if (op->type->grad_in_place && from >= 0 && to >= 0 && plan->buffers[op->in[0]].consumers == 1)
-            plan->buffers[to].offset = plan->buffers[from].offset;
+            lives[to].holder = lives[from].holder;
     }
+    for (int i = 0; i < plan->n_items; i++) {
+        const bp_item *item = &plan->items[i];
+        const bp_op *op = &plan->ops[item->op];
+        if (item->kind == BP_FORWARD || item->kind == BP_BACKWARD) touch_op(plan, lives, op, item->kind, i);
+        if (item->kind == BP_LOSS) {
+            const bp_cost *loss = &plan->losses[item->op];
+            touch(lives, loss->in, i);
+            touch(lives, loss->target, i);
+            touch(lives, loss->grad, i);
+        }
+        for (int k = 0; item->kind == BP_PARAM_GRADS && k < plan->n_ops; k++)
+            if (plan->ops[k].n_params) touch_op(plan, lives, &plan->ops[k], BP_PARAM_GRADS, i);
+    }
+    for (int k = 0; plan->flags & BP_DO_BACKWARD && !plan->shards && k < plan->n_ops; k++)
+        if (plan->ops[k].n_params) touch_op(plan, lives, &plan->ops[k], BP_PARAM_GRADS, INT32_MAX);
+    for (int i = 0; i < plan->n_buffers; i++) {
+        const bp_buffer *b = &plan->buffers[i];
+        if (b->maker < 0 && lives[i].last >= 0) touch(lives, i, 0); /* gathered; what is never read has no life */
+        if (b->kept || (b->maker < 0 && plan->flags & BP_DO_INPUT_GRAD)) {
+            touch(lives, i, INT32_MAX);
+            touch(lives, b->grad, INT32_MAX);
+        }
+    }
+}
+
+/* Buffers in the order of their first items, and of their numbers; `count` has room for n_items + 2. */
+static void sort_by_first(const bp_life *lives, int n, int n_items, int *count, int *order) {
+    memset(count, 0, sizeof *count * (size_t)(n_items + 2));
+    for (int i = 0; i < n; i++) count[(lives[i].first < n_items ? lives[i].first : n_items) + 1]++;
+    for (int i = 0; i < n_items; i++) count[i + 1] += count[i];
+    for (int i = 0; i < n; i++) order[count[lives[i].first < n_items ? lives[i].first : n_items]++] = i;
+}
+
+/* Finds a place whose last buffer has died: before a barrier, or in the same stage of row tiles with rows of the same
+ * size, so that a row's task alone touches both.  Only the SEARCHED youngest places are looked at. */
+static int find_place(const bp_plan *plan, const bp_life *lives, const int *places, int n_places, int buffer) {
+    const bp_buffer *b = &plan->buffers[buffer];
+    int stage = plan->items[lives[buffer].first].stage;
+    for (int i = n_places - 1; i >= 0 && i >= n_places - SEARCHED; i--) {
+        const bp_buffer *dead = &plan->buffers[places[i]];
+        int last = lives[places[i]].last;
+        if (dead->kind != b->kind || last >= lives[buffer].first) continue;
+        if (plan->items[last].stage == stage ? dead->cols == b->cols && plan->stages[stage].scope == BP_SCOPE_ROWS
+                                             : dead->cols >= b->cols)
+            return i;
+    }
+    return -1;
+}
+
+static bp_status place_buffers(bp_plan *plan, size_t *total, int64_t capacity) {
+    int n = plan->n_buffers, n_places = 0;
+    bp_life *lives = malloc(sizeof *lives * (size_t)(n + 1));
+    int *places = malloc(sizeof *places * (size_t)(n + 1)); /* by place, the buffer that has it last */
+    int *order = malloc(sizeof *order * (size_t)(n + 1)), *count = malloc(sizeof *count * (size_t)(plan->n_items + 2));
+    bp_status status = lives && places && order && count ? BP_OK : BP_E_NOMEM;
+    size_t apart = 0;
+    if (!status) {
+        find_lives(plan, lives);
+        sort_by_first(lives, n, plan->n_items, count, order);
+    }
+    for (int k = 0; k < n && !status; k++) {
+        int i = order[k];
+        bp_buffer *b = &plan->buffers[i];
+        size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
+        if (lives[i].holder != i) continue;
+        take(&apart, capacity, row);
+        int shares = plan->flags & BP_DO_REUSE && lives[i].last >= 0; /* the weights of rows have no life here */
+        int place = shares ? find_place(plan, lives, places, n_places, i) : -1;
+        b->offset = place < 0 ? take(total, capacity, row) : plan->buffers[places[place]].offset;
+        if (shares) places[place < 0 ? n_places++ : place] = i;
+    }
+    for (int i = 0; i < n && !status; i++) plan->buffers[i].offset = plan->buffers[lives[i].holder].offset;
+    plan->unshared_bytes = apart;
+    free(lives);
+    free(places);
+    free(order);
+    free(count);
+    return status;
+}
+
+static bp_status lay_out(bp_plan *plan) {
+    size_t total = 0;
+    bp_status status =
+        place_buffers(plan, &total, plan->windowed ? plan->row_tile * plan->n_threads : plan->chunk_rows);
+    if (status) return status;
+    size_t buffers = total;
     plan->parts = take(&total, plan->n_losses * ceil_div(plan->chunk_rows, plan->row_tile), 3 * sizeof(double));
     if (plan->flags & BP_DO_BACKWARD) {
         plan->scratch_bytes = ((size_t)plan->block_max * plan->size + BP_ALIGN - 1) / BP_ALIGN * BP_ALIGN;
@@ -389,6 +499,7 @@ static bp_status lay_out(bp_plan *plan) {
     }
     if (total == SIZE_MAX) return BP_E_LIMIT;
     plan->arena_bytes = total;
+    plan->unshared_bytes += total - buffers;
     void *arena = NULL;
     if (posix_memalign(&arena, BP_ALIGN, total ? total : BP_ALIGN)) return BP_E_NOMEM;
     plan->arena = arena;
@@ -429,7 +540,7 @@ static void size_chunks(bp_plan *plan) {
         const bp_op *op = &plan->ops[i];
         double flops = flops_of(plan, op);
         plan->flops_row += flops;
-        if (!is_grid(plan, &(bp_item){BP_FORWARD, i, 0})) together += flops;
+        if (!is_grid(plan, &(bp_item){BP_FORWARD, i, 0, 0})) together += flops;
         else if (flops > apart) apart = flops;
     }
     int passes = plan->flags & BP_DO_BACKWARD ? 3 : 1; /* forward, to the inputs, to the parameters */
@@ -477,6 +588,10 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     return status;
 }
 
+void bp_plan_keep(bp_plan *plan, int buffer) {
+    if (buffer >= 0 && buffer < plan->n_buffers) plan->buffers[buffer].kept = 1;
+}
+
 bp_plan_info bp_plan_describe(const bp_plan *plan) {
     int calls_blas = 0;
     for (int i = 0; i < plan->n_ops; i++) calls_blas |= plan->ops[i].n_params && !plan->ops[i].native;
@@ -485,6 +600,7 @@ bp_plan_info bp_plan_describe(const bp_plan *plan) {
                           .calls_blas = calls_blas,
                           .chunk_rows = plan->chunk_rows,
                           .arena_bytes = plan->arena_bytes,
+                          .unshared_bytes = plan->unshared_bytes,
                           .flops = plan->flops};
 }
 

@@ -9,6 +9,7 @@ typedef struct {
     bp_item_kind kind;
     int op;       /* or loss */
     int64_t cols; /* of what an operation writes */
+    int stage;
 } bp_item;
 
 /* Items run one after another on each task's cell; a barrier follows the stage. */
@@ -68,7 +69,7 @@ struct bp_plan {
     int64_t block_max;   /* elements of the largest block */
 
     char *arena;
-    size_t arena_bytes;
+    size_t arena_bytes, unshared_bytes;
     size_t scratch, scratch_bytes; /* a thread's gradient block: offset of thread 0's, bytes each */
     size_t shard_grads;            /* (shards, n_theta) */
     size_t chunk_grad;             /* (n_theta,), where a batch has several chunks */

@@ -38,6 +38,7 @@ struct bp_run {
     int64_t n_params;
     int n_in, n_out, weight_port;
     bp_in_port *in;
+    int64_t *repeat;         /* by port; see bp_run_repeat */
     bp_out_port *out;
     bp_opt opt;
 
@@ -104,6 +105,7 @@ bp_run *bp_run_new(bp_plan *plan, const bp_blas *blas, void *theta, int64_t n_pa
 void bp_run_free(bp_run *run) {
     if (!run) return;
     free(run->in);
+    free(run->repeat);
     free(run->out);
     free(run->snapshot);
     free(run->taken);
@@ -114,15 +116,19 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
                        int weight_port) {
     bp_in_port *ins = malloc(sizeof *in * (size_t)(n_in + 1));
     bp_out_port *outs = malloc(sizeof *out * (size_t)(n_out + 1));
-    if (!ins || !outs) {
+    int64_t *repeat = calloc((size_t)(n_in + 1), sizeof *repeat);
+    if (!ins || !outs || !repeat) {
         free(ins);
         free(outs);
+        free(repeat);
         return BP_E_NOMEM;
     }
     if (n_in) memcpy(ins, in, sizeof *in * (size_t)n_in);
     if (n_out) memcpy(outs, out, sizeof *out * (size_t)n_out);
     free(run->in);
     free(run->out);
+    free(run->repeat);
+    run->repeat = repeat;
     run->in = ins;
     run->out = outs;
     run->n_in = n_in;
@@ -139,6 +145,8 @@ void bp_run_optimizer(bp_run *run, const bp_opt *opt) {
     run->at.t = opt->t;
     run->has_snapshot = 0;
 }
+
+void bp_run_repeat(bp_run *run, int port, int64_t repeat) { run->repeat[port] = repeat; }
 
 void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self) {
     run->x.callback = fn;
@@ -206,12 +214,12 @@ static void gather(bp_run *run, const bp_tile *t) {
         size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
         char *to = plan->arena + b->offset + (size_t)t->at * row;
         int64_t first = run->at.pos + run->off + t->row;
-        if (!port->repeat) {
+        if (!run->repeat[i]) {
             bp_gather(&port->array, run->order, first, t->count, b, plan->dtype, to);
             continue;
         }
-        for (int64_t r = 0; r < t->count; r++)
-            bp_gather(&port->array, NULL, (first + r) / port->repeat % port->period, 1, b, plan->dtype, to + (size_t)r * row);
+        for (int64_t r = first; r < first + t->count; r++, to += row)
+            bp_gather(&port->array, NULL, r / run->repeat[i] % port->array.rows, 1, b, plan->dtype, to);
     }
 }
 
