@@ -220,6 +220,7 @@ static bp_status place_losses(bp_plan *plan) {
 
 static int wants_backward(const bp_plan *plan, const bp_op *op) {
     if (op->skip || plan->buffers[op->out].grad < 0) return 0;
+    if (op->type->backward_first) return 1;
     for (int j = 0; j < op->n_in; j++)
         if (plan->buffers[op->in[j]].grad >= 0) return 1;
     return 0;
