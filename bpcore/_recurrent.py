@@ -135,7 +135,7 @@ class SimpleRNN(Recurrent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        valid = ("identity", *_core.ACTIVATIONS)
+        valid = _activations.NAMES[:-1]  # softmax is the last
         if isinstance(self.activation, _activations.Activation):
             raise TypeError(f"activation: expected one of {', '.join(valid)}, got {self.activation!r}: functions of "
                             "your own cannot be called at each step")  # fmt: skip

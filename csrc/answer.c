@@ -23,7 +23,8 @@ static int in_place(const bp_plan *plan, const bp_array *X, int in) {
     for (int i = 0; i < plan->n_ops; i++)
         for (int j = 0; j < plan->ops[i].n_in; j++)
             if (plan->ops[i].in[j] == in && !plan->ops[i].n_params) return 0;
-    return !X->n_outer && X->type == (plan->dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE) && !X->swapped && X->col_stride == size &&
+    if (X->n_outer) return 0;
+    return X->type == (plan->dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE) && !X->swapped && X->col_stride == size &&
            X->row_stride == cols * size && (uintptr_t)X->data % plan->size == 0;
 }
 
@@ -42,7 +43,7 @@ static void answer_tile(const answer *a, int64_t first, int64_t rows, int thread
     }
     for (int i = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
-        op->type->forward[plan->dtype](&x, op, &(bp_cell){at, at + rows, 0, plan->buffers[op->out].cols});
+        op->type->forward[plan->dtype](&x, op, &(bp_cell){at, at + rows, 0, plan->buffers[op->out].cols, first});
     }
     size_t row = (size_t)plan->buffers[a->out].cols * plan->size;
     memcpy(a->to + (size_t)first * row, bp_at(&x, a->out, at, plan->size), (size_t)rows * row);

@@ -90,7 +90,7 @@ def test_values(kind, steps, features, units, n, dtype, tolerance):
             assert distance(net.predict(X), h @ dense["W"] + dense["b"]) < tolerance
 
 
-@pytest.mark.parametrize("name", ["identity", *_core.ACTIVATIONS])
+@pytest.mark.parametrize("name", bp.activations.NAMES[:-1])
 def test_every_function_of_the_simple_layer(name):
     net = recurrent("simple_rnn", 5, 3, 9, activation=name)
     net.theta[:] *= 0.3
@@ -110,7 +110,7 @@ def test_every_function_of_the_simple_layer(name):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients(kind, reverse, sequences, masked):
-    for steps, features, units, n in ((1, 2, 3, 4), (2, 1, 2, 3), (9, 3, 5, 19), (20, 2, 3, 4)):
+    for steps, features, units, n in ((1, 2, 3, 4), (2, 2, 2, 17), (9, 3, 5, 19), (20, 2, 3, 4)):
         net = recurrent(kind, steps, features, units, masked, reverse=reverse, sequences=sequences)
         assert max(bp.check_gradients(net, *data(net, n)).values()) < 1e-7
     w = np.linspace(0, 2, 19)
