@@ -155,9 +155,9 @@ class Stepper:
             got = sorted(value) if isinstance(value, Mapping) else type(value).__name__
             raise ValueError(f"state: expected a dict of {sorted(self._state)}, got {got}")
         own = self.state
-        found = {name: _validate.parameters(f"state[{name!r}]", value[name], own[name].shape, self._dtype) for name in own}
-        for name, array in found.items():
-            own[name][...] = array
+        found = [_validate.parameters(f"state[{name!r}]", value[name], own[name].shape, self._dtype) for name in own]
+        for array, new in zip(own.values(), found, strict=True):
+            array[...] = new
 
     def reset(self) -> None:
         """Begins anew: all states are zero."""

@@ -20,7 +20,7 @@ def logistic(z):
 
 
 def oracle(kind, params, x, mask=None, reverse=False, f=np.tanh, begin=()):
-    """h of all steps (n, time, units), for x (n, time, features); begin: {step: state} put in place before that step."""
+    """h of all steps (n, time, units), the last, and (h, c) before each step; begin: {step: state} put there."""
     W, U = params["W"], params["U"]
     b, units = params.get("b", 0), U.shape[0]
     h = c = np.zeros((len(x), units))
@@ -218,8 +218,8 @@ def test_bits_do_not_depend_on_threads(kind, dtype, always, phase2, force):
         _core.pool_tasks_reset()
         net.fit(X, y, batch_size=90, epochs=2, optimizer=bp.Adam(lr=0.01), n_threads=n_threads, sample_weight=w)
         assert not always or all(_core.pool_tasks(n_threads))
-        answers = net.predict(X, n_threads=n_threads)
-        found.append((net.theta.tobytes(), answers.tobytes(), net.value_and_grad(X, y, n_threads=n_threads)[1].tobytes()))
+        answers, gradient = net.predict(X, n_threads=n_threads), net.value_and_grad(X, y, n_threads=n_threads)[1]
+        found.append((net.theta.tobytes(), answers.tobytes(), gradient.tobytes()))
     assert found[0] == found[1] == found[2]
 
 
