@@ -32,12 +32,15 @@ from bpcore._operations import (  # noqa: E402
     concat,
 )
 from bpcore._optimizers import SGD, Adam, LevenbergMarquardt  # noqa: E402
+from bpcore._recurrent import GRU, LSTM, SimpleRNN  # noqa: E402
 from bpcore._symbols import Symbol  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
 from bpcore._threads import get_num_threads, set_num_threads  # noqa: E402
 from bpcore._version import __version__  # noqa: E402
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "SGD",
     "Activate",
     "Activation",
@@ -59,6 +62,7 @@ __all__ = [
     "Permute",
     "Reshape",
     "Scale",
+    "SimpleRNN",
     "Slice",
     "Symbol",
     "Tape",

@@ -13,6 +13,7 @@ import numpy as np
 from bpcore import _activations, _validate
 from bpcore._activations import Activation
 from bpcore._layers import Dense, Input, Layer, Spec, apply, named
+from bpcore._recurrent import GRU, LSTM, SimpleRNN
 from bpcore._symbols import Shape, Symbol
 
 MAX_AXES = 4
@@ -376,5 +377,6 @@ class Bias(Scale):
 
 LAYERS: dict[str, type[Any]] = {
     kind.op: kind
-    for kind in (Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias)
+    for kind in (Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias,
+                 SimpleRNN, LSTM, GRU)  # fmt: skip
 }

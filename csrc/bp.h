@@ -123,6 +123,7 @@ typedef struct {
     int64_t tile; /* rows that it wants together, at least; 0: any */
     int ignores; /* a sum of BP_IGNORES_...: what is not read on the way back; aux and gradients may be */
     int grad_in_place; /* backward may write the gradient of its only input over that of its output */
+    int backward_first; /* param_grad needs what backward leaves, whether an input has a gradient or not */
     /* Checks operands and declares the output (op->out) and cached buffers (op->aux, op->aux + 1, ...). */
     bp_status (*declare)(bp_plan *plan, bp_op *op);
     bp_cell_fn *forward[2];

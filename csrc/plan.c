@@ -146,8 +146,8 @@ bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, dou
     const bp_op *last = maker_of(plan, out);
     int fused = last && type && type->fused_with && !a->consumers && plan->buffers[last->in[0]].consumers == 1 &&
                 !strcmp(bp_op_function(plan, last, a->cols / positions), type->fused_with);
-    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, fused ? last->in[0] : out, -1, positions, attr,
-                                        weight};
+    int in = fused ? last->in[0] : out;
+    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, in, -1, -1, positions, attr, weight};
     return BP_OK;
 }
 
@@ -213,6 +213,8 @@ static bp_status place_losses(bp_plan *plan) {
     for (int i = 0; i < plan->n_losses; i++) {
         bp_cost *loss = &plan->losses[i];
         loss->grad = plan->buffers[loss->in].grad;
+        if (loss->positions > 1) loss->weights = bp_plan_buffer(plan, BP_REAL, loss->positions);
+        if (loss->positions > 1 && loss->weights < 0) return BP_E_NOMEM;
         if (loss->grad >= 0 || !loss->type) continue;
         int grad = bp_plan_buffer(plan, BP_REAL, plan->buffers[loss->in].cols);
         if (grad < 0) return BP_E_NOMEM;
@@ -223,6 +225,7 @@ static bp_status place_losses(bp_plan *plan) {
 
 static int wants_backward(const bp_plan *plan, const bp_op *op) {
     if (op->skip || plan->buffers[op->out].grad < 0) return 0;
+    if (op->type->backward_first) return 1;
     for (int j = 0; j < op->n_in; j++)
         if (plan->buffers[op->in[j]].grad >= 0) return 1;
     return 0;

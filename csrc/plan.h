@@ -33,6 +33,7 @@ typedef struct {
     const bp_loss_type *type; /* NULL: the user's */
     int out, target, tag, fused;
     int in, grad; /* what it reads (z^L where it is fused) and writes */
+    int weights;  /* a row's weight at each position, where there are several; or -1 */
     int64_t positions;
     double attr, weight;
 } bp_cost;

@@ -15,7 +15,8 @@
     OPERATION(scale, BOTH(scale_forward), BOTH(scale_backward), BOTH(scale_param_grad), NONE)                         \
     OPERATION(shift, BOTH(shift_forward), BOTH(shift_backward), BOTH(shift_param_grad), NONE)                         \
     OPERATION(concat, BOTH(concat_forward), BOTH(concat_backward), NONE, NONE)                                        \
-    OPERATION(permute, BOTH(permute_forward), BOTH(permute_backward), NONE, NONE)
+    OPERATION(permute, BOTH(permute_forward), BOTH(permute_backward), NONE, NONE)                                     \
+    OPERATION(recurrent, BOTH(recurrent_forward), BOTH(recurrent_backward), BOTH(recurrent_param_grad), NONE)
 
 #define BP_NUMBER(type, ...) BP_OP_##type,
 enum { BP_OPERATIONS(BP_NUMBER) BP_N_OPERATIONS };
