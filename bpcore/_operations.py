@@ -12,6 +12,17 @@ import numpy as np
 
 from bpcore import _activations, _validate
 from bpcore._activations import Activation
+from bpcore._convolution import (
+    AveragePool1D,
+    AveragePool2D,
+    Conv1D,
+    Conv2D,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    MaxPool1D,
+    MaxPool2D,
+    TimeDelay,
+)
 from bpcore._layers import Dense, Input, Layer, Spec, apply, named
 from bpcore._symbols import Shape, Symbol
 
@@ -315,5 +326,8 @@ class Bias(Scale):
 
 LAYERS: dict[str, type[Any]] = {
     kind.op: kind
-    for kind in (Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias)
+    for kind in (
+        Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias,
+        Conv2D, Conv1D, TimeDelay, MaxPool2D, AveragePool2D, MaxPool1D, AveragePool1D, GlobalMaxPool, GlobalAveragePool,
+    )
 }

@@ -11,4 +11,7 @@
     OPERATION(scale, BOTH(scale_forward), BOTH(scale_backward), BOTH(scale_param_grad), NONE)                         \
     OPERATION(shift, BOTH(shift_forward), BOTH(shift_backward), BOTH(shift_param_grad), NONE)                         \
     OPERATION(concat, BOTH(concat_forward), BOTH(concat_backward), NONE, NONE)                                        \
-    OPERATION(permute, BOTH(permute_forward), BOTH(permute_backward), NONE, NONE)
+    OPERATION(permute, BOTH(permute_forward), BOTH(permute_backward), NONE, NONE)                         \
+    OPERATION(conv, BOTH(conv_forward), BOTH(conv_backward), BOTH(conv_param_grad), NONE)                             \
+    OPERATION(max_pool, BOTH(max_pool_forward), BOTH(max_pool_backward), NONE, NONE)                                  \
+    OPERATION(average_pool, BOTH(average_pool_forward), BOTH(average_pool_backward), NONE, NONE)
