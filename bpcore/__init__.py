@@ -13,11 +13,14 @@ from bpcore._callbacks import Callback, EarlyStopping  # noqa: E402
 from bpcore._check import check_gradients  # noqa: E402
 from bpcore._config import show_config  # noqa: E402
 from bpcore._errors import DivergenceError  # noqa: E402
+from bpcore._function import Function  # noqa: E402
 from bpcore._history import History  # noqa: E402
 from bpcore._io import load  # noqa: E402
 from bpcore._layers import Dense, Input  # noqa: E402
 from bpcore._losses import Loss  # noqa: E402
+from bpcore._matmul import MatMul  # noqa: E402
 from bpcore._network import Network  # noqa: E402
+from bpcore._normalization import Dropout, LayerNorm  # noqa: E402
 from bpcore._operations import (  # noqa: E402
     Activate,
     Add,
@@ -47,11 +50,15 @@ __all__ = [
     "Concat",
     "Dense",
     "DivergenceError",
+    "Dropout",
     "EarlyStopping",
+    "Function",
     "Gradients",
     "History",
     "Input",
+    "LayerNorm",
     "Loss",
+    "MatMul",
     "Multiply",
     "Network",
     "Permute",

@@ -12,7 +12,10 @@ import numpy as np
 
 from bpcore import _activations, _validate
 from bpcore._activations import Activation
+from bpcore._function import Function
 from bpcore._layers import Dense, Input, Layer, Spec, apply, named
+from bpcore._matmul import MatMul
+from bpcore._normalization import Dropout, LayerNorm
 from bpcore._symbols import Shape, Symbol
 
 MAX_AXES = 4
@@ -315,5 +318,8 @@ class Bias(Scale):
 
 LAYERS: dict[str, type[Any]] = {
     kind.op: kind
-    for kind in (Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias)
+    for kind in (
+        Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias,
+        LayerNorm, Dropout, MatMul, Function,
+    )  # fmt: skip
 }

@@ -179,9 +179,21 @@ typedef struct {
     bp_loss_fn *fn[2];
 } bp_loss_type;
 
-/* The user's Python: an activation's operands as (rows, cols), df NULL where it is not wanted; or a loss's call. */
+/* One call of an operation of the user's: writes out (rows, out_cols); or, backward, reads the gradient with respect to
+ * out there, and writes (or, where add[i], adds) the gradients with respect to in[i] (rows, cols[i]). */
+typedef struct {
+    int n_in, backward;
+    int64_t rows, out_cols, cols[BP_MAX_OPERANDS];
+    const void *in[BP_MAX_OPERANDS];
+    void *out;
+    void *grad[BP_MAX_OPERANDS]; /* NULL where it is not wanted */
+    int add[BP_MAX_OPERANDS];
+} bp_function_call;
+
+/* The user's Python: an activation's operands as (rows, cols), df NULL where it is not wanted; or the call of a loss, or
+ * of an operation. */
 typedef bp_status bp_callback_fn(void *self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df,
-                                 bp_loss_call *loss);
+                                 bp_loss_call *loss, bp_function_call *function);
 
 /* The table of operations, activations and losses; NULL for a name that is not there. */
 const bp_op_type *bp_op_find(const char *name);

@@ -257,7 +257,7 @@ static bp_status loss(bp_run *run, int number, const bp_tile *t) {
         }
         bp_status status = loss->type ? loss->type->fn[plan->dtype](&call)
                                       : run->x.callback(run->x.callback_self, loss->tag, call.rows, call.cols, NULL,
-                                                        NULL, NULL, &call);
+                                                        NULL, NULL, &call, NULL);
         if (status) return status;
         if (scaled && call.grad) multiply(plan->dtype, call.grad, at_once * cols, share * w);
         sum[0] += call.sum[0] * (scaled ? share * w : 1);

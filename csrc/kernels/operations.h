@@ -11,4 +11,8 @@
     OPERATION(scale, BOTH(scale_forward), BOTH(scale_backward), BOTH(scale_param_grad), NONE)                         \
     OPERATION(shift, BOTH(shift_forward), BOTH(shift_backward), BOTH(shift_param_grad), NONE)                         \
     OPERATION(concat, BOTH(concat_forward), BOTH(concat_backward), NONE, NONE)                                        \
-    OPERATION(permute, BOTH(permute_forward), BOTH(permute_backward), NONE, NONE)
+    OPERATION(permute, BOTH(permute_forward), BOTH(permute_backward), NONE, NONE)                                     \
+    OPERATION(layer_norm, BOTH(layer_norm_forward), BOTH(layer_norm_backward), BOTH(layer_norm_param_grad), NONE)      \
+    OPERATION(dropout, BOTH(dropout_forward), BOTH(elementwise_backward), NONE, NONE)                                 \
+    OPERATION(matmul, BOTH(matmul_forward), BOTH(matmul_backward), NONE, NONE)                                        \
+    OPERATION(function, BOTH(function_forward), BOTH(function_backward), NONE, NONE)
