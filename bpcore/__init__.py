@@ -12,6 +12,7 @@ from bpcore._activations import Activation  # noqa: E402
 from bpcore._callbacks import Callback, EarlyStopping  # noqa: E402
 from bpcore._check import check_gradients  # noqa: E402
 from bpcore._config import show_config  # noqa: E402
+from bpcore._embedding import Embedding  # noqa: E402
 from bpcore._errors import DivergenceError  # noqa: E402
 from bpcore._function import Function  # noqa: E402
 from bpcore._history import History  # noqa: E402
@@ -52,6 +53,7 @@ __all__ = [
     "DivergenceError",
     "Dropout",
     "EarlyStopping",
+    "Embedding",
     "Function",
     "Gradients",
     "History",

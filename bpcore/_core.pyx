@@ -178,7 +178,8 @@ cdef _raise(bp_status status):
     if status == BP_E_LIMIT:
         raise ValueError("the network is too large for the address space")
     if status == BP_E_LABEL:
-        raise ValueError("y: a class label left the range 0..n_outputs-1 while it was being read")
+        raise ValueError("X or y: a whole number lies outside its range while it is read: a number of X for an Embedding beyond "
+                         "0..n-1, or a class label of y beyond 0..n_outputs-1")
     raise ValueError("an operation's operands do not fit it")
 
 

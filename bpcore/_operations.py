@@ -12,6 +12,7 @@ import numpy as np
 
 from bpcore import _activations, _validate
 from bpcore._activations import Activation
+from bpcore._embedding import Embedding
 from bpcore._function import Function
 from bpcore._layers import Dense, Input, Layer, Spec, apply, named
 from bpcore._matmul import MatMul
@@ -320,6 +321,6 @@ LAYERS: dict[str, type[Any]] = {
     kind.op: kind
     for kind in (
         Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias,
-        LayerNorm, Dropout, MatMul, Function,
+        Embedding, LayerNorm, Dropout, MatMul, Function,
     )  # fmt: skip
 }

@@ -29,7 +29,7 @@ typedef enum {
     BP_DONE,               /* the epoch (or the pass over the data) is complete */
     BP_E_NONFINITE_LOSS,   /* parameters are those of the last whole step */
     BP_E_NONFINITE_PARAM,  /* an update overflowed; parameters were put back to the last finite step */
-    BP_E_LABEL,            /* a class label lies outside 0..n_L-1 */
+    BP_E_LABEL,            /* a whole number lies outside its range: a class label, or a row of a table */
     BP_E_CALLBACK,         /* a callback of the user's failed; nothing was updated */
     BP_E_NOMEM,
     BP_E_SHAPE,            /* operands do not fit the operation */
@@ -71,8 +71,9 @@ typedef struct {
     size_t offset;  /* of row 0 in the arena, bytes */
 } bp_buffer;
 
-/* Weight decay touches it (weights, not biases); it is not trained: its gradient is taken for zero. */
-enum { BP_PARAM_DECAY = 1, BP_PARAM_FROZEN = 2 };
+/* Weight decay touches it (weights, not biases); it is not trained: its gradient is taken for zero; its rows are named
+ * by whole numbers, and only those that a batch names are trained (set by the operation). */
+enum { BP_PARAM_DECAY = 1, BP_PARAM_FROZEN = 2, BP_PARAM_TABLE = 4 };
 
 /* A parameter: a [rows, cols] block of theta.  Phase 2 may split it by rows and columns. */
 typedef struct {
@@ -117,6 +118,7 @@ typedef struct {
     const char *name;
     bp_scope scope; /* unless `declare` sets another */
     int64_t tile; /* rows that it wants together, at least; 0: any */
+    int by_row; /* of its parameter it reads only the rows that the whole numbers of its input name */
     int grad_in_place; /* backward may write the gradient of its only input over that of its output */
     /* Checks operands and declares the output (op->out) and cached buffers (op->aux, op->aux + 1, ...). */
     bp_status (*declare)(bp_plan *plan, bp_op *op);

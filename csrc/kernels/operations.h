@@ -12,6 +12,7 @@
     OPERATION(shift, BOTH(shift_forward), BOTH(shift_backward), BOTH(shift_param_grad), NONE)                         \
     OPERATION(concat, BOTH(concat_forward), BOTH(concat_backward), NONE, NONE)                                        \
     OPERATION(permute, BOTH(permute_forward), BOTH(permute_backward), NONE, NONE)                                     \
+    OPERATION(embedding, BOTH(embedding_forward), NONE, BOTH(embedding_param_grad), NONE)                             \
     OPERATION(layer_norm, BOTH(layer_norm_forward), BOTH(layer_norm_backward), BOTH(layer_norm_param_grad), NONE)      \
     OPERATION(dropout, BOTH(dropout_forward), BOTH(elementwise_backward), NONE, NONE)                                 \
     OPERATION(matmul, BOTH(matmul_forward), BOTH(matmul_backward), NONE, NONE)                                        \
