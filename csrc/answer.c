@@ -24,8 +24,9 @@ static int in_place(const bp_plan *plan, const bp_array *X, int in) {
     for (int i = 0; i < plan->n_ops; i++)
         for (int j = 0; j < plan->ops[i].n_in; j++)
             if (plan->ops[i].in[j] == in && !plan->ops[i].n_params) return 0;
-    return plan->buffers[in].kind == BP_REAL && !X->n_outer && X->type == (plan->dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE) && !X->swapped && X->col_stride == size &&
-           X->row_stride == cols * size && (uintptr_t)X->data % plan->size == 0;
+    if (plan->buffers[in].kind != BP_REAL || X->type != (plan->dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE)) return 0;
+    return !X->n_outer && !X->swapped && X->col_stride == size && X->row_stride == cols * size &&
+           (uintptr_t)X->data % plan->size == 0;
 }
 
 static void answer_tile(answer *a, int64_t first, int64_t rows, int thread) {
@@ -39,7 +40,8 @@ static void answer_tile(answer *a, int64_t first, int64_t rows, int thread) {
         buffers[a->in].offset = ahead + (size_t)((first - at) * cols) * plan->size;
         x.buffers = buffers;
     } else {
-        bp_gather(a->X, NULL, first, rows, &plan->buffers[a->in], plan->dtype, bp_at(&x, a->in, at, plan->size));
+        size_t size = plan->buffers[a->in].kind == BP_REAL ? plan->size : sizeof(int32_t);
+        bp_gather(a->X, NULL, first, rows, &plan->buffers[a->in], plan->dtype, bp_at(&x, a->in, at, size));
     }
     for (int i = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
