@@ -4,6 +4,7 @@ from bpcore import _blas, _threads
 
 _blas.connect()
 _threads.read_forced()
+_threads.read_limit()
 
 from bpcore import _activations as activations  # noqa: E402
 from bpcore import _losses as losses  # noqa: E402
@@ -34,7 +35,7 @@ from bpcore._operations import (  # noqa: E402
     Slice,
     concat,
 )
-from bpcore._optimizers import SGD, Adam  # noqa: E402
+from bpcore._optimizers import SGD, Adam, LevenbergMarquardt  # noqa: E402
 from bpcore._symbols import Symbol  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
 from bpcore._threads import get_num_threads, set_num_threads  # noqa: E402
@@ -59,6 +60,7 @@ __all__ = [
     "History",
     "Input",
     "LayerNorm",
+    "LevenbergMarquardt",
     "Loss",
     "MatMul",
     "Multiply",

@@ -31,7 +31,7 @@ cdef extern from "bp.h" nogil:
     ctypedef enum bp_kind:
         BP_REAL, BP_INT32
     ctypedef enum bp_opt_kind:
-        BP_OPT_NONE, BP_OPT_GRADIENT, BP_OPT_SGD, BP_OPT_ADAM
+        BP_OPT_NONE, BP_OPT_GRADIENT, BP_OPT_EACH, BP_OPT_SGD, BP_OPT_ADAM
     ctypedef enum bp_source:
         BP_BOOL, BP_I8, BP_U8, BP_I16, BP_U16, BP_I32, BP_U32, BP_I64, BP_U64, BP_F16, BP_FLOAT, BP_DOUBLE
         BP_LONGDOUBLE
@@ -83,6 +83,7 @@ cdef extern from "bp.h" nogil:
     ctypedef struct bp_in_port:
         int buffer
         bp_array array
+        int64_t repeat, period
     ctypedef struct bp_out_port:
         int buffer
         void *data
@@ -559,7 +560,7 @@ cdef bp_status _callback(void *self, int tag, int64_t rows, int64_t cols, const 
         return BP_E_CALLBACK
 
 
-_OPTIMIZERS = {"none": BP_OPT_NONE, "gradient": BP_OPT_GRADIENT, "sgd": BP_OPT_SGD, "adam": BP_OPT_ADAM}
+_OPTIMIZERS = {"none": BP_OPT_NONE, "gradient": BP_OPT_GRADIENT, "each": BP_OPT_EACH, "sgd": BP_OPT_SGD, "adam": BP_OPT_ADAM}
 
 
 @cython.final
@@ -581,9 +582,9 @@ cdef class Run:
     def __dealloc__(self):
         bp_run_free(self.run)
 
-    def ports(self, ins, outs=(), int weight=-1, target_shapes=()):
+    def ports(self, ins, outs=(), int weight=-1, target_shapes=(), repeats=()):
         """ins, outs: lists of (buffer, array); weight: index in ins of the sample weights; target_shapes: of y's rows,
-        a loss each, for the user's.  Arrays of outs are C-contiguous in the plan's dtype."""
+        a loss each, for the user's; repeats: of the first of ins, row r is the array's row r // repeat % len.  Arrays of outs are C-contiguous in the plan's dtype."""
         cdef bp_in_port *in_ports = <bp_in_port *>calloc(len(ins) + 1, sizeof(bp_in_port))
         cdef bp_out_port *out_ports = <bp_out_port *>calloc(len(outs) + 1, sizeof(bp_out_port))
         cdef bp_status status
@@ -593,6 +594,8 @@ cdef class Run:
             for i, (buffer, array) in enumerate(ins):
                 in_ports[i].buffer = buffer
                 in_ports[i].array = _describe(array)
+                if i < len(repeats):
+                    in_ports[i].repeat, in_ports[i].period = repeats[i], in_ports[i].array.rows
             for i, (buffer, array) in enumerate(outs):
                 out_ports[i].buffer = buffer
                 out_ports[i].data = cnp.PyArray_DATA(array)
@@ -607,14 +610,15 @@ cdef class Run:
 
     def optimizer(self, str kind, states=(), int64_t t=0, double lr=0.0, double momentum=0.0, bint nesterov=False,
                   double beta1=0.0, double beta2=0.0, double eps=0.0, double weight_decay=0.0):
-        """kind: none, gradient (states[0] receives it), sgd, adam; states: arrays shaped as theta."""
+        """kind: none, gradient (states[0] receives it), each (that of each batch, a row of states[0]), sgd, adam; states:
+        arrays shaped as theta."""
         cdef bp_opt opt
         memset(&opt, 0, sizeof(opt))
         opt.kind = _OPTIMIZERS[kind]
         opt.lr, opt.momentum, opt.nesterov = lr, momentum, nesterov
         opt.beta1, opt.beta2, opt.eps, opt.weight_decay = beta1, beta2, eps, weight_decay
         opt.t = t
-        if len(states) != {"gradient": 1, "sgd": int(momentum != 0), "adam": 2}.get(kind, 0):
+        if len(states) != {"gradient": 1, "each": 1, "sgd": int(momentum != 0), "adam": 2}.get(kind, 0):
             raise ValueError(f"optimizer: {len(states)} arrays of state do not fit {kind}")
         for i, state in enumerate(states):
             opt.state[i] = cnp.PyArray_DATA(state)

@@ -131,6 +131,8 @@ def _names(order: list[Symbol], names: dict[int, str]) -> list[str]:
     given: dict[str, int] = {}
     for symbol in order:
         own = symbol.layer.name
+        if own == "input" and not isinstance(symbol, Input):
+            raise ValueError("layers: expected names of their own, got 'input' twice; an Input is called so")
         if own is not None and given.setdefault(own, id(symbol.layer)) != id(symbol.layer):
             raise ValueError(f"layers: expected names of their own, got {own!r} twice")
     names = dict(names)

@@ -56,9 +56,11 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+    except BaseException as error:
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno:  # of the user's path, not of one they never saw
+            raise OSError(error.errno, error.strerror, target) from None
         raise
 
 
@@ -198,7 +200,7 @@ def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tupl
         if not isinstance(name, str) or kind is None:
             raise _bad(path, f"unknown operation {op!r}, or a name that is not a string: {name!r}")
         inputs = _strings(path, name, node["inputs"])
-        if name in made or not set(inputs) <= set(made) or (not inputs) != (kind is Input):
+        if name in made or not all(one in made for one in inputs) or (not inputs) != (kind is Input):
             raise _bad(path, f"{name!r}: expected a name of its own, and inputs among the nodes before it")
         if isinstance(attributes, dict) and set(attributes) == {"shares"}:
             shared = attributes["shares"]

@@ -60,6 +60,14 @@ class Add(Layer):
         factors = self.factors or (1.0,) * len(inputs)
         padded = [*factors, *(0.0,) * (8 - len(factors)), self.constant]
         return int(plan.op("add", inputs, settings=([], padded)))
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        moving = [(f, move) for f, move in zip(self.factors or (1.0,) * len(moves), moves, strict=True) if move >= 0]
+        padded = [*(f for f, _ in moving), *(0.0,) * (9 - len(moving))]
+        return int(t.plan.op("add", [move for _, move in moving], settings=([], padded)))
+
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +88,12 @@ class Multiply(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return int(plan.op("multiply", inputs))
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        return int(t.add_up(t.times(inputs[1], moves[0]), t.times(inputs[0], moves[1])))
+
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +124,12 @@ class Concat(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return int(plan.op("concat", inputs, settings=([math.prod(shapes[0][: self._axis(shapes[0])])], [])))
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
+
 
 
 def concat(inputs: Sequence[Symbol], axis: int = -1) -> Symbol:
@@ -146,6 +166,12 @@ class Reshape(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return inputs[0]
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
+
 
 
 def _permuted(plan: Any, x: int, sizes: Sequence[int], strides: Sequence[int], start: int) -> int:
@@ -183,6 +209,12 @@ class Permute(Layer):
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         strides = _strides(shapes[0])
         return _permuted(plan, inputs[0], self.output_shape(*shapes), [strides[axis] for axis in self.axes], 0)
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
+
 
 
 def _index(value: Any) -> Any:
@@ -248,6 +280,12 @@ class Slice(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return _permuted(plan, inputs[0], *self._cut(shapes[0])[:3])
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
+
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,6 +321,14 @@ class Activate(Layer):
         outer, n = math.prod(shape[:axis]), shape[axis]
         turned = _permuted(plan, inputs[0], [outer, inner, n], [n * inner, 1, inner], 0)
         return _permuted(plan, apply(plan, self.activation, turned, n), [outer, n, inner], [n * inner, 1, n], 0)
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        if self.axis % len(shapes[0]) != len(shapes[0]) - 1:
+            raise ValueError(f"hvp: {self!r} has no second derivative here; use bp.Permute and the last axis")
+        return int(t.activated(self.activation, a, inputs[0], moves[0], shapes[0][-1]))
+
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,6 +353,14 @@ class Scale(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return int(plan.op("shift" if self.op == "bias" else "scale", inputs, slots))
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        """R{x s} = Rx s + x v"""
+        of_input = t.plan.op("scale", moves, slots) if moves[0] >= 0 else -1
+        return int(t.add_up(of_input, t.plan.op("scale", inputs, v)))
+
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,6 +369,13 @@ class Bias(Scale):
 
     op: ClassVar[str] = "bias"
     first: ClassVar[float] = 0.0
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        """R{x + s} = Rx + v"""
+        return int(t.plan.op("shift", [t.zero_as(inputs[0], moves[0])], v))
+
 
 
 LAYERS: dict[str, type[Any]] = {

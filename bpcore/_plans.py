@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bpcore import _core
@@ -35,6 +35,7 @@ class Cost:
     weight: float
     target_cols: int
     target_is_integer: bool
+    fused_with: str | None = None  # it reads what this activation, the output's own, reads
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Key:
     n_threads: int
     losses: tuple[Cost, ...] = ()
     weighted: bool = False
+    fixed: bool = False  # no parameter has a gradient
 
 
 @dataclass
@@ -60,13 +62,14 @@ class Compiled:
     outputs: list[int]
     targets: list[int]
     weight: int = -1
+    ones: list[tuple[int, int]] = field(default_factory=list)  # buffers of ones, and their columns
 
 
 def compiled(net: Network, key: Key) -> Compiled:
     """A plan of this network's own operations."""
     plan, graph = _core.Plan(net.dtype), net._graph
     made = Compiled(plan, [], [], [], [], [], [])
-    frozen = {name for node in graph.nodes if node.base in net._frozen for name in node.parameters}
+    frozen = {name for node in graph.nodes if key.fixed or node.base in net._frozen for name in node.parameters}
     slots = {
         name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen) for name, p in graph.parameters.items()
     }
@@ -86,6 +89,8 @@ def compiled(net: Network, key: Key) -> Compiled:
         target = plan.buffer(cost.target_cols, integer=cost.target_is_integer)
         made.targets.append(target)
         out, shape = made.outputs[cost.output], graph.nodes[graph.outputs[cost.output]].shape
+        if cost.fused_with:
+            out = plan.reads(out)
         if isinstance(cost.loss, Loss):
             plan.loss(None, out, target, function=(cost.loss.value, cost.loss.gradient, shape), weight=cost.weight)
         else:
@@ -97,6 +102,9 @@ def compiled(net: Network, key: Key) -> Compiled:
     return made
 
 
+Make = Callable[["Network", Key], Compiled]
+
+
 class PlanCache:
     """The plans a network used last, each handed to one call at a time.
 
@@ -105,18 +113,19 @@ class PlanCache:
     """
 
     def __init__(self) -> None:
-        self._free: dict[Key, list[Compiled]] = {}
+        self._free: dict[tuple[Make, Key], list[Compiled]] = {}
 
     @contextmanager
-    def take(self, net: Network, key: Key) -> Iterator[Compiled]:
-        """A plan for `key`, this call's alone until it is done."""
+    def take(self, net: Network, key: Key, make: Make = compiled) -> Iterator[Compiled]:
+        """A plan that `make` makes for `key`, this call's alone until it is done."""
+        place = make, key
         try:
-            made = self._free[key].pop()
+            made = self._free[place].pop()
         except (KeyError, IndexError):
-            made = compiled(net, key)
+            made = make(net, key)
         yield made
-        plans = self._free.pop(key, [])
+        plans = self._free.pop(place, [])
         plans.append(made)
-        self._free[key] = plans[-_KEPT:]  # the youngest key is last
+        self._free[place] = plans[-_KEPT:]  # the youngest key is last
         for old in list(self._free)[:-_KEPT]:
             self._free.pop(old, None)

@@ -17,8 +17,6 @@ class Symbol:
     and cut by `h[...]` as an array of that shape is.
     """
 
-    __slots__ = ("inputs", "layer", "shape")
-
     layer: Any
     inputs: tuple[Symbol, ...]
     shape: Shape

@@ -267,8 +267,8 @@ typedef enum {
     BP_N_SOURCES
 } bp_source;
 
-/* A borrowed array of the user's: any strides, any byte order, never written.  A row is cols elements, col_stride apart;
- * or, of more than two dimensions, runs of them, over n_outer more axes. */
+/* A borrowed array of the user's: any strides, any byte order, never written.  A row is cols elements, col_stride
+ * apart; or, of more than two axes, runs of them, over n_outer more. */
 enum { BP_MAX_OUTER = 4 };
 typedef struct {
     const char *data;
@@ -286,10 +286,11 @@ void bp_scan(const bp_array *array, bp_dtype dtype, double low, double high, int
 
 /* ---- run -------------------------------------------------------------------------------------------------- */
 
-typedef enum { BP_OPT_NONE, BP_OPT_GRADIENT, BP_OPT_SGD, BP_OPT_ADAM } bp_opt_kind;
+typedef enum { BP_OPT_NONE, BP_OPT_GRADIENT, BP_OPT_EACH, BP_OPT_SGD, BP_OPT_ADAM } bp_opt_kind;
 
 /* v = momentum v + g; theta -= lr (nesterov ? g + momentum v : v);  Adam as Kingma and Ba, epsilon outside the root.
- * BP_OPT_GRADIENT writes the gradient to state[0] and leaves theta alone. */
+ * BP_OPT_GRADIENT writes the gradient to state[0] and leaves theta alone; BP_OPT_EACH writes that of each batch, one
+ * after the other. */
 typedef struct {
     bp_opt_kind kind;
     double lr, momentum, beta1, beta2, eps, weight_decay;
@@ -301,6 +302,7 @@ typedef struct {
 typedef struct {
     int buffer;
     bp_array array;
+    int64_t repeat, period; /* row r of the data is row r / repeat % period of the array; 0: row r */
 } bp_in_port;
 typedef struct {
     int buffer;
@@ -325,8 +327,8 @@ void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self);
 void bp_run_random(bp_run *run, uint64_t seed, int64_t step);
 /* Begins an epoch over n rows in batches; order (n,) or NULL for 0..n-1. */
 void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order);
-/* One slice: runs until the epoch ends, `seconds` have passed or `max_steps` batches are done.  `fresh`: theta may
- * have been written since the last slice.  Blocks; may be called without the GIL. */
+/* One slice: runs until the epoch ends, `seconds` have passed or `max_steps` batches are done (0 or less: as many as
+ * there are).  `fresh`: theta may have been written since the last slice.  Blocks; may be called without the GIL. */
 bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps, int fresh);
 bp_progress bp_run_progress(const bp_run *run);
 int64_t bp_run_updates(const bp_run *run); /* the optimiser's t */

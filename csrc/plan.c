@@ -101,8 +101,8 @@ bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int 
     bp_op *grown = grow(plan->ops, plan->n_ops, sizeof *grown);
     if (!grown) return BP_E_NOMEM;
     plan->ops = grown;
-    bp_op op = {.type = type, .n_in = n_in, .n_params = n_params, .out = -1, .scope = type->scope, .aux = -1, .tag = tag,
-                .detail = detail};
+    bp_op op = {.type = type, .n_in = n_in, .n_params = n_params, .out = -1, .scope = type->scope, .aux = -1,
+                .tag = tag, .detail = detail};
     memcpy(op.in, in, (size_t)n_in * sizeof *in);
     if (n_params) memcpy(op.param, param, (size_t)n_params * sizeof *param);
     bp_status status = type->declare(plan, &op);
@@ -132,10 +132,11 @@ static bp_op *maker_of(const bp_plan *plan, int buffer) {
 
 bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, double attr, int tag, int64_t positions,
                        double weight) {
-    if (out < 0 || out >= plan->n_buffers || target < 0 || target >= plan->n_buffers || positions < 1) return BP_E_SHAPE;
+    if (out < 0 || out >= plan->n_buffers || target < 0 || target >= plan->n_buffers) return BP_E_SHAPE;
     const bp_loss_type *type = name ? bp_loss_find(name) : NULL;
     const bp_buffer *a = &plan->buffers[out], *y = &plan->buffers[target];
-    if ((name && !type) || a->kind != BP_REAL || a->cols % positions || y->cols % positions) return BP_E_SHAPE;
+    if (positions < 1 || (name && !type) || a->kind != BP_REAL) return BP_E_SHAPE;
+    if (a->cols % positions || y->cols % positions) return BP_E_SHAPE;
     int labels = y->kind == BP_INT32;
     if (type && (labels ? y->cols != positions || !type->takes_labels : y->cols != a->cols)) return BP_E_SHAPE;
     for (int i = 0; i < plan->n_losses; i++)
@@ -367,7 +368,7 @@ static void cut_parameters(bp_plan *plan, int tables) {
         block_shape(plan, p, &rows, &cols);
         for (int64_t c = 0; c < p->cols; c += cols)
             for (int64_t k = 0; k < p->rows; k += rows) {
-                bp_cell cell = {k, min64(k + rows, p->rows), c, min64(c + cols, p->cols)};
+                bp_cell cell = {k, min64(k + rows, p->rows), c, min64(c + cols, p->cols), 0};
                 plan->blocks[plan->n_blocks++] =
                     (bp_block){i, i + 1, 0, cell, p->offset + k * p->cols + c, cell.r1 - k, cell.c1 - c, p->cols};
             }

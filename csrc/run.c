@@ -82,6 +82,7 @@ struct bp_run {
     unsigned generation;     /* of the process: a fork begins a new one */
 };
 
+static int trains(const bp_run *run) { return run->opt.kind == BP_OPT_SGD || run->opt.kind == BP_OPT_ADAM; }
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -157,7 +158,7 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
 void bp_run_optimizer(bp_run *run, const bp_opt *opt) {
     free_snapshot(run);
     run->opt = *opt;
-    run->x.training = opt->kind == BP_OPT_SGD || opt->kind == BP_OPT_ADAM;
+    run->x.training = trains(run);
     run->at.t = opt->t;
 }
 
@@ -227,7 +228,13 @@ static void gather(bp_run *run, const bp_tile *t) {
         const bp_buffer *b = &plan->buffers[port->buffer];
         size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
         char *to = plan->arena + b->offset + (size_t)t->at * row;
-        bp_gather(&port->array, run->order, run->at.pos + run->off + t->row, t->count, b, plan->dtype, to);
+        int64_t first = run->at.pos + run->off + t->row;
+        if (!port->repeat) {
+            bp_gather(&port->array, run->order, first, t->count, b, plan->dtype, to);
+            continue;
+        }
+        for (int64_t r = 0; r < t->count; r++)
+            bp_gather(&port->array, NULL, (first + r) / port->repeat % port->period, 1, b, plan->dtype, to + (size_t)r * row);
     }
 }
 
@@ -487,8 +494,6 @@ static bp_status do_block(bp_run *run, const bp_update *step, const bp_block *bl
     return run->off + run->rows == run->batch_rows ? update_block(run, step, block, G, ld) : BP_OK;
 }
 
-static int trains(const bp_run *run) { return run->opt.kind == BP_OPT_SGD || run->opt.kind == BP_OPT_ADAM; }
-
 /* Blocks of phase 2, and after them the tasks of tables; gradients that are only written are whole. */
 static int64_t n_blocks(const bp_run *run) { return trains(run) ? run->plan->n_dense : run->plan->n_blocks; }
 
@@ -632,6 +637,8 @@ static void end_batch(bp_run *run, int updated) {
     done->loss += run->sum[0];
     done->weight += run->sum[1];
     done->hits += run->sum[2];
+    if (run->opt.kind == BP_OPT_EACH)
+        run->opt.state[0] = (char *)run->opt.state[0] + (size_t)run->n_params * run->plan->size;
     done->steps += updated;
     run->at.t += updated;
     done->rows += run->batch_rows;
@@ -677,7 +684,7 @@ static void advance(bp_run *run, int n_threads) {
                 for (int j = 0; j < (k ? 1 : 3); j++) run->sum[j] += part(run, k, i)[j];
         }
         if (plan->flags & BP_DO_BACKWARD && run->opt.kind != BP_OPT_NONE) {
-            if (run->opt.kind != BP_OPT_GRADIENT && !isfinite(run->sum[0])) {
+            if (trains(run) && !isfinite(run->sum[0])) {
                 run->status = BP_E_NONFINITE_LOSS;
                 set_batch(run);
                 return;

@@ -145,6 +145,17 @@ def test_a_plain_line_an_epoch(validation, capsys):
     assert captured.out == captured.err == ""
 
 
+def test_a_second_fit_counts_on(capsys):
+    """The same numbers in what is printed, the history and what callbacks see."""
+    net = make()
+    net.fit(X, Y, epochs=3, verbose=1)
+    seen = []
+    history = net.fit(X, Y, epochs=2, verbose=1, callbacks=[lambda state: seen.append(state.epoch)])
+    printed = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == ["epoch 1/3", "epoch 2/3", "epoch 3/3", "epoch 4/5", "epoch 5/5"]
+    assert history.epoch == seen == [4, 5]
+
+
 # ---- callbacks ----
 
 

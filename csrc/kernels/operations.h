@@ -1,11 +1,15 @@
-/* The table of operations: OPERATION(type, forward, backward, param_grad, param_update).  What a type declares stands in
- * its file beside the kernels; operations.inc lists the files. */
+/* The table of operations: OPERATION(type, forward, backward, param_grad, param_update).  What a type declares stands
+ * in its file beside the kernels; operations.inc lists the files. */
+#ifndef BP_OPERATIONS_H
+#define BP_OPERATIONS_H
+
 #define BP_OPERATIONS(OPERATION)                                                                                      \
     OPERATION(dense, BOTH(dense_forward), BOTH(dense_backward), BOTH(dense_param_grad), BOTH(dense_param_update))      \
     OPERATION(activation, BOTH(activation_forward), BOTH(elementwise_backward), NONE, NONE)                           \
     OPERATION(user_function, BOTH(user_forward), BOTH(elementwise_backward), NONE, NONE)                              \
     OPERATION(python_function, BOTH(python_forward), BOTH(elementwise_backward), NONE, NONE)                          \
     OPERATION(softmax, BOTH(softmax_forward), BOTH(softmax_backward), NONE, NONE)                                     \
+    OPERATION(softmax_product, BOTH(softmax_product_forward), BOTH(softmax_product_backward), NONE, NONE)             \
     OPERATION(add, BOTH(add_forward), BOTH(add_backward), NONE, NONE)                                                 \
     OPERATION(multiply, BOTH(multiply_forward), BOTH(multiply_backward), NONE, NONE)                                  \
     OPERATION(scale, BOTH(scale_forward), BOTH(scale_backward), BOTH(scale_param_grad), NONE)                         \
@@ -17,3 +21,9 @@
     OPERATION(dropout, BOTH(dropout_forward), BOTH(elementwise_backward), NONE, NONE)                                 \
     OPERATION(matmul, BOTH(matmul_forward), BOTH(matmul_backward), NONE, NONE)                                        \
     OPERATION(function, BOTH(function_forward), BOTH(function_backward), NONE, NONE)
+
+#define BP_NUMBER(type, ...) BP_OP_##type,
+enum { BP_OPERATIONS(BP_NUMBER) BP_N_OPERATIONS };
+#undef BP_NUMBER
+
+#endif
