@@ -15,7 +15,11 @@ from bpcore._convolution import (
     MaxPool2D,
     TimeDelay,
 )
+from bpcore._embedding import Embedding
+from bpcore._function import Function
 from bpcore._layers import Dense, Input
+from bpcore._matmul import MatMul
+from bpcore._normalization import Dropout, LayerNorm
 from bpcore._operations import Activate, Add, Bias, Concat, Multiply, Permute, Reshape, Scale, Slice
 from bpcore._recurrent import GRU, LSTM, SimpleRNN
 
@@ -27,5 +31,6 @@ LAYERS: dict[str, type[Any]] = {
         Conv2D, Conv1D, TimeDelay,
         MaxPool2D, AveragePool2D, MaxPool1D, AveragePool1D, GlobalMaxPool, GlobalAveragePool,
         SimpleRNN, LSTM, GRU,
+        Embedding, LayerNorm, Dropout, MatMul, Function,
     )
 }  # fmt: skip

@@ -92,8 +92,16 @@ cdef extern from "bp.h" nogil:
     ctypedef struct bp_settings:
         int64_t n[16]
         double x[9]
+    ctypedef struct bp_function_call:
+        int n_in, backward
+        int64_t rows, out_cols
+        int64_t cols[8]
+        const void *input "in" [8]
+        void *out
+        void *grad[8]
+        int add[8]
     ctypedef bp_status (*bp_callback_fn)(void *, int, int64_t, int64_t, const void *, void *, void *,
-                                         bp_loss_call *) noexcept
+                                         bp_loss_call *, bp_function_call *) noexcept
 
     const bp_op_type *bp_op_find(const char *)
     bp_status bp_op_register(const bp_op_type *)
@@ -172,7 +180,8 @@ cdef _raise(bp_status status):
     if status == BP_E_LIMIT:
         raise ValueError("the network is too large for the address space")
     if status == BP_E_LABEL:
-        raise ValueError("y: a class label left the range 0..n_outputs-1 while it was being read")
+        raise ValueError("X or y: a whole number lies outside its range while it is read: a number of X for an Embedding beyond "
+                         "0..n-1, or a class label of y beyond 0..n_outputs-1")
     raise ValueError("an operation's operands do not fit it")
 
 
@@ -362,7 +371,7 @@ cdef class Plan:
             found = Settings(*settings)
             self.details.append(found)
             detail = &(<Settings>found).settings
-        elif isinstance(function, str):
+        if isinstance(function, str):
             encoded = function.encode()
             detail = bp_activation_detail(encoded)
         elif name == "user_function":
@@ -538,12 +547,14 @@ cdef cnp.ndarray _checked(object result, str what, tuple shape, dtype):
 
 
 cdef bp_status _callback(void *self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df,
-                         bp_loss_call *loss) noexcept with gil:
+                         bp_loss_call *loss, bp_function_call *function) noexcept with gil:
     cdef Run run = <Run>self
     cdef unsigned long generation = _generation
     try:
         if loss != NULL:
             run._call_loss(tag, loss)
+        elif function != NULL:
+            run._call_function(tag, function)
         else:
             run._call_activation(tag, rows, cols, z, a, df)
         if generation != _generation:
@@ -666,6 +677,30 @@ cdef class Run:
             argument = _copy_in(z, rows, cols, dtype)
             result = _checked(derivative(argument), "Activation: df(z)", (rows, cols), dtype)
             memcpy(df, cnp.PyArray_DATA(result), result.nbytes)
+
+    cdef _call_function(self, int tag, bp_function_call *call):
+        forward, backward, shapes, out_shape, name = self.plan.functions[tag]
+        dtype, rows = self.plan.dtype, (call.rows,)
+        cdef cnp.ndarray result
+        arrays = [_copy_in(call.input[i], call.rows, call.cols[i], dtype).reshape(rows + shapes[i])
+                  for i in range(call.n_in)]
+        if not call.backward:
+            result = _checked(forward(*arrays), f"{name}: forward", rows + out_shape, dtype)
+            memcpy(call.out, cnp.PyArray_DATA(result), result.nbytes)
+            return
+        parts = backward(_copy_in(call.out, call.rows, call.out_cols, dtype).reshape(rows + out_shape), *arrays)
+        if call.n_in == 1 and not isinstance(parts, (list, tuple)):
+            parts = (parts,)
+        if not isinstance(parts, (list, tuple)) or len(parts) != call.n_in:
+            got = len(parts) if isinstance(parts, (list, tuple)) else type(parts).__name__
+            raise ValueError(f"{name}: backward: expected {call.n_in} gradients, one an input, got {got}")
+        for i in range(call.n_in):
+            if call.grad[i] == NULL:
+                continue
+            result = _checked(parts[i], f"{name}: backward: gradient {i}", rows + shapes[i], dtype)
+            if call.add[i]:
+                result = _copy_in(call.grad[i], call.rows, call.cols[i], dtype) + result.reshape(call.rows, -1)
+            memcpy(call.grad[i], cnp.PyArray_DATA(result), result.nbytes)
 
     cdef _call_loss(self, int tag, bp_loss_call *call):
         value, gradient, out_shape = self.plan.functions[tag]

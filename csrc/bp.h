@@ -29,7 +29,7 @@ typedef enum {
     BP_DONE,               /* the epoch (or the pass over the data) is complete */
     BP_E_NONFINITE_LOSS,   /* parameters are those of the last whole step */
     BP_E_NONFINITE_PARAM,  /* an update overflowed; parameters were put back to the last finite step */
-    BP_E_LABEL,            /* a class label lies outside 0..n_L-1 */
+    BP_E_LABEL,            /* a whole number lies outside its range: a class label, or a row of a table */
     BP_E_CALLBACK,         /* a callback of the user's failed; nothing was updated */
     BP_E_NOMEM,
     BP_E_SHAPE,            /* operands do not fit the operation */
@@ -72,8 +72,9 @@ typedef struct {
     size_t offset;  /* of row 0 in the arena, bytes */
 } bp_buffer;
 
-/* Weight decay touches it (weights, not biases); it is not trained: its gradient is taken for zero. */
-enum { BP_PARAM_DECAY = 1, BP_PARAM_FROZEN = 2 };
+/* Weight decay touches it (weights, not biases); it is not trained: its gradient is taken for zero; its rows are named
+ * by whole numbers, and only those that a batch names are trained (set by the operation). */
+enum { BP_PARAM_DECAY = 1, BP_PARAM_FROZEN = 2, BP_PARAM_TABLE = 4 };
 
 /* A parameter: a [rows, cols] block of theta.  Phase 2 may split it by rows and columns. */
 typedef struct {
@@ -122,6 +123,7 @@ typedef struct {
     bp_scope scope; /* unless `declare` sets another */
     int64_t tile; /* rows that it wants together, at least; 0: any */
     int ignores; /* a sum of BP_IGNORES_...: what is not read on the way back; aux and gradients may be */
+    int by_row; /* of its parameter it reads only the rows that the whole numbers of its input name */
     int grad_in_place; /* backward may write the gradient of its only input over that of its output */
     int backward_first; /* param_grad needs what backward leaves, whether an input has a gradient or not */
     /* Checks operands and declares the output (op->out) and cached buffers (op->aux, op->aux + 1, ...). */
@@ -185,9 +187,21 @@ typedef struct {
     bp_loss_fn *fn[2];
 } bp_loss_type;
 
-/* The user's Python: an activation's operands as (rows, cols), df NULL where it is not wanted; or a loss's call. */
+/* One call of an operation of the user's: writes out (rows, out_cols); or, backward, reads the gradient with respect to
+ * out there, and writes (or, where add[i], adds) the gradients with respect to in[i] (rows, cols[i]). */
+typedef struct {
+    int n_in, backward;
+    int64_t rows, out_cols, cols[BP_MAX_OPERANDS];
+    const void *in[BP_MAX_OPERANDS];
+    void *out;
+    void *grad[BP_MAX_OPERANDS]; /* NULL where it is not wanted */
+    int add[BP_MAX_OPERANDS];
+} bp_function_call;
+
+/* The user's Python: an activation's operands as (rows, cols), df NULL where it is not wanted; or the call of a loss, or
+ * of an operation. */
 typedef bp_status bp_callback_fn(void *self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df,
-                                 bp_loss_call *loss);
+                                 bp_loss_call *loss, bp_function_call *function);
 
 /* The table of operations, activations and losses; NULL for a name that is not there. */
 const bp_op_type *bp_op_find(const char *name);

@@ -21,6 +21,8 @@ enum {
     BLOCK_COST = 256,         /* of a block itself, in elements */
     WIDE_BYTES = 2 << 10,     /* a row: from here on blocks are cut by columns, too */
     WIDE_ROWS = 256,
+    LOGGED_BYTES = 1 << 20,   /* a table is left out of the safety copy from here on */
+    LOGGED_FORCED_BYTES = 256, /* the same where parallel work is forced */
     MIN_BLOCKS = 8,           /* of a matrix worth splitting */
     MAX_CHUNK_ROWS = 16384
 };
@@ -56,6 +58,7 @@ void bp_plan_free(bp_plan *plan) {
     free(plan->stages);
     free(plan->blocks);
     free(plan->block_cost);
+    free(plan->tables);
     free(plan->arena);
     free(plan);
 }
@@ -146,8 +149,10 @@ bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, dou
     const bp_op *last = maker_of(plan, out);
     int fused = last && type && type->fused_with && !a->consumers && plan->buffers[last->in[0]].consumers == 1 &&
                 !strcmp(bp_op_function(plan, last, a->cols / positions), type->fused_with);
-    int in = fused ? last->in[0] : out;
-    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, in, -1, -1, positions, attr, weight};
+    int weights = positions > 1 ? bp_plan_buffer(plan, BP_REAL, positions) : -1;
+    if (positions > 1 && weights < 0) return BP_E_NOMEM;
+    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, fused ? last->in[0] : out, -1, weights, positions,
+                                        attr, weight};
     return BP_OK;
 }
 
@@ -303,6 +308,34 @@ static bp_status cut_stages(bp_plan *plan) {
     return BP_OK;
 }
 
+static int is_table(const bp_plan *plan, int param) {
+    return plan->params[param].flags & BP_PARAM_TABLE && !(plan->params[param].flags & BP_PARAM_FROZEN);
+}
+
+/* Parameters that are read by whole numbers alone. */
+static bp_status find_tables(bp_plan *plan) {
+    plan->tables = calloc((size_t)plan->n_params + 1, sizeof *plan->tables);
+    if (!plan->tables) return BP_E_NOMEM;
+    for (int i = 0; i < plan->n_params; i++) {
+        bp_param *p = &plan->params[i];
+        int64_t calls = 0, named = 0;
+        for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
+            const bp_op *op = &plan->ops[plan->uses[u].op];
+            if (!op->type->by_row) p->flags &= ~BP_PARAM_TABLE;
+            else calls += plan->buffers[op->in[0]].cols;
+        }
+        if (!is_table(plan, i)) continue;
+        if (__builtin_mul_overflow(calls, plan->rows, &named)) return BP_E_LIMIT;
+        calls *= plan->chunk_rows;
+        if (calls > INT32_MAX) return BP_E_LIMIT;
+        int64_t most = min64(p->rows, named), bytes = p->rows * p->cols * (int64_t)plan->size;
+        int64_t large = bp_forced.parallel_always ? LOGGED_FORCED_BYTES : LOGGED_BYTES;
+        plan->tables[plan->n_tables++] =
+            (bp_table){.param = i, .logged = bytes >= large && p->rows / 4 >= most, .most = most, .calls = calls};
+    }
+    return BP_OK;
+}
+
 /* A parameter is cut into cells: whole rows where a row is short; of a wide one columns as well, and taller, so that
  * what the product packs is used by many rows. */
 static void block_shape(const bp_plan *plan, const bp_param *p, int64_t *rows, int64_t *cols) {
@@ -318,21 +351,14 @@ static void block_shape(const bp_plan *plan, const bp_param *p, int64_t *rows, i
     if (p->rows * p->cols * size >= BLOCK_BYTES) *rows = min64(*rows, max64(least, ceil_div(p->rows, MIN_BLOCKS)));
 }
 
-static bp_status cut_blocks(bp_plan *plan) {
-    int64_t total = 0, rows, cols;
-    for (int i = 0; i < plan->n_params; i++) {
-        block_shape(plan, &plan->params[i], &rows, &cols);
-        total += ceil_div(plan->params[i].rows, rows) * ceil_div(plan->params[i].cols, cols);
-    }
-    if (total > INT32_MAX) return BP_E_LIMIT;
-    plan->blocks = malloc(sizeof(bp_block) * (size_t)(total + 1));
-    plan->block_cost = calloc((size_t)total + 1, sizeof *plan->block_cost);
-    if (!plan->blocks || !plan->block_cost) return BP_E_NOMEM;
+/* Blocks of the parameters that are tables, or are none. */
+static void cut_parameters(bp_plan *plan, int tables) {
     bp_block *small = NULL; /* the last one, where others may join it */
+    int64_t rows, cols;
     for (int i = 0; i < plan->n_params; i++) {
         const bp_param *p = &plan->params[i];
         int64_t n = p->rows * p->cols;
-        if (p->flags & BP_PARAM_FROZEN) continue;
+        if (p->flags & BP_PARAM_FROZEN || is_table(plan, i) != tables) continue;
         if (small && !bp_forced.parallel_always && small->at + small->width == p->offset &&
             (small->width + n) * (int64_t)plan->size <= BLOCK_BYTES) {
             small->end++;
@@ -353,11 +379,29 @@ static bp_status cut_blocks(bp_plan *plan) {
                     (bp_block){i, i + 1, 0, cell, p->offset + k * p->cols + c, cell.r1 - k, cell.c1 - c, p->cols};
             }
     }
+}
+
+static bp_status cut_blocks(bp_plan *plan) {
+    int64_t total = 0, rows, cols;
+    for (int i = 0; i < plan->n_params; i++) {
+        block_shape(plan, &plan->params[i], &rows, &cols);
+        total += ceil_div(plan->params[i].rows, rows) * ceil_div(plan->params[i].cols, cols);
+    }
+    if (total > INT32_MAX) return BP_E_LIMIT;
+    plan->blocks = malloc(sizeof(bp_block) * (size_t)(total + 1));
+    plan->block_cost = calloc((size_t)total + 1, sizeof *plan->block_cost);
+    if (!plan->blocks || !plan->block_cost) return BP_E_NOMEM;
+    for (int tables = 0; tables < 2; tables++) {
+        cut_parameters(plan, tables);
+        if (!tables) plan->n_dense = plan->n_blocks;
+    }
     for (int i = 0; i < plan->n_blocks; i++) {
         int64_t n = plan->blocks[i].rows * plan->blocks[i].width;
         plan->block_cost[i + 1] = plan->block_cost[i] + n + BLOCK_COST;
         plan->block_max = max64(plan->block_max, n);
     }
+    for (int i = 0; i < plan->n_tables; i++)
+        plan->block_max = max64(plan->block_max, plan->params[plan->tables[i].param].cols);
     return BP_OK;
 }
 
@@ -416,6 +460,7 @@ static void find_lives(const bp_plan *plan, bp_life *lives) {
             touch(lives, loss->in, i);
             touch(lives, loss->target, i);
             touch(lives, loss->grad, i);
+            touch(lives, loss->weights, i);
         }
         for (int k = 0; item->kind == BP_PARAM_GRADS && k < plan->n_ops; k++)
             if (plan->ops[k].n_params) touch_op(plan, lives, &plan->ops[k], BP_PARAM_GRADS, i);
@@ -500,6 +545,16 @@ static bp_status lay_out(bp_plan *plan) {
         if (plan->shards) plan->shard_grads = take(&total, plan->shards, (size_t)plan->n_theta * plan->size);
         else if (plan->rows > plan->chunk_rows) plan->chunk_grad = take(&total, plan->n_theta, plan->size);
     }
+    for (int i = 0; i < plan->n_tables; i++) {
+        bp_table *t = &plan->tables[i];
+        const bp_param *p = &plan->params[t->param];
+        t->slot_of = take(&total, p->rows, sizeof(int32_t));
+        t->row = take(&total, t->most, sizeof(int32_t));
+        t->first = take(&total, t->most, sizeof(int32_t));
+        t->last = take(&total, t->most, sizeof(int32_t));
+        t->next = take(&total, t->calls, sizeof(int32_t));
+        if (plan->rows > plan->chunk_rows) t->grad = take(&total, t->most, (size_t)p->cols * plan->size);
+    }
     if (total == SIZE_MAX) return BP_E_LIMIT;
     plan->arena_bytes = total;
     plan->unshared_bytes += total - buffers;
@@ -527,7 +582,7 @@ static int64_t choose_tile(const bp_plan *plan) {
     int64_t tile = plan->inference ? INFER_TILE : plan->rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2, least = 0;
     double flops = 0;
     for (int i = 0; i < plan->n_ops; i++) {
-        if (plan->ops[i].n_params) flops += flops_of(plan, &plan->ops[i]);
+        if (plan->ops[i].n_params && !plan->ops[i].type->by_row) flops += flops_of(plan, &plan->ops[i]);
         least = max64(least, plan->ops[i].type->tile);
     }
     double uses = flops / (2 * (double)plan->n_theta + 1); /* of a weight, in a row */
@@ -561,7 +616,8 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     plan->flags = flags;
     plan->rows = rows;
     plan->n_threads = n_threads;
-    int has_chunk_op = 0;
+    int has_chunk_op = 0, has_table = 0;
+    for (int i = 0; i < plan->n_params; i++) has_table |= is_table(plan, i);
     for (int i = 0; i < plan->n_losses && flags & BP_DO_LOSS; i++) {
         if (plan->losses[i].fused) maker_of(plan, plan->losses[i].out)->skip = 1;
         has_chunk_op |= !plan->losses[i].type;
@@ -577,7 +633,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
         units += op->n_params ? plan->buffers[op->out].cols : 0;
     }
     if (plan->n_ops) units += plan->buffers[plan->ops[0].in[0]].cols;
-    plan->shards = choose_shards(plan, units, has_chunk_op);
+    plan->shards = choose_shards(plan, units, has_chunk_op || has_table);
     plan->windowed = plan->shards || (plan->inference && !has_chunk_op);
     size_chunks(plan);
 
@@ -586,6 +642,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
     if (!status && flags & BP_DO_LOSS) status = place_losses(plan);
     if (!status) status = cut_stages(plan);
+    if (!status && flags & BP_DO_BACKWARD) status = find_tables(plan);
     if (!status && flags & BP_DO_BACKWARD) status = cut_blocks(plan);
     if (!status) status = lay_out(plan);
     return status;
