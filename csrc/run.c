@@ -353,8 +353,8 @@ static bp_status do_tile(bp_run *run, const bp_stage *stage, const bp_tile *t) {
 
 static bp_status do_cell(bp_run *run, const bp_stage *stage, int64_t task) {
     const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
-    int64_t across = ceil_div(stage->cols, stage->col_tile), c0 = task % across * stage->col_tile;
-    bp_tile t = tile_of(run, task / across, stage->row_tile, 0);
+    int64_t down = ceil_div(run->rows, stage->row_tile), c0 = task / down * stage->col_tile;
+    bp_tile t = tile_of(run, task % down, stage->row_tile, 0); /* cells of the same weights follow each other */
     bp_cell cell = {t.at, t.at + t.count, c0, min64(c0 + stage->col_tile, stage->cols), run->off + t.row};
     bp_status status = BP_OK;
     for (; item < end && !status; item++) status = do_item(run, item, &t, &cell);
