@@ -1,8 +1,8 @@
 """Derivatives beyond the gradient: of outputs by inputs, of each example, and products with second derivatives.
 
-Products with the Hessian are exact: the directional derivative R{C} of the cost along v (Pearlmutter 1994) is a graph of
-the same operations, with v as more parameters, and its gradient by theta is H v.  So there is no second engine: a layer
-says what its tangent is made of (`Layer.tangent`), and the plan does the rest.
+Products with the Hessian are exact: the directional derivative R{C} of the cost along v (Pearlmutter 1994) is a graph
+of the same operations, with v as more parameters, and its gradient by theta is H v.  So there is no second engine: a
+layer says what its tangent is made of (`Layer.tangent`), and the plan does the rest.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def output_gradients(net: Network, X: np.ndarray) -> np.ndarray:
     cost = _plans.Cost(0, _Linear(), float(math.prod(last.shape[:-1])), last.n_out, False)
     with net._plans.take(net, _plans.Key(_plans.TRAIN, 1, threads, (cost,))) as made:
         run = _core.Run(made.plan, net.theta)
-        run.ports([(made.inputs[0], X), (made.targets[0], np.eye(last.n_out, dtype=net.dtype))], repeats=(last.n_out, 1))
+        seeds = np.eye(last.n_out, dtype=net.dtype)
+        run.ports([(made.inputs[0], X), (made.targets[0], seeds)], repeats=(last.n_out, 1))
         run.optimizer("each", (grads,))
         run.begin(len(grads), 1)
         while run.slice(threads, _training.SLICE_SECONDS, fresh=False) == _core.PAUSED:
@@ -215,7 +216,7 @@ def _curvature(net: Network, key: _plans.Key) -> _plans.Compiled:
     outputs = []
     for cost in key.losses:
         target = -1
-        if cost.loss.name == "huber":  # type: ignore[union-attr]
+        if cost.loss.name == "huber":
             target = made.plan.buffer(net._nodes[net._graph.outputs[cost.output]].n_out)
             made.targets.append(target)
         outputs.append(tangents.curvature(cost.loss, net._graph.outputs[cost.output], target))

@@ -56,6 +56,7 @@ class Add(Layer):
         factors = self.factors or (1.0,) * len(inputs)
         padded = [*factors, *(0.0,) * (8 - len(factors)), self.constant]
         return int(plan.op("add", inputs, settings=([], padded)))
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
@@ -63,7 +64,6 @@ class Add(Layer):
         moving = [(f, move) for f, move in zip(self.factors or (1.0,) * len(moves), moves, strict=True) if move >= 0]
         padded = [*(f for f, _ in moving), *(0.0,) * (9 - len(moving))]
         return int(t.plan.op("add", [move for _, move in moving], settings=([], padded)))
-
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +84,12 @@ class Multiply(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return int(plan.op("multiply", inputs))
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         return int(t.add_up(t.times(inputs[1], moves[0]), t.times(inputs[0], moves[1])))
-
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +120,12 @@ class Concat(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return int(plan.op("concat", inputs, settings=([math.prod(shapes[0][: self._axis(shapes[0])])], [])))
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
-
 
 
 def concat(inputs: Sequence[Symbol], axis: int = -1) -> Symbol:
@@ -162,12 +162,12 @@ class Reshape(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return inputs[0]
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
-
 
 
 def _permuted(plan: Any, x: int, sizes: Sequence[int], strides: Sequence[int], start: int) -> int:
@@ -205,12 +205,12 @@ class Permute(Layer):
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         strides = _strides(shapes[0])
         return _permuted(plan, inputs[0], self.output_shape(*shapes), [strides[axis] for axis in self.axes], 0)
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
-
 
 
 def _index(value: Any) -> Any:
@@ -276,12 +276,12 @@ class Slice(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return _permuted(plan, inputs[0], *self._cut(shapes[0])[:3])
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
-
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,6 +317,7 @@ class Activate(Layer):
         outer, n = math.prod(shape[:axis]), shape[axis]
         turned = _permuted(plan, inputs[0], [outer, inner, n], [n * inner, 1, inner], 0)
         return _permuted(plan, apply(plan, self.activation, turned, n), [outer, n, inner], [n * inner, 1, n], 0)
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
@@ -324,7 +325,6 @@ class Activate(Layer):
         if self.axis % len(shapes[0]) != len(shapes[0]) - 1:
             raise ValueError(f"hvp: {self!r} has no second derivative here; use bp.Permute and the last axis")
         return int(t.activated(self.activation, a, inputs[0], moves[0], shapes[0][-1]))
-
 
 
 @dataclass(frozen=True, eq=False)
@@ -349,6 +349,7 @@ class Scale(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return int(plan.op("shift" if self.op == "bias" else "scale", inputs, slots))
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
@@ -358,13 +359,13 @@ class Scale(Layer):
         return int(t.add_up(of_input, t.plan.op("scale", inputs, v)))
 
 
-
 @dataclass(frozen=True, eq=False)
 class Bias(Scale):
     """a_k + s_k: a number s of each unit (of the last axis), learned; first 0."""
 
     op: ClassVar[str] = "bias"
     first: ClassVar[float] = 0.0
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
@@ -373,8 +374,6 @@ class Bias(Scale):
         return int(t.plan.op("shift", [t.zero_as(inputs[0], moves[0])], v))
 
 
-
 LAYERS: dict[str, type[Any]] = {
-    kind.op: kind
-    for kind in (Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias)
+    kind.op: kind for kind in (Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias)
 }

@@ -80,7 +80,8 @@ def compiled(net: Network, key: Key) -> Compiled:
             shapes = [graph.nodes[i].shape for i in node.inputs]
             inputs = [made.a[i] for i in node.inputs]
             a = node.layer.build(plan, inputs, [slots[name] for name in node.parameters], shapes, number)
-        made.z.append(-1 if type(node.layer) is not Dense else a if node.layer.activation == "identity" else plan.reads(a))
+        layer = node.layer
+        made.z.append(-1 if type(layer) is not Dense else a if layer.activation == "identity" else plan.reads(a))
         made.a.append(a)
         made.df.append(-1 if made.z[-1] == a else plan.cache(a))
     made.inputs = [made.a[i] for i in graph.inputs]
