@@ -86,12 +86,15 @@ def compiled(net: Network, key: Key) -> Compiled:
         made.df.append(-1 if made.z[-1] == a else plan.cache(a))
     made.inputs = [made.a[i] for i in graph.inputs]
     made.outputs = [made.a[i] for i in graph.outputs]
+    read: list[int] = []  # by losses, each a buffer of its own: a Reshape has that of its input
     for cost in key.losses:
+        out = made.outputs[cost.output]
+        out = plan.reads(out) if cost.fused_with else out
+        read.append(plan.op("add", [out], settings=([], [1.0])) if out in read else out)
+    for cost, out in zip(key.losses, read, strict=True):
         target = plan.buffer(cost.target_cols, integer=cost.target_is_integer)
         made.targets.append(target)
-        out, shape = made.outputs[cost.output], graph.nodes[graph.outputs[cost.output]].shape
-        if cost.fused_with:
-            out = plan.reads(out)
+        shape = graph.nodes[graph.outputs[cost.output]].shape
         if isinstance(cost.loss, Loss):
             plan.loss(None, out, target, function=(cost.loss.value, cost.loss.gradient, shape), weight=cost.weight)
         else:

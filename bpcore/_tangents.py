@@ -90,7 +90,7 @@ class Tangents:
             raise ValueError("hvp: a loss of your own has no second derivative here; use one of bpcore's")
         node, a = self.net._nodes[number], self.a[number]
         wanted = fused_with(loss)
-        if wanted is None:
+        if wanted is None or self.Ra[number] < 0:
             return loss, a, self.Ra[number]
         if getattr(node.layer, "activation", None) != wanted or a not in self.before:
             raise ValueError(f"hvp: {loss.name} needs an output of {wanted}, and {node.name} has another")

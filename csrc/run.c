@@ -211,7 +211,8 @@ static void gather(bp_run *run, const bp_tile *t) {
             continue;
         }
         for (int64_t r = 0; r < t->count; r++)
-            bp_gather(&port->array, NULL, (first + r) / port->repeat % port->period, 1, b, plan->dtype, to + (size_t)r * row);
+            bp_gather(&port->array, NULL, (first + r) / port->repeat % port->period, 1, b, plan->dtype,
+                      to + (size_t)r * row);
     }
 }
 
@@ -232,45 +233,32 @@ static void multiply(bp_dtype dtype, void *x, int64_t n, double factor) {
         for (int64_t i = 0; i < n; i++) ((double *)x)[i] *= factor;
 }
 
-/* One call for all positions of the tile; with weights, a call a row. */
 static bp_status loss(bp_run *run, int number, const bp_tile *t) {
     const bp_plan *plan = run->plan;
     const bp_cost *loss = &plan->losses[number];
     const bp_buffer *target = &plan->buffers[loss->target];
     int labels = target->kind == BP_INT32, weight = run->weight_port < 0 ? -1 : run->in[run->weight_port].buffer;
-    int64_t cols = plan->buffers[loss->in].cols, at_once = weight >= 0 && loss->positions > 1 ? 1 : t->count;
-    double *sum = part(run, number, t->number);
-    memset(sum, 0, 3 * sizeof *sum);
-    for (int64_t row = t->at; row < t->at + t->count; row += at_once) {
-        int scaled = loss->positions > 1 || loss->weight != 1;
-        double share = loss->weight / (double)loss->positions, w = 1;
-        bp_loss_call call = {.out = bp_at(&run->x, loss->in, row, plan->size),
-                             .target = bp_at(&run->x, loss->target, row, labels ? sizeof(int32_t) : plan->size),
-                             .weight = weight < 0 ? NULL : bp_at(&run->x, weight, row, plan->size),
-                             .grad = loss->grad < 0 ? NULL : bp_at(&run->x, loss->grad, row, plan->size),
-                             .labels = labels,
-                             .fused = loss->fused,
-                             .rows = at_once * loss->positions,
-                             .cols = cols / loss->positions,
-                             .target_cols = target->cols / loss->positions,
-                             .attr = loss->attr};
-        if (call.weight && loss->positions > 1) {
-            w = plan->dtype == BP_F32 ? (double)*(const float *)call.weight : *(const double *)call.weight;
-            call.weight = NULL;
-            if (w == 0) { /* a row of weight 0 is not looked at */
-                if (call.grad) memset(call.grad, 0, (size_t)cols * plan->size);
-                continue;
-            }
-        }
-        bp_status status = loss->type ? loss->type->fn[plan->dtype](&call)
-                                      : run->x.callback(run->x.callback_self, loss->tag, call.rows, call.cols, NULL,
-                                                        NULL, NULL, &call);
-        if (status) return status;
-        if (scaled && call.grad) multiply(plan->dtype, call.grad, at_once * cols, share * w);
-        sum[0] += call.sum[0] * (scaled ? share * w : 1);
-        sum[1] += call.sum[1] * (scaled ? w / (double)loss->positions : 1);
-        sum[2] += call.sum[2] * (scaled ? w / (double)loss->positions : 1);
-    }
+    int64_t cols = plan->buffers[loss->in].cols;
+    double *sum = part(run, number, t->number), share = loss->weight / (double)loss->positions;
+    bp_loss_call call = {.out = bp_at(&run->x, loss->in, t->at, plan->size),
+                         .target = bp_at(&run->x, loss->target, t->at, labels ? sizeof(int32_t) : plan->size),
+                         .weight = weight < 0 ? NULL : bp_at(&run->x, weight, t->at, plan->size),
+                         .grad = loss->grad < 0 ? NULL : bp_at(&run->x, loss->grad, t->at, plan->size),
+                         .labels = labels,
+                         .fused = loss->fused,
+                         .rows = t->count * loss->positions,
+                         .cols = cols / loss->positions,
+                         .target_cols = target->cols / loss->positions,
+                         .positions = loss->positions,
+                         .attr = loss->attr};
+    bp_status status = loss->type ? loss->type->fn[plan->dtype](&call)
+                                  : run->x.callback(run->x.callback_self, loss->tag, call.rows, call.cols, NULL, NULL,
+                                                    NULL, &call);
+    if (status) return status;
+    if (share != 1 && call.grad) multiply(plan->dtype, call.grad, t->count * cols, share);
+    sum[0] = call.sum[0] * share;
+    sum[1] = call.sum[1] / (double)loss->positions;
+    sum[2] = call.sum[2] / (double)loss->positions;
     return BP_OK;
 }
 
