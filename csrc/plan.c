@@ -377,7 +377,7 @@ static bp_status lay_out(bp_plan *plan) {
     for (int i = plan->n_ops - 1; i >= 0; i--) {
         const bp_op *op = &plan->ops[i];
         int from = plan->buffers[op->out].grad, to = plan->buffers[op->in[0]].grad;
-        if (op->type->grad_in_place && from >= 0 && to >= 0 && plan->buffers[op->in[0]].consumers == 1)
+        if (op->type->grad_in_place && from >= 0 && to >= 0 && plan->buffers[op->in[0]].consumers == 1 && !op->add[0])
             plan->buffers[to].offset = plan->buffers[from].offset;
     }
     plan->parts = take(&total, plan->n_losses * ceil_div(plan->chunk_rows, plan->row_tile), 3 * sizeof(double));
