@@ -104,7 +104,7 @@ def ordered(inputs: list[Symbol], outputs: list[Symbol]) -> list[Symbol]:
     """All symbols that the outputs depend on, inputs first, each after what it is made of."""
     for symbol in inputs:
         if not isinstance(symbol, Input):
-            raise TypeError(f"inputs: expected bp.Input, got {symbol!r}; net.part(...) begins in the midst of a network")
+            raise TypeError(f"inputs: expected bp.Input, got {symbol!r}; net.part(...) begins in the midst of one")
     found: dict[int, Symbol] = {id(symbol): symbol for symbol in inputs}
     used: set[int] = set()
     stack = [(symbol, False) for symbol in reversed(outputs)]

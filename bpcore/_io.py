@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -215,13 +214,14 @@ def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tupl
             if kind is Function:
                 layer = _function(path, given["function"], custom)
             else:
-                layer = _made(path, name, partial(kind, **given, name=name))
-        made[name] = layer if kind is Input else _made(path, name, partial(layer, *(made[one] for one in inputs)))
+                layer = _made(path, name, kind, **given, name=name)
+        made[name] = layer if kind is Input else _made(path, name, layer, *(made[one] for one in inputs))
     outputs = _strings(path, "outputs", graph.get("outputs", list(made)[-1:]))
     if not set(outputs) <= set(made):
         raise _bad(path, f"outputs: there is no {sorted(set(outputs) - set(made))[0]!r}")
     first = [symbol for symbol in made.values() if isinstance(symbol, Input)]
-    layout = _made(path, "graph", lambda: lay_out(symbols("inputs", first), symbols("outputs", [made[o] for o in outputs])))
+    last = [made[name] for name in outputs]
+    layout = _made(path, "graph", lambda: lay_out(symbols("inputs", first), symbols("outputs", last)))
     if [node.name for node in layout.nodes] != list(made):
         raise _bad(path, "nodes: expected them in the order in which they are computed")
     bases = {node.base for node in layout.nodes if node.parameters}
@@ -230,11 +230,11 @@ def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tupl
     return graph["dtype"], layout
 
 
-def _made(path: str, name: str, make: Callable[[], Any]) -> Any:
+def _made(path: str, what: str, make: Callable[..., Any], /, *arguments: Any, **settings: Any) -> Any:
     try:
-        return make()
+        return make(*arguments, **settings)
     except (TypeError, ValueError) as error:
-        raise _bad(path, f"{name!r}: {error}") from None
+        raise _bad(path, f"{what!r}: {error}") from None
 
 
 def _activation(path: str, value: Any, custom: Mapping[str, Any]) -> str | Activation:

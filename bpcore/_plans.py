@@ -80,7 +80,8 @@ def compiled(net: Network, key: Key) -> Compiled:
             shapes = [graph.nodes[i].shape for i in node.inputs]
             inputs = [made.a[i] for i in node.inputs]
             a = node.layer.build(plan, inputs, [slots[name] for name in node.parameters], shapes, number)
-        made.z.append(-1 if type(node.layer) is not Dense else a if node.layer.activation == "identity" else plan.reads(a))
+        layer = node.layer
+        made.z.append(-1 if type(layer) is not Dense else a if layer.activation == "identity" else plan.reads(a))
         made.a.append(a)
         made.df.append(-1 if made.z[-1] == a else plan.cache(a))
     made.inputs = [made.a[i] for i in graph.inputs]
@@ -88,12 +89,15 @@ def compiled(net: Network, key: Key) -> Compiled:
     if key.flags == PREDICT:
         for out in made.outputs:
             plan.keep(out)
+    read: list[int] = []  # by losses, each a buffer of its own: a Reshape has that of its input
     for cost in key.losses:
+        out = made.outputs[cost.output]
+        out = plan.reads(out) if cost.fused_with else out
+        read.append(plan.op("add", [out], settings=([], [1.0])) if out in read else out)
+    for cost, out in zip(key.losses, read, strict=True):
         target = plan.buffer(cost.target_cols, integer=cost.target_is_integer)
         made.targets.append(target)
-        out, shape = made.outputs[cost.output], graph.nodes[graph.outputs[cost.output]].shape
-        if cost.fused_with:
-            out = plan.reads(out)
+        shape = graph.nodes[graph.outputs[cost.output]].shape
         if isinstance(cost.loss, Loss):
             plan.loss(None, out, target, function=(cost.loss.value, cost.loss.gradient, shape), weight=cost.weight)
         else:

@@ -209,7 +209,8 @@ def inputs(
     for node, (where, part) in zip(nodes, parts(name, value, [node.name for node in nodes]), strict=True):
         found.append(_input(part, node, dtype, check_finite, where))
         if len(found[-1]) != len(found[0]):
-            raise ValueError(f"{name}: expected as many rows in each input, got {', '.join(str(len(a)) for a in found)}")
+            counts = ", ".join(str(len(a)) for a in found)
+            raise ValueError(f"{name}: expected as many rows in each input, got {counts}")
     return found
 
 
@@ -327,8 +328,8 @@ def target(
     check_finite: bool = True,
     name: str = "y",
 ) -> Target:
-    """y for a loss of bpcore's: (n, *shape), without the last axis where that is 1, or class labels without it where the
-    loss takes them."""
+    """y for a loss of bpcore's: (n, *shape), without the last axis where that is 1, or class labels without it where
+    the loss takes them."""
     a = _rows(name, value, n)
     n_out, short_shape = shape[-1], (n, *shape[:-1])
     if classes and a.ndim == len(shape):

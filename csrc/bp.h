@@ -171,10 +171,10 @@ typedef struct {
 typedef struct {
     const void *out;    /* (rows, cols): a^L, or z^L where the loss is fused with the last activation */
     const void *target; /* (rows, target_cols) real, or (rows,) int32 labels */
-    const void *weight; /* (rows,) real, or NULL for 1 */
+    const void *weight; /* (rows,) real, or (rows / positions,) where positions share one; or NULL for 1 */
     void *grad;         /* (rows, cols): weight * dE/dout; NULL only for the user's, where the value is enough */
     int labels, fused;
-    int64_t rows, cols, target_cols;
+    int64_t rows, cols, target_cols, positions;
     double attr;
     double sum[3];      /* out: sum of w E, of w, of w times the share of outputs that are right */
 } bp_loss_call;

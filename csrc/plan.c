@@ -149,10 +149,8 @@ bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, dou
     const bp_op *last = maker_of(plan, out);
     int fused = last && type && type->fused_with && !a->consumers && plan->buffers[last->in[0]].consumers == 1 &&
                 !strcmp(bp_op_function(plan, last, a->cols / positions), type->fused_with);
-    int weights = positions > 1 ? bp_plan_buffer(plan, BP_REAL, positions) : -1;
-    if (positions > 1 && weights < 0) return BP_E_NOMEM;
-    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, fused ? last->in[0] : out, -1, weights, positions,
-                                        attr, weight};
+    int in = fused ? last->in[0] : out;
+    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, in, -1, positions, attr, weight};
     return BP_OK;
 }
 
@@ -218,8 +216,6 @@ static bp_status place_losses(bp_plan *plan) {
     for (int i = 0; i < plan->n_losses; i++) {
         bp_cost *loss = &plan->losses[i];
         loss->grad = plan->buffers[loss->in].grad;
-        if (loss->positions > 1) loss->weights = bp_plan_buffer(plan, BP_REAL, loss->positions);
-        if (loss->positions > 1 && loss->weights < 0) return BP_E_NOMEM;
         if (loss->grad >= 0 || !loss->type) continue;
         int grad = bp_plan_buffer(plan, BP_REAL, plan->buffers[loss->in].cols);
         if (grad < 0) return BP_E_NOMEM;
@@ -448,7 +444,7 @@ static void find_lives(const bp_plan *plan, bp_life *lives) {
     for (int i = plan->n_ops - 1; i >= 0; i--) {
         const bp_op *op = &plan->ops[i];
         int from = plan->buffers[op->out].grad, to = plan->buffers[op->in[0]].grad;
-        if (op->type->grad_in_place && from >= 0 && to >= 0 && plan->buffers[op->in[0]].consumers == 1)
+        if (op->type->grad_in_place && from >= 0 && to >= 0 && plan->buffers[op->in[0]].consumers == 1 && !op->add[0])
             lives[to].holder = lives[from].holder;
     }
     for (int i = 0; i < plan->n_items; i++) {
@@ -460,7 +456,6 @@ static void find_lives(const bp_plan *plan, bp_life *lives) {
             touch(lives, loss->in, i);
             touch(lives, loss->target, i);
             touch(lives, loss->grad, i);
-            touch(lives, loss->weights, i);
         }
         for (int k = 0; item->kind == BP_PARAM_GRADS && k < plan->n_ops; k++)
             if (plan->ops[k].n_params) touch_op(plan, lives, &plan->ops[k], BP_PARAM_GRADS, i);

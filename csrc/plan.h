@@ -33,7 +33,6 @@ typedef struct {
     const bp_loss_type *type; /* NULL: the user's */
     int out, target, tag, fused;
     int in, grad; /* what it reads (z^L where it is fused) and writes */
-    int weights; /* a buffer of the examples' weights, one a position; -1 where there is one position */
     int64_t positions;
     double attr, weight;
 } bp_cost;

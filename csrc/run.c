@@ -263,42 +263,29 @@ static void multiply(bp_dtype dtype, void *x, int64_t n, double factor) {
         for (int64_t i = 0; i < n; i++) ((double *)x)[i] *= factor;
 }
 
-/* The weights of the tile's rows, each once a position. */
-static const void *spread_weights(bp_run *run, const bp_cost *loss, int weight, const bp_tile *t) {
-    size_t size = run->plan->size;
-    const char *from = bp_at(&run->x, weight, t->at, size);
-    char *to = bp_at(&run->x, loss->weights, t->at, size);
-    for (int64_t r = 0; r < t->count; r++)
-        for (int64_t p = 0; p < loss->positions; p++)
-            memcpy(to + (size_t)(r * loss->positions + p) * size, from + (size_t)r * size, size);
-    return to;
-}
-
 static bp_status loss(bp_run *run, int number, const bp_tile *t) {
     const bp_plan *plan = run->plan;
     const bp_cost *loss = &plan->losses[number];
     const bp_buffer *target = &plan->buffers[loss->target];
     int labels = target->kind == BP_INT32, weight = run->weight_port < 0 ? -1 : run->in[run->weight_port].buffer;
     int64_t cols = plan->buffers[loss->in].cols;
-    double share = loss->weight / (double)loss->positions;
+    double *sum = part(run, number, t->number), share = loss->weight / (double)loss->positions;
     bp_loss_call call = {.out = bp_at(&run->x, loss->in, t->at, plan->size),
                          .target = bp_at(&run->x, loss->target, t->at, labels ? sizeof(int32_t) : plan->size),
-                         .weight = weight < 0            ? NULL
-                                   : loss->positions > 1 ? spread_weights(run, loss, weight, t)
-                                                         : bp_at(&run->x, weight, t->at, plan->size),
+                         .weight = weight < 0 ? NULL : bp_at(&run->x, weight, t->at, plan->size),
                          .grad = loss->grad < 0 ? NULL : bp_at(&run->x, loss->grad, t->at, plan->size),
                          .labels = labels,
                          .fused = loss->fused,
                          .rows = t->count * loss->positions,
                          .cols = cols / loss->positions,
                          .target_cols = target->cols / loss->positions,
+                         .positions = loss->positions,
                          .attr = loss->attr};
     bp_status status = loss->type ? loss->type->fn[plan->dtype](&call)
                                   : run->x.callback(run->x.callback_self, loss->tag, call.rows, call.cols, NULL, NULL,
                                                     NULL, &call, NULL);
     if (status) return status;
     if (share != 1 && call.grad) multiply(plan->dtype, call.grad, t->count * cols, share);
-    double *sum = part(run, number, t->number);
     sum[0] = call.sum[0] * share;
     sum[1] = call.sum[1] / (double)loss->positions;
     sum[2] = call.sum[2] / (double)loss->positions;
