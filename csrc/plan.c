@@ -60,6 +60,7 @@ void bp_plan_free(bp_plan *plan) {
     free(plan->block_cost);
     free(plan->tables);
     free(plan->arena);
+    free(plan->copy);
     free(plan);
 }
 
