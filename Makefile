@@ -38,6 +38,7 @@ bench: $(BENCH) $(BUILT) ## measure against other libraries, write the README's 
 	$(PY) bench/bench_scaling.py
 	$(PY) bench/bench_backward.py
 	$(PY) bench/bench_subnormal.py
+	$(PY) bench/bench_barrier.py
 	$(PY) bench/bench_graph.py
 	$(PY) bench/report.py
 
@@ -48,6 +49,7 @@ bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
 	$(PY) bench/bench_scaling.py --quick
 	$(PY) bench/bench_backward.py --quick
 	$(PY) bench/bench_subnormal.py --quick
+	$(PY) bench/bench_barrier.py --quick
 	$(PY) bench/bench_graph.py --quick
 
 wheel: $(ENVIRONMENT) ## build sdist and wheel into dist

@@ -4,6 +4,7 @@ from bpcore import _blas, _threads
 
 _blas.connect()
 _threads.read_forced()
+_threads.read_limit()
 
 from bpcore import _activations as activations  # noqa: E402
 from bpcore import _losses as losses  # noqa: E402
@@ -23,12 +24,16 @@ from bpcore._convolution import (  # noqa: E402
     MaxPool2D,
     TimeDelay,
 )
+from bpcore._embedding import Embedding  # noqa: E402
 from bpcore._errors import DivergenceError  # noqa: E402
+from bpcore._function import Function  # noqa: E402
 from bpcore._history import History  # noqa: E402
 from bpcore._io import load  # noqa: E402
 from bpcore._layers import Dense, Input  # noqa: E402
 from bpcore._losses import Loss  # noqa: E402
+from bpcore._matmul import MatMul  # noqa: E402
 from bpcore._network import Network  # noqa: E402
+from bpcore._normalization import Dropout, LayerNorm  # noqa: E402
 from bpcore._operations import (  # noqa: E402
     Activate,
     Add,
@@ -41,14 +46,28 @@ from bpcore._operations import (  # noqa: E402
     Slice,
     concat,
 )
-from bpcore._optimizers import SGD, Adam  # noqa: E402
+from bpcore._optimizers import SGD, Adam, LevenbergMarquardt  # noqa: E402
+from bpcore._recurrent import GRU, LSTM, SimpleRNN  # noqa: E402
 from bpcore._symbols import Symbol  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
 from bpcore._threads import get_num_threads, set_num_threads  # noqa: E402
 from bpcore._version import __version__  # noqa: E402
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "SGD",
+    "__version__",
+    "activations",
+    "check_gradients",
+    "concat",
+    "datasets",
+    "debug",
+    "get_num_threads",
+    "load",
+    "losses",
+    "set_num_threads",
+    "show_config",
     "Activate",
     "Activation",
     "Adam",
@@ -62,13 +81,19 @@ __all__ = [
     "Conv2D",
     "Dense",
     "DivergenceError",
+    "Dropout",
     "EarlyStopping",
+    "Embedding",
+    "Function",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "Gradients",
     "History",
     "Input",
+    "LayerNorm",
+    "LevenbergMarquardt",
     "Loss",
+    "MatMul",
     "MaxPool1D",
     "MaxPool2D",
     "Multiply",
@@ -76,19 +101,9 @@ __all__ = [
     "Permute",
     "Reshape",
     "Scale",
+    "SimpleRNN",
     "Slice",
     "Symbol",
     "Tape",
     "TimeDelay",
-    "__version__",
-    "activations",
-    "check_gradients",
-    "concat",
-    "datasets",
-    "debug",
-    "get_num_threads",
-    "load",
-    "losses",
-    "set_num_threads",
-    "show_config",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import bpcore as bp
+from bpcore._core import MAX_THREADS
 from bpcore.datasets import Digits, load_digits
 
 PIXELS, CLASSES = 64, 10
@@ -56,13 +57,14 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bpcore", description="Backpropagation on the CPU.")
+    parser.add_argument("--version", action="version", version=f"bpcore {bp.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="train a network on handwritten digits")
     default = "default %(default)s"
     demo.add_argument("--net", type=_sizes, default="64-128-10", metavar="SIZES", help=default)
-    demo.add_argument("--epochs", type=_integer_from(1), default=30, metavar="N", help=default)
-    demo.add_argument("--seed", type=_integer_from(0), default=0, metavar="N", help=default)
-    demo.add_argument("--threads", type=_integer_from(1), metavar="N", help="default: as many as may be used")
+    demo.add_argument("--epochs", type=_integer(1, 2**31), default=30, metavar="N", help=default)
+    demo.add_argument("--seed", type=_integer(0, 2**64 - 1), default=0, metavar="N", help=default)
+    demo.add_argument("--threads", type=_integer(1, MAX_THREADS), metavar="N", help="default: as many as may be used")
     commands.add_parser("info", help="show the version and how it was built")
     return parser
 
@@ -80,13 +82,13 @@ def _sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def _integer_from(least: int) -> Any:
-    """argparse type: an integer of at least so much."""
+def _integer(low: int, high: int) -> Any:
+    """argparse type: an integer in low..high."""
 
     def integer(text: str) -> int:
         value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text}")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected an integer from {low} to {high}, got {text}")
         return value
 
     return integer

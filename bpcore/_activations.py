@@ -8,7 +8,8 @@ from typing import Any
 
 from bpcore import _core, _validate
 
-NAMES = ("identity", *_core.ACTIVATIONS, "softmax")
+# C also knows the derivatives as functions: tanh' and the like
+NAMES = ("identity", *(name for name in _core.ACTIVATIONS if not name.endswith("'")), "softmax")
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 class History:
     """One entry an epoch.
 
-    `loss` is the weighted mean over the epoch's batches as they were trained; `val_loss` and `val_accuracy` are
-    empty without validation data (and accuracy without classes); `seconds` is the time spent training.
+    `epoch` counts from the network's first, as verbose=1 prints it: a second `fit` of 3 epochs has 4, 5, 6.  `loss` is
+    the weighted mean over the epoch's batches as they were trained; `val_loss` and `val_accuracy` are empty
+    without validation data (and accuracy without classes); `seconds` is the time spent training.
     """
 
     epoch: list[int] = field(default_factory=list)

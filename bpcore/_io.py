@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ import numpy as np
 
 from bpcore import _optimizers, _validate
 from bpcore._activations import NAMES, Activation
+from bpcore._catalogue import LAYERS
 from bpcore._graph import Graph, lay_out, symbols
+from bpcore._function import Function
 from bpcore._layers import Input
-from bpcore._operations import LAYERS
 from bpcore._symbols import Symbol
 
 if TYPE_CHECKING:
@@ -54,9 +56,11 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+    except BaseException as error:
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno:  # of the user's path, not of one they never saw
+            raise OSError(error.errno, error.strerror, target) from None
         raise
 
 
@@ -101,10 +105,10 @@ def _training(net: Network) -> dict[str, Any]:
 # ---- reading ----
 
 
-def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation] | None = None) -> Network:
+def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation | Function] | None = None) -> Network:
     """A network from a file that `save` wrote.
 
-    custom: the user's own activations by the name they were saved under.  Raises ValueError for anything that is not
+    custom: the user's own activations and functions by the name they were saved under.  Raises ValueError for anything that is not
     such a file, FileNotFoundError and its kin for what the system says.  Never executes what it reads.
     """
     from safetensors import SafetensorError, safe_open
@@ -181,7 +185,7 @@ def _strings(path: str, what: str, value: Any) -> list[str]:
     return value
 
 
-def _layout(path: str, graph: dict[str, Any], custom: dict[str, Activation]) -> tuple[str, Graph]:
+def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tuple[str, Graph]:
     """The graph that the file describes: every node is made of earlier ones."""
     _keys(path, "graph", graph, {"dtype", "nodes"}, {"outputs", "frozen"})
     if graph["dtype"] not in ("float32", "float64"):
@@ -196,7 +200,7 @@ def _layout(path: str, graph: dict[str, Any], custom: dict[str, Activation]) -> 
         if not isinstance(name, str) or kind is None:
             raise _bad(path, f"unknown operation {op!r}, or a name that is not a string: {name!r}")
         inputs = _strings(path, name, node["inputs"])
-        if name in made or not set(inputs) <= set(made) or (not inputs) != (kind is Input):
+        if name in made or not all(one in made for one in inputs) or (not inputs) != (kind is Input):
             raise _bad(path, f"{name!r}: expected a name of its own, and inputs among the nodes before it")
         if isinstance(attributes, dict) and set(attributes) == {"shares"}:
             shared = attributes["shares"]
@@ -208,7 +212,10 @@ def _layout(path: str, graph: dict[str, Any], custom: dict[str, Activation]) -> 
             given = dict(attributes)
             if "activation" in given:
                 given["activation"] = _activation(path, given["activation"], custom)
-            layer = _made(path, name, partial(kind, **given, name=name))
+            if kind is Function:
+                layer = _function(path, given["function"], custom)
+            else:
+                layer = _made(path, name, partial(kind, **given, name=name))
         made[name] = layer if kind is Input else _made(path, name, partial(layer, *(made[one] for one in inputs)))
     outputs = _strings(path, "outputs", graph.get("outputs", list(made)[-1:]))
     if not set(outputs) <= set(made):
@@ -230,7 +237,7 @@ def _made(path: str, name: str, make: Callable[[], Any]) -> Any:
         raise _bad(path, f"{name!r}: {error}") from None
 
 
-def _activation(path: str, value: Any, custom: dict[str, Activation]) -> str | Activation:
+def _activation(path: str, value: Any, custom: Mapping[str, Any]) -> str | Activation:
     if isinstance(value, str):
         if value not in NAMES:
             raise _bad(path, f"unknown activation {value!r}")
@@ -243,6 +250,17 @@ def _activation(path: str, value: Any, custom: dict[str, Activation]) -> str | A
             "bp.Activation(f, df)}"
         )
     return custom[name]
+
+
+def _function(path: str, value: Any, custom: Mapping[str, Any]) -> Function:
+    _keys(path, "a function", value, {"custom"})
+    name = value["custom"]
+    if not isinstance(name, str) or not isinstance(custom.get(name), Function):
+        raise ValueError(
+            f"load: {path!r} uses the function {name!r} of your own; give it back by custom={{{name!r}: "
+            "bp.Function(forward, backward)}"
+        )
+    return replace(custom[name], name=name)
 
 
 def _settings(path: str, training: dict[str, Any]) -> _optimizers.Optimizer | None:

@@ -111,6 +111,13 @@ class Layer:
         """Adds its operations to a plan; the number of the output's buffer."""
         raise NotImplementedError
 
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        """How its output `a` moves when its inputs move by `moves` (-1: not) and its parameters by v; see Tangents."""
+        raise ValueError(f"hvp: {self!r} has no second derivative here")
+
     @property
     def low_level(self) -> bool:
         """Whether C can compute it without the GIL."""
@@ -231,3 +238,13 @@ class Dense(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return apply(plan, self.activation, plan.op("dense", inputs, slots), self.units)
+
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        """Rz = Ra W + a V + v_b;  R{f(z)} = f'(z) * Rz"""
+        of_weights = t.plan.op("dense", inputs, v)
+        of_input = t.plan.op("dense", moves, slots[:1]) if moves[0] >= 0 else -1
+        z = a if self.activation == "identity" else t.plan.reads(a)
+        return int(t.activated(self.activation, a, z, t.add_up(of_input, of_weights), self.units))

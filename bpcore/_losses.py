@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from bpcore import _validate
 
 __all__ = ["BinaryCrossEntropy", "CrossEntropy", "Huber", "Loss", "MeanSquaredError", "SquaredError", "Weighted"]
@@ -26,6 +28,9 @@ class BuiltIn:
     def attr(self) -> float:
         """The number that C gets with each call."""
         return 0.0
+
+    def check(self, dtype: np.dtype[Any]) -> None:
+        """ValueError for a setting that vanishes in the network's dtype."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,9 @@ class BinaryCrossEntropy(BuiltIn):
 
 @dataclass(frozen=True)
 class CrossEntropy(BuiltIn):
-    """E = -sum_k y_k log a_k, with y class labels (n,) or rows of probabilities (n, n_L).
+    """E = -sum_k y_k log a_k, with y class labels (n,) or rows of probabilities (n, n_L) that sum to 1.
 
-    With a softmax output it is computed from z, without overflow: delta = a - y (for rows that sum to 1).
+    With a softmax output it is computed from z, without overflow: delta = a - y.
     """
 
     name: ClassVar[str] = "cross_entropy"
@@ -82,6 +87,11 @@ class Huber(BuiltIn):
     def attr(self) -> float:
         """delta"""
         return self.delta
+
+    def check(self, dtype: np.dtype[Any]) -> None:
+        """ValueError for a delta that would be 0."""
+        if self.delta < np.finfo(dtype).tiny:
+            raise ValueError(f"delta: expected a number that {dtype} can hold, got {self.delta}; use dtype='float64'")
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +162,11 @@ def resolve_all(value: Any, outputs: Sequence[Any]) -> list[Weighted]:
     return found
 
 
+def fused_with(loss: BuiltIn | Loss) -> str | None:
+    """The activation whose input the loss reads, in place of its output."""
+    return {"binary_cross_entropy": "logistic", "cross_entropy": "softmax"}.get(loss.name or "")
+
+
 def has_accuracy(loss: BuiltIn | Loss) -> bool:
     """Whether outputs are classes."""
     return isinstance(loss, BuiltIn) and loss.has_accuracy
@@ -169,6 +184,7 @@ def target(
     """y, checked against what the loss takes."""
     if isinstance(loss, Loss):
         return _validate.any_target(y, n, math.prod(shape), dtype, check_finite, name)
+    loss.check(dtype)
     return _validate.target(
         y,
         n,

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from bpcore import _activations, _core, _io, _plans, _threads, _training, _validate
+from bpcore import _activations, _core, _derivatives, _io, _plans, _threads, _training, _validate
 from bpcore._graph import Graph, chained, lay_out, symbols
 from bpcore._history import History
 from bpcore._layers import Input, Layer
 from bpcore._optimizers import SGD, Memory, Optimizer
+from bpcore._stepper import Stepper
 from bpcore._symbols import Shape, Symbol
 from bpcore._tape import Gradients, Tape
 
@@ -221,6 +222,11 @@ class Network:
     def _ends(self, numbers: Sequence[int]) -> list[Any]:
         return [self._nodes[i] for i in numbers]
 
+    @property
+    def _is_list(self) -> bool:
+        """Whether each layer's input is the layer before."""
+        return all(node.inputs == (i,) for i, node in enumerate(self._nodes[1:]))
+
     def _chain(self, what: str) -> None:
         if not self._graph.is_chain:
             raise AttributeError(f"{what}: only chains of Dense layers have it; use net.params for parameters by name, "
@@ -273,13 +279,14 @@ class Network:
 
     def __repr__(self) -> str:
         shown = [repr(node.layer) for node in self._nodes]
-        if any(node.inputs != (i,) for i, node in enumerate(self._nodes[1:])):
+        if not self._is_list:
             shown = [f"{len(shown)} layers", *(f"{name} {shape}" for name, shape in self.outputs.items())]
         return f"<Network {' -> '.join(shown)}, {self._dtype}, {self.n_params:,} parameters>"
 
     def summary(self) -> str:
-        """A table of the layers with their shapes and numbers of parameters."""
-        rows = [("layer", "kind", "activation", "of", "output", "parameters")]
+        """A table of the layers with their shapes and numbers of parameters, and the memory that a training step on 32
+        examples takes beside the parameters: as buffers are reused, and if each had its own."""
+        rows = [("layer", "activation", "of", "output", "parameters")]
         seen: set[str] = set()
         for node in self._nodes:
             count = sum(math.prod(self._parameters[name].shape) for name in node.parameters)
@@ -289,13 +296,16 @@ class Network:
             notes = "shared" if shared else f"{count:,}{' frozen' if node.base in self._frozen else ''}"
             inputs = ", ".join(self._nodes[i].name for i in node.inputs)
             shape = ", ".join(map(str, node.shape))
-            kind = type(node.layer).__name__
-            rows.append((node.name, kind, _activations.label(f) if f else "", inputs, f"(n, {shape})", notes))
-        rows.append(("total", "", "", "", str(self._dtype), f"{self.n_params:,}"))
+            rows.append((node.name, _activations.label(f) if f else "", inputs, f"(n, {shape})", notes))
+        rows.append(("total", "", "", str(self._dtype), f"{self.n_params:,}"))
+        if self._is_list:
+            rows = [(*row[:2], *row[3:]) for row in rows]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        shared, unshared = (f"{size / 2**20:,.2f} MiB" for size in _plans.memory(self, 32))
+        memory = f"a step on 32 examples: {shared}, without reuse {unshared}"
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], memory])
 
     # ---- training ----
 
@@ -321,10 +331,11 @@ class Network:
 
         theta moves by the optimiser's rule along dC/dtheta, with C = sum w E / sum w over each batch (Rumelhart,
         Hinton and Williams 1986).  X and y: any real dtype and strides, read in place, never written.  y: (n, n_L),
-        (n,) where n_L is 1, or class labels (n,) for cross_entropy.  batch_size None: the full batch; 1: online
-        learning.  loss "auto": softmax -> cross_entropy, logistic -> binary_cross_entropy, else squared_error.
-        sample_weight: (n,), w.  seed: of the shuffling, instead of the network's.  check_finite=False skips the scan
-        for NaN and infinity.  verbose=1 prints a line an epoch.  Any n_threads gives the same bits.
+        (n,) where n_L is 1, or class labels (n,) for cross_entropy, whose rows of (n, n_L) sum to 1.  batch_size None:
+        the full batch; 1: online learning.  loss "auto": softmax -> cross_entropy, logistic -> binary_cross_entropy,
+        else squared_error.  sample_weight: (n,), w.  seed: of the shuffling, instead of the network's.
+        check_finite=False skips the scan for NaN and infinity, and of such sums.  verbose=1 prints a line an epoch,
+        counted from the network's first.  Any n_threads gives the same bits.
 
         Returns the History.  Raises ValueError or TypeError for what does not fit, before anything has changed;
         DivergenceError when the loss or a parameter is no longer finite, with the last finite parameters kept;
@@ -381,6 +392,20 @@ class Network:
         (shape,), (out,) = self.inputs.values(), self.outputs.values()
         return _core.Predictor(made.plan, theta, made.inputs[0], made.outputs[0], shape, out, threads, slow)
 
+    def stepper(self, *, streams: int | None = None, n_threads: int | None = None) -> Stepper:
+        """The recurrent network as it is now, to be fed one time step after the other: `step = net.stepper()`.
+
+        `step(x)` takes a time step (features,), or (streams, features) of several sequences side by side, and gives the
+        output for it; `step.state` holds what the recurrent layers carry over, `step.reset()` begins anew.  The bits
+        are those of `predict` on the whole sequence, which may be longer than the network's.  Raises ValueError, naming
+        the layer, where something needs more than one time step.
+        """
+        self._fitting.check("stepper")
+        n = None if streams is None else _validate.integer("streams", streams, 1, 2**31 - 1)
+        theta = _aligned(self._theta.size, self._dtype)
+        theta[:] = self._theta
+        return Stepper(self, theta, n, _threads.resolve(n_threads))
+
     def evaluate(
         self, X: Any, y: Any, *, loss: _LossLike = "auto", sample_weight: Any = None, n_threads: int | None = None
     ) -> dict[str, float]:
@@ -435,6 +460,8 @@ class Network:
 
         delta^L = f'(z^L) * dE/da^L;  delta^{l-1} = f'(z^{l-1}) * (W^l)^T delta^l;  dC/dW^l = delta^l (a^{l-1})^T,
         dC/db^l = delta^l, summed over examples with their weights (Nielsen 2015, BP1 to BP4).
+        delta is of each example unweighted: with sample_weight the way back is gone twice, and a loss of your own is
+        called twice on each chunk of rows.
         """
         self._chain("backward")
         self._fitting.check("backward")
@@ -493,6 +520,43 @@ class Network:
             run.optimizer("gradient", (grad,))
             cost, weight = _training.whole(run, data.n, threads)[:2]
         return cost / weight, grad
+
+    def input_gradient(self, X: Any, *, output: int) -> np.ndarray:
+        """d a^L_k / dx at each row of X (n, n_0), for output k: shaped as X.  Of one real input and one output."""
+        self._fitting.check("input_gradient")
+        return _derivatives.input_gradient(self, X, output)
+
+    def jacobian(self, X: Any) -> np.ndarray:
+        """d a^L_j / dx_k at each row of X (n, n_0): (n, n_L, n_0).  Of one real input and one output."""
+        self._fitting.check("jacobian")
+        return _derivatives.jacobian(self, X)
+
+    def per_sample_gradients(self, X: Any, y: Any, *, loss: _LossLike = "auto") -> np.ndarray:
+        """dE_x/dtheta for each row x of X (n, n_0): (n, n_params), unweighted, in the order of theta."""
+        self._fitting.check("per_sample_gradients")
+        return _derivatives.per_sample_gradients(self, X, y, loss)
+
+    def hvp(self, X: Any, y: Any, v: Any, *, loss: _LossLike = "auto", sample_weight: Any = None) -> np.ndarray:
+        """H v, H the second derivatives of C over X and y by theta: (n_params,), for v (n_params,).
+
+        Exact, by the R-operator (Pearlmutter 1994), at some four times the cost of a gradient.  For bpcore's activations
+        and losses, cross-entropies on the outputs they belong to; ValueError names a layer that has no second
+        derivative here.
+        """
+        self._fitting.check("hvp")
+        return _derivatives.hvp(self, X, y, v, loss, sample_weight)
+
+    def gauss_newton_product(
+        self, X: Any, y: Any, v: Any, *, loss: _LossLike = "auto", sample_weight: Any = None
+    ) -> np.ndarray:
+        """G v, G = sum_x w_x J^T H_L J / sum w: (n_params,), for v (n_params,).
+
+        J is the derivative by theta of what the loss reads (a^L, or z^L where softmax or logistic belong to the
+        cross-entropy), H_L the loss's second derivative by it: H without the curvature of the network, never negative
+        (Schraudolph 2002).
+        """
+        self._fitting.check("gauss_newton_product")
+        return _derivatives.gauss_newton_product(self, X, y, v, loss, sample_weight)
 
     # ---- keeping ----
 

@@ -12,18 +12,7 @@ import numpy as np
 
 from bpcore import _activations, _validate
 from bpcore._activations import Activation
-from bpcore._convolution import (
-    AveragePool1D,
-    AveragePool2D,
-    Conv1D,
-    Conv2D,
-    GlobalAveragePool,
-    GlobalMaxPool,
-    MaxPool1D,
-    MaxPool2D,
-    TimeDelay,
-)
-from bpcore._layers import Dense, Input, Layer, Spec, apply, named
+from bpcore._layers import Layer, Spec, apply, named
 from bpcore._symbols import Shape, Symbol
 
 MAX_AXES = 4
@@ -67,6 +56,14 @@ class Add(Layer):
         factors = self.factors or (1.0,) * len(inputs)
         padded = [*factors, *(0.0,) * (8 - len(factors)), self.constant]
         return int(plan.op("add", inputs, settings=([], padded)))
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        moving = [(f, move) for f, move in zip(self.factors or (1.0,) * len(moves), moves, strict=True) if move >= 0]
+        padded = [*(f for f, _ in moving), *(0.0,) * (9 - len(moving))]
+        return int(t.plan.op("add", [move for _, move in moving], settings=([], padded)))
+
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +84,12 @@ class Multiply(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return int(plan.op("multiply", inputs))
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        return int(t.add_up(t.times(inputs[1], moves[0]), t.times(inputs[0], moves[1])))
+
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +120,12 @@ class Concat(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return int(plan.op("concat", inputs, settings=([math.prod(shapes[0][: self._axis(shapes[0])])], [])))
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
+
 
 
 def concat(inputs: Sequence[Symbol], axis: int = -1) -> Symbol:
@@ -153,6 +162,12 @@ class Reshape(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return inputs[0]
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
+
 
 
 def _permuted(plan: Any, x: int, sizes: Sequence[int], strides: Sequence[int], start: int) -> int:
@@ -190,6 +205,12 @@ class Permute(Layer):
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         strides = _strides(shapes[0])
         return _permuted(plan, inputs[0], self.output_shape(*shapes), [strides[axis] for axis in self.axes], 0)
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
+
 
 
 def _index(value: Any) -> Any:
@@ -255,6 +276,12 @@ class Slice(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return _permuted(plan, inputs[0], *self._cut(shapes[0])[:3])
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
+
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,6 +317,14 @@ class Activate(Layer):
         outer, n = math.prod(shape[:axis]), shape[axis]
         turned = _permuted(plan, inputs[0], [outer, inner, n], [n * inner, 1, inner], 0)
         return _permuted(plan, apply(plan, self.activation, turned, n), [outer, n, inner], [n * inner, 1, n], 0)
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        if self.axis % len(shapes[0]) != len(shapes[0]) - 1:
+            raise ValueError(f"hvp: {self!r} has no second derivative here; use bp.Permute and the last axis")
+        return int(t.activated(self.activation, a, inputs[0], moves[0], shapes[0][-1]))
+
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,6 +349,14 @@ class Scale(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return int(plan.op("shift" if self.op == "bias" else "scale", inputs, slots))
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        """R{x s} = Rx s + x v"""
+        of_input = t.plan.op("scale", moves, slots) if moves[0] >= 0 else -1
+        return int(t.add_up(of_input, t.plan.op("scale", inputs, v)))
+
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,12 +365,9 @@ class Bias(Scale):
 
     op: ClassVar[str] = "bias"
     first: ClassVar[float] = 0.0
-
-
-LAYERS: dict[str, type[Any]] = {
-    kind.op: kind
-    for kind in (
-        Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias,
-        Conv2D, Conv1D, TimeDelay, MaxPool2D, AveragePool2D, MaxPool1D, AveragePool1D, GlobalMaxPool, GlobalAveragePool,
-    )
-}
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        """R{x + s} = Rx + v"""
+        return int(t.plan.op("shift", [t.zero_as(inputs[0], moves[0])], v))

@@ -69,8 +69,29 @@ class Adam:
         return ("mean", "variance")
 
 
-Optimizer = SGD | Adam
-_BY_NAME: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam}
+@dataclass(frozen=True)
+class LevenbergMarquardt:
+    """Levenberg (1944) and Marquardt (1963) for squared errors and small networks; an epoch is one step on all examples.
+
+    theta -= (J^T W J + mu diag(J^T W J))^-1 J^T W r,  r = a - y;  mu = damping min(1, C) at first (Yamashita and
+    Fukushima 2001), times `factor` until the cost falls, `tries` times at most; then theta stays.
+    Needs batch_size=None, squared_error or mse, and at most 10,000 parameters: it solves n_params equations a step.
+    """
+
+    damping: float = 1e-3
+    factor: float = 10.0
+    tries: int = 20
+    kind: ClassVar[str] = "levenberg_marquardt"
+    states: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        _set(self, "damping", _validate.real("damping", self.damping, open_low=True))
+        _set(self, "factor", _validate.real("factor", self.factor, 1.0, open_low=True))
+        _set(self, "tries", _validate.integer("tries", self.tries, 1, 1000))
+
+
+Optimizer = SGD | Adam | LevenbergMarquardt
+_BY_NAME: dict[str, Any] = {kind.kind: kind for kind in (SGD, Adam, LevenbergMarquardt)}
 
 
 class Memory(NamedTuple):
@@ -87,13 +108,14 @@ def _set(optimizer: Optimizer, name: str, value: Any) -> None:
 
 def resolve(value: Any) -> Optimizer:
     """An optimiser object, or the defaults of the one with this name."""
-    if isinstance(value, (SGD, Adam)):
+    if isinstance(value, Optimizer):
         return value
     if not isinstance(value, str):
         raise TypeError(
             f"optimizer: expected bp.SGD(...) or bp.Adam(...), got {value!r} of type {type(value).__name__}"
         )
-    return _BY_NAME[_validate.choice("optimizer", value, _BY_NAME)]()
+    found: Optimizer = _BY_NAME[_validate.choice("optimizer", value, _BY_NAME)]()
+    return found
 
 
 def check(optimizer: Optimizer, dtype: np.dtype[Any]) -> None:
@@ -120,6 +142,7 @@ def from_json(settings: Any) -> Optimizer:
         raise ValueError(f"optimizer: expected the settings of one of {', '.join(_BY_NAME)}, got {settings!r}")
     rest = {key: value for key, value in settings.items() if key != "kind"}
     try:
-        return _BY_NAME[settings["kind"]](**rest)
+        found: Optimizer = _BY_NAME[settings["kind"]](**rest)
+        return found
     except TypeError as error:
         raise ValueError(f"optimizer: {error}") from None

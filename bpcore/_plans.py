@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bpcore import _core
 from bpcore._layers import Dense, Input
-from bpcore._losses import BuiltIn, Loss
+from bpcore._losses import BuiltIn, Loss, SquaredError
 
 if TYPE_CHECKING:
     from bpcore._network import Network
 
-PREDICT = _core.FORWARD
+PREDICT = _core.FORWARD | _core.REUSE
 TRACE = _core.FORWARD | _core.CACHE
-EVALUATE = _core.FORWARD | _core.LOSS
-TRAIN = _core.FORWARD | _core.CACHE | _core.LOSS | _core.BACKWARD
+EVALUATE = _core.FORWARD | _core.LOSS | _core.REUSE
+TRAIN = _core.FORWARD | _core.CACHE | _core.LOSS | _core.BACKWARD | _core.REUSE
 REVERSE = _core.LOSS | _core.BACKWARD | _core.INPUT_GRAD
 
 # A plan without a backward pass takes any number of rows, in chunks of at most so many.
@@ -35,6 +35,7 @@ class Cost:
     weight: float
     target_cols: int
     target_is_integer: bool
+    fused_with: str | None = None  # it reads what this activation, the output's own, reads
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Key:
     n_threads: int
     losses: tuple[Cost, ...] = ()
     weighted: bool = False
+    fixed: bool = False  # no parameter has a gradient
 
 
 @dataclass
@@ -60,13 +62,14 @@ class Compiled:
     outputs: list[int]
     targets: list[int]
     weight: int = -1
+    ones: list[tuple[int, int]] = field(default_factory=list)  # buffers of ones, and their columns
 
 
 def compiled(net: Network, key: Key) -> Compiled:
     """A plan of this network's own operations."""
     plan, graph = _core.Plan(net.dtype), net._graph
     made = Compiled(plan, [], [], [], [], [], [])
-    frozen = {name for node in graph.nodes if node.base in net._frozen for name in node.parameters}
+    frozen = {name for node in graph.nodes if key.fixed or node.base in net._frozen for name in node.parameters}
     slots = {
         name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen) for name, p in graph.parameters.items()
     }
@@ -82,10 +85,15 @@ def compiled(net: Network, key: Key) -> Compiled:
         made.df.append(-1 if made.z[-1] == a else plan.cache(a))
     made.inputs = [made.a[i] for i in graph.inputs]
     made.outputs = [made.a[i] for i in graph.outputs]
+    if key.flags == PREDICT:
+        for out in made.outputs:
+            plan.keep(out)
     for cost in key.losses:
         target = plan.buffer(cost.target_cols, integer=cost.target_is_integer)
         made.targets.append(target)
         out, shape = made.outputs[cost.output], graph.nodes[graph.outputs[cost.output]].shape
+        if cost.fused_with:
+            out = plan.reads(out)
         if isinstance(cost.loss, Loss):
             plan.loss(None, out, target, function=(cost.loss.value, cost.loss.gradient, shape), weight=cost.weight)
         else:
@@ -97,6 +105,17 @@ def compiled(net: Network, key: Key) -> Compiled:
     return made
 
 
+def memory(net: Network, rows: int) -> tuple[int, int]:
+    """Bytes of the arena for training steps of `rows` examples, and if no buffers shared their memory."""
+    outputs = net._ends(net._graph.outputs)
+    costs = [Cost(i, SquaredError(), 1.0, node.n_out, False) for i, node in enumerate(outputs)]
+    numbers = compiled(net, Key(TRAIN, rows, 1, tuple(costs))).plan.describe()
+    return numbers["arena_bytes"], numbers["unshared_bytes"]
+
+
+Make = Callable[["Network", Key], Compiled]
+
+
 class PlanCache:
     """The plans a network used last, each handed to one call at a time.
 
@@ -105,18 +124,19 @@ class PlanCache:
     """
 
     def __init__(self) -> None:
-        self._free: dict[Key, list[Compiled]] = {}
+        self._free: dict[tuple[Make, Key], list[Compiled]] = {}
 
     @contextmanager
-    def take(self, net: Network, key: Key) -> Iterator[Compiled]:
-        """A plan for `key`, this call's alone until it is done."""
+    def take(self, net: Network, key: Key, make: Make = compiled) -> Iterator[Compiled]:
+        """A plan that `make` makes for `key`, this call's alone until it is done."""
+        place = make, key
         try:
-            made = self._free[key].pop()
+            made = self._free[place].pop()
         except (KeyError, IndexError):
-            made = compiled(net, key)
+            made = make(net, key)
         yield made
-        plans = self._free.pop(key, [])
+        plans = self._free.pop(place, [])
         plans.append(made)
-        self._free[key] = plans[-_KEPT:]  # the youngest key is last
+        self._free[place] = plans[-_KEPT:]  # the youngest key is last
         for old in list(self._free)[:-_KEPT]:
             self._free.pop(old, None)

@@ -17,8 +17,6 @@ class Symbol:
     and cut by `h[...]` as an array of that shape is.
     """
 
-    __slots__ = ("inputs", "layer", "shape")
-
     layer: Any
     inputs: tuple[Symbol, ...]
     shape: Shape
@@ -68,6 +66,11 @@ class Symbol:
         if number == 0:
             raise ZeroDivisionError(f"{self!r} / 0")
         return _scaled(self, 1 / number)
+
+    def __matmul__(self, other: Any) -> Symbol:
+        from bpcore._matmul import MatMul
+
+        return MatMul()(self, other) if isinstance(other, Symbol) else NotImplemented
 
     def __getitem__(self, index: Any) -> Symbol:
         from bpcore._operations import Slice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from pathlib import Path
 
 from bpcore import _core, _validate
@@ -50,11 +51,28 @@ def _default() -> int:
     """The smallest of CPU affinity, cgroup quota, BPCORE_NUM_THREADS and OMP_NUM_THREADS."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limits = [allowed, max(1, int(min(_cgroup_quota(), allowed)))]
-    for name in ("BPCORE_NUM_THREADS", "OMP_NUM_THREADS"):
-        first = os.environ.get(name, "").split(",")[0].strip()
-        if first.isdecimal() and int(first) > 0:
-            limits.append(int(first))
+    limits += filter(None, map(_limit, ("BPCORE_NUM_THREADS", "OMP_NUM_THREADS")))
     return min(*limits, _core.MAX_THREADS)
+
+
+def _limit(variable: str) -> int:
+    """What a variable of the environment allows, of a list as OpenMP has it the first; 0 where it says nothing."""
+    try:
+        return max(0, int(os.environ.get(variable, "").split(",")[0]))
+    except ValueError:
+        return 0
+
+
+def read_limit() -> None:
+    """Warns of a BPCORE_NUM_THREADS that is not a number of threads."""
+    value = os.environ.get("BPCORE_NUM_THREADS", "")
+    if value.strip() and not _limit("BPCORE_NUM_THREADS"):
+        warnings.warn(
+            f"BPCORE_NUM_THREADS: expected a number of threads from 1 on, got {value!r}; it is ignored, and bpcore "
+            f"uses {_default()}",
+            RuntimeWarning,
+            stacklevel=3,  # the import of bpcore
+        )
 
 
 def set_num_threads(n: int) -> None:

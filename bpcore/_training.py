@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpcore import _callbacks, _core, _losses, _optimizers, _plans, _threads, _validate
+from bpcore import _callbacks, _core, _levenberg, _losses, _optimizers, _plans, _threads, _validate
 from bpcore._errors import DivergenceError
 from bpcore._history import History
 from bpcore._layers import SHUFFLE
@@ -135,6 +135,8 @@ def fit(net: Network, X: Any, y: Any, s: Settings) -> History:
     _optimizers.check(optimizer, net.dtype)
     epochs = _validate.integer("epochs", s.epochs, 0, 2**31)
     batch = n if s.batch_size is None else min(n, _validate.integer("batch_size", s.batch_size, 1, 2**62))
+    if isinstance(optimizer, _optimizers.LevenbergMarquardt):
+        _levenberg.check(net, data, batch)
     shuffled = _validate.flag("shuffle", s.shuffle) and batch < n
     seed = net.seed if s.seed is None else _validate.seed(s.seed)
     n_threads = _threads.resolve(s.n_threads)
@@ -171,7 +173,8 @@ class _Loop:
         self.net, self.n, self.validation, self.n_threads = net, data.n, validation, n_threads
         self.callbacks, self.verbose = callbacks, verbose
         self.state = _callbacks.State(net, History(), net.epoch, net.step)
-        self.run = data.run(net, made)
+        newton = isinstance(optimizer, _optimizers.LevenbergMarquardt)
+        self.run: Any = _levenberg.Run(net, data, n_threads) if newton else data.run(net, made)
         memory = net._memory
         if memory.optimizer != optimizer:
             memory = _optimizers.Memory(optimizer, tuple(np.zeros_like(net.theta) for _ in optimizer.states), 0)
@@ -186,10 +189,10 @@ class _Loop:
     def train(self, epochs: int, batch: int, seed: int | None) -> History:
         """Runs the epochs; shuffled where there is a seed."""
         net, state = self.net, self.state
-        first_step = net.step
+        first_step, last_epoch = net.step, net.epoch + epochs
         try:
             self._tell("on_fit_begin")
-            for i in range(epochs):
+            for _ in range(epochs):
                 if state.stopped:
                     break
                 order = None if seed is None else _core.permutation(self.n, seed, SHUFFLE, net.epoch & 0xFFFFFFFF)
@@ -201,7 +204,7 @@ class _Loop:
                 self._close_epoch(time.perf_counter() - start)
                 self._count(first_step)
                 if self.verbose:
-                    self._print(i + 1, epochs)
+                    self._print(last_epoch)
                 self._tell("on_epoch_end")
             self._tell("on_fit_end")
         finally:
@@ -251,9 +254,9 @@ class _Loop:
             if "accuracy" in result:
                 history.val_accuracy.append(result["accuracy"])
 
-    def _print(self, done: int, epochs: int) -> None:
+    def _print(self, last_epoch: int) -> None:
         history = self.state.history
-        words = [f"epoch {done}/{epochs}", f"loss {history.loss[-1]:.5g}"]
+        words = [f"epoch {history.epoch[-1]}/{last_epoch}", f"loss {history.loss[-1]:.5g}"]
         if history.val_loss:
             words.append(f"val_loss {history.val_loss[-1]:.5g}")
         if history.val_accuracy:

@@ -131,6 +131,17 @@ def dtype(value: Any) -> np.dtype[Any]:
 # ---- arrays ----
 
 
+def _column(table: Any) -> str:
+    """What to say of a data frame, above all of its first column that is not numbers; nothing of other arrays."""
+    if not hasattr(table, "columns") or not hasattr(table, "dtypes"):
+        return ""
+    for column, dtype in zip(table.columns, table.dtypes, strict=True):
+        if np.asarray(table[column]).dtype.kind not in "fiub":
+            cure = "make numbers of it (of categories a column of 0 and 1 each), or drop it"
+            return f": column {column!r} is {dtype}; {cure}"
+    return "; its columns are of several types: use .astype(float)"
+
+
 def array(name: str, value: Any) -> np.ndarray:
     """Real numbers as an ndarray, not copied where they already are one."""
     if hasattr(value, "tocsr") or hasattr(value, "todense"):
@@ -143,7 +154,7 @@ def array(name: str, value: Any) -> np.ndarray:
         raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from None
     if found.dtype.kind not in "fiub" or not _core.is_source(found.dtype):
         cure = f"; for labels use np.unique({name}, return_inverse=True)[1]" if name == "y" else ""
-        raise TypeError(f"{name}: expected real numbers, got dtype {found.dtype}{cure}")
+        raise TypeError(f"{name}: expected real numbers, got dtype {found.dtype}{_column(value)}{cure}")
     return found
 
 
@@ -156,7 +167,7 @@ def _find(name: str, a: np.ndarray, dtype: np.dtype[Any], low: float, high: floa
     if not np.isfinite(value):
         raise ValueError(f"{name}: expected finite numbers; {place}")
     if not low <= value <= high:
-        raise ValueError(f"{name}: expected numbers from {low:g} to {high:g}; {place}")
+        raise ValueError(f"{name}: expected numbers from {low:.15g} to {high:.15g}; {place}")
     cure = ", or use dtype='float64'" if dtype == np.float32 else ""
     raise ValueError(f"{name}: {place}, which overflows {dtype}; scale it{cure}")
 
@@ -218,7 +229,7 @@ def _input(value: Any, node: Any, dtype: np.dtype[Any], check_finite: bool, name
     if node.layer.integer:
         if a.dtype.kind not in "iu":
             raise TypeError(f"{name}: expected whole numbers, got dtype {a.dtype}; use {name}.astype(int)")
-        _find(name, a, np.dtype(np.float64), -(2.0**31), 2.0**31 - 1)
+        _find(name, a, np.dtype(np.float64), 0, node.n_labels - 1)
     elif check_finite and a.dtype.kind == "f":
         _find(name, a, dtype, -math.inf, math.inf)
     return a
@@ -287,6 +298,23 @@ def any_target(
     return Target(flat, cols, a.dtype.kind != "f", shape)
 
 
+def _distributions(name: str, a: np.ndarray) -> None:
+    """Along the last axis probabilities that sum to 1, up to the rounding of float16 or to three digits."""
+    step = max(1, 2**16 // math.prod(a.shape[1:]))
+    for first in range(0, len(a), step):
+        sums = np.einsum("...j->...", a[first : first + step], dtype=np.float64, casting="same_kind")
+        wrong = np.abs(sums - 1) > 2e-3
+        if wrong.any():
+            index = np.argwhere(wrong)[0]
+            place = ", ".join(map(str, index + [first, *[0] * (index.size - 1)]))
+            cure = "divide each row by its sum, and give what a row is to count for as sample_weight"
+            several = "for classes that do not exclude each other use logistic outputs and binary_cross_entropy"
+            raise ValueError(
+                f"{name}: expected rows of probabilities that sum to 1 for cross_entropy; {name}[{place}] sums to "
+                f"{sums[tuple(index)]:g}; {cure}; {several}"
+            )
+
+
 def target(
     value: Any,
     n: int,
@@ -323,6 +351,8 @@ def target(
         raise ValueError(f"{name}: expected shape ({n}, {words}){short}, got {a.shape}{cure}")
     if check_finite and (a.dtype.kind == "f" or low > -math.inf or high < math.inf):
         _find(name, a, dtype, low, high)
+    if check_finite and classes:
+        _distributions(name, a)
     return Target(a, math.prod(shape), False, a.shape[1:])
 
 

@@ -72,7 +72,8 @@ static void convert(const bp_array *a, const char *from, int64_t n, int64_t stri
 }
 
 /* The runs of a row of more than one axis: outer axes, the last innermost, count up like an odometer. */
-static void gather_runs(const bp_array *a, const char *from, const bp_buffer *b, bp_dtype dtype, size_t size, char *to) {
+static void gather_runs(const bp_array *a, const char *from, const bp_buffer *b, bp_dtype dtype, size_t size,
+                        char *to) {
     int64_t at[BP_MAX_OUTER] = {0};
     for (;;) {
         convert(a, from, a->cols, a->col_stride, b, dtype, to);

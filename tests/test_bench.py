@@ -1,5 +1,6 @@
 """The benchmarks: harness, floor, report; NumPy and bpcore train alike."""
 
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -63,6 +64,20 @@ def test_the_floor_is_the_slower_of_products_and_weights():
     seconds, bound = bench_scaling.floor(Spec((1000, 1000), batch=1), 1, figures)
     assert bound == f"{1 << 18} KiB"
     assert seconds == pytest.approx(3 * 4 * 1001 * 1000 / 1e9)
+
+
+def test_the_cost_of_a_barrier(tmp_path):
+    import bench_barrier
+
+    lines = subprocess.check_output([bench_barrier.build(tmp_path), "2", "3", "0.0005"], text=True)
+    found = bench_barrier.parse(lines)
+    assert 0 < found["barrier"] < 1
+    assert len(found["steps"]) == 32
+    for step in found["steps"][16:]:
+        assert 0.5 * step["work"] < step["alone"] < 1  # the work is done
+    steps = [{"work": w, "alone": w, "together": t} for w, t in ((1, 0.9), (2, 3), (3, 2), (4, 2))]
+    assert bench_barrier.smallest(steps) == 3
+    assert bench_barrier.smallest(steps[:2]) is None
 
 
 def test_the_report_writes_between_its_markers(tmp_path, monkeypatch):

@@ -9,6 +9,8 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from bpcore import _core
 
 ROOT = Path(__file__).parent.parent
@@ -16,6 +18,7 @@ PARTS = sorted(p for p in (ROOT / "tests/c").glob("*.c") if not p.name.endswith(
 SOURCES = [*PARTS, *sorted((ROOT / "csrc").glob("*.c")), *sorted((ROOT / "csrc/kernels").glob("*.c"))]
 FLAGS = "-std=c11 -D_GNU_SOURCE -fno-math-errno -fno-trapping-math -O1 -g -fno-omit-frame-pointer -Wall -Wextra"
 SANITIZE = "-fno-sanitize-recover=all -fsanitize="
+FUSED = {"avx2", "avx512", "neon"}  # multiply and add: these have the same bits
 LINK = ["-pthread", "-lm", *(f"-Wl,--wrap={f}" for f in ("malloc", "calloc", "realloc", "posix_memalign"))]
 
 
@@ -58,6 +61,14 @@ def passes(program, parts, least, **environment):
     assert closing and int(closing[1]) >= least, said
     for part in parts:
         assert re.search(rf"^{part}: [1-9]\d* checks$", done.stdout, re.M), said
+    return done.stdout
+
+
+def digests(program, isa):
+    """Of the bits of each activation, each loss, products and training."""
+    found = re.findall(r"^digest (\S+ float\d\d) (\w{16})$", passes(program, ["digests"], 100, BPCORE_ISA=isa), re.M)
+    assert len({what for what, _ in found}) == len(found) >= 60
+    return dict(found)
 
 
 def test_no_address_leak_or_undefined_behaviour_on_any_instruction_set(tmp_path):
@@ -73,10 +84,24 @@ def test_no_address_leak_or_undefined_behaviour_on_any_instruction_set(tmp_path)
         passes([program], ["gradients"], 20_000, BPCORE_ISA=isa, **options)
 
 
-def test_vector_functions(tmp_path):
+@pytest.fixture(scope="module")
+def optimised(tmp_path_factory):
+    return [build(tmp_path_factory.mktemp("optimised"), "-O3")]
+
+
+def test_vector_functions(optimised):
     """BPCORE_COMPLETE=1 (.ci/run) makes it all of float32."""
     complete = {"BPCORE_COMPLETE": "1"} if os.environ.get("BPCORE_COMPLETE") else {}
-    passes([build(tmp_path, "-O3")], ["functions"], 50, **complete)
+    passes(optimised, ["functions"], 50, **complete)
+
+
+def test_digests_tell_bits_apart(optimised):
+    """Fused or not changes most; what has no sum of products keeps its bits."""
+    found = {isa: digests(optimised, isa) for isa in _core.isa()[1]}
+    for isa in FUSED & found.keys():
+        unlike = {what for what, bits in found[isa].items() if bits != found["portable"][what]}
+        assert {"exp float32", "products float64", "sgd_owners float32"} <= unlike and "relu float32" not in unlike
+        assert found[isa] == found[min(FUSED & found.keys())], isa
 
 
 def test_no_data_race(tmp_path):
@@ -88,10 +113,17 @@ def test_no_data_race(tmp_path):
 CROSS = "aarch64-linux-gnu-gcc"
 if platform.machine() == "x86_64" and shutil.which(CROSS) and shutil.which("qemu-aarch64"):  # .ci/run installs them
 
-    def test_neon_under_emulation(tmp_path):
+    @pytest.fixture(scope="module")
+    def emulated(tmp_path_factory):
         # QEMU 7.2 does not survive threads in the child of a fork
-        program = build(tmp_path, "-O3 -static -DNO_FORK", CROSS)
-        passes(["qemu-aarch64", program], [], 100_000, BPCORE_ISA="neon")
+        return ["qemu-aarch64", build(tmp_path_factory.mktemp("neon"), "-O3 -static -DNO_FORK", CROSS)]
+
+    def test_neon_under_emulation(emulated):
+        passes(emulated, [], 100_000, BPCORE_ISA="neon")
+
+    def test_neon_has_the_bits_of_avx2(emulated, optimised):
+        if "avx2" in _core.isa()[1]:
+            assert digests(emulated, "neon") == digests(optimised, "avx2")
 
 
 def test_harness_calls_every_function_of_the_header():

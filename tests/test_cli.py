@@ -94,13 +94,14 @@ def test_demo_is_the_same_for_a_seed_and_any_threads(capsys):
         (["--net", "64-99999999999999999999-10"], "at most 100,000,000 parameters"),
         (["--net", "64-10000-10000-10"], "at most 100,000,000 parameters"),
         (["--net", ""], "expected positive sizes"),
-        (["--epochs", "-1"], "at least 1"),
-        (["--epochs", "0"], "at least 1"),
+        (["--epochs", "-1"], "argument --epochs: expected an integer from 1 to "),
+        (["--epochs", "0"], "argument --epochs: expected an integer from 1 to "),
+        (["--epochs", str(2**40)], "argument --epochs: expected an integer from 1 to "),
         (["--epochs", "many"], "many"),
-        (["--seed", "-1"], "at least 0"),
-        (["--seed", str(2**200)], "seed"),
-        (["--threads", "0"], "at least 1"),
-        (["--threads", "100000"], "n: "),
+        (["--seed", "-1"], "argument --seed: expected an integer from 0 to "),
+        (["--seed", str(2**200)], "argument --seed: expected an integer from 0 to "),
+        (["--threads", "0"], "argument --threads: expected an integer from 1 to 256, got 0"),
+        (["--threads", "100000"], "argument --threads: expected an integer from 1 to 256, got 100000"),
         (["--colour"], "--colour"),
     ],
 )
@@ -126,6 +127,13 @@ def test_help_on_any_terminal(columns):
     status, out, err = run("demo", "--help", COLUMNS=columns)
     assert (status, err) == (0, "")
     assert all(option in out for option in ("--net", "--epochs", "--seed", "--threads"))
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["--version"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out == f"bpcore {bp.__version__}\n"
 
 
 def test_info_shows_the_configuration(capsys):

@@ -6,6 +6,7 @@ import pickle
 import struct
 import threading
 import time
+import traceback
 import tracemalloc
 
 import numpy as np
@@ -160,12 +161,15 @@ def test_save_to_where_nothing_can_be_written_leaves_nothing(tmp_path):
     before = facts(net)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "full").touch()
-    with pytest.raises(OSError):
-        net.save(tmp_path / "folder")
-    with pytest.raises(FileNotFoundError):
-        net.save(tmp_path / "missing" / "net")
-    with pytest.raises(OSError):
-        net.save(tmp_path / "folder" / "full" / "net")
+    for where, error in (
+        (tmp_path / "folder", OSError),
+        (tmp_path / "missing" / "net", FileNotFoundError),
+        (tmp_path / "folder" / "full" / "net", NotADirectoryError),
+    ):
+        with pytest.raises(error) as caught:
+            net.save(where)
+        assert caught.value.filename == str(where) and caught.value.filename2 is None
+        assert ".tmp" not in "".join(traceback.format_exception(caught.value)).splitlines()[-1]
     with pytest.raises((OSError, ValueError)):
         net.save(tmp_path / "null\0")
     assert sorted(os.listdir(tmp_path)) == ["folder"] and os.listdir(tmp_path / "folder") == ["full"]
@@ -426,7 +430,7 @@ BAD_GRAPHS = {
     "dtype list": (setting(None, "dtype", ["float32"]), "dtype"),
     "other dtype": (setting(None, "dtype", "float64"), "F32, the graph says float64"),
     "nodes": (setting(None, "nodes", {}), "nodes: expected a list"),
-    "no nodes": (setting(None, "nodes", []), "at least one bp.Dense"),
+    "no nodes": (setting(None, "nodes", []), "at least one"),
     "numbers for nodes": (setting(None, "nodes", [1, 2]), "a node", "int"),
     "key": (setting(None, "code", "x"), "graph", "'code'"),
     "no key": (lambda graph: graph.pop("dtype"), "graph", "'nodes'"),
@@ -437,8 +441,8 @@ BAD_GRAPHS = {
     "op list": (setting(1, "op", ["dense"]), "unknown operation"),
     "op null": (setting(1, "op", None), "unknown operation"),
     "op custom": (setting(1, "op", "python_function"), "unknown operation"),
-    "input late": (setting(2, "op", "input"), "begins with an input"),
-    "no input": (setting(0, "op", "dense"), "begins with an input"),
+    "input late": (setting(2, "op", "input"), "inputs among the nodes before it"),
+    "no input": (setting(0, "op", "dense"), "inputs among the nodes before it"),
     "name": (setting(1, "name", 5), "name that is not a string: 5"),
     "name list": (setting(1, "name", ["a"]), "name that is not a string"),
     "name empty": (setting(1, "name", ""), "non-empty", "got ''"),
@@ -446,11 +450,11 @@ BAD_GRAPHS = {
         lambda graph: (graph["nodes"][2].update(name="a.b")), "'a.b'",
     ),
     "name twice": (lambda graph: (graph["nodes"][2].update(name=graph["nodes"][1]["name"])), "twice"),
-    "inputs": (setting(2, "inputs", ["input"]), "chain"),
-    "inputs two": (setting(2, "inputs", ["dense_1", "dense_1"]), "chain"),
-    "inputs none": (setting(2, "inputs", []), "chain"),
-    "inputs itself": (setting(1, "inputs", ["dense_1"]), "chain"),
-    "inputs null": (setting(1, "inputs", None), "chain"),
+    "inputs": (setting(2, "inputs", ["input"]), "in the order in which they are computed"),
+    "inputs two": (setting(2, "inputs", ["dense_1", "dense_1"]), "expected one input, got 2"),
+    "inputs none": (setting(2, "inputs", []), "inputs among the nodes before it"),
+    "inputs itself": (setting(1, "inputs", ["dense_1"]), "inputs among the nodes before it"),
+    "inputs null": (setting(1, "inputs", None), "expected a list of names"),
     "attributes": (setting(1, "attributes", []), "dense_1", "list"),
     "attributes null": (setting(1, "attributes", None), "dense_1", "NoneType"),
     "attribute key": (attribute(1, "init", "os.abort()"), "'init'"),
@@ -470,7 +474,7 @@ BAD_GRAPHS = {
     "shares itself": (setting(1, "attributes", {"shares": "dense_1"}), "shares the weights of 'dense_1'"),
     "shares the input": (setting(1, "attributes", {"shares": "input"}), "shares the weights of 'input'"),
     "shares a list": (setting(1, "attributes", {"shares": ["dense_1"]}), "shares the weights"),
-    "shares another width": (setting(2, "attributes", {"shares": "dense_1"}), "used twice, for 3 and for 4 inputs"),
+    "shares another width": (setting(2, "attributes", {"shares": "dense_1"}), "W of shape (3, 4) and (4, 4)"),
 }  # fmt: skip
 
 

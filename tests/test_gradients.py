@@ -54,6 +54,8 @@ def example(activation, depth, loss, *, bias=True, seed=0):
         a = ref.ACTIVATIONS[activation][0](z)
     y = rng.uniform(0, 0.6, (n, 3))
     y += 0.2 * (abs(a - y) < 0.1)  # a difference of equals has no digits
+    if loss == "cross_entropy":
+        y /= y.sum(axis=1, keepdims=True)
     return net, X, rng.integers(0, 3, n) if loss == "cross_entropy of labels" else y
 
 
@@ -148,7 +150,8 @@ def data(n, n_in, n_out, seed=0):
     rng = np.random.default_rng(seed)
     weight = rng.uniform(0, 2, n) * (rng.uniform(size=n) < 0.7)
     weight[-1] = 1.0
-    return rng.normal(size=(n, n_in)), rng.uniform(0, 0.6, (n, n_out)), weight
+    y = rng.uniform(0, 0.6, (n, n_out))
+    return rng.normal(size=(n, n_in)), y / y.sum(axis=1, keepdims=True) if n_out > 1 else y, weight
 
 
 backends = pytest.mark.parametrize("backend", ["native", "blas"])
@@ -245,6 +248,25 @@ def test_softmax_has_its_full_jacobian(dtype, tolerance):
 
 
 # ---- the whole range ----
+
+
+@pytest.mark.parametrize("dtype, rounding", [("float64", 1e-15), ("float32", 3e-7)])
+@pytest.mark.parametrize("delta", [1e-30, 1e-12, 1e-3, 1.0, 1e6, 1e18, 1e30])
+def test_huber_at_every_scale(delta, dtype, rounding):
+    """Losses below or above what the type holds may be 0 or infinite; no other is, and no gradient."""
+    r = np.concatenate([np.geomspace(1e-37, 1e37, 75), delta * np.array([0.5, 1 - 1e-6, 1, 1 + 1e-6, 2])])
+    r = np.concatenate([-r, [0], r]).astype(dtype)
+    net = bp.Network([bp.Input(1), bp.Dense(1, init="ones", bias=False)], dtype=dtype)
+    size, held = abs(r.astype("g")), np.dtype(dtype).type(delta)
+    E = np.where(size <= held, size**2 / 2, held * (size - np.longdouble(held) / 2))
+    limits = np.finfo(dtype)
+    for residual, wanted in zip(r, E, strict=True):
+        grads = net.backward(net.forward([[residual]]), [[0.0]], loss=bp.losses.Huber(delta))
+        np.testing.assert_allclose(grads.delta[1], np.clip([[residual]], -held, held), rtol=rounding)
+        if 4 * limits.tiny < wanted < limits.max / 4:
+            np.testing.assert_allclose(grads.loss, float(wanted), rtol=rounding)
+        else:
+            assert grads.loss <= 4 * limits.tiny or grads.loss >= limits.max / 4
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("float32", 2e-5)])

@@ -44,8 +44,7 @@ DEFAULT = "import json, bpcore as bp; print(json.dumps(bp.get_num_threads()))"
         ({"BPCORE_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"}, 1),
         ({"BPCORE_NUM_THREADS": "100000"}, CPUS),
         ({"BPCORE_NUM_THREADS": ""}, CPUS),
-        ({"BPCORE_NUM_THREADS": "0"}, CPUS),
-        ({"BPCORE_NUM_THREADS": "-3"}, CPUS),
+        ({"BPCORE_NUM_THREADS": " "}, CPUS),
         ({"OMP_NUM_THREADS": "many"}, CPUS),
         ({"OMP_NUM_THREADS": "\N{SUPERSCRIPT ONE}"}, CPUS),
     ],
@@ -53,6 +52,25 @@ DEFAULT = "import json, bpcore as bp; print(json.dumps(bp.get_num_threads()))"
 def test_default_is_the_smallest_limit(env, limit):
     quota = max(1, int(min(_threads._cgroup_quota(), CPUS)))
     assert run(DEFAULT, **env) == min(limit, quota, _core.MAX_THREADS)
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-3", "2.5", ",4", "9" * 5000])
+def test_a_limit_that_is_none_is_warned_of(value):
+    script = '''
+    import json, warnings
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        import bpcore as bp
+    print(json.dumps([bp.get_num_threads(), [[str(w.message), w.category.__name__, w.filename] for w in caught]]))
+    '''
+    expected = run(DEFAULT, OMP_NUM_THREADS="1")
+    limit, caught = run(script, BPCORE_NUM_THREADS=value, OMP_NUM_THREADS="1")
+    assert limit == expected == 1
+    [[message, category, filename]] = caught
+    assert message.startswith(f"BPCORE_NUM_THREADS: expected a number of threads from 1 on, got {value!r}; ")
+    assert message.endswith("bpcore uses 1") and category == "RuntimeWarning"
+    assert filename == "<string>"  # the line that imports bpcore
+    assert "RuntimeWarning" in run(DEFAULT, 1, BPCORE_NUM_THREADS=value)  # an error by -W error
 
 
 if hasattr(os, "sched_setaffinity"):  # Linux

@@ -10,6 +10,7 @@ import pytest
 from scipy import LowLevelCallable
 
 import bpcore as bp
+from bpcore import _validate
 
 RNG = np.random.default_rng(0)
 N = 300  # more than one block of the scan
@@ -56,6 +57,20 @@ class Sparse:
         return self
 
 
+class Frame:
+    """Like pandas.DataFrame, of named columns."""
+
+    def __init__(self, **columns):
+        self.table = {name: np.asarray(column) for name, column in columns.items()}
+        self.columns, self.dtypes = list(self.table), [column.dtype for column in self.table.values()]
+
+    def __getitem__(self, name):
+        return self.table[name]
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(list(zip(*self.table.values(), strict=True)), object)
+
+
 def poisoned(value, index=(4, 1), a=X):
     a = a.copy()
     a[index] = value
@@ -83,9 +98,13 @@ BAD_X = {
     "datetime": (X.astype("M8[s]"), TypeError, "expected real numbers", "datetime64[s]"),
     "timedelta": (X.astype("m8[s]"), TypeError, "expected real numbers", "timedelta64[s]"),
     "structured": (STRUCTURED, TypeError, "expected real numbers", "'a'"),
-    "dict": ({"a": 1}, TypeError, "expected real numbers", "object"),
+    "dict": ({"a": 1}, ValueError, "expected the keys input", "got a"),
     "generator": ((row for row in X), TypeError, "expected real numbers", "object"),
     "huge ints": ([[2**70] * 3] * N, TypeError, "expected real numbers", "object"),
+    "a frame with words": (
+        Frame(age=X[:, 0], city=["Basel"] * N, pet=["cat"] * N), TypeError, "expected real numbers",
+        "column 'city' is <U5; make numbers of it",
+    ),
     "sparse": (Sparse(), TypeError, "expected a dense array", "Sparse", "{name}.toarray()"),
     "masked": (np.ma.masked_less(X, 0), TypeError, "masked arrays", "{name}.filled"),
     "NaN": (poisoned(np.nan), ValueError, "expected finite numbers", "{name}[4, 1] is nan"),
@@ -200,6 +219,15 @@ def y_cases():
             "y[5, 0] is -0.1",
         ),
         "odds of two": (odds, Y, ValueError, f"({N}, 1) or ({N},)", f"got ({N}, 2)"),
+        "rows that sum to more than 1": (
+            classes, poisoned(0.75, (299, 0), rows), ValueError, "sum to 1 for cross_entropy", "y[299] sums to 1.75",
+            "divide each row by its sum", "sample_weight", "binary_cross_entropy",
+        ),
+        "a row of zeros": (classes, rows * (LABELS > 0)[:, None], ValueError, "y[0] sums to 0"),
+        "several classes": (classes, rows.astype(int) | np.eye(4, dtype=int)[0], ValueError, "y[1] sums to 2"),
+        "a row that sums to 1 with a number below 0": (
+            classes, np.array([[1.5, -0.5, 0, 0]] * N), ValueError, "from 0 to inf", "y[0, 1] is -0.5",
+        ),
     }
 
 
@@ -226,6 +254,43 @@ def test_wrong_y(kind, call):
         run = lambda: CALLS[call](net, X, bad)  # noqa: E731
     words = [re.sub(r"\by(?=[\[.])", name, word) for word in words]
     refused(net, run, error, f"{name}:", *words)
+
+
+@pytest.mark.parametrize("kind", ["float16", ">f4", "f8", "g", "i1", "?", "three digits"])
+def test_probabilities_of_every_type_sum_to_one(kind):
+    """One-hot rows, smoothed labels, soft targets, in more rows than a block of the check; the sums need no copy."""
+    net = bp.Network([bp.Input(3), bp.Dense(7, "softmax")])
+    n = 2**16
+    hot = np.eye(7)[np.arange(n) % 7]
+    soft = np.random.default_rng(0).dirichlet(np.ones(7), n)
+    if kind in ("i1", "?"):
+        targets = [hot.astype(kind)]
+    elif kind == "three digits":
+        targets = [np.full((n, 7), 0.143)]
+    else:
+        targets = [np.asfortranarray(a.astype(kind)) for a in (hot, 0.9 * hot + 0.1 / 7, soft)]
+    for y in targets:
+        net.evaluate(np.zeros((n, 3)), y)
+        y = y.copy()
+        y[n - 1] = 0
+        with pytest.raises(ValueError, match=rf"y\[{n - 1}\] sums to 0;"):
+            net.evaluate(np.zeros((n, 3)), y)
+    net.fit(np.zeros((n, 3)), y, batch_size=None, check_finite=False)  # no scan
+
+
+def test_probabilities_of_every_position_sum_to_one():
+    y = np.full((2**16, 2, 4), 0.25)
+    settings = {"classes": True, "low": 0.0, "high": np.inf}
+    assert _validate.target(y, len(y), (2, 4), np.dtype(np.float32), **settings).cols == 8
+    y[60000, 1, 2] = 0.75
+    with pytest.raises(ValueError, match=r"^y: .*; y\[60000, 1\] sums to 1\.5; "):
+        _validate.target(y, len(y), (2, 4), np.dtype(np.float32), **settings)
+
+
+def test_huber_needs_a_delta_that_the_network_can_hold():
+    net, loss = trained(), bp.losses.Huber(1e-40)
+    refused(net, lambda: net.fit(X, Y, loss=loss), ValueError, "delta:", "float32 can hold", "1e-40", "dtype='float64'")
+    assert trained(dtype="float64").evaluate(X, Y, loss=loss)["loss"] > 0
 
 
 W = np.ones(N)
@@ -405,7 +470,10 @@ FOREIGN_TAPES = {
     "gradients": (lambda net: net.backward(net.forward(X), Y), TypeError, "got Gradients"),
     "other widths": (relabel, ValueError, "of this network, got one of another"),
     "other type": (lambda net: trained(dtype="float64").forward(X), ValueError, "in float32, got float64"),
-    "other output": (lambda net: trained(output="softmax", y=abs(Y)).forward(X), ValueError, "got one of another"),
+    "other output": (
+        lambda net: trained(output="softmax", y=np.eye(2)[LABELS % 2]).forward(X),
+        ValueError, "got one of another",
+    ),
     "no bias": (
         lambda net: bp.Network([bp.Input(3), bp.Dense(5, "tanh", bias=False), bp.Dense(2)]).forward(X),
         ValueError, "got one of another",
@@ -460,7 +528,8 @@ BAD_OBJECT = {
     "Input none": (lambda: bp.Input(0), ValueError, "units:", "from 1 to 2147483647", "got 0"),
     "Input negative": (lambda: bp.Input(-3), ValueError, "units:", "got -3"),
     "Input float": (lambda: bp.Input(3.0), TypeError, "units:", "expected an integer", "3.0 of type float"),
-    "Input tuple": (lambda: bp.Input((3,)), TypeError, "units:", "expected an integer", "(3,)"),
+    "Input tuple": (lambda: bp.Input((3, 2.0)), TypeError, "units:", "expected an integer", "2.0"),
+    "Input axes": (lambda: bp.Input((1,) * 5), ValueError, "units:", "1 to 4 sizes", "(1, 1, 1, 1, 1)"),
     "Input bool": (lambda: bp.Input(True), TypeError, "units:", "expected an integer", "True"),
     "Input 2^31": (lambda: bp.Input(2**31), ValueError, "units:", "to 2147483647", "2147483648"),
     "Dense 2^40": (lambda: bp.Dense(2**40), ValueError, "units:", "to 2147483647", "1099511627776"),
@@ -549,19 +618,19 @@ def chain(*layers, **settings):
 SHARED = bp.Dense(3)
 INPUT = bp.Input(3)
 BAD_NETWORK = {
-    "nothing": (lambda: bp.Network([]), ValueError, "layers:", "at least one bp.Dense", "0 layers"),
-    "input only": (chain(), ValueError, "layers:", "at least one bp.Dense", "1 layers"),
+    "nothing": (lambda: bp.Network([]), ValueError, "layers:", "at least one layer", "0 layers"),
+    "input only": (chain(), ValueError, "layers:", "at least one layer", "1 layers"),
     "no list": (lambda: bp.Network(5), TypeError, "layers:", "expected a list", "int"),
     "a word": (lambda: bp.Network("relu"), TypeError, "layers:", "expected a list", "str"),
     "a dict": (lambda: bp.Network({INPUT: 1}), TypeError, "layers:", "expected a list", "dict"),
     "a layer": (lambda: bp.Network(bp.Dense(3)), TypeError, "layers:", "expected a list", "Dense"),
-    "a class": (chain(bp.Dense), TypeError, "layers[1]:", "expected bp.Input or bp.Dense", "Dense"),
-    "a number": (chain(3), TypeError, "layers[1]:", "expected bp.Input or bp.Dense", "3 of type int"),
+    "a class": (chain(bp.Dense), TypeError, "layers[1]:", "expected a layer such as bp.Input or bp.Dense", "Dense"),
+    "a number": (chain(3), TypeError, "layers[1]:", "expected a layer such as bp.Input or bp.Dense", "3 of type int"),
     "no input": (lambda: bp.Network([SHARED]), ValueError, "layers[0]:", "bp.Input first", "Dense(3"),
     "two inputs": (chain(SHARED, INPUT), ValueError, "layers[2]:", "bp.Input first", "Input(3)"),
     "names twice": (chain(bp.Dense(2, name="a"), bp.Dense(2, name="a")), ValueError, "layers:", "'a' twice"),
     "name of the input": (chain(bp.Dense(2, name="input")), ValueError, "layers:", "'input' twice"),
-    "shared at two widths": (chain(SHARED, bp.Dense(4), SHARED), ValueError, "layers:", "for 3 and for 4 inputs"),
+    "shared at two widths": (chain(SHARED, bp.Dense(4), SHARED), ValueError, "layers:", "W of shape (3, 3) and (4, 3)"),
     "init shape": (chain(bp.Dense(2, init=np.ones((3, 2)))), ValueError, "init:", "shape (2, 3)", "(3, 2)"),
     "init 1-D": (chain(bp.Dense(2, init=np.ones(6))), ValueError, "init:", "shape (2, 3)", "(6,)"),
     "init NaN": (chain(bp.Dense(1, init=[[0, 0, np.nan]])), ValueError, "init:", "finite", "init[0, 2] is nan"),
@@ -703,7 +772,7 @@ def test_a_label_that_turns_bad_while_fit_runs(check_finite, label):
             kept["theta"] = state.net.theta.copy()
 
     net = bp.Network([bp.Input(3), bp.Dense(5, "tanh"), bp.Dense(4, "softmax")], seed=1)
-    with pytest.raises(ValueError, match="y: a class label left the range"):
+    with pytest.raises(ValueError, match="X or y: .* a class label of y beyond"):
         net.fit(X, y, epochs=5, batch_size=None, check_finite=check_finite, callbacks=spoil)
     assert net.epoch == 2 and net.step == 2 and net.theta.tobytes() == kept["theta"].tobytes()
 

@@ -14,7 +14,7 @@
 #include <arm_neon.h>
 #endif
 
-enum { BP_N_ACTIVATIONS = 13, BP_N_LOSSES = 5 };
+enum { BP_N_ACTIVATIONS = 26, BP_N_LOSSES = 6 };
 
 typedef struct {
     const char *name;
@@ -36,10 +36,6 @@ typedef struct {
     bp_param_fn *param_grad[2];
     bp_update_fn *param_update[2];
 } bp_op_kernels;
-
-#define BP_NUMBER(type, ...) BP_OP_##type,
-enum { BP_OPERATIONS(BP_NUMBER) BP_N_OPERATIONS };
-#undef BP_NUMBER
 
 /* The kernels of one instruction set, by bp_dtype. */
 typedef struct {

@@ -1,17 +1,33 @@
-/* The table of operations: OPERATION(type, forward, backward, param_grad, param_update).  What a type declares stands in
- * its file beside the kernels; operations.inc lists the files. */
+/* The table of operations: OPERATION(type, forward, backward, param_grad, param_update).  What a type declares stands
+ * in its file beside the kernels; operations.inc lists the files. */
+#ifndef BP_OPERATIONS_H
+#define BP_OPERATIONS_H
+
 #define BP_OPERATIONS(OPERATION)                                                                                      \
     OPERATION(dense, BOTH(dense_forward), BOTH(dense_backward), BOTH(dense_param_grad), BOTH(dense_param_update))      \
     OPERATION(activation, BOTH(activation_forward), BOTH(elementwise_backward), NONE, NONE)                           \
     OPERATION(user_function, BOTH(user_forward), BOTH(elementwise_backward), NONE, NONE)                              \
     OPERATION(python_function, BOTH(python_forward), BOTH(elementwise_backward), NONE, NONE)                          \
     OPERATION(softmax, BOTH(softmax_forward), BOTH(softmax_backward), NONE, NONE)                                     \
+    OPERATION(softmax_product, BOTH(softmax_product_forward), BOTH(softmax_product_backward), NONE, NONE)             \
     OPERATION(add, BOTH(add_forward), BOTH(add_backward), NONE, NONE)                                                 \
     OPERATION(multiply, BOTH(multiply_forward), BOTH(multiply_backward), NONE, NONE)                                  \
     OPERATION(scale, BOTH(scale_forward), BOTH(scale_backward), BOTH(scale_param_grad), NONE)                         \
     OPERATION(shift, BOTH(shift_forward), BOTH(shift_backward), BOTH(shift_param_grad), NONE)                         \
     OPERATION(concat, BOTH(concat_forward), BOTH(concat_backward), NONE, NONE)                                        \
-    OPERATION(permute, BOTH(permute_forward), BOTH(permute_backward), NONE, NONE)                         \
+    OPERATION(permute, BOTH(permute_forward), BOTH(permute_backward), NONE, NONE)                                     \
     OPERATION(conv, BOTH(conv_forward), BOTH(conv_backward), BOTH(conv_param_grad), NONE)                             \
     OPERATION(max_pool, BOTH(max_pool_forward), BOTH(max_pool_backward), NONE, NONE)                                  \
-    OPERATION(average_pool, BOTH(average_pool_forward), BOTH(average_pool_backward), NONE, NONE)
+    OPERATION(average_pool, BOTH(average_pool_forward), BOTH(average_pool_backward), NONE, NONE)                      \
+    OPERATION(recurrent, BOTH(recurrent_forward), BOTH(recurrent_backward), BOTH(recurrent_param_grad), NONE)         \
+    OPERATION(embedding, BOTH(embedding_forward), NONE, BOTH(embedding_param_grad), NONE)                             \
+    OPERATION(layer_norm, BOTH(layer_norm_forward), BOTH(layer_norm_backward), BOTH(layer_norm_param_grad), NONE)      \
+    OPERATION(dropout, BOTH(dropout_forward), BOTH(elementwise_backward), NONE, NONE)                                 \
+    OPERATION(matmul, BOTH(matmul_forward), BOTH(matmul_backward), NONE, NONE)                                        \
+    OPERATION(function, BOTH(function_forward), BOTH(function_backward), NONE, NONE)
+
+#define BP_NUMBER(type, ...) BP_OP_##type,
+enum { BP_OPERATIONS(BP_NUMBER) BP_N_OPERATIONS };
+#undef BP_NUMBER
+
+#endif

@@ -12,6 +12,8 @@ void check(int ok, const char *condition, const char *file, int line);
 
 double uniform(uint64_t *state); /* in -1..1, splitmix64 */
 void *zeros(size_t n, size_t size);
+double get(bp_dtype dtype, const void *from, int64_t i); /* element i of an array */
+void set(bp_dtype dtype, void *to, int64_t i, double value);
 
 extern const bp_blas naive_blas;
 
@@ -45,7 +47,7 @@ typedef struct {
     int calls, fail_at;
 } user;
 bp_status callback(void *self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df,
-                   bp_loss_call *loss);
+                   bp_loss_call *loss, bp_function_call *function);
 
 /* ---- data ---- */
 
@@ -98,5 +100,6 @@ void test_status(void);
 void test_memory(void);
 void test_philox(void);
 void test_functions(void);
+void test_digests(void);
 
 #endif

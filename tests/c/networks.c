@@ -56,11 +56,11 @@ void net_close(net *n) { bp_plan_free(n->plan); }
 
 /* ---- callbacks ---- */
 
-static double get(bp_dtype dtype, const void *from, int64_t i) {
+double get(bp_dtype dtype, const void *from, int64_t i) {
     return dtype == BP_F32 ? (double)((const float *)from)[i] : ((const double *)from)[i];
 }
 
-static void set(bp_dtype dtype, void *to, int64_t i, double value) {
+void set(bp_dtype dtype, void *to, int64_t i, double value) {
     if (dtype == BP_F32) ((float *)to)[i] = (float)value;
     else ((double *)to)[i] = value;
 }
@@ -79,7 +79,8 @@ static void squared_error(const user *u, bp_loss_call *call) {
 }
 
 bp_status callback(void *self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df,
-                   bp_loss_call *loss) {
+                   bp_loss_call *loss, bp_function_call *function) {
+    (void)function;
     user *u = self;
     if (++u->calls == u->fail_at) return BP_E_CALLBACK;
     if (loss) {
@@ -121,7 +122,8 @@ void data_free(data *d) {
 
 bp_array plain_array(const void *from, int64_t rows, int64_t cols, bp_source type) {
     int64_t size = type == BP_DOUBLE || type == BP_I64 ? 8 : type == BP_FLOAT ? 4 : 1;
-    return (bp_array){from, rows, cols, cols * size, size, type, 0};
+    return (bp_array){.data = from, .rows = rows, .cols = cols, .row_stride = cols * size, .col_stride = size,
+                      .type = type};
 }
 
 void *theta_new(const spec *s) {

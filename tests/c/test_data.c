@@ -64,7 +64,8 @@ static bp_array lay(char *memory, bp_source type, int layout, int swapped) {
             for (int64_t j = 0; j < size; j++)
                 memory[start + r * row + c * col + j] = bytes[swapped ? size - 1 - j : j];
         }
-    return (bp_array){memory + start, ROWS, COLS, row, col, type, swapped};
+    return (bp_array){.data = memory + start, .rows = ROWS, .cols = COLS, .row_stride = row, .col_stride = col,
+                      .type = type, .swapped = swapped};
 }
 
 /* Column `labels` of the array comes back as int32 through a plan that only gathers; all of it as reals. */
@@ -119,7 +120,8 @@ static void test_half(void) {
     double *out = zeros(N, sizeof *out);
     for (int i = 0; i < N; i++) halves[i] = (uint16_t)i;
     bp_plan *plan = bp_plan_new(BP_F64);
-    bp_in_port in = {bp_plan_buffer(plan, BP_REAL, 1), {(char *)halves, N, 1, 2, 2, BP_F16, 0}};
+    bp_array from = {.data = (char *)halves, .rows = N, .cols = 1, .row_stride = 2, .col_stride = 2, .type = BP_F16};
+    bp_in_port in = {bp_plan_buffer(plan, BP_REAL, 1), from};
     bp_out_port port = {in.buffer, out};
     CHECK(!bp_plan_compile(plan, BP_DO_FORWARD, 1024, 1));
     bp_run *run = bp_run_new(plan, &naive_blas, NULL, 0);
@@ -151,7 +153,8 @@ static void test_scan(void) {
     enum { R = 300, C = 3 };
     double *v = zeros(R * C, sizeof *v);
     bp_array rows = plain_array(v, R, C, BP_DOUBLE);
-    bp_array cols = {(char *)v, C, R, sizeof(double), C * sizeof(double), BP_DOUBLE, 0};
+    bp_array cols = {.data = (char *)v, .rows = C, .cols = R, .row_stride = sizeof(double),
+                     .col_stride = C * sizeof(double), .type = BP_DOUBLE};
     static const double bad[] = {NAN, INFINITY, -INFINITY};
     for (int i = 0; i < 3; i++)
         for (int64_t at = 0; at < R * C; at += 97) {
@@ -176,10 +179,10 @@ static void test_scan(void) {
     free(v);
 
     uint16_t half[4] = {0x3c00, 0x7bff, 0x7c00, 0x7e00};
-    bp_array halves = {(char *)half, 2, 2, 4, 2, BP_F16, 0};
+    bp_array halves = {.data = (char *)half, .rows = 2, .cols = 2, .row_stride = 4, .col_stride = 2, .type = BP_F16};
     check_scan(&halves, BP_F64, -INFINITY, INFINITY, 1, 0);
     uint64_t labels[3] = {2, 0, UINT64_MAX};
-    bp_array classes = {(char *)labels, 3, 1, 8, 8, BP_U64, 0};
+    bp_array classes = {.data = (char *)labels, .rows = 3, .cols = 1, .row_stride = 8, .col_stride = 8, .type = BP_U64};
     check_scan(&classes, BP_F64, 0, 2, 2, 0);
 }
 

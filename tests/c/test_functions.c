@@ -148,23 +148,55 @@ static void check_double(int which) {
     }
 }
 
-/* The limits at infinity, and NaN for NaN. */
+/* The limits at infinity of every activation and its derivative, and NaN for NaN. */
 static void check_ends(void) {
-    static const double ends[N_FUNCTIONS][2] = {{0, INFINITY}, {-1, 1}, {0, 1}, {0, INFINITY}};
+    static const struct {
+        const char *name;
+        double a[2], df[2];
+    } limits[] = {
+        {"logistic", {0, 1}, {0, 0}},
+        {"tanh", {-1, 1}, {0, 0}},
+        {"relu", {0, INFINITY}, {0, 1}},
+        {"leaky_relu", {-INFINITY, INFINITY}, {0.01, 1}},
+        {"elu", {-1, INFINITY}, {0, 1}},
+        {"selu", {-1.7580993408473766, INFINITY}, {0, 1.0507009873554805}},
+        {"gelu", {0, INFINITY}, {0, 1}},
+        {"silu", {0, INFINITY}, {0, 1}},
+        {"softplus", {0, INFINITY}, {0, 1}},
+        {"softsign", {-1, 1}, {0, 0}},
+        {"hard_sigmoid", {0, 1}, {0, 0}},
+        {"hard_tanh", {-1, 1}, {0, 0}},
+        {"exp", {0, INFINITY}, {0, INFINITY}},
+    };
+    enum { N = sizeof limits / sizeof *limits, LENGTH = 64 };
     for (int j = 0; j < n_isas; j++)
-        for (int which = 0; which < N_FUNCTIONS; which++) {
-            float x32[3] = {-INFINITY, INFINITY, NAN}, a32[3], df32[3];
-            double x64[3] = {-INFINITY, INFINITY, NAN}, a64[3], df64[3];
-            const bp_activation *f = find(isas[j], functions[which].name);
-            context("%s, %s at the ends", f->name, isas[j]->isa);
-            f->fn[BP_F32](x32, a32, df32, 3);
-            f->fn[BP_F64](x64, a64, df64, 3);
-            for (int i = 0; i < 2; i++) {
-                CHECK((double)a32[i] == ends[which][i] && a64[i] == ends[which][i]);
-                CHECK(!isnan(df32[i]) && !isnan(df64[i]));
+        for (int which = 0; which < N; which++)
+            for (bp_dtype dtype = BP_F32; dtype <= BP_F64; dtype++) {
+                double x[LENGTH] = {0}, a[LENGTH], df[LENGTH], just_a[LENGTH];
+                static const double ends[3] = {-INFINITY, INFINITY, NAN};
+                for (int i = 0; i < LENGTH; i++) set(dtype, x, i, ends[i % 3]);
+                const bp_activation *f = find(isas[j], limits[which].name);
+                context("%s, %s at the ends, type %d", f->name, isas[j]->isa, (int)dtype);
+                f->fn[dtype](x, a, df, LENGTH);
+                f->fn[dtype](x, just_a, NULL, LENGTH);
+                for (int i = 0; i < LENGTH; i++) {
+                    double got = get(dtype, a, i), slope = get(dtype, df, i);
+                    if (i % 3 == 2) {
+                        CHECK(isnan(got) && isnan(get(dtype, just_a, i)));
+                        continue;
+                    }
+                    CHECK(get(dtype, just_a, i) == got);
+                    double limit = limits[which].a[i % 3], slope_limit = limits[which].df[i % 3];
+                    CHECK(got == limit || fabs(got - limit) < 1e-6);
+                    CHECK(slope == slope_limit || fabs(slope - slope_limit) < 1e-6);
+                }
             }
-            CHECK(isnan(a32[2]) && isnan(df32[2]) && isnan(a64[2]) && isnan(df64[2]));
-        }
+    for (int i = 0; bp_activation_name(i); i++) {
+        int known = 0;
+        for (int which = 0; which < N; which++) known |= !strcmp(bp_activation_name(i), limits[which].name);
+        context("%s", bp_activation_name(i));
+        CHECK(known);
+    }
 }
 
 /* What a loss says of one row. */

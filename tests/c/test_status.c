@@ -39,8 +39,9 @@ static void test_labels(void) {
             bp_set_phase2(phase2);
             CHECK(!net_open(&n, &s, TRAIN, ROWS, 2));
             bp_run *run = run_open(&n, &s, &d, theta, &u, 0, NULL);
-            bp_in_port in[2] = {{n.x, plain_array(d.X, ROWS, 2, BP_DOUBLE)},
-                                {n.target, {labels, ROWS, 1, size, size, cases[i].type, cases[i].swapped}}};
+            bp_array y = {.data = labels, .rows = ROWS, .cols = 1, .row_stride = size, .col_stride = size,
+                          .type = cases[i].type, .swapped = cases[i].swapped};
+            bp_in_port in[2] = {{n.x, plain_array(d.X, ROWS, 2, BP_DOUBLE)}, {n.target, y}};
             CHECK(!bp_run_ports(run, 2, in, 0, NULL, -1));
             bp_run_optimizer(run, &sgd);
             bp_run_begin(run, ROWS, ROWS, NULL);

@@ -1,5 +1,6 @@
 /* The same bits for any number of threads and any pauses; several callers; fork. */
 #include "harness.h"
+#include "plan.h"
 
 #include <fenv.h>
 #include <math.h>
@@ -7,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static const bp_opt opts[] = {
@@ -73,6 +75,10 @@ static void test_bits(void) {
     online.n_threads = 4;
     outcome four = train(&small, &d, &online);
     CHECK(same_bits(&one, &four) && one.updates == 9);
+    outcome_free(&four);
+    online.max_steps = 0; /* no limit */
+    four = train(&small, &d, &online);
+    CHECK(same_bits(&one, &four) && four.slices == 1);
     outcome_free(&one);
     outcome_free(&four);
     data_free(&d);
@@ -209,6 +215,76 @@ static void test_environment(void) {
     data_free(&d);
 }
 
+/* ---- the measured pace ---- */
+
+/* An operation whose tasks sleep, so that it takes as long on a busy machine: out = x. */
+static pthread_t nap_caller;
+static long nap_us[2]; /* of a task on the calling thread, and on another */
+
+static bp_status nap_declare(bp_plan *plan, bp_op *op) {
+    op->out = bp_plan_buffer(plan, BP_REAL, plan->buffers[op->in[0]].cols);
+    return op->out < 0 ? BP_E_NOMEM : BP_OK;
+}
+
+static bp_status nap_forward(const bp_context *x, const bp_op *op, const bp_cell *cell) {
+    struct timespec t = {.tv_nsec = 1000 * nap_us[!pthread_equal(pthread_self(), nap_caller)]};
+    size_t row = (size_t)x->buffers[op->out].cols * sizeof(double);
+    memcpy(bp_at(x, op->out, cell->r0, sizeof(double)), bp_at(x, op->in[0], cell->r0, sizeof(double)),
+           (size_t)(cell->r1 - cell->r0) * row);
+    nanosleep(&t, NULL);
+    return BP_OK;
+}
+
+static double nap_flops(const bp_plan *plan, const bp_op *op) { /* neither too few nor too many to be in doubt */
+    (void)plan, (void)op;
+    return 1e4;
+}
+
+static const bp_op_type nap = {.name = "nap",
+                               .scope = BP_SCOPE_ROWS,
+                               .declare = nap_declare,
+                               .forward = {nap_forward, nap_forward},
+                               .flops = nap_flops};
+
+/* The share of the tasks that the second thread did, of 200 batches of 8 tasks or more. */
+static double share_of_second(long on_caller, long on_other) {
+    enum { BATCH = 512, BATCHES = 200 };
+    double *X = zeros(BATCH * BATCHES, sizeof *X), *out = zeros(BATCH * BATCHES, sizeof *out);
+    int64_t done[2];
+    bp_plan *plan = bp_plan_new(BP_F64);
+    bp_in_port in = {bp_plan_buffer(plan, BP_REAL, 1), plain_array(X, BATCH * BATCHES, 1, BP_DOUBLE)};
+    bp_out_port to = {-1, out};
+    CHECK(!bp_plan_op(plan, &nap, 1, &in.buffer, 0, NULL, NULL, -1, &to.buffer));
+    CHECK(!bp_plan_compile(plan, BP_DO_FORWARD, BATCH, 2));
+    bp_run *run = bp_run_new(plan, &naive_blas, NULL, 0);
+    CHECK(!bp_run_ports(run, 1, &in, 1, &to, -1));
+    nap_caller = pthread_self();
+    nap_us[0] = on_caller;
+    nap_us[1] = on_other;
+    bp_pool_tasks_reset();
+    bp_run_begin(run, BATCH * BATCHES, BATCH, NULL);
+    bp_status status;
+    while ((status = bp_epoch(run, 2, 0.025, -1, 0)) == BP_PAUSED) continue;
+    bp_pool_tasks(done, 2);
+    CHECK(status == BP_DONE && done[0] + done[1] >= BATCHES * 8);
+    bp_run_free(run);
+    bp_plan_free(plan);
+    free(X);
+    free(out);
+    return (double)done[1] / (double)(done[0] + done[1]);
+}
+
+/* Half of the tasks where two threads are twice as fast, next to none where the second is a hindrance: a batch takes
+ * 2 ms on one thread, on two half of that, or 10 ms. */
+static void test_pace(void) {
+    double share = share_of_second(100, 100);
+    context("pace: %.2f of the tasks by a second thread as fast as the first", share);
+    CHECK(share > 0.3);
+    share = share_of_second(100, 10000);
+    context("pace: %.2f of the tasks by a second thread that is slow", share);
+    CHECK(share < 0.02);
+}
+
 void test_threads(void) {
     bp_set_parallel_always(1);
     test_environment();
@@ -216,4 +292,5 @@ void test_threads(void) {
     test_callers();
     test_fork();
     bp_set_parallel_always(0);
+    test_pace();
 }

@@ -308,6 +308,19 @@ def test_feature_names():
     assert (model.predict(frame) == pair("classes", early_stopping=True)[0].fit(frame, LABELS).predict(frame)).all()
 
 
+def test_the_column_that_is_not_numbers_is_named():
+    frame = pandas.DataFrame({"age": [1.0, 2.0], "city": ["Basel", "Chur"], "kind": pandas.Categorical(["a", "b"])})
+    net = bp.Network([bp.Input(3), bp.Dense(1)])
+    with pytest.raises(TypeError, match=r"^X: expected real numbers, got dtype object: column 'city' is str; "):
+        net.predict(frame)
+    with pytest.raises(TypeError, match=r"^X: .*: column 'kind' is category; "):
+        net.predict(frame.assign(city=0))
+    mixed = frame.assign(city=pandas.array([1, 2], "Int64"), kind=True)  # to NumPy these are objects
+    with pytest.raises(TypeError, match=r"^X: .* object; its columns are of several types: use .astype\(float\)$"):
+        net.predict(mixed)
+    assert net.predict(mixed.astype(float)).shape == (2, 1)
+
+
 # ---- words ----
 
 

@@ -1,0 +1,124 @@
+"""Levenberg and Marquardt's method: each step solves the linearised least squares, damped until the cost falls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+from bpcore import _core
+from bpcore._optimizers import LevenbergMarquardt
+
+if TYPE_CHECKING:
+    from bpcore._network import Network
+    from bpcore._training import Data
+
+MAX_PARAMS = 10_000
+_BLOCK = 1 << 22  # elements of J at a time
+
+
+def check(net: Network, data: Data, batch: int) -> None:
+    """ValueError where the method does not apply."""
+    losses = [getattr(one.loss, "name", None) for one in data.losses]
+    if len(net.outputs) > 1 or len(net.inputs) > 1 or losses[0] not in ("squared_error", "mse"):
+        raise ValueError(f"loss: LevenbergMarquardt needs one output and squared_error or mse, got {losses}")
+    if batch < data.n:
+        raise ValueError("batch_size: LevenbergMarquardt takes all examples at once; use batch_size=None")
+    if net.n_params > MAX_PARAMS:
+        raise ValueError(f"optimizer: LevenbergMarquardt is for up to {MAX_PARAMS:,} parameters, got {net.n_params:,}")
+
+
+class Run:
+    """What `fit` asks of a run (see _core.Run), an epoch being one step."""
+
+    def __init__(self, net: Network, data: Data, n_threads: int) -> None:
+        self.net, self.data, self.n_threads = net, data, n_threads
+        self.steps = self.t = 0
+        self.cost = float("nan")
+        self.settings = LevenbergMarquardt()
+
+    def random(self, seed: int, step: int) -> None:
+        """Nothing is drawn."""
+
+    def optimizer(self, kind: str, states: Any, t: int, **settings: Any) -> None:
+        """The settings, and the count of steps made so far."""
+        self.settings, self.t = LevenbergMarquardt(**settings), t
+
+    def begin(self, n: int, batch: int, order: Any) -> None:
+        """The order of examples does not matter."""
+
+    def updates(self) -> int:
+        """Steps made on this network with this optimiser."""
+        return self.t
+
+    def progress(self) -> tuple[float, float, float, int, int, int]:
+        """As _core.Run.progress: the cost before the step."""
+        return self.cost, 1.0, 0.0, self.data.n, 1, self.steps
+
+    def _normal_equations(self) -> tuple[np.ndarray, np.ndarray]:
+        """J^T W J / sum w and J^T W r / sum w, with r = a - y, in float64, a block of rows after the other."""
+        net, (X,), (target,) = self.net, self.data.arrays, self.data.targets
+        from bpcore._derivatives import output_gradients  # which needs _training
+
+        n_out, n_params = net.n_outputs, net.n_params
+        A, g = np.zeros((n_params, n_params)), np.zeros(n_params)
+        weight = np.ones(len(X)) if self.data.weight is None else np.asarray(self.data.weight, float)
+        rows = max(1, _BLOCK // (n_out * n_params))
+        for first in range(0, len(X), rows):
+            part = slice(first, first + rows)
+            J = output_gradients(net, X[part]).astype(float)
+            r = (net._predict([X[part]], self.n_threads)[0] - np.reshape(target.array[part], (-1, *self._shape))).ravel()
+            w = np.repeat(weight[part], n_out)
+            A += J.T @ (w[:, None] * J)
+            g += J.T @ (w * r)
+        return A / weight.sum(), g / weight.sum()
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        (shape,) = self.net.outputs.values()
+        return shape
+
+    def slice(self, n_threads: int, seconds: float, max_steps: int = -1, fresh: bool = True) -> int:
+        """One step; none where no damping makes the cost fall."""
+        net, settings = self.net, self.settings
+        self.cost = self.data.evaluate(net, n_threads)["loss"]
+        if not np.isfinite(self.cost):
+            return _core.NONFINITE_LOSS
+        A, g = self._normal_equations()
+        before = net.theta.copy()
+        scale = np.diag(A).copy()
+        scale[scale <= 0] = 1.0  # what has no influence, a frozen layer's weights, stays where it is
+
+        def tried(damping: float) -> tuple[float, np.ndarray]:
+            """The cost after a step of this damping, and where it leads."""
+            try:
+                theta = before - cho_solve(cho_factor(A + np.diag(damping * scale)), g)
+            except (LinAlgError, ValueError):
+                return np.inf, before
+            net.theta[:] = theta
+            cost = self.data.evaluate(net, n_threads)["loss"] if np.isfinite(net.theta).all() else np.inf
+            return (cost if np.isfinite(cost) else np.inf), net.theta.copy()
+
+        best = self.cost, before
+        try:
+            damping = settings.damping * min(1.0, max(self.cost, 1e-12))
+            found = tried(damping)
+            factor = settings.factor if found[0] >= self.cost else 1 / settings.factor
+            for _ in range(settings.tries - 1):  # upwards until the cost falls, or downwards while it falls further
+                if found[0] < best[0]:
+                    best = found
+                    if factor > 1:
+                        break
+                elif factor < 1:
+                    break
+                damping *= factor
+                found = tried(damping)
+            if found[0] < best[0]:
+                best = found
+        finally:
+            net.theta[:] = best[1]
+        moved = best[1] is not before
+        self.steps += moved
+        self.t += moved
+        return _core.DONE
