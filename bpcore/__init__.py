@@ -13,6 +13,17 @@ from bpcore._activations import Activation  # noqa: E402
 from bpcore._callbacks import Callback, EarlyStopping  # noqa: E402
 from bpcore._check import check_gradients  # noqa: E402
 from bpcore._config import show_config  # noqa: E402
+from bpcore._convolution import (  # noqa: E402
+    AveragePool1D,
+    AveragePool2D,
+    Conv1D,
+    Conv2D,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    MaxPool1D,
+    MaxPool2D,
+    TimeDelay,
+)
 from bpcore._errors import DivergenceError  # noqa: E402
 from bpcore._history import History  # noqa: E402
 from bpcore._io import load  # noqa: E402
@@ -46,17 +57,25 @@ __all__ = [
     "Activation",
     "Adam",
     "Add",
+    "AveragePool1D",
+    "AveragePool2D",
     "Bias",
     "Callback",
     "Concat",
+    "Conv1D",
+    "Conv2D",
     "Dense",
     "DivergenceError",
     "EarlyStopping",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
     "Gradients",
     "History",
     "Input",
     "LevenbergMarquardt",
     "Loss",
+    "MaxPool1D",
+    "MaxPool2D",
     "Multiply",
     "Network",
     "Permute",
@@ -66,6 +85,7 @@ __all__ = [
     "Slice",
     "Symbol",
     "Tape",
+    "TimeDelay",
     "__version__",
     "activations",
     "check_gradients",

@@ -12,6 +12,17 @@ import numpy as np
 
 from bpcore import _activations, _validate
 from bpcore._activations import Activation
+from bpcore._convolution import (
+    AveragePool1D,
+    AveragePool2D,
+    Conv1D,
+    Conv2D,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    MaxPool1D,
+    MaxPool2D,
+    TimeDelay,
+)
 from bpcore._layers import Dense, Input, Layer, Spec, apply, named
 from bpcore._recurrent import GRU, LSTM, SimpleRNN
 from bpcore._symbols import Shape, Symbol
@@ -374,9 +385,11 @@ class Bias(Scale):
         return int(t.plan.op("shift", [t.zero_as(inputs[0], moves[0])], v))
 
 
-
 LAYERS: dict[str, type[Any]] = {
     kind.op: kind
-    for kind in (Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias,
-                 SimpleRNN, LSTM, GRU)  # fmt: skip
+    for kind in (
+        Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias,
+        Conv2D, Conv1D, TimeDelay, MaxPool2D, AveragePool2D, MaxPool1D, AveragePool1D, GlobalMaxPool, GlobalAveragePool,
+        SimpleRNN, LSTM, GRU,
+    )  # fmt: skip
 }
