@@ -251,6 +251,19 @@ def test_a_row_has_the_same_bits_in_every_batch(kind, dtype):
     assert (many == many[0]).all()
 
 
+@pytest.mark.parametrize("phase2", ["owners", "shards"])
+def test_weights_of_sequences_do_not_reach_beyond_a_tile(phase2, force):
+    """A row's loss is of 18 numbers, no whole vectors: written row by row, the last would reach into the next tile."""
+    force(True, phase2)
+    net = bp.Network([bp.Input((9, 5)), bp.Dense(2)], dtype="float64", seed=1)
+    rng = np.random.default_rng(0)
+    X, y, w = rng.standard_normal((70, 9, 5)), rng.standard_normal((70, 9, 2)), np.linspace(0, 2, 70)
+    delta = (net.predict(X) - y) * (w / w.sum() / 9)[:, None, None]
+    want = np.concatenate([np.einsum("nti,ntj->ij", X, delta).ravel(), delta.sum((0, 1))])
+    for _ in range(20):
+        assert distance(net.value_and_grad(X, y, sample_weight=w, n_threads=3)[1], want) < 1e-13
+
+
 def test_one_example_at_a_time_and_many_chunks():
     net = recurrent("gru", 5, 3, 7)
     X, y = data(net, 40)
