@@ -24,12 +24,16 @@ from bpcore._convolution import (  # noqa: E402
     MaxPool2D,
     TimeDelay,
 )
+from bpcore._embedding import Embedding  # noqa: E402
 from bpcore._errors import DivergenceError  # noqa: E402
+from bpcore._function import Function  # noqa: E402
 from bpcore._history import History  # noqa: E402
 from bpcore._io import load  # noqa: E402
 from bpcore._layers import Dense, Input  # noqa: E402
 from bpcore._losses import Loss  # noqa: E402
+from bpcore._matmul import MatMul  # noqa: E402
 from bpcore._network import Network  # noqa: E402
+from bpcore._normalization import Dropout, LayerNorm  # noqa: E402
 from bpcore._operations import (  # noqa: E402
     Activate,
     Add,
@@ -53,6 +57,17 @@ __all__ = [
     "GRU",
     "LSTM",
     "SGD",
+    "__version__",
+    "activations",
+    "check_gradients",
+    "concat",
+    "datasets",
+    "debug",
+    "get_num_threads",
+    "load",
+    "losses",
+    "set_num_threads",
+    "show_config",
     "Activate",
     "Activation",
     "Adam",
@@ -66,14 +81,19 @@ __all__ = [
     "Conv2D",
     "Dense",
     "DivergenceError",
+    "Dropout",
     "EarlyStopping",
+    "Embedding",
+    "Function",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "Gradients",
     "History",
     "Input",
+    "LayerNorm",
     "LevenbergMarquardt",
     "Loss",
+    "MatMul",
     "MaxPool1D",
     "MaxPool2D",
     "Multiply",
@@ -86,15 +106,4 @@ __all__ = [
     "Symbol",
     "Tape",
     "TimeDelay",
-    "__version__",
-    "activations",
-    "check_gradients",
-    "concat",
-    "datasets",
-    "debug",
-    "get_num_threads",
-    "load",
-    "losses",
-    "set_num_threads",
-    "show_config",
 ]

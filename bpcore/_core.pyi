@@ -15,6 +15,7 @@ DONE: int
 NONFINITE_LOSS: int
 NONFINITE_PARAM: int
 MAX_THREADS: int
+MAX_OPERANDS: int
 ACTIVATIONS: tuple[str, ...]
 LOSSES: tuple[str, ...]
 
@@ -30,21 +31,25 @@ class Plan:
     dtype: np.dtype[Any]
     def __init__(self, dtype: Any) -> None: ...
     def buffer(self, cols: int, *, integer: bool = False) -> int: ...
-    def param(self, offset: int, rows: int, cols: int, decay: bool) -> int: ...
+    def param(self, offset: int, rows: int, cols: int, decay: bool, frozen: bool = False) -> int: ...
     def op(
         self,
         name: str,
         inputs: Sequence[int],
         params: Sequence[int] = (),
         function: str | tuple[Callable[[Any], Any], Callable[[Any], Any]] | None = None,
+        settings: tuple[Sequence[int], Sequence[float]] | None = None,
     ) -> int: ...
+    def reads(self, buffer: int) -> int: ...
     def loss(
         self,
         name: str | None,
         out: int,
         target: int,
         attr: float = 0.0,
-        function: tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]] | None = None,
+        function: tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any], tuple[int, ...]] | None = None,
+        positions: int = 1,
+        weight: float = 1.0,
     ) -> None: ...
     def compile(self, flags: int, rows: int, n_threads: int) -> None: ...
     def grad(self, buffer: int) -> int: ...
@@ -60,8 +65,8 @@ class Predictor:
         theta: np.ndarray,
         input: int,
         output: int,
-        n_in: int,
-        n_out: int,
+        in_shape: tuple[int, ...],
+        out_shape: tuple[int, ...],
         n_threads: int,
         slow: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None: ...
@@ -79,7 +84,8 @@ class Run:
         ins: Sequence[tuple[int, np.ndarray]],
         outs: Sequence[tuple[int, np.ndarray]] = (),
         weight: int = -1,
-        target_shape: tuple[int, ...] | None = None,
+        target_shapes: Sequence[tuple[int, ...]] = (),
+        repeats: Sequence[int] = (),
     ) -> None: ...
     def optimizer(
         self,
@@ -94,6 +100,7 @@ class Run:
         eps: float = 0.0,
         weight_decay: float = 0.0,
     ) -> None: ...
+    def random(self, seed: int, step: int) -> None: ...
     def begin(self, n: int, batch: int, order: np.ndarray | None = None) -> None: ...
     def slice(self, n_threads: int, seconds: float = 0.05, max_steps: int = -1, fresh: bool = True) -> int: ...
     def progress(self) -> tuple[float, float, float, int, int, int]: ...

@@ -1,8 +1,8 @@
 """Derivatives beyond the gradient: of outputs by inputs, of each example, and products with second derivatives.
 
-Products with the Hessian are exact: the directional derivative R{C} of the cost along v (Pearlmutter 1994) is a graph of
-the same operations, with v as more parameters, and its gradient by theta is H v.  So there is no second engine: a layer
-says what its tangent is made of (`Layer.tangent`), and the plan does the rest.
+Products with the Hessian are exact: the directional derivative R{C} of the cost along v (Pearlmutter 1994) is a graph
+of the same operations, with v as more parameters, and its gradient by theta is H v.  So there is no second engine: a
+layer says what its tangent is made of (`Layer.tangent`), and the plan does the rest.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 
 from bpcore import _core, _losses, _plans, _threads, _training, _validate
 from bpcore._layers import Input
-from bpcore._losses import BuiltIn
+from bpcore._losses import BuiltIn, Huber
 from bpcore._tangents import Tangents
 
 if TYPE_CHECKING:
     from bpcore._network import Network
 
-SEED = _core.FORWARD | _core.CACHE | _core.LOSS | _core.BACKWARD
+SEED = _plans.TRAIN | _core.INPUT_GRAD
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ def _pulled(net: Network, X: np.ndarray, seeds: np.ndarray, repeat: int) -> np.n
     """dC/dx for each row of X and each of `repeat` rows of seeds (dC/da^L): (n * repeat, n_0)."""
     n, threads = len(X) * repeat, _threads.resolve(None)
     out = np.empty((n, net.n_inputs), net.dtype)
-    cost = _plans.Cost(0, _Linear(), 1.0, seeds.shape[1], False)
-    key = _plans.Key(SEED | _core.INPUT_GRAD, n, threads, (cost,), fixed=True)
+    positions = math.prod(net._ends(net._graph.outputs)[0].shape[:-1])
+    cost = _plans.Cost(0, _Linear(), float(positions), seeds.shape[1], False)
+    key = _plans.Key(SEED, n, threads, (cost,), fixed=True)
     with net._plans.take(net, key) as made:
         run = _core.Run(made.plan, net.theta)
         run.ports([(made.inputs[0], X), (made.targets[0], seeds)], [(made.plan.grad(made.inputs[0]), out)],
@@ -98,7 +99,8 @@ def output_gradients(net: Network, X: np.ndarray) -> np.ndarray:
     cost = _plans.Cost(0, _Linear(), float(math.prod(last.shape[:-1])), last.n_out, False)
     with net._plans.take(net, _plans.Key(_plans.TRAIN, 1, threads, (cost,))) as made:
         run = _core.Run(made.plan, net.theta)
-        run.ports([(made.inputs[0], X), (made.targets[0], np.eye(last.n_out, dtype=net.dtype))], repeats=(last.n_out, 1))
+        seeds = np.eye(last.n_out, dtype=net.dtype)
+        run.ports([(made.inputs[0], X), (made.targets[0], seeds)], repeats=(last.n_out, 1))
         run.optimizer("each", (grads,))
         run.begin(len(grads), 1)
         while run.slice(threads, _training.SLICE_SECONDS, fresh=False) == _core.PAUSED:
@@ -187,9 +189,8 @@ def gauss_newton_product(net: Network, X: Any, y: Any, v: Any, loss: Any, sample
     with net._plans.take(net, forward, _curvature) as made:
         run = _core.Run(made.plan, both)
         ins = [*zip(made.inputs, data.arrays, strict=True)]
-        if made.targets:
-            _one_hot(data, net)
-            ins += [(b, t.array) for b, t in zip(made.targets, data.targets, strict=True)]
+        read = [t.array for one, t in zip(data.losses, data.targets, strict=True) if isinstance(one.loss, Huber)]
+        ins += zip(made.targets, read, strict=True)
         run.ports(ins, list(zip(made.outputs, curved, strict=True)))
         _training.whole(run, data.n, threads)
     # J^T u, by a backward pass
@@ -215,11 +216,13 @@ def _curvature(net: Network, key: _plans.Key) -> _plans.Compiled:
     outputs = []
     for cost in key.losses:
         target = -1
-        if cost.loss.name == "huber":  # type: ignore[union-attr]
+        if isinstance(cost.loss, Huber):
             target = made.plan.buffer(net._nodes[net._graph.outputs[cost.output]].n_out)
             made.targets.append(target)
         outputs.append(tangents.curvature(cost.loss, net._graph.outputs[cost.output], target))
     made.outputs = outputs
+    for out in outputs:
+        made.plan.keep(out)
     made.plan.compile(key.flags, key.rows, key.n_threads)
     return made
 

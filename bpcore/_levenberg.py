@@ -68,16 +68,12 @@ class Run:
         for first in range(0, len(X), rows):
             part = slice(first, first + rows)
             J = output_gradients(net, X[part]).astype(float)
-            r = (net._predict([X[part]], self.n_threads)[0] - np.reshape(target.array[part], (-1, *self._shape))).ravel()
+            (a,) = net._predict([X[part]], self.n_threads)
+            r = (a - np.reshape(target.array[part], a.shape)).ravel()
             w = np.repeat(weight[part], n_out)
             A += J.T @ (w[:, None] * J)
             g += J.T @ (w * r)
         return A / weight.sum(), g / weight.sum()
-
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        (shape,) = self.net.outputs.values()
-        return shape
 
     def slice(self, n_threads: int, seconds: float, max_steps: int = -1, fresh: bool = True) -> int:
         """One step; none where no damping makes the cost fall."""

@@ -50,10 +50,7 @@ class Network:
 
     def __init__(self, layers: Any, outputs: Any = None, *, dtype: Any = "float32", seed: int = 0) -> None:
         checked, number = _validate.dtype(dtype), _validate.seed(seed)
-        if outputs is None:
-            ends = chained(layers)
-        else:
-            ends = symbols("inputs", layers), symbols("outputs", outputs)
+        ends = chained(layers) if outputs is None else (symbols("inputs", layers), symbols("outputs", outputs))
         self._create(lay_out(*ends), checked, number)
 
     def _create(self, graph: Graph, dtype: np.dtype[Any], seed: int) -> None:
@@ -229,8 +226,10 @@ class Network:
 
     def _chain(self, what: str) -> None:
         if not self._graph.is_chain:
-            raise AttributeError(f"{what}: only chains of Dense layers have it; use net.params for parameters by name, "
-                                 "net.part(inputs, outputs) for values within, value_and_grad for gradients")  # fmt: skip
+            raise AttributeError(
+                f"{what}: only chains of Dense layers have it; use net.params for parameters by name, "
+                "net.part(inputs, outputs) for values within, value_and_grad for gradients"
+            )
 
     @property
     def n_params(self) -> int:
@@ -284,8 +283,9 @@ class Network:
         return f"<Network {' -> '.join(shown)}, {self._dtype}, {self.n_params:,} parameters>"
 
     def summary(self) -> str:
-        """A table of the layers with their shapes and numbers of parameters."""
-        rows = [("layer", "activation", "of", "output", "parameters")]
+        """A table of the layers with their shapes and numbers of parameters, and the memory that a training step on 32
+        examples takes beside the parameters: as buffers are reused, and if each had its own."""
+        rows: list[tuple[str, ...]] = [("layer", "activation", "of", "output", "parameters")]
         seen: set[str] = set()
         for node in self._nodes:
             count = sum(math.prod(self._parameters[name].shape) for name in node.parameters)
@@ -302,7 +302,9 @@ class Network:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        shared, unshared = (f"{size / 2**20:,.2f} MiB" for size in _plans.memory(self, 32))
+        memory = f"a step on 32 examples: {shared}, without reuse {unshared}"
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], memory])
 
     # ---- training ----
 
@@ -536,9 +538,9 @@ class Network:
     def hvp(self, X: Any, y: Any, v: Any, *, loss: _LossLike = "auto", sample_weight: Any = None) -> np.ndarray:
         """H v, H the second derivatives of C over X and y by theta: (n_params,), for v (n_params,).
 
-        Exact, by the R-operator (Pearlmutter 1994), at some four times the cost of a gradient.  For bpcore's activations
-        and losses, cross-entropies on the outputs they belong to; ValueError names a layer that has no second
-        derivative here.
+        Exact, by the R-operator (Pearlmutter 1994), at some four times the cost of a gradient.  For bpcore's own
+        activations and losses, cross-entropies on the outputs they belong to; ValueError names a layer that has no
+        second derivative here.
         """
         self._fitting.check("hvp")
         return _derivatives.hvp(self, X, y, v, loss, sample_weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,19 +12,7 @@ import numpy as np
 
 from bpcore import _activations, _validate
 from bpcore._activations import Activation
-from bpcore._convolution import (
-    AveragePool1D,
-    AveragePool2D,
-    Conv1D,
-    Conv2D,
-    GlobalAveragePool,
-    GlobalMaxPool,
-    MaxPool1D,
-    MaxPool2D,
-    TimeDelay,
-)
-from bpcore._layers import Dense, Input, Layer, Spec, apply, named
-from bpcore._recurrent import GRU, LSTM, SimpleRNN
+from bpcore._layers import Layer, Spec, apply, named
 from bpcore._symbols import Shape, Symbol
 
 MAX_AXES = 4
@@ -43,7 +31,7 @@ class Add(Layer):
 
     factors: Any = None
     constant: float = field(default=0.0, kw_only=True)
-    name: str | None = field(default=None, kw_only=True)
+    name: str | None = field(default=None, kw_only=True, repr=False)
     op: ClassVar[str] = "add"
     saved: ClassVar[tuple[str, ...]] = ("factors", "constant")
     many: ClassVar[bool] = True
@@ -68,6 +56,7 @@ class Add(Layer):
         factors = self.factors or (1.0,) * len(inputs)
         padded = [*factors, *(0.0,) * (8 - len(factors)), self.constant]
         return int(plan.op("add", inputs, settings=([], padded)))
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
@@ -77,12 +66,11 @@ class Add(Layer):
         return int(t.plan.op("add", [move for _, move in moving], settings=([], padded)))
 
 
-
 @dataclass(frozen=True, eq=False)
 class Multiply(Layer):
     """a * b, elementwise, for two inputs of one shape; `a * b` makes it."""
 
-    name: str | None = field(default=None, kw_only=True)
+    name: str | None = field(default=None, kw_only=True, repr=False)
     op: ClassVar[str] = "multiply"
     many: ClassVar[bool] = True
 
@@ -96,6 +84,7 @@ class Multiply(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return int(plan.op("multiply", inputs))
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
@@ -103,13 +92,12 @@ class Multiply(Layer):
         return int(t.add_up(t.times(inputs[1], moves[0]), t.times(inputs[0], moves[1])))
 
 
-
 @dataclass(frozen=True, eq=False)
 class Concat(Layer):
     """Inputs one after the other along an axis of an example; `bp.concat([a, b])` makes it."""
 
     axis: int = -1
-    name: str | None = field(default=None, kw_only=True)
+    name: str | None = field(default=None, kw_only=True, repr=False)
     op: ClassVar[str] = "concat"
     saved: ClassVar[tuple[str, ...]] = ("axis",)
     many: ClassVar[bool] = True
@@ -132,12 +120,12 @@ class Concat(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return int(plan.op("concat", inputs, settings=([math.prod(shapes[0][: self._axis(shapes[0])])], [])))
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
-
 
 
 def concat(inputs: Sequence[Symbol], axis: int = -1) -> Symbol:
@@ -152,7 +140,7 @@ class Reshape(Layer):
     """The same numbers in another shape; one size may be -1, which is what is left.  Reshape(-1) flattens."""
 
     shape: Any
-    name: str | None = field(default=None, kw_only=True)
+    name: str | None = field(default=None, kw_only=True, repr=False)
     op: ClassVar[str] = "reshape"
     saved: ClassVar[tuple[str, ...]] = ("shape",)
 
@@ -174,12 +162,12 @@ class Reshape(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return inputs[0]
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
-
 
 
 def _permuted(plan: Any, x: int, sizes: Sequence[int], strides: Sequence[int], start: int) -> int:
@@ -197,7 +185,7 @@ class Permute(Layer):
     """Axes of an example in another order, as np.transpose: Permute((1, 0)) turns a matrix."""
 
     axes: Any
-    name: str | None = field(default=None, kw_only=True)
+    name: str | None = field(default=None, kw_only=True, repr=False)
     op: ClassVar[str] = "permute"
     saved: ClassVar[tuple[str, ...]] = ("axes",)
 
@@ -217,12 +205,12 @@ class Permute(Layer):
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         strides = _strides(shapes[0])
         return _permuted(plan, inputs[0], self.output_shape(*shapes), [strides[axis] for axis in self.axes], 0)
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
-
 
 
 def _index(value: Any) -> Any:
@@ -241,7 +229,7 @@ class Slice(Layer):
     """Part of an example, as an array is indexed with integers, slices and `...`; `h[...]` makes it."""
 
     index: Any
-    name: str | None = field(default=None, kw_only=True)
+    name: str | None = field(default=None, kw_only=True, repr=False)
     op: ClassVar[str] = "slice"
     saved: ClassVar[tuple[str, ...]] = ("index",)
 
@@ -288,12 +276,12 @@ class Slice(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return _permuted(plan, inputs[0], *self._cut(shapes[0])[:3])
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
-
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,7 +293,7 @@ class Activate(Layer):
 
     activation: str | Activation
     axis: int = field(default=-1, kw_only=True)
-    name: str | None = field(default=None, kw_only=True)
+    name: str | None = field(default=None, kw_only=True, repr=False)
     op: ClassVar[str] = "activate"
     saved: ClassVar[tuple[str, ...]] = ("activation", "axis")
 
@@ -322,28 +310,36 @@ class Activate(Layer):
         return shapes[0]
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        shape, axis = shapes[0], self.axis % len(shapes[0])
-        if axis == len(shape) - 1:
-            return apply(plan, self.activation, inputs[0], shape[-1])
-        inner = math.prod(shape[axis + 1 :])
-        outer, n = math.prod(shape[:axis]), shape[axis]
-        turned = _permuted(plan, inputs[0], [outer, inner, n], [n * inner, 1, inner], 0)
-        return _permuted(plan, apply(plan, self.activation, turned, n), [outer, n, inner], [n * inner, 1, n], 0)
+        if self._last(shapes[0]):
+            return apply(plan, self.activation, inputs[0], shapes[0][-1])
+        turned, n, back = self._turned(plan, inputs[0], shapes[0])
+        return back(apply(plan, self.activation, turned, n))
+
+    def _last(self, shape: Shape) -> bool:
+        return self.axis % len(shape) == len(shape) - 1
+
+    def _turned(self, plan: Any, x: int, shape: Shape) -> tuple[int, int, Callable[[int], int]]:
+        """x with the axis last, its size, and the way back."""
+        axis = self.axis % len(shape)
+        outer, n, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+        turned = _permuted(plan, x, [outer, inner, n], [n * inner, 1, inner], 0)
+        return turned, n, lambda y: _permuted(plan, y, [outer, n, inner], [n * inner, 1, n], 0)
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
-        if self.axis % len(shapes[0]) != len(shapes[0]) - 1:
-            raise ValueError(f"hvp: {self!r} has no second derivative here; use bp.Permute and the last axis")
-        return int(t.activated(self.activation, a, inputs[0], moves[0], shapes[0][-1]))
-
+        if self._last(shapes[0]):
+            return int(t.activated(self.activation, a, inputs[0], moves[0], shapes[0][-1]))
+        (turned, n, back), (Rz, _, _) = (self._turned(t.plan, x, shapes[0]) for x in (a, moves[0]))
+        return back(t.plan.op("softmax_product", [turned, Rz], settings=([n], [])))
 
 
 @dataclass(frozen=True, eq=False)
 class Scale(Layer):
     """a_k s_k: a number s of each unit (of the last axis), learned; first 1."""
 
-    name: str | None = field(default=None, kw_only=True)
+    name: str | None = field(default=None, kw_only=True, repr=False)
     op: ClassVar[str] = "scale"
     first: ClassVar[float] = 1.0
 
@@ -361,6 +357,7 @@ class Scale(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return int(plan.op("shift" if self.op == "bias" else "scale", inputs, slots))
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
@@ -370,26 +367,16 @@ class Scale(Layer):
         return int(t.add_up(of_input, t.plan.op("scale", inputs, v)))
 
 
-
 @dataclass(frozen=True, eq=False)
 class Bias(Scale):
     """a_k + s_k: a number s of each unit (of the last axis), learned; first 0."""
 
     op: ClassVar[str] = "bias"
     first: ClassVar[float] = 0.0
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         """R{x + s} = Rx + v"""
         return int(t.plan.op("shift", [t.zero_as(inputs[0], moves[0])], v))
-
-
-LAYERS: dict[str, type[Any]] = {
-    kind.op: kind
-    for kind in (
-        Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias,
-        Conv2D, Conv1D, TimeDelay, MaxPool2D, AveragePool2D, MaxPool1D, AveragePool1D, GlobalMaxPool, GlobalAveragePool,
-        SimpleRNN, LSTM, GRU,
-    )  # fmt: skip
-}

@@ -71,7 +71,7 @@ class Adam:
 
 @dataclass(frozen=True)
 class LevenbergMarquardt:
-    """Levenberg (1944) and Marquardt (1963) for squared errors and small networks; an epoch is one step on all examples.
+    """Levenberg (1944) and Marquardt (1963) for squared errors and small networks; an epoch is a step on all examples.
 
     theta -= (J^T W J + mu diag(J^T W J))^-1 J^T W r,  r = a - y;  mu = damping min(1, C) at first (Yamashita and
     Fukushima 2001), times `factor` until the cost falls, `tries` times at most; then theta stays.

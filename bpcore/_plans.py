@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from bpcore import _core
 from bpcore._layers import Dense, Input
-from bpcore._losses import BuiltIn, Loss
+from bpcore._losses import BuiltIn, Loss, SquaredError
 
 if TYPE_CHECKING:
     from bpcore._network import Network
 
-PREDICT = _core.FORWARD
+PREDICT = _core.FORWARD | _core.REUSE
 TRACE = _core.FORWARD | _core.CACHE
-EVALUATE = _core.FORWARD | _core.LOSS
-TRAIN = _core.FORWARD | _core.CACHE | _core.LOSS | _core.BACKWARD
+EVALUATE = _core.FORWARD | _core.LOSS | _core.REUSE
+TRAIN = _core.FORWARD | _core.CACHE | _core.LOSS | _core.BACKWARD | _core.REUSE
 REVERSE = _core.LOSS | _core.BACKWARD | _core.INPUT_GRAD
 
 # A plan without a backward pass takes any number of rows, in chunks of at most so many.
@@ -80,17 +80,24 @@ def compiled(net: Network, key: Key) -> Compiled:
             shapes = [graph.nodes[i].shape for i in node.inputs]
             inputs = [made.a[i] for i in node.inputs]
             a = node.layer.build(plan, inputs, [slots[name] for name in node.parameters], shapes, number)
-        made.z.append(-1 if type(node.layer) is not Dense else a if node.layer.activation == "identity" else plan.reads(a))
+        layer = node.layer
+        made.z.append(-1 if type(layer) is not Dense else a if layer.activation == "identity" else plan.reads(a))
         made.a.append(a)
         made.df.append(-1 if made.z[-1] == a else plan.cache(a))
     made.inputs = [made.a[i] for i in graph.inputs]
     made.outputs = [made.a[i] for i in graph.outputs]
+    if key.flags == PREDICT:
+        for out in made.outputs:
+            plan.keep(out)
+    read: list[int] = []  # by losses, each a buffer of its own: a Reshape has that of its input
     for cost in key.losses:
+        out = made.outputs[cost.output]
+        out = plan.reads(out) if cost.fused_with else out
+        read.append(plan.op("add", [out], settings=([], [1.0])) if out in read else out)
+    for cost, out in zip(key.losses, read, strict=True):
         target = plan.buffer(cost.target_cols, integer=cost.target_is_integer)
         made.targets.append(target)
-        out, shape = made.outputs[cost.output], graph.nodes[graph.outputs[cost.output]].shape
-        if cost.fused_with:
-            out = plan.reads(out)
+        shape = graph.nodes[graph.outputs[cost.output]].shape
         if isinstance(cost.loss, Loss):
             plan.loss(None, out, target, function=(cost.loss.value, cost.loss.gradient, shape), weight=cost.weight)
         else:
@@ -100,6 +107,14 @@ def compiled(net: Network, key: Key) -> Compiled:
         made.weight = plan.buffer(1)
     plan.compile(key.flags, key.rows, key.n_threads)
     return made
+
+
+def memory(net: Network, rows: int) -> tuple[int, int]:
+    """Bytes of the arena for training steps of `rows` examples, and if no buffers shared their memory."""
+    outputs = net._ends(net._graph.outputs)
+    costs = [Cost(i, SquaredError(), 1.0, node.n_out, False) for i, node in enumerate(outputs)]
+    numbers = compiled(net, Key(TRAIN, rows, 1, tuple(costs))).plan.describe()
+    return numbers["arena_bytes"], numbers["unshared_bytes"]
 
 
 Make = Callable[["Network", Key], Compiled]

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from bpcore._network import Network
 
 # layers that make of each time step, alone, a time step
-_AT_EACH_STEP = ("dense", "add", "multiply", "concat", "activate", "scale", "bias", "slice")
+_ELEMENTWISE = ("add", "multiply", "dropout", "embedding")
+_ON_THE_LAST_AXIS = ("dense", "scale", "bias", "layer_norm")
 
 
 def _keeps_time(layer: Any, axes: int) -> bool:
@@ -27,7 +28,9 @@ def _keeps_time(layer: Any, axes: int) -> bool:
     if layer.op == "slice":
         first = layer.index[0]
         return first == [None, None, None] or (first == "..." and len(layer.index) <= axes)
-    return layer.op in _AT_EACH_STEP and (layer.op not in ("concat", "activate") or layer.axis % axes != 0)
+    if layer.op == "concat" or (layer.op == "activate" and layer.activation == "softmax"):
+        return layer.axis % axes != 0
+    return layer.op in ("activate", *_ELEMENTWISE) or (layer.op in _ON_THE_LAST_AXIS and axes > 1)
 
 
 def _refuse(node: Node, why: str) -> ValueError:

@@ -13,8 +13,8 @@ Shape = tuple[int, ...]
 class Symbol:
     """What a layer will compute, of known shape (an example's): `h = Dense(64, "relu")(x)`.
 
-    Symbols are combined with `+`, `-`, `*`, `/` (with one another, of the same shape, or with a number), `@` (matrices),
-    and cut by `h[...]` as an array of that shape is.
+    Symbols are combined with `+`, `-` and `*` (with one another, of the same shape, or with a number) and `/` (by a
+    number), and cut by `h[...]` as an array of that shape is.
     """
 
     layer: Any
@@ -66,6 +66,11 @@ class Symbol:
         if number == 0:
             raise ZeroDivisionError(f"{self!r} / 0")
         return _scaled(self, 1 / number)
+
+    def __matmul__(self, other: Any) -> Symbol:
+        from bpcore._matmul import MatMul
+
+        return MatMul()(self, other) if isinstance(other, Symbol) else NotImplemented
 
     def __getitem__(self, index: Any) -> Symbol:
         from bpcore._operations import Slice

@@ -26,9 +26,7 @@ class Tangents:
         self.before: dict[int, tuple[int, int]] = {}  # z and Rz of what ends in an activation, by a
         n, table = net.n_params, net._graph.parameters
         frozen = {name for node in net._nodes if node.base in net.frozen for name in node.parameters}
-        self._theta = {
-            name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen) for name, p in table.items()
-        }
+        self._theta = {name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen) for name, p in table.items()}
         self._v = {name: plan.param(n + p.offset, p.rows, p.cols, p.decay, True) for name, p in table.items()}
 
     def add_input(self, buffer: int) -> None:
@@ -92,7 +90,7 @@ class Tangents:
             raise ValueError("hvp: a loss of your own has no second derivative here; use one of bpcore's")
         node, a = self.net._nodes[number], self.a[number]
         wanted = fused_with(loss)
-        if wanted is None:
+        if wanted is None or self.Ra[number] < 0:
             return loss, a, self.Ra[number]
         if getattr(node.layer, "activation", None) != wanted or a not in self.before:
             raise ValueError(f"hvp: {loss.name} needs an output of {wanted}, and {node.name} has another")

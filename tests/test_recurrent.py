@@ -402,7 +402,7 @@ def test_c_refuses_what_does_not_fit():
 def test_steps_have_the_bits_of_predict(kind, dtype):
     x, mask = bp.Input((20, 3)), bp.Input(20, name="mask")
     layer = KINDS[kind]
-    h = layer(7, sequences=True)(bp.Dense(4, "relu")(x), mask)
+    h = layer(7, sequences=True)(bp.Dense(4, "relu")(x), bp.Activate("relu")(mask))
     shared = layer(6, sequences=True)
     h = shared(shared(h[:, 1:]))
     out = bp.Dense(2, "softmax")(bp.concat([h, h * 2]))
@@ -424,6 +424,23 @@ def test_steps_have_the_bits_of_predict(kind, dtype):
         now, so_far = one({"input": X[5, t], "mask": M[5, t]})
         assert np.array_equal(now, whole[5, t])
     assert np.array_equal(so_far, final[5])
+
+
+def test_steps_of_words():
+    words = bp.Input(9, integer=True)
+    h = bp.LayerNorm()(bp.GRU(5, sequences=True)(bp.Dropout(0.5)(bp.Embedding(11, 4)(words))))
+    net = bp.Network(words, bp.Dense(11, "softmax")(h), seed=1)
+    text = np.random.default_rng(0).integers(0, 11, (3, 9))
+    whole = net.predict(text)
+    step, many = net.stepper(), net.stepper(streams=3)
+    for t in range(9):
+        assert np.array_equal(step(text[1, t]), whole[1, t])
+        assert np.array_equal(many(text[:, t]), whole[:, t])
+    kept = step.state["gru_1.h"].copy()
+    for wrong in (11, -1, 0.5, [1]):
+        with pytest.raises((ValueError, TypeError)):
+            step(wrong)
+    assert np.array_equal(step.state["gru_1.h"], kept)
 
 
 def test_state_of_a_stepper():
@@ -465,6 +482,8 @@ def test_a_stepper_refuses_what_needs_more_than_a_step():
         (h[0], "slice_1 .* mixes time steps"),
         (bp.concat([h, h], axis=0), "concat_1 .* mixes time steps"),
         (bp.Activate("softmax", axis=0)(h), "activate_1 .* mixes time steps"),
+        (bp.LSTM(3)(x, bp.Dense(6)(x[..., 0])), "dense_1 .* mixes time steps"),
+        (bp.LSTM(3)(x, bp.Bias()(x[..., 0])), "bias_1 .* mixes time steps"),
         (bp.LSTM(3, reverse=True)(x), r"lstm_1 \(LSTM\(3, reverse=True\)\) begins at the last time step"),
         (bp.LSTM(3)(bp.Reshape((3, 1))(bp.LSTM(3)(x))), "reshape_1 .* makes time steps of what has none"),
     ):

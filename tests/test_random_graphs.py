@@ -1,0 +1,208 @@
+"""Random graphs: values, gradients and second derivatives, the same bits, files.  See graphs.py for what is drawn."""
+
+import numpy as np
+import pytest
+from graphs import Case, by_name, cases, values
+from hypothesis import HealthCheck, given, settings
+
+import bpcore as bp
+from bpcore import _core, _threads
+
+COMMON = {"deadline": None, "derandomize": True, "database": None}
+SLOW_TO_DRAW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+
+
+def many(n, **options):
+    """A test of n cases."""
+
+    def decorate(test):
+        return settings(max_examples=n, suppress_health_check=SLOW_TO_DRAW, **COMMON)(given(case=cases(**options))(test))
+
+    return decorate
+
+
+def close(got, want, tolerance, least=1e-3):
+    got, want = np.asarray(got, float), np.asarray(want, float)
+    assert got.shape == want.shape
+    assert np.abs(got - want).max(initial=0) <= tolerance * max(np.abs(want).max(initial=0), least)
+
+
+def gradient(case: Case, theta):
+    before = case.net.theta.copy()
+    case.net.theta = theta
+    try:
+        return case.net.value_and_grad(*case.args, **case.options)[1]
+    finally:
+        case.net.theta = before
+
+
+# ---- values and first derivatives ----
+
+
+@many(400)
+def test_values_and_costs(case):
+    """To 1e-12 of the largest: NumPy's evaluation of the same nodes."""
+    found = values(case.net, case.net.params, case.X)
+    for answer, i in zip(case.predicted(case.X), case.net._graph.outputs, strict=True):
+        close(answer, found[i], 1e-12)
+    cost = case.cost(case.net.params)
+    close(case.net.evaluate(*case.args, **case.options)["loss"], cost, 1e-10)
+    close(case.net.value_and_grad(*case.args, **case.options)[0], cost, 1e-10)
+
+
+@many(300)
+def test_gradients(case):
+    """By each parameter, to 1e-9 of its largest entry (or of a thousandth): complex steps of NumPy's evaluation."""
+    got = by_name(case.net, case.net.value_and_grad(*case.args, **case.options)[1])
+    want = by_name(case.net, case.gradient())
+    for name in want:
+        close(got[name], want[name], 1e-9)
+
+
+@many(200)
+def test_gradients_against_central_differences(case):
+    """Of C itself, as it is evaluated: along one direction, to 1e-7."""
+    net = case.net
+    g = net.value_and_grad(*case.args, **case.options)[1]
+    v, theta, h = np.random.default_rng(1).standard_normal(net.n_params), net.theta.copy(), 1e-5
+    cost = []
+    for step in (-h, h):
+        net.theta = theta + step * v
+        cost.append(net.evaluate(*case.args, **case.options)["loss"])
+    net.theta = theta
+    assert abs((cost[1] - cost[0]) / (2 * h) - g @ v) <= 1e-7 * max(1, cost[0], np.linalg.norm(g) * np.linalg.norm(v))
+
+
+@many(200)
+def test_per_sample_gradients(case):
+    """Their mean is the gradient; each is that of its row alone, bit for bit."""
+    X, y = case.args
+    loss = case.options["loss"]
+    each = case.net.per_sample_gradients(X, y, loss=loss)
+    close(each.mean(0), case.net.value_and_grad(X, y, loss=loss)[1], 1e-12)
+    row = Case(case.net, [x[-1:] for x in case.X], [t[-1:] for t in case.y], case.loss, case.weight, None)
+    alone = row.net.value_and_grad(*row.args, **row.options)[1]
+    close(each[-1], alone, 1e-12)
+
+
+@many(200, single=True)
+def test_jacobians(case):
+    """To 1e-10: complex steps by each input."""
+    net, (X,) = case.net, case.X
+    got = net.jacobian(X)
+    n_in, n_out = net.n_inputs, net.n_outputs
+    assert got.shape == (len(X), n_out, n_in) and got.dtype == net.dtype
+    for k in range(n_in):
+        moved = X.reshape(len(X), -1).astype(complex)
+        moved[:, k] += 1e-30j
+        found = values(net, net.params, [moved.reshape(X.shape)])[net._graph.outputs[0]]
+        close(got[:, :, k], found.reshape(len(X), -1).imag / 1e-30, 1e-10)
+    for k in (0, -1):
+        close(net.input_gradient(X, output=k).reshape(len(X), -1), got[:, k], 1e-12)
+
+
+# ---- second derivatives ----
+
+
+@many(300)
+def test_products_with_the_hessian(case):
+    """To 1e-6 of the largest: central differences of gradients.  H is symmetric, to 1e-11."""
+    net, rng = case.net, np.random.default_rng(2)
+    if not net.n_params:
+        return
+    v, u = rng.standard_normal((2, net.n_params))
+    Hv, Hu = (net.hvp(*case.args, each, **case.options) for each in (v, u))
+    h = 1e-5 / np.linalg.norm(v)
+    want = (gradient(case, net.theta + h * v) - gradient(case, net.theta - h * v)) / (2 * h)
+    close(Hv, want, 1e-6, least=1e-2)
+    assert abs(u @ Hv - v @ Hu) <= 1e-11 * max(1, np.linalg.norm(Hv) * np.linalg.norm(u))
+
+
+@many(300)
+def test_products_with_gauss_newton(case):
+    """v^T G v is not negative, G is symmetric, and G is linear."""
+    net, rng = case.net, np.random.default_rng(3)
+    if not net.n_params:
+        return
+    v, u = rng.standard_normal((2, net.n_params))
+    Gv, Gu, sum_ = (net.gauss_newton_product(*case.args, each, **case.options) for each in (v, u, v - 2 * u))
+    size = max(1, np.linalg.norm(Gv) * np.linalg.norm(u), np.linalg.norm(Gu) * np.linalg.norm(v))
+    assert v @ Gv >= -1e-12 * size and u @ Gu >= -1e-12 * size
+    assert abs(u @ Gv - v @ Gu) <= 1e-11 * size
+    close(sum_, Gv - 2 * Gu, 1e-11)
+
+
+# ---- bits ----
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unforced():
+    yield
+    _threads.read_forced()
+
+
+def facts(case, n_threads):
+    """All that a network computes, as bytes."""
+    net = case.net.copy()
+    loss, grad = net.value_and_grad(*case.args, **case.options, n_threads=n_threads)
+    answers = net.predict(case.args[0], n_threads=n_threads)
+    evaluated = net.evaluate(*case.args, **case.options, n_threads=n_threads)
+    losses = net.fit(*case.args, **case.options, batch_size=20, epochs=2, n_threads=n_threads).loss
+    answers = answers if isinstance(answers, tuple) else (answers,)
+    return loss, grad.tobytes(), [a.tobytes() for a in answers], evaluated, losses, net.theta.tobytes()
+
+
+@pytest.mark.parametrize("phase2", ["owners", "shards"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_bits_for_any_number_of_threads(phase2, dtype):
+    @many(120, rows=(33, 70), dtype=dtype)
+    def check(case):
+        first = facts(case, 1)
+        for n_threads in (2, 3):
+            assert facts(case, n_threads) == first
+
+    _core.force(True, phase2)
+    try:
+        check()
+    finally:
+        _threads.read_forced()
+
+
+@many(200, rows=(2, 40))
+def test_a_row_has_the_bits_of_its_batch(case):
+    whole = case.predicted(case.X)
+    for first, end in ((0, 1), (len(case.X[0]) - 1, len(case.X[0])), (1, len(case.X[0]))):
+        part = case.predicted([x[first:end] for x in case.X])
+        for some, all_ in zip(part, whole, strict=True):
+            assert some.tobytes() == all_[first:end].tobytes()
+
+
+@many(200, single=True, dtype="float32", rows=(1, 40))
+def test_a_predictor_has_the_bits_of_predict(case):
+    (X,) = case.X
+    X = X.astype(np.float32)
+    want, answer = case.net.predict(X), case.net.predictor()
+    assert answer(X).tobytes() == want.tobytes() and answer(X[0]).tobytes() == want[0].tobytes()
+
+
+# ---- files ----
+
+
+def test_files(tmp_path):
+    @many(150)
+    def check(case):
+        net = case.net
+        net.fit(*case.args, **case.options, optimizer=bp.Adam(lr=1e-3), batch_size=2)
+        net.save(tmp_path / "net")
+        back = bp.load(tmp_path / "net")
+        assert [(n.name, n.shape, n.inputs, n.parameters) for n in back._nodes] == [
+            (n.name, n.shape, n.inputs, n.parameters) for n in net._nodes
+        ]
+        assert repr(back) == repr(net) and back.summary() == net.summary()
+        for each in (net, back):
+            each.fit(*case.args, **case.options, optimizer=bp.Adam(lr=1e-3), batch_size=2)
+        assert back.theta.tobytes() == net.theta.tobytes() and back.step == net.step
+        a, b = (each.predict(case.args[0]) for each in (net, back))
+        assert np.array_equal(a, b) if not isinstance(a, tuple) else all(map(np.array_equal, a, b))
+
+    check()
