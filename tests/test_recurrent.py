@@ -441,6 +441,10 @@ def test_steps_of_words():
         with pytest.raises((ValueError, TypeError)):
             step(wrong)
     assert np.array_equal(step.state["gru_1.h"], kept)
+    crowd = net.stepper(streams=100)
+    with pytest.raises(ValueError):
+        crowd([*[3] * 99, 11])
+    assert not crowd.state["gru_1.h"].any()
 
 
 def test_state_of_a_stepper():
