@@ -13,6 +13,17 @@ from bpcore._activations import Activation  # noqa: E402
 from bpcore._callbacks import Callback, EarlyStopping  # noqa: E402
 from bpcore._check import check_gradients  # noqa: E402
 from bpcore._config import show_config  # noqa: E402
+from bpcore._convolution import (  # noqa: E402
+    AveragePool1D,
+    AveragePool2D,
+    Conv1D,
+    Conv2D,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    MaxPool1D,
+    MaxPool2D,
+    TimeDelay,
+)
 from bpcore._embedding import Embedding  # noqa: E402
 from bpcore._errors import DivergenceError  # noqa: E402
 from bpcore._function import Function  # noqa: E402
@@ -47,15 +58,21 @@ __all__ = [
     "Activation",
     "Adam",
     "Add",
+    "AveragePool1D",
+    "AveragePool2D",
     "Bias",
     "Callback",
     "Concat",
+    "Conv1D",
+    "Conv2D",
     "Dense",
     "DivergenceError",
     "Dropout",
     "EarlyStopping",
     "Embedding",
     "Function",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
     "Gradients",
     "History",
     "Input",
@@ -63,6 +80,8 @@ __all__ = [
     "LevenbergMarquardt",
     "Loss",
     "MatMul",
+    "MaxPool1D",
+    "MaxPool2D",
     "Multiply",
     "Network",
     "Permute",
@@ -71,6 +90,7 @@ __all__ = [
     "Slice",
     "Symbol",
     "Tape",
+    "TimeDelay",
     "__version__",
     "activations",
     "check_gradients",

@@ -12,6 +12,17 @@ import numpy as np
 
 from bpcore import _activations, _validate
 from bpcore._activations import Activation
+from bpcore._convolution import (
+    AveragePool1D,
+    AveragePool2D,
+    Conv1D,
+    Conv2D,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    MaxPool1D,
+    MaxPool2D,
+    TimeDelay,
+)
 from bpcore._embedding import Embedding
 from bpcore._function import Function
 from bpcore._layers import Dense, Input, Layer, Spec, apply, named
@@ -383,5 +394,6 @@ LAYERS: dict[str, type[Any]] = {
     for kind in (
         Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias,
         Embedding, LayerNorm, Dropout, MatMul, Function,
+        Conv2D, Conv1D, TimeDelay, MaxPool2D, AveragePool2D, MaxPool1D, AveragePool1D, GlobalMaxPool, GlobalAveragePool,
     )  # fmt: skip
 }
