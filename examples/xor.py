@@ -28,7 +28,7 @@ def main() -> None:
         solved += right
         if right and net is None:
             net, at = trained, history
-    print(f"{solved} of {seeds} first weights lead to XOR; the others end in a local minimum")
+    print(f"{solved} of {seeds} first weights lead to XOR")
     assert net is not None
     print(f"loss {at.loss[0]:.3f} -> {at.loss[-1]:.5f}")
     for row, answer in zip(X, net.predict(X), strict=True):
