@@ -149,8 +149,8 @@ bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, dou
                 !strcmp(bp_op_function(plan, last, a->cols / positions), type->fused_with);
     int weights = positions > 1 ? bp_plan_buffer(plan, BP_REAL, positions) : -1;
     if (positions > 1 && weights < 0) return BP_E_NOMEM;
-    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, fused ? last->in[0] : out, -1, weights, positions,
-                                        attr, weight};
+    int in = fused ? last->in[0] : out;
+    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, in, -1, weights, positions, attr, weight};
     return BP_OK;
 }
 

@@ -29,7 +29,8 @@ def attention(x: bp.Symbol, heads: int) -> bp.Symbol:
 
 
 def network(seed: int) -> bp.Network:
-    digits, places = bp.Input(POSITIONS, integer=True, name="digits"), bp.Input(POSITIONS, integer=True, name="places")
+    digits = bp.Input(POSITIONS, integer=True, name="digits")
+    places = bp.Input(POSITIONS, integer=True, name="places")
     h = bp.Embedding(DIGITS, UNITS)(digits) + bp.Embedding(POSITIONS, UNITS)(places)
     h = bp.LayerNorm()(h + attention(h, HEADS))
     h = bp.LayerNorm()(h + bp.Dense(UNITS)(bp.Dense(4 * UNITS, "relu")(h)))
@@ -49,10 +50,11 @@ def main() -> None:
     for epochs, lr in ((2, 0.005), (1, 0.001)) if quick else ((4, 0.005), (2, 0.0005)):
         net.fit(*train, optimizer=bp.Adam(lr=lr), epochs=epochs, batch_size=64, verbose=int(not quick))
     answers = net.predict(test[0]).argmax(-1)
-    print(f"{(answers == test[1]).mean():.1%} of the places right, {(answers == test[1]).all(1).mean():.1%} of the rows")
+    right = answers == test[1]
+    print(f"{right.mean():.1%} of the places right, {right.all(1).mean():.1%} of the rows")
     for row, answer in zip(test[0][0][:3], answers, strict=False):
         print(f"{row} -> {answer}")
-    assert (answers == test[1]).mean() > (0.7 if quick else 0.97)
+    assert right.mean() > (0.7 if quick else 0.97)
 
 
 if __name__ == "__main__":

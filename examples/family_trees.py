@@ -29,7 +29,9 @@ ITALIAN = [
     ("Marco", "Lucia", ("Alfonso", "Sophia")),
     ("Tomaso", "Angela", ()),
 ]
-RELATIONS = "father mother husband wife son daughter uncle aunt brother sister nephew niece".split()
+RELATIONS = (
+    "father", "mother", "husband", "wife", "son", "daughter", "uncle", "aunt", "brother", "sister", "nephew", "niece",
+)  # fmt: skip
 
 
 def facts(couples: list) -> dict[tuple[str, str], set[str]]:
@@ -62,7 +64,7 @@ def facts(couples: list) -> dict[tuple[str, str], set[str]]:
 
 def network(seed: int) -> bp.Network:
     person, relation = bp.Input(24, name="person"), bp.Input(12, name="relation")
-    coded = [bp.Dense(6, "logistic", name=f"{name}_code")(x) for name, x in (("person", person), ("relation", relation))]
+    coded = [bp.Dense(6, "logistic", name=f"{x.name}_code")(x) for x in (person, relation)]
     h = bp.Dense(12, "logistic")(bp.concat(coded))
     h = bp.Dense(6, "logistic")(h)
     return bp.Network([person, relation], bp.Dense(24, "logistic", name="answer")(h), seed=seed)

@@ -23,7 +23,8 @@ def main() -> None:
     solved, net = 0, None
     for seed in range(seeds):
         trained = network(seed)
-        history = trained.fit(X, y, loss="squared_error", optimizer=bp.SGD(lr=2, momentum=0.9), epochs=3000, batch_size=None)
+        optimizer = bp.SGD(lr=2, momentum=0.9)
+        history = trained.fit(X, y, loss="squared_error", optimizer=optimizer, epochs=3000, batch_size=None)
         right = trained.evaluate(X, y)["accuracy"] == 1
         solved += right
         if right and net is None:

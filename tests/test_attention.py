@@ -106,6 +106,20 @@ def test_gradients_of_the_block():
     assert max(error for name, error in errors.items() if name != "dense_2.b") < 1e-7
 
 
+def test_products_with_the_hessian():
+    words = bp.Input(5, integer=True)
+    h = bp.Dropout(0.3)(bp.Embedding(20, 6)(words))
+    h = h + bp.Dense(6, "tanh")(bp.MatMul(transpose_b=True)(h, h) @ h)
+    net = bp.Network(words, bp.Dense(3, "softmax")(bp.Reshape(-1)(h)), dtype="float64")
+    net.theta = 0.3 * net.theta
+    X, y, v = RNG.integers(0, 20, (30, 5)), RNG.integers(0, 3, 30), RNG.normal(size=net.n_params)
+    product, theta, gradients = net.hvp(X, y, v), net.theta.copy(), []
+    for step in (1e-5, -1e-5):
+        net.theta = theta + step * v
+        gradients.append(net.value_and_grad(X, y)[1])
+    assert distance(product, (gradients[0] - gradients[1]) / 2e-5) < 1e-7
+
+
 # ---- dropout ----
 
 
@@ -245,7 +259,7 @@ def test_functions_get_arrays_of_their_own():
     [
         (lambda a: 1 / 0, lambda g, a: g, ZeroDivisionError, "division"),
         (lambda a: a, lambda g, a: {}["x"], KeyError, "x"),
-        (lambda a: a[:1], lambda g, a: g, ValueError, r"f\): forward: expected an array of shape \(4, 3\), got \(1, 3\)"),
+        (lambda a: a[:1], lambda g, a: g, ValueError, r"f\): forward: expected an array of shape \(4, 3\), got"),
         (lambda a: a * 1j, lambda g, a: g, TypeError, "forward: expected real numbers"),
         (lambda a: a, lambda g, a: g[:, :2], ValueError, r"backward: gradient 0: expected an array of shape \(4, 3\)"),
         (lambda a: a, lambda g, a: (g, g), ValueError, "backward: expected 1 gradients, one an input, got 2"),

@@ -89,7 +89,7 @@ def test_embedding():
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_sparse_steps(kind):
-    """torch.optim.SparseAdam is Adam that touches the rows of a batch alone, as ours is (its eps stands elsewhere); SGD takes sparse too."""
+    """torch.optim.SparseAdam touches the rows of a batch alone, as ours does; its eps stands elsewhere."""
     n = 5000
     words = bp.Input(4, integer=True)
     net = bp.Network(words, bp.Embedding(n, 3)(words), dtype="float64", seed=3)
