@@ -525,14 +525,14 @@ static bp_status do_table(bp_run *run, const bp_update *step, int64_t task, int 
     for (int64_t n; task >= (n = ceil_div(plan->tables[i].touched, TABLE_ROWS)); i++) task -= n;
     const bp_table *t = &plan->tables[i];
     const bp_param *p = &plan->params[t->param];
-    size_t bytes = (size_t)p->cols * plan->size;
+    size_t bytes = (size_t)p->cols * plan->size, scratch = plan->scratch + (size_t)thread * plan->scratch_bytes;
     bp_update u = *step;
     u.decay = p->flags & BP_PARAM_DECAY;
     int last_chunk = run->off + run->rows == run->batch_rows, bad = 0;
     int64_t end = min64(t->touched, (task + 1) * TABLE_ROWS);
     for (int64_t slot = task * TABLE_ROWS; slot < end; slot++) {
-        char *G = plan->arena + (run->batch_rows > plan->chunk_rows ? t->grad + (size_t)slot * bytes
-                                                                    : plan->scratch + (size_t)thread * plan->scratch_bytes);
+        size_t kept = run->batch_rows > plan->chunk_rows ? t->grad + (size_t)slot * bytes : scratch;
+        char *G = plan->arena + kept;
         int64_t row = bp_table_row(plan, t, slot), ahead = bp_table_row(plan, t, min64(slot + 8, end - 1));
         __builtin_prefetch(row_of(run, i, ahead, run->theta), 1);
         if (run->opt.state[0]) __builtin_prefetch(row_of(run, i, ahead, run->opt.state[0]), 1);
