@@ -13,12 +13,27 @@ from bpcore._activations import Activation  # noqa: E402
 from bpcore._callbacks import Callback, EarlyStopping  # noqa: E402
 from bpcore._check import check_gradients  # noqa: E402
 from bpcore._config import show_config  # noqa: E402
+from bpcore._convolution import (  # noqa: E402
+    AveragePool1D,
+    AveragePool2D,
+    Conv1D,
+    Conv2D,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    MaxPool1D,
+    MaxPool2D,
+    TimeDelay,
+)
+from bpcore._embedding import Embedding  # noqa: E402
 from bpcore._errors import DivergenceError  # noqa: E402
+from bpcore._function import Function  # noqa: E402
 from bpcore._history import History  # noqa: E402
 from bpcore._io import load  # noqa: E402
 from bpcore._layers import Dense, Input  # noqa: E402
 from bpcore._losses import Loss  # noqa: E402
+from bpcore._matmul import MatMul  # noqa: E402
 from bpcore._network import Network  # noqa: E402
+from bpcore._normalization import Dropout, LayerNorm  # noqa: E402
 from bpcore._operations import (  # noqa: E402
     Activate,
     Add,
@@ -32,36 +47,16 @@ from bpcore._operations import (  # noqa: E402
     concat,
 )
 from bpcore._optimizers import SGD, Adam, LevenbergMarquardt  # noqa: E402
+from bpcore._recurrent import GRU, LSTM, SimpleRNN  # noqa: E402
 from bpcore._symbols import Symbol  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
 from bpcore._threads import get_num_threads, set_num_threads  # noqa: E402
 from bpcore._version import __version__  # noqa: E402
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "SGD",
-    "Activate",
-    "Activation",
-    "Adam",
-    "Add",
-    "Bias",
-    "Callback",
-    "Concat",
-    "Dense",
-    "DivergenceError",
-    "EarlyStopping",
-    "Gradients",
-    "History",
-    "Input",
-    "LevenbergMarquardt",
-    "Loss",
-    "Multiply",
-    "Network",
-    "Permute",
-    "Reshape",
-    "Scale",
-    "Slice",
-    "Symbol",
-    "Tape",
     "__version__",
     "activations",
     "check_gradients",
@@ -73,4 +68,42 @@ __all__ = [
     "losses",
     "set_num_threads",
     "show_config",
+    "Activate",
+    "Activation",
+    "Adam",
+    "Add",
+    "AveragePool1D",
+    "AveragePool2D",
+    "Bias",
+    "Callback",
+    "Concat",
+    "Conv1D",
+    "Conv2D",
+    "Dense",
+    "DivergenceError",
+    "Dropout",
+    "EarlyStopping",
+    "Embedding",
+    "Function",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Gradients",
+    "History",
+    "Input",
+    "LayerNorm",
+    "LevenbergMarquardt",
+    "Loss",
+    "MatMul",
+    "MaxPool1D",
+    "MaxPool2D",
+    "Multiply",
+    "Network",
+    "Permute",
+    "Reshape",
+    "Scale",
+    "SimpleRNN",
+    "Slice",
+    "Symbol",
+    "Tape",
+    "TimeDelay",
 ]

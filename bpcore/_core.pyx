@@ -37,7 +37,7 @@ cdef extern from "bp.h" nogil:
         BP_LONGDOUBLE
     enum:
         BP_MAX_OPERANDS, BP_MAX_THREADS, BP_MAX_SETTINGS, BP_MAX_OUTER, BP_PARAM_DECAY, BP_PARAM_FROZEN
-        BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD
+        BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE
     ctypedef struct bp_plan
     ctypedef struct bp_run
     ctypedef struct bp_op_type
@@ -64,7 +64,7 @@ cdef extern from "bp.h" nogil:
     ctypedef struct bp_plan_info:
         int shards, n_stages, calls_blas
         int64_t chunk_rows
-        size_t arena_bytes
+        size_t arena_bytes, unshared_bytes
         double flops
     ctypedef struct bp_array:
         const char *data
@@ -83,7 +83,6 @@ cdef extern from "bp.h" nogil:
     ctypedef struct bp_in_port:
         int buffer
         bp_array array
-        int64_t repeat, period
     ctypedef struct bp_out_port:
         int buffer
         void *data
@@ -93,8 +92,16 @@ cdef extern from "bp.h" nogil:
     ctypedef struct bp_settings:
         int64_t n[16]
         double x[9]
+    ctypedef struct bp_function_call:
+        int n_in, backward
+        int64_t rows, out_cols
+        int64_t cols[8]
+        const void *input "in" [8]
+        void *out
+        void *grad[8]
+        int add[8]
     ctypedef bp_status (*bp_callback_fn)(void *, int, int64_t, int64_t, const void *, void *, void *,
-                                         bp_loss_call *) noexcept
+                                         bp_loss_call *, bp_function_call *) noexcept
 
     const bp_op_type *bp_op_find(const char *)
     bp_status bp_op_register(const bp_op_type *)
@@ -107,6 +114,7 @@ cdef extern from "bp.h" nogil:
     int bp_plan_param(bp_plan *, int64_t, int64_t, int64_t, int)
     bp_status bp_plan_op(bp_plan *, const bp_op_type *, int, const int *, int, const int *, const void *, int, int *)
     bp_status bp_plan_loss(bp_plan *, const char *, int, int, double, int, int64_t, double)
+    void bp_plan_keep(bp_plan *, int)
     bp_status bp_plan_compile(bp_plan *, int, int64_t, int)
     bp_plan_info bp_plan_describe(const bp_plan *)
     int bp_plan_grad(const bp_plan *, int)
@@ -115,6 +123,7 @@ cdef extern from "bp.h" nogil:
     bp_run *bp_run_new(bp_plan *, const bp_blas *, void *, int64_t)
     void bp_run_free(bp_run *)
     bp_status bp_run_ports(bp_run *, int, const bp_in_port *, int, const bp_out_port *, int)
+    void bp_run_repeat(bp_run *, int, int64_t)
     void bp_run_optimizer(bp_run *, const bp_opt *)
     void bp_run_callback(bp_run *, bp_callback_fn, void *)
     void bp_run_random(bp_run *, uint64_t, int64_t)
@@ -138,8 +147,8 @@ cdef extern from "bp.h" nogil:
 
 # ---- constants ----
 
-FORWARD, CACHE, LOSS, BACKWARD, INPUT_GRAD = (
-    BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD)
+FORWARD, CACHE, LOSS, BACKWARD, INPUT_GRAD, REUSE = (
+    BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE)
 PAUSED, DONE, NONFINITE_LOSS, NONFINITE_PARAM = BP_PAUSED, BP_DONE, BP_E_NONFINITE_LOSS, BP_E_NONFINITE_PARAM
 MAX_THREADS = BP_MAX_THREADS
 MAX_OPERANDS = BP_MAX_OPERANDS
@@ -171,7 +180,8 @@ cdef _raise(bp_status status):
     if status == BP_E_LIMIT:
         raise ValueError("the network is too large for the address space")
     if status == BP_E_LABEL:
-        raise ValueError("y: a class label left the range 0..n_outputs-1 while it was being read")
+        raise ValueError("X or y: a whole number lies outside its range while it is read: a number of X for an Embedding beyond "
+                         "0..n-1, or a class label of y beyond 0..n_outputs-1")
     raise ValueError("an operation's operands do not fit it")
 
 
@@ -361,7 +371,7 @@ cdef class Plan:
             found = Settings(*settings)
             self.details.append(found)
             detail = &(<Settings>found).settings
-        elif isinstance(function, str):
+        if isinstance(function, str):
             encoded = function.encode()
             detail = bp_activation_detail(encoded)
         elif name == "user_function":
@@ -396,6 +406,10 @@ cdef class Plan:
         if status:
             _raise(status)
 
+    def keep(self, int buffer):
+        """The buffer is read when all is done: its memory is not shared."""
+        bp_plan_keep(self.plan, buffer)
+
     def compile(self, int flags, int64_t rows, int n_threads):
         """Cuts the work for batches of at most `rows` rows and lays out the arena."""
         cdef bp_status status
@@ -413,7 +427,7 @@ cdef class Plan:
         return bp_plan_cache(self.plan, buffer)
 
     def describe(self):
-        """Numbers of a compiled plan: shards (0: owners), n_stages, chunk_rows, arena_bytes, flops."""
+        """Numbers of a compiled plan: shards (0: owners), n_stages, chunk_rows, arena_bytes, unshared_bytes, flops."""
         return bp_plan_describe(self.plan)
 
 
@@ -533,12 +547,14 @@ cdef cnp.ndarray _checked(object result, str what, tuple shape, dtype):
 
 
 cdef bp_status _callback(void *self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df,
-                         bp_loss_call *loss) noexcept with gil:
+                         bp_loss_call *loss, bp_function_call *function) noexcept with gil:
     cdef Run run = <Run>self
     cdef unsigned long generation = _generation
     try:
         if loss != NULL:
             run._call_loss(tag, loss)
+        elif function != NULL:
+            run._call_function(tag, function)
         else:
             run._call_activation(tag, rows, cols, z, a, df)
         if generation != _generation:
@@ -573,7 +589,8 @@ cdef class Run:
 
     def ports(self, ins, outs=(), int weight=-1, target_shapes=(), repeats=()):
         """ins, outs: lists of (buffer, array); weight: index in ins of the sample weights; target_shapes: of y's rows,
-        a loss each, for the user's; repeats: of the first of ins, row r is the array's row r // repeat % len.  Arrays of outs are C-contiguous in the plan's dtype."""
+        a loss each, for the user's; repeats: of the first of ins, row r is the array's row r // repeat % len.
+        Arrays of outs are C-contiguous in the plan's dtype."""
         cdef bp_in_port *in_ports = <bp_in_port *>calloc(len(ins) + 1, sizeof(bp_in_port))
         cdef bp_out_port *out_ports = <bp_out_port *>calloc(len(outs) + 1, sizeof(bp_out_port))
         cdef bp_status status
@@ -583,14 +600,14 @@ cdef class Run:
             for i, (buffer, array) in enumerate(ins):
                 in_ports[i].buffer = buffer
                 in_ports[i].array = _describe(array)
-                if i < len(repeats):
-                    in_ports[i].repeat, in_ports[i].period = repeats[i], in_ports[i].array.rows
             for i, (buffer, array) in enumerate(outs):
                 out_ports[i].buffer = buffer
                 out_ports[i].data = cnp.PyArray_DATA(array)
             status = bp_run_ports(self.run, len(ins), in_ports, len(outs), out_ports, weight)
             if status:
                 _raise(status)
+            for i, repeat in enumerate(repeats):
+                bp_run_repeat(self.run, i, repeat)
         finally:
             free(in_ports)
             free(out_ports)
@@ -661,6 +678,30 @@ cdef class Run:
             argument = _copy_in(z, rows, cols, dtype)
             result = _checked(derivative(argument), "Activation: df(z)", (rows, cols), dtype)
             memcpy(df, cnp.PyArray_DATA(result), result.nbytes)
+
+    cdef _call_function(self, int tag, bp_function_call *call):
+        forward, backward, shapes, out_shape, name = self.plan.functions[tag]
+        dtype, rows = self.plan.dtype, (call.rows,)
+        cdef cnp.ndarray result
+        arrays = [_copy_in(call.input[i], call.rows, call.cols[i], dtype).reshape(rows + shapes[i])
+                  for i in range(call.n_in)]
+        if not call.backward:
+            result = _checked(forward(*arrays), f"{name}: forward", rows + out_shape, dtype)
+            memcpy(call.out, cnp.PyArray_DATA(result), result.nbytes)
+            return
+        parts = backward(_copy_in(call.out, call.rows, call.out_cols, dtype).reshape(rows + out_shape), *arrays)
+        if call.n_in == 1 and not isinstance(parts, (list, tuple)):
+            parts = (parts,)
+        if not isinstance(parts, (list, tuple)) or len(parts) != call.n_in:
+            got = len(parts) if isinstance(parts, (list, tuple)) else type(parts).__name__
+            raise ValueError(f"{name}: backward: expected {call.n_in} gradients, one an input, got {got}")
+        for i in range(call.n_in):
+            if call.grad[i] == NULL:
+                continue
+            result = _checked(parts[i], f"{name}: backward: gradient {i}", rows + shapes[i], dtype)
+            if call.add[i]:
+                result = _copy_in(call.grad[i], call.rows, call.cols[i], dtype) + result.reshape(call.rows, -1)
+            memcpy(call.grad[i], cnp.PyArray_DATA(result), result.nbytes)
 
     cdef _call_loss(self, int tag, bp_loss_call *call):
         value, gradient, out_shape = self.plan.functions[tag]

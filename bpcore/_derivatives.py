@@ -22,7 +22,7 @@ from bpcore._tangents import Tangents
 if TYPE_CHECKING:
     from bpcore._network import Network
 
-SEED = _core.FORWARD | _core.CACHE | _core.LOSS | _core.BACKWARD
+SEED = _plans.TRAIN | _core.INPUT_GRAD
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def _pulled(net: Network, X: np.ndarray, seeds: np.ndarray, repeat: int) -> np.n
     out = np.empty((n, net.n_inputs), net.dtype)
     positions = math.prod(net._ends(net._graph.outputs)[0].shape[:-1])
     cost = _plans.Cost(0, _Linear(), float(positions), seeds.shape[1], False)
-    key = _plans.Key(SEED | _core.INPUT_GRAD, n, threads, (cost,), fixed=True)
+    key = _plans.Key(SEED, n, threads, (cost,), fixed=True)
     with net._plans.take(net, key) as made:
         run = _core.Run(made.plan, net.theta)
         run.ports([(made.inputs[0], X), (made.targets[0], seeds)], [(made.plan.grad(made.inputs[0]), out)],
@@ -221,6 +221,8 @@ def _curvature(net: Network, key: _plans.Key) -> _plans.Compiled:
             made.targets.append(target)
         outputs.append(tangents.curvature(cost.loss, net._graph.outputs[cost.output], target))
     made.outputs = outputs
+    for out in outputs:
+        made.plan.keep(out)
     made.plan.compile(key.flags, key.rows, key.n_threads)
     return made
 

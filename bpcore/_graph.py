@@ -33,6 +33,7 @@ class Node:
     shape: Shape
     inputs: tuple[int, ...] = ()
     parameters: tuple[str, ...] = ()
+    n_labels: int = 0  # an input of whole numbers: they lie in 0..n_labels - 1
 
     @property
     def n_out(self) -> int:
@@ -163,6 +164,11 @@ def lay_out(inputs: list[Symbol], outputs: list[Symbol], names: dict[int, str] |
     order = ordered(inputs, outputs)
     number = {id(symbol): i for i, symbol in enumerate(order)}
     table: dict[str, Parameter] = {}
+    n_labels: dict[int, int] = {}
+    for symbol in order:
+        for one in symbol.inputs:
+            if isinstance(one, Input) and one.integer:  # read by Embedding alone
+                n_labels[id(one)] = min(symbol.layer.n, n_labels.get(id(one), symbol.layer.n))
     nodes: list[Node] = []
     offset = 0
     for symbol, name in zip(order, _names(order, names or {}), strict=True):
@@ -182,7 +188,8 @@ def lay_out(inputs: list[Symbol], outputs: list[Symbol], names: dict[int, str] |
                     "weights fit only one width"
                 )
         numbers = tuple(number[id(one)] for one in symbol.inputs)
-        nodes.append(Node(name, symbol.layer, symbol.shape, numbers, tuple(f"{base}.{letter}" for letter in specs)))
+        names_of = tuple(f"{base}.{letter}" for letter in specs)
+        nodes.append(Node(name, symbol.layer, symbol.shape, numbers, names_of, n_labels.get(id(symbol), 0)))
     if offset > MAX_PARAMS:
         raise ValueError(f"layers: {offset:,} parameters are more than bpcore can hold; make the layers smaller")
     at = [tuple(number[id(symbol)] for symbol in ends) for ends in (inputs, outputs)]

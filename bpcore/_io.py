@@ -7,15 +7,17 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bpcore import _optimizers, _validate
 from bpcore._activations import NAMES, Activation
+from bpcore._catalogue import LAYERS
 from bpcore._graph import Graph, lay_out, symbols
+from bpcore._function import Function
 from bpcore._layers import Input
-from bpcore._operations import LAYERS
 from bpcore._symbols import Symbol
 
 if TYPE_CHECKING:
@@ -102,10 +104,10 @@ def _training(net: Network) -> dict[str, Any]:
 # ---- reading ----
 
 
-def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation] | None = None) -> Network:
+def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation | Function] | None = None) -> Network:
     """A network from a file that `save` wrote.
 
-    custom: the user's own activations by the name they were saved under.  Raises ValueError for anything that is not
+    custom: the user's own activations and functions by the name they were saved under.  Raises ValueError for anything that is not
     such a file, FileNotFoundError and its kin for what the system says.  Never executes what it reads.
     """
     from safetensors import SafetensorError, safe_open
@@ -182,7 +184,7 @@ def _strings(path: str, what: str, value: Any) -> list[str]:
     return value
 
 
-def _layout(path: str, graph: dict[str, Any], custom: dict[str, Activation]) -> tuple[str, Graph]:
+def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tuple[str, Graph]:
     """The graph that the file describes: every node is made of earlier ones."""
     _keys(path, "graph", graph, {"dtype", "nodes"}, {"outputs", "frozen"})
     if graph["dtype"] not in ("float32", "float64"):
@@ -209,7 +211,10 @@ def _layout(path: str, graph: dict[str, Any], custom: dict[str, Activation]) -> 
             given = dict(attributes)
             if "activation" in given:
                 given["activation"] = _activation(path, given["activation"], custom)
-            layer = _made(path, name, kind, **given, name=name)
+            if kind is Function:
+                layer = _function(path, given["function"], custom)
+            else:
+                layer = _made(path, name, kind, **given, name=name)
         made[name] = layer if kind is Input else _made(path, name, layer, *(made[one] for one in inputs))
     outputs = _strings(path, "outputs", graph.get("outputs", list(made)[-1:]))
     if not set(outputs) <= set(made):
@@ -232,7 +237,7 @@ def _made(path: str, what: str, make: Callable[..., Any], /, *arguments: Any, **
         raise _bad(path, f"{what!r}: {error}") from None
 
 
-def _activation(path: str, value: Any, custom: dict[str, Activation]) -> str | Activation:
+def _activation(path: str, value: Any, custom: Mapping[str, Any]) -> str | Activation:
     if isinstance(value, str):
         if value not in NAMES:
             raise _bad(path, f"unknown activation {value!r}")
@@ -245,6 +250,17 @@ def _activation(path: str, value: Any, custom: dict[str, Activation]) -> str | A
             "bp.Activation(f, df)}"
         )
     return custom[name]
+
+
+def _function(path: str, value: Any, custom: Mapping[str, Any]) -> Function:
+    _keys(path, "a function", value, {"custom"})
+    name = value["custom"]
+    if not isinstance(name, str) or not isinstance(custom.get(name), Function):
+        raise ValueError(
+            f"load: {path!r} uses the function {name!r} of your own; give it back by custom={{{name!r}: "
+            "bp.Function(forward, backward)}"
+        )
+    return replace(custom[name], name=name)
 
 
 def _settings(path: str, training: dict[str, Any]) -> _optimizers.Optimizer | None:

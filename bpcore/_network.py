@@ -17,6 +17,7 @@ from bpcore._graph import Graph, chained, lay_out, symbols
 from bpcore._history import History
 from bpcore._layers import Input, Layer
 from bpcore._optimizers import SGD, Memory, Optimizer
+from bpcore._stepper import Stepper
 from bpcore._symbols import Shape, Symbol
 from bpcore._tape import Gradients, Tape
 
@@ -294,7 +295,8 @@ class Network:
         return f"<Network {' -> '.join(shown)}, {self._dtype}, {self.n_params:,} parameters>"
 
     def summary(self) -> str:
-        """A table of the layers with their shapes and numbers of parameters."""
+        """A table of the layers with their shapes and numbers of parameters, and the memory that a training step on 32
+        examples takes beside the parameters: as buffers are reused, and if each had its own."""
         rows: list[tuple[str, ...]] = [("layer", "activation", "of", "output", "parameters")]
         seen: set[str] = set()
         for node in self._nodes:
@@ -312,7 +314,9 @@ class Network:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        shared, unshared = (f"{size / 2**20:,.2f} MiB" for size in _plans.memory(self, 32))
+        memory = f"a step on 32 examples: {shared}, without reuse {unshared}"
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], memory])
 
     # ---- training ----
 
@@ -398,6 +402,20 @@ class Network:
         slow = functools.partial(_only, self.copy(), threads) if calls_python else None
         (shape,), (out,) = self.inputs.values(), self.outputs.values()
         return _core.Predictor(made.plan, theta, made.inputs[0], made.outputs[0], shape, out, threads, slow)
+
+    def stepper(self, *, streams: int | None = None, n_threads: int | None = None) -> Stepper:
+        """The recurrent network as it is now, to be fed one time step after the other: `step = net.stepper()`.
+
+        `step(x)` takes a time step (features,), or (streams, features) of several sequences side by side, and gives the
+        output for it; `step.state` holds what the recurrent layers carry over, `step.reset()` begins anew.  The bits
+        are those of `predict` on the whole sequence, which may be longer than the network's.  Raises ValueError, naming
+        the layer, where something needs more than one time step.
+        """
+        self._fitting.check("stepper")
+        n = None if streams is None else _validate.integer("streams", streams, 1, 2**31 - 1)
+        theta = _aligned(self._theta.size, self._dtype)
+        theta[:] = self._theta
+        return Stepper(self, theta, n, _threads.resolve(n_threads))
 
     def evaluate(
         self, X: Any, y: Any, *, loss: _LossLike = "auto", sample_weight: Any = None, n_threads: int | None = None

@@ -12,7 +12,7 @@ import numpy as np
 
 from bpcore import _activations, _validate
 from bpcore._activations import Activation
-from bpcore._layers import Dense, Input, Layer, Spec, apply, named
+from bpcore._layers import Layer, Spec, apply, named
 from bpcore._symbols import Shape, Symbol
 
 MAX_AXES = 4
@@ -380,8 +380,3 @@ class Bias(Scale):
     ) -> int:  # fmt: skip
         """R{x + s} = Rx + v"""
         return int(t.plan.op("shift", [t.zero_as(inputs[0], moves[0])], v))
-
-
-LAYERS: dict[str, type[Any]] = {
-    kind.op: kind for kind in (Input, Dense, Add, Multiply, Concat, Reshape, Permute, Slice, Activate, Scale, Bias)
-}

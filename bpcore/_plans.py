@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from bpcore import _core
 from bpcore._layers import Dense, Input
-from bpcore._losses import BuiltIn, Loss
+from bpcore._losses import BuiltIn, Loss, SquaredError
 
 if TYPE_CHECKING:
     from bpcore._network import Network
 
-PREDICT = _core.FORWARD
+PREDICT = _core.FORWARD | _core.REUSE
 TRACE = _core.FORWARD | _core.CACHE
-EVALUATE = _core.FORWARD | _core.LOSS
-TRAIN = _core.FORWARD | _core.CACHE | _core.LOSS | _core.BACKWARD
+EVALUATE = _core.FORWARD | _core.LOSS | _core.REUSE
+TRAIN = _core.FORWARD | _core.CACHE | _core.LOSS | _core.BACKWARD | _core.REUSE
 REVERSE = _core.LOSS | _core.BACKWARD | _core.INPUT_GRAD
 
 # A plan without a backward pass takes any number of rows, in chunks of at most so many.
@@ -86,6 +86,9 @@ def compiled(net: Network, key: Key) -> Compiled:
         made.df.append(-1 if made.z[-1] == a else plan.cache(a))
     made.inputs = [made.a[i] for i in graph.inputs]
     made.outputs = [made.a[i] for i in graph.outputs]
+    if key.flags == PREDICT:
+        for out in made.outputs:
+            plan.keep(out)
     read: list[int] = []  # by losses, each a buffer of its own: a Reshape has that of its input
     for cost in key.losses:
         out = made.outputs[cost.output]
@@ -104,6 +107,14 @@ def compiled(net: Network, key: Key) -> Compiled:
         made.weight = plan.buffer(1)
     plan.compile(key.flags, key.rows, key.n_threads)
     return made
+
+
+def memory(net: Network, rows: int) -> tuple[int, int]:
+    """Bytes of the arena for training steps of `rows` examples, and if no buffers shared their memory."""
+    outputs = net._ends(net._graph.outputs)
+    costs = [Cost(i, SquaredError(), 1.0, node.n_out, False) for i, node in enumerate(outputs)]
+    numbers = compiled(net, Key(TRAIN, rows, 1, tuple(costs))).plan.describe()
+    return numbers["arena_bytes"], numbers["unshared_bytes"]
 
 
 Make = Callable[["Network", Key], Compiled]

@@ -67,6 +67,11 @@ class Symbol:
             raise ZeroDivisionError(f"{self!r} / 0")
         return _scaled(self, 1 / number)
 
+    def __matmul__(self, other: Any) -> Symbol:
+        from bpcore._matmul import MatMul
+
+        return MatMul()(self, other) if isinstance(other, Symbol) else NotImplemented
+
     def __getitem__(self, index: Any) -> Symbol:
         from bpcore._operations import Slice
 

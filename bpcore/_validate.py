@@ -167,7 +167,7 @@ def _find(name: str, a: np.ndarray, dtype: np.dtype[Any], low: float, high: floa
     if not np.isfinite(value):
         raise ValueError(f"{name}: expected finite numbers; {place}")
     if not low <= value <= high:
-        raise ValueError(f"{name}: expected numbers from {low:g} to {high:g}; {place}")
+        raise ValueError(f"{name}: expected numbers from {low:.15g} to {high:.15g}; {place}")
     cure = ", or use dtype='float64'" if dtype == np.float32 else ""
     raise ValueError(f"{name}: {place}, which overflows {dtype}; scale it{cure}")
 
@@ -230,7 +230,7 @@ def _input(value: Any, node: Any, dtype: np.dtype[Any], check_finite: bool, name
     if node.layer.integer:
         if a.dtype.kind not in "iu":
             raise TypeError(f"{name}: expected whole numbers, got dtype {a.dtype}; use {name}.astype(int)")
-        _find(name, a, np.dtype(np.float64), -(2.0**31), 2.0**31 - 1)
+        _find(name, a, np.dtype(np.float64), 0, node.n_labels - 1)
     elif check_finite and a.dtype.kind == "f":
         _find(name, a, dtype, -math.inf, math.inf)
     return a

@@ -13,6 +13,7 @@ typedef struct {
     int in, out;
     char *to;
     atomic_llong next; /* tile of rows */
+    atomic_int failure; /* bp_status of a tile, or BP_OK */
 } answer;
 
 /* Whether rows of X can be read where they lie: as the plan would hold them, and by products, which read no further
@@ -23,12 +24,12 @@ static int in_place(const bp_plan *plan, const bp_array *X, int in) {
     for (int i = 0; i < plan->n_ops; i++)
         for (int j = 0; j < plan->ops[i].n_in; j++)
             if (plan->ops[i].in[j] == in && !plan->ops[i].n_params) return 0;
-    if (X->n_outer) return 0;
-    return X->type == (plan->dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE) && !X->swapped && X->col_stride == size &&
-           X->row_stride == cols * size && (uintptr_t)X->data % plan->size == 0;
+    if (plan->buffers[in].kind != BP_REAL || X->type != (plan->dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE)) return 0;
+    return !X->n_outer && !X->swapped && X->col_stride == size && X->row_stride == cols * size &&
+           (uintptr_t)X->data % plan->size == 0;
 }
 
-static void answer_tile(const answer *a, int64_t first, int64_t rows, int thread) {
+static void answer_tile(answer *a, int64_t first, int64_t rows, int thread) {
     const bp_plan *plan = a->plan;
     bp_context x = a->x;
     bp_buffer buffers[MAX_MOVED];
@@ -39,11 +40,17 @@ static void answer_tile(const answer *a, int64_t first, int64_t rows, int thread
         buffers[a->in].offset = ahead + (size_t)((first - at) * cols) * plan->size;
         x.buffers = buffers;
     } else {
-        bp_gather(a->X, NULL, first, rows, &plan->buffers[a->in], plan->dtype, bp_at(&x, a->in, at, plan->size));
+        size_t size = plan->buffers[a->in].kind == BP_REAL ? plan->size : sizeof(int32_t);
+        bp_gather(a->X, NULL, first, rows, &plan->buffers[a->in], plan->dtype, bp_at(&x, a->in, at, size));
     }
     for (int i = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
-        op->type->forward[plan->dtype](&x, op, &(bp_cell){at, at + rows, 0, plan->buffers[op->out].cols, first});
+        bp_status status = op->type->forward[plan->dtype](
+            &x, op, &(bp_cell){at, at + rows, 0, plan->buffers[op->out].cols, first});
+        if (status) {
+            atomic_store_explicit(&a->failure, (int)status, memory_order_relaxed);
+            return;
+        }
     }
     size_t row = (size_t)plan->buffers[a->out].cols * plan->size;
     memcpy(a->to + (size_t)first * row, bp_at(&x, a->out, at, plan->size), (size_t)rows * row);
@@ -65,7 +72,8 @@ static void prepare(void *arg, int n_threads, bp_fpenv caller) {
 
 bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, const bp_array *X, int in, int out, void *to,
                     int n_threads) {
-    if (!plan->arena || !plan->windowed || plan->flags != BP_DO_FORWARD) return BP_E_SHAPE;
+    if (!plan->arena || !plan->windowed || (plan->flags | BP_DO_REUSE) != (BP_DO_FORWARD | BP_DO_REUSE))
+        return BP_E_SHAPE;
     answer a = {.plan = plan,
                 .x = {.plan = plan, .ops = plan->ops, .buffers = plan->buffers, .params = plan->params, .arena = arena,
                       .theta = theta},
@@ -77,5 +85,5 @@ bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, const b
     if (plan->flops_row * (double)X->rows < ALONE_FLOPS && !bp_forced.parallel_always) n_threads = 1;
     if (X->rows <= plan->row_tile) n_threads = 1;
     bp_pool_run(n_threads, answer_tiles, prepare, &a);
-    return BP_OK;
+    return (bp_status)atomic_load(&a.failure);
 }

@@ -29,7 +29,7 @@ typedef enum {
     BP_DONE,               /* the epoch (or the pass over the data) is complete */
     BP_E_NONFINITE_LOSS,   /* parameters are those of the last whole step */
     BP_E_NONFINITE_PARAM,  /* an update overflowed; parameters were put back to the last finite step */
-    BP_E_LABEL,            /* a class label lies outside 0..n_L-1 */
+    BP_E_LABEL,            /* a whole number lies outside its range: a class label, or a row of a table */
     BP_E_CALLBACK,         /* a callback of the user's failed; nothing was updated */
     BP_E_NOMEM,
     BP_E_SHAPE,            /* operands do not fit the operation */
@@ -68,11 +68,13 @@ typedef struct {
     int grad;       /* buffer of the gradient of C with respect to this one, or -1 */
     int maker;      /* operation that writes it, or -1 */
     int consumers;  /* operations that read it */
+    int kept;       /* its memory is no other buffer's: it is read when all is done */
     size_t offset;  /* of row 0 in the arena, bytes */
 } bp_buffer;
 
-/* Weight decay touches it (weights, not biases); it is not trained: its gradient is taken for zero. */
-enum { BP_PARAM_DECAY = 1, BP_PARAM_FROZEN = 2 };
+/* Weight decay touches it (weights, not biases); it is not trained: its gradient is taken for zero; its rows are named
+ * by whole numbers, and only those that a batch names are trained (set by the operation). */
+enum { BP_PARAM_DECAY = 1, BP_PARAM_FROZEN = 2, BP_PARAM_TABLE = 4 };
 
 /* A parameter: a [rows, cols] block of theta.  Phase 2 may split it by rows and columns. */
 typedef struct {
@@ -91,6 +93,9 @@ typedef enum {
     BP_SCOPE_ROWS,  /* any block of whole rows */
     BP_SCOPE_CHUNK  /* all rows at once, on the calling thread */
 } bp_scope;
+
+/* Backward does not read the inputs, or the output; param_grad does not read the output. */
+enum { BP_IGNORES_IN = 1, BP_IGNORES_OUT = 2, BP_GRAD_IGNORES_OUT = 4 };
 
 typedef struct bp_plan bp_plan;
 typedef struct bp_op bp_op;
@@ -117,7 +122,10 @@ typedef struct {
     const char *name;
     bp_scope scope; /* unless `declare` sets another */
     int64_t tile; /* rows that it wants together, at least; 0: any */
+    int ignores; /* a sum of BP_IGNORES_...: what is not read on the way back; aux and gradients may be */
+    int by_row; /* of its parameter it reads only the rows that the whole numbers of its input name */
     int grad_in_place; /* backward may write the gradient of its only input over that of its output */
+    int backward_first; /* param_grad needs what backward leaves, whether an input has a gradient or not */
     /* Checks operands and declares the output (op->out) and cached buffers (op->aux, op->aux + 1, ...). */
     bp_status (*declare)(bp_plan *plan, bp_op *op);
     bp_cell_fn *forward[2];
@@ -179,9 +187,21 @@ typedef struct {
     bp_loss_fn *fn[2];
 } bp_loss_type;
 
-/* The user's Python: an activation's operands as (rows, cols), df NULL where it is not wanted; or a loss's call. */
+/* One call of an operation of the user's: writes out (rows, out_cols); or, backward, reads the gradient with respect to
+ * out there, and writes (or, where add[i], adds) the gradients with respect to in[i] (rows, cols[i]). */
+typedef struct {
+    int n_in, backward;
+    int64_t rows, out_cols, cols[BP_MAX_OPERANDS];
+    const void *in[BP_MAX_OPERANDS];
+    void *out;
+    void *grad[BP_MAX_OPERANDS]; /* NULL where it is not wanted */
+    int add[BP_MAX_OPERANDS];
+} bp_function_call;
+
+/* The user's Python: an activation's operands as (rows, cols), df NULL where it is not wanted; or the call of a loss, or
+ * of an operation. */
 typedef bp_status bp_callback_fn(void *self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df,
-                                 bp_loss_call *loss);
+                                 bp_loss_call *loss, bp_function_call *function);
 
 /* The table of operations, activations and losses; NULL for a name that is not there. */
 const bp_op_type *bp_op_find(const char *name);
@@ -189,8 +209,16 @@ bp_status bp_op_register(const bp_op_type *type); /* BP_E_LIMIT when the table i
 const char *bp_activation_name(int i);            /* NULL past the end */
 const char *bp_loss_name(int i);
 
-/* What a plan does, a sum of flags. */
-enum { BP_DO_FORWARD = 1, BP_DO_CACHE = 2, BP_DO_LOSS = 4, BP_DO_BACKWARD = 8, BP_DO_INPUT_GRAD = 16 };
+/* What a plan does, a sum of flags.  REUSE: buffers share memory where one is read for the last time before the other
+ * is written; only those kept (and gradients of inputs) hold their values when all is done. */
+enum {
+    BP_DO_FORWARD = 1,
+    BP_DO_CACHE = 2,
+    BP_DO_LOSS = 4,
+    BP_DO_BACKWARD = 8,
+    BP_DO_INPUT_GRAD = 16,
+    BP_DO_REUSE = 32
+};
 
 bp_plan *bp_plan_new(bp_dtype dtype);
 void bp_plan_free(bp_plan *plan);
@@ -200,6 +228,7 @@ int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int
 /* Adds an operation; *out is the number of its output buffer. */
 bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int *in, int n_params, const int *param,
                      const void *detail, int tag, int *out);
+void bp_plan_keep(bp_plan *plan, int buffer);
 /* detail of the operation "activation"; NULL for a name that is not there. */
 const void *bp_activation_detail(const char *name);
 /* Adds `weight` times the mean of a loss over `positions` (of a sequence, an image), each with its share of the columns
@@ -215,6 +244,7 @@ typedef struct {
     int calls_blas;      /* some product runs on BLAS */
     int64_t chunk_rows;
     size_t arena_bytes;
+    size_t unshared_bytes; /* of an arena without REUSE */
     double flops;        /* a batch of `rows` rows, all phases; a function counts as the flops that take as long */
 } bp_plan_info;
 bp_plan_info bp_plan_describe(const bp_plan *plan);
@@ -288,7 +318,6 @@ typedef struct {
 typedef struct {
     int buffer;
     bp_array array;
-    int64_t repeat, period; /* row r of the data is row r / repeat % period of the array; 0: row r */
 } bp_in_port;
 typedef struct {
     int buffer;
@@ -307,6 +336,8 @@ bp_run *bp_run_new(bp_plan *plan, const bp_blas *blas, void *theta, int64_t n_pa
 void bp_run_free(bp_run *run);
 bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, const bp_out_port *out,
                        int weight_port); /* index into `in` of the weights, or -1 */
+/* Row r of the data is row r / repeat % rows of this port's array, rather than row r or that of an order. */
+void bp_run_repeat(bp_run *run, int port, int64_t repeat);
 void bp_run_optimizer(bp_run *run, const bp_opt *opt);
 void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self);
 /* Key of what training draws, and the network's count of steps at the run's beginning. */

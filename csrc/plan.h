@@ -9,6 +9,7 @@ typedef struct {
     bp_item_kind kind;
     int op;       /* or loss */
     int64_t cols; /* of what an operation writes */
+    int stage;
 } bp_item;
 
 /* Items run one after another on each task's cell; a barrier follows the stage. */
@@ -35,6 +36,19 @@ typedef struct {
     int64_t positions;
     double attr, weight;
 } bp_cost;
+
+/* A parameter of which a batch names some rows; see tables.c.  Offsets in the arena, of int32. */
+typedef struct {
+    int param;
+    int logged;           /* too large for the safety copy: old rows are logged instead */
+    int64_t most, calls;  /* rows that a batch can touch, and positions of a chunk */
+    size_t slot_of;       /* (rows of the parameter,) */
+    size_t row;           /* (most,): by slot, the row */
+    size_t first, last;   /* (most,): by slot, ends of the chain of calls, or -1 */
+    size_t next;          /* (calls,) */
+    size_t grad;          /* (most, cols) reals: of earlier chunks, where a batch has several */
+    int64_t touched, before; /* slots in use: now, and before this chunk */
+} bp_table;
 
 /* How fast a plan's steps were, whatever the network's calls. */
 typedef struct {
@@ -66,9 +80,12 @@ struct bp_plan {
     bp_block *blocks;
     int64_t *block_cost; /* (n_blocks + 1,): of those before */
     int64_t block_max;   /* elements of the largest block */
+    int n_dense;         /* blocks before those of tables */
+    int n_tables;
+    bp_table *tables;
 
     char *arena;
-    size_t arena_bytes;
+    size_t arena_bytes, unshared_bytes;
     size_t scratch, scratch_bytes; /* a thread's gradient block: offset of thread 0's, bytes each */
     size_t shard_grads;            /* (shards, n_theta) */
     size_t chunk_grad;             /* (n_theta,), where a batch has several chunks */
@@ -81,6 +98,13 @@ typedef struct {
     int backend, phase2, parallel_always;
 } bp_forces;
 extern bp_forces bp_forced;
+
+/* A batch begins; a chunk of so many rows has its gradients: its calls are listed. */
+void bp_tables_begin(bp_plan *plan);
+void bp_tables_collect(bp_plan *plan, int64_t rows);
+int32_t bp_table_row(const bp_plan *plan, const bp_table *table, int64_t slot);
+/* G (cols,) = the chunk's gradient of a slot's row; added, where the slot was in use before this chunk. */
+void bp_table_gradient(const bp_plan *plan, const bp_table *table, int64_t slot, int64_t rows, void *G);
 
 const bp_loss_type *bp_loss_find(const char *name);
 /* The name that a loss of `width` columns may be fused with: "softmax", "logistic" and the like, or "". */

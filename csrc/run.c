@@ -17,6 +17,8 @@ static const double SERIAL_FLOPS = 2e5, PARALLEL_FLOPS = 1e8;
 static const double SLICED_FLOPS = 1e7; /* where parallel work is forced, a slice ends within steps from here on */
 static const double PACE_SECONDS = 5e-3, RETRY_SECONDS = 2e-3; /* of a run the faster way, and of one the other */
 enum { MAX_RUNS = 64 };                                        /* of the faster way between two of the other, at most */
+enum { TABLE_ROWS = 64, TABLE_COST = 4096 }; /* of a table, in one task; what a task costs, in elements of a block */
+enum { LOG_BYTES = 8 << 20 };             /* of a table's old rows, at least */
 static const double SNAPSHOT_SHARE = 0.05; /* of the time may go into safety copies */
 
 /* Where the run stands; all that a snapshot needs besides the parameters. */
@@ -31,6 +33,14 @@ typedef struct {
     _Alignas(64) atomic_llong tasks;
 } bp_taken;
 
+/* Old rows of a table, theta and state, since the safety copy; undone from the last to the first. */
+typedef struct {
+    int32_t *row; /* (most,): -1 where a step failed before it came to the row */
+    char *old;    /* (most, arrays, cols) */
+    int64_t n, most;
+    int64_t at;   /* of this step's rows */
+} bp_log;
+
 struct bp_run {
     bp_plan *plan;
     bp_context x;
@@ -38,6 +48,7 @@ struct bp_run {
     int64_t n_params;
     int n_in, n_out, weight_port;
     bp_in_port *in;
+    int64_t *repeat;         /* by port; see bp_run_repeat */
     bp_out_port *out;
     bp_opt opt;
 
@@ -52,7 +63,9 @@ struct bp_run {
     int updating;            /* phase 2 */
     double sum[3];           /* of the batch so far */
 
-    char *snapshot;          /* theta, optimiser state */
+    char *snapshot;          /* theta, optimiser state; without the tables that are logged */
+    bp_log *logs;            /* by table */
+    int n_logs;
     bp_position snapshot_at;
     double snapshot_time, snapshot_cost;
     int has_snapshot;
@@ -101,11 +114,24 @@ bp_run *bp_run_new(bp_plan *plan, const bp_blas *blas, void *theta, int64_t n_pa
     return run;
 }
 
+static void free_snapshot(bp_run *run) {
+    for (int i = 0; i < run->n_logs && run->logs; i++) {
+        free(run->logs[i].row);
+        free(run->logs[i].old);
+    }
+    free(run->logs);
+    free(run->snapshot);
+    run->logs = NULL;
+    run->snapshot = NULL;
+    run->has_snapshot = 0;
+}
+
 void bp_run_free(bp_run *run) {
     if (!run) return;
+    free_snapshot(run);
     free(run->in);
+    free(run->repeat);
     free(run->out);
-    free(run->snapshot);
     free(run->taken);
     free(run);
 }
@@ -114,15 +140,19 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
                        int weight_port) {
     bp_in_port *ins = malloc(sizeof *in * (size_t)(n_in + 1));
     bp_out_port *outs = malloc(sizeof *out * (size_t)(n_out + 1));
-    if (!ins || !outs) {
+    int64_t *repeat = calloc((size_t)(n_in + 1), sizeof *repeat);
+    if (!ins || !outs || !repeat) {
         free(ins);
         free(outs);
+        free(repeat);
         return BP_E_NOMEM;
     }
     if (n_in) memcpy(ins, in, sizeof *in * (size_t)n_in);
     if (n_out) memcpy(outs, out, sizeof *out * (size_t)n_out);
     free(run->in);
     free(run->out);
+    free(run->repeat);
+    run->repeat = repeat;
     run->in = ins;
     run->out = outs;
     run->n_in = n_in;
@@ -132,13 +162,13 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
 }
 
 void bp_run_optimizer(bp_run *run, const bp_opt *opt) {
-    free(run->snapshot);
-    run->snapshot = NULL;
+    free_snapshot(run);
     run->opt = *opt;
     run->x.training = trains(run);
     run->at.t = opt->t;
-    run->has_snapshot = 0;
 }
+
+void bp_run_repeat(bp_run *run, int port, int64_t repeat) { run->repeat[port] = repeat; }
 
 void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self) {
     run->x.callback = fn;
@@ -162,6 +192,7 @@ static void set_chunk(bp_run *run, int64_t off) {
 static void set_batch(bp_run *run) {
     run->batch_rows = min64(run->batch, run->n - run->at.pos);
     memset(run->sum, 0, sizeof run->sum);
+    bp_tables_begin(run->plan);
     set_chunk(run, 0);
 }
 
@@ -206,13 +237,12 @@ static void gather(bp_run *run, const bp_tile *t) {
         size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
         char *to = plan->arena + b->offset + (size_t)t->at * row;
         int64_t first = run->at.pos + run->off + t->row;
-        if (!port->repeat) {
+        if (!run->repeat[i]) {
             bp_gather(&port->array, run->order, first, t->count, b, plan->dtype, to);
             continue;
         }
-        for (int64_t r = 0; r < t->count; r++)
-            bp_gather(&port->array, NULL, (first + r) / port->repeat % port->period, 1, b, plan->dtype,
-                      to + (size_t)r * row);
+        for (int64_t r = first; r < first + t->count; r++, to += row)
+            bp_gather(&port->array, NULL, r / run->repeat[i] % port->array.rows, 1, b, plan->dtype, to);
     }
 }
 
@@ -253,7 +283,7 @@ static bp_status loss(bp_run *run, int number, const bp_tile *t) {
                          .attr = loss->attr};
     bp_status status = loss->type ? loss->type->fn[plan->dtype](&call)
                                   : run->x.callback(run->x.callback_self, loss->tag, call.rows, call.cols, NULL, NULL,
-                                                    NULL, &call);
+                                                    NULL, &call, NULL);
     if (status) return status;
     if (share != 1 && call.grad) multiply(plan->dtype, call.grad, t->count * cols, share);
     sum[0] = call.sum[0] * share;
@@ -310,8 +340,8 @@ static bp_status do_tile(bp_run *run, const bp_stage *stage, const bp_tile *t) {
 
 static bp_status do_cell(bp_run *run, const bp_stage *stage, int64_t task) {
     const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
-    int64_t across = ceil_div(stage->cols, stage->col_tile), c0 = task % across * stage->col_tile;
-    bp_tile t = tile_of(run, task / across, stage->row_tile, 0);
+    int64_t down = ceil_div(run->rows, stage->row_tile), c0 = task / down * stage->col_tile;
+    bp_tile t = tile_of(run, task % down, stage->row_tile, 0); /* cells of the same weights follow each other */
     bp_cell cell = {t.at, t.at + t.count, c0, min64(c0 + stage->col_tile, stage->cols), run->off + t.row};
     bp_status status = BP_OK;
     for (; item < end && !status; item++) status = do_item(run, item, &t, &cell);
@@ -459,13 +489,96 @@ static bp_status do_block(bp_run *run, const bp_update *step, const bp_block *bl
     return run->off + run->rows == run->batch_rows ? update_block(run, step, block, G, ld) : BP_OK;
 }
 
+/* Blocks of phase 2, and after them the tasks of tables; gradients that are only written are whole. */
+static int64_t n_blocks(const bp_run *run) { return trains(run) ? run->plan->n_dense : run->plan->n_blocks; }
+
+static int64_t table_tasks(const bp_run *run) {
+    int64_t n = 0;
+    for (int i = 0; i < run->plan->n_tables && trains(run); i++)
+        n += ceil_div(run->plan->tables[i].touched, TABLE_ROWS);
+    return n;
+}
+
+/* A row of table i, of theta or of the optimiser's state. */
+static char *row_of(const bp_run *run, int i, int64_t row, void *array) {
+    const bp_param *p = &run->plan->params[run->plan->tables[i].param];
+    return (char *)array + (size_t)(p->offset + row * p->cols) * run->plan->size;
+}
+
+/* Row `row` of the live arrays to entry `entry` of the log, or back. */
+static void copy_row(bp_run *run, int i, int64_t row, int64_t entry, int restore) {
+    size_t bytes = (size_t)run->plan->params[run->plan->tables[i].param].cols * run->plan->size;
+    void *live[3] = {run->theta, run->opt.state[0], run->opt.state[1]};
+    char *old = run->logs[i].old + (size_t)entry * bytes * (size_t)(1 + !!live[1] + !!live[2]);
+    for (int k = 0; k < 3; k++) {
+        if (!live[k]) continue;
+        if (restore) memcpy(row_of(run, i, row, live[k]), old, bytes);
+        else memcpy(old, row_of(run, i, row, live[k]), bytes);
+        old += bytes;
+    }
+}
+
+/* Gradient and update of some of the rows that the batch names. */
+static bp_status do_table(bp_run *run, const bp_update *step, int64_t task, int thread) {
+    const bp_plan *plan = run->plan;
+    int i = 0;
+    for (int64_t n; task >= (n = ceil_div(plan->tables[i].touched, TABLE_ROWS)); i++) task -= n;
+    const bp_table *t = &plan->tables[i];
+    const bp_param *p = &plan->params[t->param];
+    size_t bytes = (size_t)p->cols * plan->size;
+    bp_update u = *step;
+    u.decay = p->flags & BP_PARAM_DECAY;
+    int last_chunk = run->off + run->rows == run->batch_rows, bad = 0;
+    int64_t end = min64(t->touched, (task + 1) * TABLE_ROWS);
+    for (int64_t slot = task * TABLE_ROWS; slot < end; slot++) {
+        char *G = plan->arena + (run->batch_rows > plan->chunk_rows ? t->grad + (size_t)slot * bytes
+                                                                    : plan->scratch + (size_t)thread * plan->scratch_bytes);
+        int64_t row = bp_table_row(plan, t, slot), ahead = bp_table_row(plan, t, min64(slot + 8, end - 1));
+        __builtin_prefetch(row_of(run, i, ahead, run->theta), 1);
+        if (run->opt.state[0]) __builtin_prefetch(row_of(run, i, ahead, run->opt.state[0]), 1);
+        if (run->opt.state[1]) __builtin_prefetch(row_of(run, i, ahead, run->opt.state[1]), 1);
+        bp_table_gradient(plan, t, slot, run->rows, G);
+        if (!last_chunk) continue;
+        if (t->logged) {
+            copy_row(run, i, row, run->logs[i].at + slot, 0);
+            run->logs[i].row[run->logs[i].at + slot] = (int32_t)row;
+        }
+        bad |= bp_active->update[plan->dtype](&u, p->offset + row * p->cols, p->cols, G, run->theta);
+    }
+    return bad ? BP_E_NONFINITE_PARAM : BP_OK;
+}
+
+/* Phase 2 begins: the rows that it will touch are listed, and have their places in the logs. */
+static void begin_tables(bp_run *run) {
+    bp_plan *plan = run->plan;
+    if (!trains(run) || !plan->n_tables) return;
+    bp_tables_collect(plan, run->rows);
+    for (int i = 0; i < plan->n_tables && run->off + run->rows == run->batch_rows; i++) {
+        bp_log *log = &run->logs[i];
+        if (!plan->tables[i].logged) continue;
+        int64_t touched = plan->tables[i].touched;
+        log->at = log->n;
+        log->n += touched;
+        for (int64_t k = log->at; k < log->n; k++) log->row[k] = -1;
+    }
+}
+
+/* Whether the next batch may not find room: then the safety copy is due. */
+static int logs_full(const bp_run *run) {
+    for (int i = 0; i < run->plan->n_tables && run->logs; i++)
+        if (run->plan->tables[i].logged && run->logs[i].n + run->plan->tables[i].most > run->logs[i].most) return 1;
+    return 0;
+}
+
 /* ---- advancing ---- */
 
 /* The first block of a thread: the blocks before it make up its share of the cost. */
-static int64_t first_block(const bp_plan *plan, int thread, int n_threads) {
-    if (thread == 0) return 0;
-    int64_t low = 0, high = plan->n_blocks;
-    double before = (double)plan->block_cost[high] * thread / n_threads;
+static int64_t first_block(const bp_run *run, int64_t n_tasks, int thread, int n_threads) {
+    const bp_plan *plan = run->plan;
+    if (thread == 0 || thread == n_threads) return thread ? n_tasks : 0;
+    int64_t low = 0, high = n_blocks(run), dense = plan->block_cost[high];
+    double before = (double)(dense + (n_tasks - high) * TABLE_COST) * thread / n_threads;
+    if (before >= (double)dense) return high + (int64_t)((before - (double)dense) / TABLE_COST);
     while (low < high) {
         int64_t mid = (low + high) / 2;
         if ((double)(plan->block_cost[mid] + plan->block_cost[mid + 1]) < 2 * before) low = mid + 1;
@@ -476,13 +589,14 @@ static int64_t first_block(const bp_plan *plan, int thread, int n_threads) {
 
 static bp_status do_task(bp_run *run, const bp_update *step, int64_t task, int thread) {
     const bp_plan *plan = run->plan;
-    return run->updating ? do_block(run, step, &plan->blocks[task], thread)
-                         : do_stage_task(run, &plan->stages[run->stage], task, thread);
+    if (!run->updating) return do_stage_task(run, &plan->stages[run->stage], task, thread);
+    if (task >= n_blocks(run)) return do_table(run, step, task - n_blocks(run), thread);
+    return do_block(run, step, &plan->blocks[task], thread);
 }
 
 /* The first task of a thread's share. */
 static int64_t first_task(const bp_run *run, int64_t n_tasks, int thread, int n_threads) {
-    if (run->updating) return first_block(run->plan, thread, n_threads);
+    if (run->updating) return first_block(run, n_tasks, thread, n_threads);
     if (run->plan->stages[run->stage].scope == BP_SCOPE_CHUNK) return thread > 0; /* on the calling thread */
     return n_tasks * thread / n_threads;
 }
@@ -491,7 +605,8 @@ static int64_t first_task(const bp_run *run, int64_t n_tasks, int thread, int n_
  * Returns how many tasks it did. */
 static int64_t execute(bp_run *run, int thread, int n_threads) {
     bp_update step = run->updating ? update_of(run) : (bp_update){0};
-    int64_t n_tasks = run->updating ? run->plan->n_blocks : stage_tasks(run, &run->plan->stages[run->stage]);
+    int64_t n_tasks =
+        run->updating ? n_blocks(run) + table_tasks(run) : stage_tasks(run, &run->plan->stages[run->stage]);
     int64_t done = 0;
     bp_status failure = BP_OK;
     if (n_threads == 1) {
@@ -526,7 +641,7 @@ static void end_batch(bp_run *run, int updated) {
     run->at.pos += run->batch_rows;
     if (run->at.pos >= run->n) run->status = BP_DONE;
     else set_batch(run);
-    if (--run->steps_left == 0 && !run->status) run->status = BP_PAUSED;
+    if ((--run->steps_left == 0 || logs_full(run)) && !run->status) run->status = BP_PAUSED;
     if (!run->warm_time) {
         run->warm_time = bp_now();
         run->warm_rows = done->rows;
@@ -572,6 +687,7 @@ static void advance(bp_run *run, int n_threads) {
             if ((!plan->shards && !last_chunk) || (last_chunk && run->sum[1] != 0)) {
                 run->updating = 1;
                 run->stage = 0;
+                begin_tables(run);
                 return;
             }
         }
@@ -650,21 +766,70 @@ static bp_status slice(bp_run *run, int n_threads, double seconds, int64_t max_s
         pace->runs++;
         if (retry) pace->next_retry = pace->runs + min64(pace->runs, MAX_RUNS);
         now = bp_now();
-    } while (run->status == BP_PAUSED && run->steps_left != 0 && now < end);
+    } while (run->status == BP_PAUSED && run->steps_left != 0 && now < end && !logs_full(run));
     return run->status;
 }
 
-/* theta and the state arrays, one after the other, to or from the snapshot. */
+/* The end of a run of theta that is copied, from element `from`; *next: where the one after the logged table begins. */
+static int64_t copied_until(const bp_run *run, int64_t from, int64_t *next) {
+    const bp_plan *plan = run->plan;
+    int64_t end = run->n_params;
+    *next = run->n_params;
+    for (int i = 0; i < plan->n_tables; i++) {
+        const bp_param *p = &plan->params[plan->tables[i].param];
+        if (!plan->tables[i].logged || p->offset < from || p->offset >= end) continue;
+        end = p->offset;
+        *next = p->offset + p->rows * p->cols;
+    }
+    return end;
+}
+
+/* theta and the state arrays, one after the other, to or from the snapshot; without the logged tables. */
 static void copy_parameters(bp_run *run, int restore) {
-    size_t bytes = (size_t)run->n_params * run->plan->size;
-    void *live[3] = {run->theta, run->opt.state[0], run->opt.state[1]};
-    char *saved = run->snapshot;
+    size_t size = run->plan->size;
+    char *live[3] = {run->theta, run->opt.state[0], run->opt.state[1]}, *saved = run->snapshot;
     for (int i = 0; i < 3; i++) {
         if (!live[i]) continue;
-        if (restore) memcpy(live[i], saved, bytes);
-        else memcpy(saved, live[i], bytes);
-        saved += bytes;
+        for (int64_t from = 0, end, next; from < run->n_params; from = next) {
+            end = copied_until(run, from, &next);
+            size_t bytes = (size_t)(end - from) * size;
+            if (restore) memcpy(live[i] + (size_t)from * size, saved, bytes);
+            else memcpy(saved, live[i] + (size_t)from * size, bytes);
+            saved += bytes;
+        }
     }
+    for (int i = 0; i < run->plan->n_tables; i++) {
+        bp_log *log = &run->logs[i];
+        for (int64_t k = log->n - 1; k >= 0 && restore; k--)
+            if (log->row[k] >= 0) copy_row(run, i, log->row[k], k, 1);
+        log->n = 0;
+    }
+}
+
+/* Memory for a safety copy, and for as many old rows as it takes to be worth another copy. */
+static bp_status new_snapshot(bp_run *run) {
+    const bp_plan *plan = run->plan;
+    int64_t arrays = 1 + !!run->opt.state[0] + !!run->opt.state[1], elements = 0;
+    for (int64_t from = 0, next; from < run->n_params; from = next) elements += copied_until(run, from, &next) - from;
+    size_t bytes = (size_t)(arrays * elements) * plan->size;
+    run->snapshot = malloc(bytes + 1);
+    run->logs = calloc((size_t)plan->n_tables + 1, sizeof *run->logs);
+    run->n_logs = plan->n_tables;
+    int lacking = !run->snapshot || !run->logs;
+    for (int i = 0; i < plan->n_tables && !lacking; i++) {
+        if (!plan->tables[i].logged) continue;
+        bp_log *log = &run->logs[i];
+        size_t row = (size_t)(arrays * plan->params[plan->tables[i].param].cols) * plan->size;
+        size_t room = bp_forced.parallel_always ? 0 : bytes > LOG_BYTES ? bytes : LOG_BYTES;
+        log->most = (int64_t)(room / row);
+        if (log->most < 2 * plan->tables[i].most) log->most = 2 * plan->tables[i].most;
+        log->row = malloc((size_t)log->most * sizeof *log->row + 1);
+        log->old = malloc((size_t)log->most * row + 1);
+        lacking = !log->row || !log->old;
+    }
+    if (!lacking) return BP_OK;
+    free_snapshot(run);
+    return BP_E_NOMEM;
 }
 
 /* Taken at the start of a slice, unless the last is young beside what a copy costs. */
@@ -672,10 +837,10 @@ static bp_status take_snapshot(bp_run *run, int fresh) {
     int between_steps = !run->off && !run->stage && !run->updating;
     double now = bp_now();
     if (!trains(run) || !between_steps) return BP_OK;
-    if (run->has_snapshot && !fresh && (now - run->snapshot_time) * SNAPSHOT_SHARE < run->snapshot_cost) return BP_OK;
-    size_t arrays = (size_t)(1 + !!run->opt.state[0] + !!run->opt.state[1]);
-    if (!run->snapshot) run->snapshot = malloc(arrays * (size_t)run->n_params * run->plan->size + 1);
-    if (!run->snapshot) return BP_E_NOMEM;
+    int young = run->has_snapshot && !fresh && !logs_full(run);
+    if (young && (now - run->snapshot_time) * SNAPSHOT_SHARE < run->snapshot_cost) return BP_OK;
+    bp_status status = run->snapshot ? BP_OK : new_snapshot(run);
+    if (status) return status;
     copy_parameters(run, 0);
     run->snapshot_at = run->at;
     run->snapshot_time = bp_now();

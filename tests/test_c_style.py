@@ -69,7 +69,7 @@ def test_memory_is_taken_in_set_up_alone():
     assert found == {"csrc/plan.c", "csrc/run.c"}
     takes = {f for f, body in functions(code(ROOT / "csrc/run.c")) if calls(body, allocators)}
     # the safety copy is taken once, when the first slice of training begins
-    assert takes == {"bp_run_new", "bp_run_ports", "take_snapshot"}
+    assert takes == {"bp_run_new", "bp_run_ports", "new_snapshot"}
     plan = functions(code(ROOT / "csrc/plan.c"))
     makers = "|".join(f for f, _ in plan if re.match("bp_plan_(new|buffer|param|op|loss|compile)$", f))
     assert makers.count("|") == 5

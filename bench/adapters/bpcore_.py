@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 from typing import Any
@@ -89,3 +90,30 @@ class Gradient:
         for _ in range(count):
             gradient = self.way(self.net, self.X, self.y)
         return np.array(gradient)
+
+
+class Graph:
+    """A case of bench/graphs: its network, trained by fit."""
+
+    def __init__(self, case: str, params: dict[str, NDArray], X: Any, y: Any) -> None:
+        self.case, self.params, self.X, self.y = importlib.import_module(f"graphs.{case}"), params, X, y
+        self.optimizer = bp.SGD(lr=self.case.LR)
+        self.reset()
+
+    def reset(self) -> None:
+        self.net = self.case.bpcore(bp)
+        for name, p in self.params.items():
+            self.net.params[name][...] = p
+
+    def run(self, epochs: int) -> list[float]:
+        history = self.net.fit(
+            self.X,
+            self.y,
+            loss=getattr(self.case, "LOSS", "auto"),
+            optimizer=self.optimizer,
+            epochs=epochs,
+            batch_size=self.case.BATCH,
+            shuffle=False,
+            n_threads=bp.get_num_threads(),
+        )
+        return history.loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
@@ -104,3 +105,34 @@ class Predict(Prediction):
             return jax.nn.sigmoid(z) if z.shape[1] == 1 else jax.nn.softmax(z)
 
         self.answer = lambda x: predict(x).block_until_ready()
+
+
+class Graph:
+    """A case of bench/graphs, with plain SGD: an epoch is a scan over its batches."""
+
+    def __init__(self, case: str, params: dict[str, NDArray], X: Any, y: Any) -> None:
+        self.case = importlib.import_module(f"graphs.{case}")
+        self.start = getattr(self.case, "jax_params", dict)(params)
+        batch = self.case.BATCH
+        self.batches = jax.tree.map(lambda part: jnp.asarray(part.reshape(-1, batch, *part.shape[1:])), (X, y))
+
+        def step(params: Any, batch: Any) -> Any:
+            loss, grads = jax.value_and_grad(self.case.jax_loss)(params, *batch)
+            return jax.tree.map(lambda p, g: p - self.case.LR * g, params, grads), loss
+
+        def epoch(params: Any, batches: Any) -> Any:
+            params, losses = jax.lax.scan(step, params, batches)
+            return params, losses.mean()
+
+        self.epoch = jax.jit(epoch, donate_argnums=0)
+
+    def reset(self) -> None:
+        self.params = jax.block_until_ready(jax.tree.map(jnp.array, self.start))
+
+    def run(self, epochs: int) -> list[float]:
+        losses = []
+        for _ in range(epochs):
+            self.params, loss = self.epoch(self.params, self.batches)
+            losses.append(loss)
+        jax.block_until_ready(self.params)
+        return [float(loss) for loss in losses]

@@ -6,6 +6,7 @@ forward, backward and update together, and called from C++.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -153,3 +154,54 @@ class Predict(Prediction):
     def run(self, count: int) -> NDArray:
         with torch.inference_mode():
             return super().run(count)
+
+
+class Graph:
+    """A case of bench/graphs, with plain SGD: an eager loop, or ("compile") a step as one compiled graph."""
+
+    def __init__(self, case: str, params: dict[str, NDArray], X: Any, y: Any) -> None:
+        self.case = importlib.import_module(f"graphs.{case}")
+        self.start = {name: torch.tensor(p) for name, p in self.case.torch_params(params).items()}
+        self.params = {name: p.clone() for name, p in self.start.items()}
+        parts = X if isinstance(X, dict) else {"": X}
+        columns = [torch.from_numpy(part).split(self.case.BATCH) for part in (*parts.values(), y)]
+        self.batches = [
+            (dict(zip(parts, x, strict=True)) if isinstance(X, dict) else x[0], y)
+            for *x, y in zip(*columns, strict=True)
+        ]
+        self.step = self.compiled() if _variant == "compile" else self.eager()
+
+    def eager(self) -> Callable[[Any, Tensor], Tensor]:
+        for p in self.params.values():
+            p.requires_grad_()
+        optimizer = torch.optim.SGD(self.params.values(), lr=self.case.LR, fused=True)
+
+        def step(x: Any, y: Tensor) -> Tensor:
+            loss = self.case.torch_loss(self.params, x, y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            return loss.detach()
+
+        return step
+
+    def compiled(self) -> Callable[[Any, Tensor], Tensor]:
+        gradient = torch.func.grad_and_value(self.case.torch_loss)
+
+        def step(x: Any, y: Tensor) -> Tensor:
+            grads, loss = gradient(self.params, x, y)
+            for name, p in self.params.items():
+                p.sub_(self.case.LR * grads[name])
+            return loss
+
+        torch._dynamo.reset()
+        return torch.compile(step, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+
+    def reset(self) -> None:
+        with torch.no_grad():
+            for name, start in self.start.items():
+                self.params[name].copy_(start)
+
+    def run(self, epochs: int) -> list[float]:
+        step = self.step
+        return [float(torch.stack([step(x, y) for x, y in self.batches]).mean()) for _ in range(epochs)]

@@ -15,7 +15,16 @@
     OPERATION(scale, BOTH(scale_forward), BOTH(scale_backward), BOTH(scale_param_grad), NONE)                         \
     OPERATION(shift, BOTH(shift_forward), BOTH(shift_backward), BOTH(shift_param_grad), NONE)                         \
     OPERATION(concat, BOTH(concat_forward), BOTH(concat_backward), NONE, NONE)                                        \
-    OPERATION(permute, BOTH(permute_forward), BOTH(permute_backward), NONE, NONE)
+    OPERATION(permute, BOTH(permute_forward), BOTH(permute_backward), NONE, NONE)                                     \
+    OPERATION(conv, BOTH(conv_forward), BOTH(conv_backward), BOTH(conv_param_grad), NONE)                             \
+    OPERATION(max_pool, BOTH(max_pool_forward), BOTH(max_pool_backward), NONE, NONE)                                  \
+    OPERATION(average_pool, BOTH(average_pool_forward), BOTH(average_pool_backward), NONE, NONE)                      \
+    OPERATION(recurrent, BOTH(recurrent_forward), BOTH(recurrent_backward), BOTH(recurrent_param_grad), NONE)         \
+    OPERATION(embedding, BOTH(embedding_forward), NONE, BOTH(embedding_param_grad), NONE)                             \
+    OPERATION(layer_norm, BOTH(layer_norm_forward), BOTH(layer_norm_backward), BOTH(layer_norm_param_grad), NONE)      \
+    OPERATION(dropout, BOTH(dropout_forward), BOTH(elementwise_backward), NONE, NONE)                                 \
+    OPERATION(matmul, BOTH(matmul_forward), BOTH(matmul_backward), NONE, NONE)                                        \
+    OPERATION(function, BOTH(function_forward), BOTH(function_backward), NONE, NONE)
 
 #define BP_NUMBER(type, ...) BP_OP_##type,
 enum { BP_OPERATIONS(BP_NUMBER) BP_N_OPERATIONS };

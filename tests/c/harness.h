@@ -47,7 +47,7 @@ typedef struct {
     int calls, fail_at;
 } user;
 bp_status callback(void *self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df,
-                   bp_loss_call *loss);
+                   bp_loss_call *loss, bp_function_call *function);
 
 /* ---- data ---- */
 

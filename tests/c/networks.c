@@ -79,7 +79,8 @@ static void squared_error(const user *u, bp_loss_call *call) {
 }
 
 bp_status callback(void *self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df,
-                   bp_loss_call *loss) {
+                   bp_loss_call *loss, bp_function_call *function) {
+    (void)function;
     user *u = self;
     if (++u->calls == u->fail_at) return BP_E_CALLBACK;
     if (loss) {

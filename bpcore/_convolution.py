@@ -1,0 +1,386 @@
+"""Convolution and pooling of images, (height, width, channels), and of sequences, (time, features)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from bpcore import _activations, _validate
+from bpcore._activations import Activation
+from bpcore._layers import INITS, Layer, Spec, apply, draw, named
+from bpcore._symbols import Shape
+
+_MOST = 2**31 - 1
+
+
+class _Axis(NamedTuple):
+    """Positions of a window along an axis, and what is added to the axis before its first element."""
+
+    size: int
+    before: int
+
+
+def _along(layer: Layer, n: int, size: int, stride: int, dilation: int, padding: Any) -> _Axis:
+    """How a window of `size` moves along an axis of n; ValueError where it does not fit."""
+    reach = (size - 1) * dilation + 1
+    if padding == "same":
+        count = -(-n // stride)
+        return _Axis(count, max((count - 1) * stride + reach - n, 0) // 2)
+    before, after = {"valid": (0, 0), "causal": (reach - 1, 0)}.get(padding, (padding, padding))
+    if n + before + after < reach:
+        raise layer.wrong(f"at least {reach - before - after} positions, or padding='same'", n)
+    return _Axis((n + before + after - reach) // stride + 1, before)
+
+
+def _pair(name: str, value: Any, low: int = 1) -> tuple[int, int]:
+    """An integer, or one for the rows and one for the columns."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(f"{name}: expected an integer or two, of rows and of columns, got {value!r}")
+        first, second = (_validate.integer(name, one, low, _MOST) for one in value)
+        return first, second
+    number = _validate.integer(name, value, low, _MOST)
+    return number, number
+
+
+def _padding(value: Any, names: tuple[str, ...], axes: int) -> Any:
+    """A name, or integers."""
+    if isinstance(value, str):
+        return _validate.choice("padding", value, names)
+    return _pair("padding", value, 0) if axes == 2 else _validate.integer("padding", value, 0, _MOST)
+
+
+def _of_axis(padding: Any, axis: int) -> Any:
+    return padding[axis] if isinstance(padding, (tuple, list)) else padding
+
+
+def _set(layer: Any, **values: Any) -> None:
+    for name, value in values.items():
+        object.__setattr__(layer, name, value)
+
+
+class _Convolution(Layer):
+    """What convolutions share; the window as (height, width), the input as (height, width, channels)."""
+
+    activation: Any
+    bias: bool
+    init: Any
+    groups: int
+
+    def _check(self, units: str) -> None:
+        _set(
+            self,
+            activation=_activations.resolve(self.activation),
+            bias=_validate.flag("bias", self.bias),
+            **{units: _validate.integer(units, getattr(self, units), 1, _MOST)},
+        )
+        if isinstance(self.init, str):
+            _validate.choice("init", self.init, INITS)
+        else:
+            _set(self, init=_validate.array("init", self.init).copy())
+        named(self.name)
+
+    def _windows(self) -> tuple[int, list[int], list[int], list[int], list[Any]]:
+        """Filters; sizes, strides, dilations and paddings of the axes."""
+        raise NotImplementedError
+
+    def _axes(self, shape: Shape) -> list[_Axis]:
+        filters, sizes, strides, dilations, paddings = self._windows()
+        if len(shape) != len(sizes) + 1:
+            axes = "(height, width, channels)" if len(sizes) == 2 else "(time, features)"
+            raise self.wrong(f"an input of shape {axes}", f"{shape}; bp.Reshape gives it that shape")
+        if shape[-1] % self.groups or filters % self.groups:
+            raise self.wrong(f"channels and filters in {self.groups} equal groups", f"{shape[-1]} and {filters}")
+        return [
+            _along(self, *one) for one in zip(shape[:-1], sizes, strides, dilations, paddings, strict=True)
+        ]
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (*(axis.size for axis in self._axes(shapes[0])), self._windows()[0])
+
+    def _weights(self, shape: Shape) -> Shape:
+        filters, sizes = self._windows()[:2]
+        return (*sizes, shape[-1] // self.groups, filters)
+
+    def parameters(self, *shapes: Shape) -> dict[str, Spec]:
+        W = Spec(self._weights(shapes[0]), True)
+        return {"W": W, "b": Spec(W.shape[-1:], False)} if self.bias else {"W": W}
+
+    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
+        shape = self._weights(shapes[0])
+        if isinstance(self.init, str):
+            window = math.prod(shape[:-2])
+            n_in, n_out = window * shape[-2], window * shape[-1] // self.groups
+            W = draw(self.init, self.activation, shape, n_in, n_out, seed, layer)
+        else:
+            W = _validate.parameters("init", self.init, shape, dtype)
+        return {"W": W, "b": np.zeros(shape[-1])}
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        filters, sizes, strides, dilations, _ = self._windows()
+        axes, (*lengths, channels) = self._axes(shapes[0]), shapes[0]
+        if len(axes) == 1:  # a sequence is an image of height 1
+            axes, lengths = [_Axis(1, 0), *axes], [1, *lengths]
+            sizes, strides, dilations = ([1, *each] for each in (sizes, strides, dilations))
+        before, after = [axis.before for axis in axes], [axis.size for axis in axes]
+        settings = [*lengths, channels, *sizes, *strides, *before, *after, *dilations, self.groups]
+        return apply(plan, self.activation, plan.op("conv", inputs, slots, settings=(settings, [])), filters)
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2D(_Convolution):
+    """A convolution of images, (height, width, channels) to (height', width', filters), a = f(z):
+
+        z[y, x, f] = b[f] + sum over i, j, c of W[i, j, c, f] a[y s + i d - p, x s + j d - p, c]
+
+    with stride s, dilation d and padding p, a being 0 outside the image (LeCun et al. 1989; Fukushima 1980).
+    size: of the window, an integer or (height, width); so are stride and dilation.
+    padding: "valid", none; "same", so that z is as large as a (divided by the stride), one more after than before where
+    it is odd; or rows above and below, and columns to the left and to the right, as an integer or a pair.
+    groups: channels and filters in so many groups, each filter seeing the channels of its own alone.
+    W is (height, width, channels / groups, filters), b is (filters,).
+    init: how W is drawn, as in `Dense`, or an array of W's shape.
+    Raises ValueError for an input of another number of axes, or smaller than the window.
+    """
+
+    filters: int
+    size: Any
+    activation: str | Activation = "identity"
+    stride: Any = field(default=1, kw_only=True)
+    padding: Any = field(default="valid", kw_only=True)
+    dilation: Any = field(default=1, kw_only=True)
+    groups: int = field(default=1, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+    init: Any = field(default="auto", kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "conv2d"
+    saved: ClassVar[tuple[str, ...]] = (
+        "filters", "size", "activation", "stride", "padding", "dilation", "groups", "bias",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        _set(
+            self,
+            size=_pair("size", self.size),
+            stride=_pair("stride", self.stride),
+            dilation=_pair("dilation", self.dilation),
+            padding=_padding(self.padding, ("valid", "same"), 2),
+            groups=_validate.integer("groups", self.groups, 1, _MOST),
+        )
+        self._check("filters")
+
+    def __repr__(self) -> str:
+        return f"Conv2D({self.filters}, {self.size}, {_activations.label(self.activation)!r})"
+
+    def _windows(self) -> tuple[int, list[int], list[int], list[int], list[Any]]:
+        paddings = [_of_axis(self.padding, axis) for axis in (0, 1)]
+        return self.filters, list(self.size), list(self.stride), list(self.dilation), paddings
+
+
+@dataclass(frozen=True, eq=False)
+class Conv1D(_Convolution):
+    """A convolution of sequences, (time, features) to (time', filters), a = f(z):
+
+        z[t, f] = b[f] + sum over i, c of W[i, c, f] a[t s + i d - p, c]
+
+    as `Conv2D`, of which it is the case of height 1.
+    padding: also "causal": all of it before the first element, so that z[t] depends on nothing later than a[t].
+    W is (size, features / groups, filters), b is (filters,).
+    """
+
+    filters: int
+    size: int
+    activation: str | Activation = "identity"
+    stride: int = field(default=1, kw_only=True)
+    padding: Any = field(default="valid", kw_only=True)
+    dilation: int = field(default=1, kw_only=True)
+    groups: int = field(default=1, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+    init: Any = field(default="auto", kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "conv1d"
+    saved: ClassVar[tuple[str, ...]] = Conv2D.saved
+
+    def __post_init__(self) -> None:
+        _set(self, padding=_padding(self.padding, ("valid", "same", "causal"), 1))
+        for name in ("size", "stride", "dilation", "groups"):
+            _set(self, **{name: _validate.integer(name, getattr(self, name), 1, _MOST)})
+        self._check("filters")
+
+    def __repr__(self) -> str:
+        return f"Conv1D({self.filters}, {self.size}, {_activations.label(self.activation)!r})"
+
+    def _windows(self) -> tuple[int, list[int], list[int], list[int], list[Any]]:
+        return self.filters, [self.size], [self.stride], [self.dilation], [self.padding]
+
+
+@dataclass(frozen=True, eq=False)
+class TimeDelay(_Convolution):
+    """A time-delay layer: each connection is a finite impulse response filter of `taps` weights (Wan 1993),
+
+        z[t, j] = b[j] + sum over k and i of W[i, k, j] a[t + i, k],   a = f(z),
+
+    from (time, features) to (time - taps + 1, units); the last tap weighs the newest value.  Its backpropagation in
+    time is Wan's temporal backpropagation; networks of it over phonemes are those of Waibel et al. (1989).  It is the
+    valid `Conv1D` of stride 1.  W is (taps, features, units), b is (units,).
+    """
+
+    units: int
+    taps: int
+    activation: str | Activation = "identity"
+    dilation: int = field(default=1, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+    init: Any = field(default="auto", kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "time_delay"
+    saved: ClassVar[tuple[str, ...]] = ("units", "taps", "activation", "dilation", "bias")
+    groups: ClassVar[int] = 1  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        for name in ("taps", "dilation"):
+            _set(self, **{name: _validate.integer(name, getattr(self, name), 1, _MOST)})
+        self._check("units")
+
+    def __repr__(self) -> str:
+        return f"TimeDelay({self.units}, {self.taps}, {_activations.label(self.activation)!r})"
+
+    def _windows(self) -> tuple[int, list[int], list[int], list[int], list[Any]]:
+        return self.units, [self.taps], [1], [self.dilation], ["valid"]
+
+
+class _Pool(Layer):
+    """What poolings share."""
+
+    kind: ClassVar[str]
+    axes: ClassVar[int]
+    size: Any
+    stride: Any
+    padding: Any
+
+    def __post_init__(self) -> None:
+        stride = self.size if self.stride is None else self.stride
+        if self.axes == 2:
+            size, stride = _pair("size", self.size), _pair("stride", stride)
+        else:
+            size, stride = (_validate.integer(*one, 1, _MOST) for one in (("size", self.size), ("stride", stride)))
+        _set(self, size=size, stride=stride, padding=_padding(self.padding, ("valid", "same"), self.axes))
+        for axis, width in enumerate(size if isinstance(size, tuple) else (size,)):
+            padding = _of_axis(self.padding, axis)
+            if isinstance(padding, int) and padding >= width:
+                raise ValueError(f"padding: expected less than the size of the window, {width}, got {padding}")
+        named(self.name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.size})"
+
+    def _along(self, shape: Shape) -> list[tuple[int, int, int, _Axis]]:
+        """Length, size, stride and positions of each axis."""
+        if len(shape) != self.axes + 1:
+            axes = "(height, width, channels)" if self.axes == 2 else "(time, features)"
+            raise self.wrong(f"an input of shape {axes}", f"{shape}; bp.Reshape gives it that shape")
+        size, stride = (one if isinstance(one, tuple) else (one,) for one in (self.size, self.stride))
+        found = []
+        for axis, (n, width, step) in enumerate(zip(shape[:-1], size, stride, strict=True)):
+            found.append((n, width, step, _along(self, n, width, step, 1, _of_axis(self.padding, axis))))
+        return found
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return (*(axis.size for *_, axis in self._along(shapes[0])), shapes[0][-1])
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        along = self._along(shapes[0])
+        if len(along) == 1:
+            along = [(1, 1, 1, _Axis(1, 0)), *along]
+        return _pooled(plan, self.kind, inputs[0], along, shapes[0][-1])
+
+
+def _pooled(plan: Any, kind: str, x: int, along: list[tuple[int, int, int, _Axis]], channels: int) -> int:
+    lengths, sizes, strides, axes = zip(*along, strict=True)
+    before, after = [axis.before for axis in axes], [axis.size for axis in axes]
+    return int(plan.op(kind, [x], settings=([*lengths, channels, *sizes, *strides, *before, *after], [])))
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool2D(_Pool):
+    """The greatest of each channel over windows of an image, (height, width, channels) to (height', width', channels).
+
+    size: of the window, an integer or (height, width); stride: the window's size unless given.
+    padding: "valid", none; "same"; or an integer or a pair, as in `Conv2D`.  What lies outside never wins.
+    Of several equal values the first wins, and gets all of the gradient.
+    """
+
+    size: Any
+    stride: Any = field(default=None, kw_only=True)
+    padding: Any = field(default="valid", kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "max_pool2d"
+    saved: ClassVar[tuple[str, ...]] = ("size", "stride", "padding")
+    kind: ClassVar[str] = "max_pool"
+    axes: ClassVar[int] = 2
+    __post_init__ = _Pool.__post_init__
+    __repr__ = _Pool.__repr__
+
+
+@dataclass(frozen=True, eq=False)
+class AveragePool2D(MaxPool2D):
+    """The mean of each channel over windows of an image, as `MaxPool2D`; what lies outside is not counted."""
+
+    op: ClassVar[str] = "average_pool2d"
+    kind: ClassVar[str] = "average_pool"
+    __repr__ = _Pool.__repr__
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool1D(MaxPool2D):
+    """The greatest of each feature over windows of a sequence, (time, features) to (time', features); see `MaxPool2D`."""
+
+    op: ClassVar[str] = "max_pool1d"
+    axes: ClassVar[int] = 1
+    __repr__ = _Pool.__repr__
+
+
+@dataclass(frozen=True, eq=False)
+class AveragePool1D(MaxPool1D):
+    """The mean of each feature over windows of a sequence, as `MaxPool1D`; what lies outside is not counted."""
+
+    op: ClassVar[str] = "average_pool1d"
+    kind: ClassVar[str] = "average_pool"
+    __repr__ = _Pool.__repr__
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalMaxPool(Layer):
+    """The greatest of each channel over all positions: (time, features) to (features,), an image to (channels,)."""
+
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "global_max_pool"
+    kind: ClassVar[str] = "max_pool"
+
+    def __post_init__(self) -> None:
+        named(self.name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes[0]) < 2:
+            raise self.wrong("positions and a last axis of channels", shapes[0])
+        return shapes[0][-1:]
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        n = math.prod(shapes[0][:-1])
+        along = [(1, 1, 1, _Axis(1, 0)), (n, n, 1, _Axis(1, 0))]
+        return _pooled(plan, self.kind, inputs[0], along, shapes[0][-1])
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalAveragePool(GlobalMaxPool):
+    """The mean of each channel over all positions: (time, features) to (features,), an image to (channels,)."""
+
+    op: ClassVar[str] = "global_average_pool"
+    kind: ClassVar[str] = "average_pool"
+    __repr__ = GlobalMaxPool.__repr__

@@ -1,0 +1,77 @@
+"""Tables of vectors for whole numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bpcore import _validate
+from bpcore._layers import INITS, Input, Layer, Spec, draw, named, normal
+from bpcore._symbols import Shape, Symbol
+
+MAX_AXES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding(Layer):
+    """A learned vector for each whole number 0..n-1: (positions,) becomes (positions, units), (*shape,) (*shape, units).
+
+        words = bp.Input(20, integer=True)
+        h = bp.Embedding(10_000, 64)(words)
+
+    Its parameter E is [n, units]; number k gives its row k, the product of E with a one-hot vector (Bengio et al. 2003).
+    init: how E is drawn: "auto" is normal with deviation 1, since one input alone is active; another name of
+    `Dense`'s, with n_in 1; or an array (n, units).
+
+    In `fit` a step reads and moves only the rows that its batch names, whatever the optimiser, so that it costs the same
+    for a thousand rows and for a million.  Weight decay, momentum and the means of Adam act on a row in the steps that
+    name it, and rest in others (as `torch.optim.SparseAdam` has it); Adam's correction of the means counts all
+    steps.  `value_and_grad` gives the whole gradient.  Numbers outside 0..n-1 are a ValueError.
+    """
+
+    n: int
+    units: int
+    init: Any = field(default="auto", kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "embedding"
+    saved: ClassVar[tuple[str, ...]] = ("n", "units")
+
+    def __post_init__(self) -> None:
+        for name in ("n", "units"):
+            object.__setattr__(self, name, _validate.integer(name, getattr(self, name), 1, _validate.MAX_UNITS))
+        if isinstance(self.init, str):
+            _validate.choice("init", self.init, INITS)
+        else:
+            object.__setattr__(self, "init", _validate.array("init", self.init).copy())
+        named(self.name)
+
+    def __repr__(self) -> str:
+        return f"Embedding({self.n}, {self.units})"
+
+    def check_integer(self, inputs: Sequence[Symbol]) -> None:
+        for symbol in inputs:
+            if not isinstance(symbol, Input) or not symbol.integer:
+                raise ValueError(f"{self!r}: expected an input of whole numbers, bp.Input(..., integer=True), got {symbol!r}")
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes[0]) >= MAX_AXES:
+            raise self.wrong(f"an input of at most {MAX_AXES - 1} axes", shapes[0])
+        return (*shapes[0], self.units)
+
+    def parameters(self, *shapes: Shape) -> dict[str, Spec]:
+        return {"E": Spec((self.n, self.units), True)}
+
+    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
+        shape = (self.n, self.units)
+        if not isinstance(self.init, str):
+            return {"E": _validate.parameters("init", self.init, shape, dtype)}
+        if self.init == "auto":
+            return {"E": normal(1.0, math.prod(shape), seed, layer).reshape(shape)}
+        return {"E": draw(self.init, None, shape, 1, self.units, seed, layer)}
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return int(plan.op("embedding", inputs, slots))

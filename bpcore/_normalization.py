@@ -1,0 +1,68 @@
+"""Layers that keep activations in their place: layer normalisation and dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bpcore import _validate
+from bpcore._layers import Layer, Spec, named
+from bpcore._symbols import Shape
+
+
+@dataclass(frozen=True, eq=False)
+class LayerNorm(Layer):
+    """s (a - mean) / sqrt(variance + eps) + b over the last axis, at each position (Ba, Kiros and Hinton 2016).
+
+    mean and variance are of one example's units (the variance is their mean square distance from the mean); the gain s
+    and the bias b, (units,), are learned, first 1 and 0.
+    """
+
+    eps: float = field(default=1e-5, kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "layer_norm"
+    saved: ClassVar[tuple[str, ...]] = ("eps",)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eps", _validate.real("eps", self.eps, 1e-30, 1.0))
+        named(self.name)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def parameters(self, *shapes: Shape) -> dict[str, Spec]:
+        return {"s": Spec(shapes[0][-1:], False), "b": Spec(shapes[0][-1:], False)}
+
+    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
+        return {"s": np.ones(shapes[0][-1:]), "b": np.zeros(shapes[0][-1:])}
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return int(plan.op("layer_norm", inputs, slots, settings=([], [self.eps])))
+
+
+@dataclass(frozen=True, eq=False)
+class Dropout(Layer):
+    """In `fit`, each number is 0 with probability `rate` and divided by 1 - rate else; elsewhere nothing happens
+    (Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov 2014).
+
+    What is dropped depends on the seed, the step, the place of the layer and the place in the batch alone: `fit`
+    has the same bits for any number of threads, and when it is resumed.  `value_and_grad` drops nothing.
+    """
+
+    rate: float
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "dropout"
+    saved: ClassVar[tuple[str, ...]] = ("rate",)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rate", _validate.real("rate", self.rate, 0.0, 1.0, open_high=True))
+        named(self.name)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return int(plan.op("dropout", inputs, settings=([number], [self.rate])))

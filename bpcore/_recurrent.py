@@ -1,0 +1,211 @@
+"""Recurrent layers, trained by backpropagation through time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bpcore import _activations, _core, _validate
+from bpcore._layers import INITS, Layer, Spec, draw, named, normal
+from bpcore._symbols import Shape
+
+RECURRENT_INITS = ("orthogonal", *INITS[1:])
+_LSTM, _H, _C = 1, 0, 5  # see recurrent.inc
+
+
+def orthogonal(units: int, *at: int) -> np.ndarray:
+    """A random orthogonal matrix (units, units), from the QR decomposition of normal draws (Saxe et al. 2014)."""
+    Q, R = np.linalg.qr(normal(1.0, units * units, *at).reshape(units, units))
+    return Q * np.where(np.diag(R) < 0, -1.0, 1.0)
+
+
+class Recurrent(Layer):
+    """What recurrent layers share.
+
+    Parameters, the gates beside each other: W [features, gates units], U [units, gates units], b (gates units,).
+    """
+
+    units: int
+    sequences: bool
+    reverse: bool
+    truncate: int | None
+    bias: bool
+    init: str
+    recurrent_init: str
+    cell: ClassVar[int]  # as C counts them
+    gates: ClassVar[int]
+    many: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "units", _validate.integer("units", self.units, 1, _validate.MAX_UNITS))
+        for name in ("sequences", "reverse", "bias"):
+            object.__setattr__(self, name, _validate.flag(name, getattr(self, name)))
+        if self.truncate is not None:
+            object.__setattr__(self, "truncate", _validate.integer("truncate", self.truncate, 1, _validate.MAX_UNITS))
+        _validate.choice("init", self.init, INITS)
+        _validate.choice("recurrent_init", self.recurrent_init, RECURRENT_INITS)
+        named(self.name)
+
+    def __repr__(self) -> str:
+        shown = [str(self.units)]
+        shown += [f"{name}=True" for name in ("sequences", "reverse") if getattr(self, name)]
+        shown += [f"truncate={self.truncate}"] if self.truncate else []
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes) > 2:
+            raise self.wrong("an input and perhaps a mask", f"{len(shapes)} inputs")
+        if len(shapes[0]) != 2:
+            cure = "; bp.Reshape((time, features)) makes one" if len(shapes[0]) == 1 else ""
+            raise self.wrong("a sequence (time, features)", f"{shapes[0]}{cure}")
+        if len(shapes) == 2 and shapes[1] != shapes[0][:1]:
+            raise self.wrong(f"a mask of shape {shapes[0][:1]} for an input of shape {shapes[0]}", shapes[1])
+        return (shapes[0][0], self.units) if self.sequences else (self.units,)
+
+    def parameters(self, *shapes: Shape) -> dict[str, Spec]:
+        wide = self.gates * self.units
+        found = {"W": Spec((shapes[0][-1], wide), True), "U": Spec((self.units, wide), True)}
+        return {**found, "b": Spec((wide,), False)} if self.bias else found
+
+    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
+        n_in, units = shapes[0][-1], self.units
+        W, U = [], []
+        for gate in range(self.gates):
+            W.append(draw(self.init, "tanh", (n_in, units), n_in, units, seed, layer, 2 * gate))
+            at = (seed, layer, 2 * gate + 1)
+            square = self.recurrent_init == "orthogonal"
+            U.append(orthogonal(units, *at) if square
+                     else draw(self.recurrent_init, "tanh", (units, units), units, units, *at))  # fmt: skip
+        return {"W": np.hstack(W), "U": np.hstack(U), "b": np.zeros(self.gates * units)}
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return self.add(plan, inputs, slots, shapes[0][0])
+
+    def add(self, plan: Any, inputs: list[int], slots: list[int], steps: int, states: Sequence[int] = ()) -> int:
+        """Adds the operation over so many steps; states: buffers of h (and c) before the first, else zero."""
+        f = getattr(self, "activation", "identity")
+        function = -1 if f == "identity" else _core.ACTIVATIONS.index(f)
+        settings = [self.cell, steps, self.units, int(self.sequences), self.truncate or 0, int(self.reverse)]
+        settings += [int(len(inputs) == 2), int(bool(states)), function]
+        return int(plan.op("recurrent", [*inputs, *states], slots, settings=(settings, [])))
+
+    @property
+    def states(self) -> dict[str, int]:
+        """What it carries from step to step, and which of its operation's buffers holds it."""
+        return {"h": _H, "c": _C} if self.cell == _LSTM else {"h": _H}
+
+
+_SAVED = ("units", "sequences", "reverse", "truncate", "bias")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SimpleRNN(Recurrent):
+    """The simple recurrent layer of Elman (1990): (time, features) becomes (units,), the last state.
+
+        h_t = f(x_t W + b + h_{t-1} U),  h_{-1} = 0
+
+    It is trained by backpropagation through time (Werbos 1990).  activation: f, a name of `bp.activations.NAMES` that
+    works on each element alone.  sequences: all states, (time, units), instead of the last.
+    reverse: from the last step to the first; h_t then stands at t, and the last state is that of step 0.
+    truncate: no gradient flows from step k, 2k, ... to the step before it (Williams and Peng 1990), where steps are
+    counted in the order in which they are taken; the states themselves go on.
+    bias: whether there is b.  init, recurrent_init: how W and U are drawn, "auto" is glorot_uniform; first b is 0.
+    Called with a second symbol, SimpleRNN(8)(x, mask), mask (time,): where it is 0, the state is carried over
+    unchanged, so that the last state is that of the last step that counts.
+
+    Raises ValueError for an input that is no sequence, or a mask of another length.
+    """
+
+    units: int
+    activation: str = "tanh"
+    sequences: bool = field(default=False, kw_only=True)
+    reverse: bool = field(default=False, kw_only=True)
+    truncate: int | None = field(default=None, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+    init: str = field(default="auto", kw_only=True)
+    recurrent_init: str = field(default="orthogonal", kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "simple_rnn"
+    saved: ClassVar[tuple[str, ...]] = ("units", "activation", *_SAVED[1:])
+    cell: ClassVar[int] = 0
+    gates: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        valid = _activations.NAMES[:-1]  # softmax is the last
+        if isinstance(self.activation, _activations.Activation):
+            raise TypeError(f"activation: expected one of {', '.join(valid)}, got {self.activation!r}: functions of "
+                            "your own cannot be called at each step")  # fmt: skip
+        _validate.choice("activation", self.activation, valid)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LSTM(Recurrent):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997) with a forget gate (Gers et al. 2000).
+
+        [i, f, g, o] = x_t W + b + h_{t-1} U
+        c_t = s(f) c_{t-1} + s(i) tanh(g),  h_t = s(o) tanh(c_t),  s(z) = 1 / (1 + e^-z),  h_{-1} = c_{-1} = 0
+
+    (time, features) becomes (units,), the last h.  The gates stand in PyTorch's order; b is the sum of its two biases.
+    forget_bias: what b begins with at f; 1 keeps the memory open at first (Jozefowicz et al. 2015), else b is 0.
+    The other arguments, and masks, are those of `SimpleRNN`.
+    """
+
+    units: int
+    sequences: bool = field(default=False, kw_only=True)
+    reverse: bool = field(default=False, kw_only=True)
+    truncate: int | None = field(default=None, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+    forget_bias: float = field(default=1.0, kw_only=True)
+    init: str = field(default="auto", kw_only=True)
+    recurrent_init: str = field(default="orthogonal", kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "lstm"
+    saved: ClassVar[tuple[str, ...]] = _SAVED
+    cell: ClassVar[int] = _LSTM
+    gates: ClassVar[int] = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "forget_bias", _validate.real("forget_bias", self.forget_bias, -np.inf))
+
+    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
+        drawn = super().draw(shapes, dtype, seed, layer)
+        drawn["b"][self.units : 2 * self.units] = self.forget_bias
+        return drawn
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GRU(Recurrent):
+    """The gated recurrent unit (Cho et al. 2014), its reset gate applied after the product, as PyTorch and cuDNN do.
+
+        [r, u, n] = x_t W + b,  [R, V, N] = h_{t-1} U
+        r = s(r + R),  u = s(u + V),  h_t = (1 - u) tanh(n + r (N + b_n)) + u h_{t-1},  h_{-1} = 0
+
+    (time, features) becomes (units,), the last h.  (In the paper r stands before the product: U acts on r h.)  b is the
+    sum of PyTorch's two biases but for n, where b_n (units,) is the recurrent one; both begin with 0.
+    The other arguments, and masks, are those of `SimpleRNN`.
+    """
+
+    units: int
+    sequences: bool = field(default=False, kw_only=True)
+    reverse: bool = field(default=False, kw_only=True)
+    truncate: int | None = field(default=None, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+    init: str = field(default="auto", kw_only=True)
+    recurrent_init: str = field(default="orthogonal", kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    op: ClassVar[str] = "gru"
+    saved: ClassVar[tuple[str, ...]] = _SAVED
+    cell: ClassVar[int] = 2
+    gates: ClassVar[int] = 3
+
+    def parameters(self, *shapes: Shape) -> dict[str, Spec]:
+        found = super().parameters(*shapes)
+        return {**found, "b_n": Spec((self.units,), False)} if self.bias else found
+
+    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
+        return {**super().draw(shapes, dtype, seed, layer), "b_n": np.zeros(self.units)}

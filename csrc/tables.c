@@ -1,0 +1,65 @@
+/* Tables: parameters of which a step reads and moves only the rows that its batch names.
+ *
+ * After phase 1 of a chunk one thread lists the rows that were named (`bp_tables_collect`): a row's place in the list
+ * is its slot, and the calls of each slot (the positions that named it) form a chain in ascending order.  Phase 2 takes
+ * the slots in tasks: the gradient of a row is the sum along its chain, whatever thread does it.  Whether a row is listed
+ * already is asked of two arrays that need no clearing (Briggs and Torczon 1993). */
+#include "kernels/kernels.h"
+#include "plan.h"
+
+#include <string.h>
+
+static int32_t *at(const bp_plan *plan, size_t offset) { return (int32_t *)(void *)(plan->arena + offset); }
+
+void bp_tables_begin(bp_plan *plan) {
+    for (int i = 0; i < plan->n_tables; i++) plan->tables[i].touched = plan->tables[i].before = 0;
+}
+
+void bp_tables_collect(bp_plan *plan, int64_t rows) {
+    enum { AHEAD = 16 };
+    for (int i = 0; i < plan->n_tables; i++) {
+        bp_table *t = &plan->tables[i];
+        int32_t *slot_of = at(plan, t->slot_of), *row = at(plan, t->row), *next = at(plan, t->next);
+        int32_t *first = at(plan, t->first), *last = at(plan, t->last), call = 0;
+        t->before = t->touched;
+        for (int64_t s = 0; s < t->before; s++) first[s] = -1;
+        for (int u = plan->params[t->param].first_use; u >= 0; u = plan->uses[u].next) {
+            const bp_buffer *in = &plan->buffers[plan->ops[plan->uses[u].op].in[0]];
+            const int32_t *named = at(plan, in->offset);
+            int64_t n = rows * in->cols;
+            for (int64_t k = 0; k < n; k++, call++) {
+                if (k + AHEAD < n) __builtin_prefetch(slot_of + named[k + AHEAD], 1);
+                int32_t r = named[k], s = slot_of[r];
+                if (s < 0 || s >= t->touched || row[s] != r) {
+                    slot_of[r] = s = (int32_t)t->touched++;
+                    row[s] = r;
+                    first[s] = -1;
+                }
+                if (first[s] < 0) first[s] = call;
+                else next[last[s]] = call;
+                last[s] = call;
+                next[call] = -1;
+            }
+        }
+    }
+}
+
+int32_t bp_table_row(const bp_plan *plan, const bp_table *t, int64_t slot) { return at(plan, t->row)[slot]; }
+
+void bp_table_gradient(const bp_plan *plan, const bp_table *t, int64_t slot, int64_t rows, void *G) {
+    int64_t cols = plan->params[t->param].cols, base = 0; /* calls of earlier uses */
+    size_t bytes = (size_t)cols * plan->size;
+    int begun = slot < t->before, u = plan->params[t->param].first_use;
+    const int32_t *next = at(plan, t->next);
+    for (int32_t call = at(plan, t->first)[slot]; call >= 0; call = next[call]) {
+        const bp_op *op = &plan->ops[plan->uses[u].op];
+        for (int64_t n; call >= base + (n = rows * plan->buffers[op->in[0]].cols); op = &plan->ops[plan->uses[u].op]) {
+            base += n;
+            u = plan->uses[u].next;
+        }
+        const char *dout = plan->arena + plan->buffers[plan->buffers[op->out].grad].offset + (size_t)(call - base) * bytes;
+        if (begun) bp_active->sum[plan->dtype](G, dout, cols);
+        else memcpy(G, dout, bytes);
+        begun = 1;
+    }
+}

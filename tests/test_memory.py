@@ -1,0 +1,79 @@
+"""Buffers share memory where their lives do not meet, and no bit depends on it."""
+
+import numpy as np
+import pytest
+
+import bpcore as bp
+from bpcore import _core, _plans
+
+
+def deep(width=8, depth=12):
+    x = bp.Input(width)
+    h = x
+    for _ in range(depth):
+        h = h + bp.Activate("tanh")(bp.Scale()(h)) * bp.Dense(width, "silu")(h)
+    return bp.Network(x, [bp.Dense(3, "softmax")(h), bp.Dense(2)(bp.concat([h, x])[2:9])], dtype="float64")
+
+
+def sequences():
+    x = bp.Input((6, 4))
+    h = bp.Dense(5, "gelu")(x)
+    h = bp.Activate("softmax", axis=0)(bp.Permute((1, 0))(h)) - 0.5
+    return bp.Network(x, bp.Dense(3, "softmax")(bp.Reshape(-1)(h[1:] * h[:-1])))
+
+
+def wide():
+    return bp.Network([bp.Input(40), *(bp.Dense(600, "tanh") for _ in range(3)), bp.Dense(600), bp.Dense(3)])
+
+
+CASES = {"deep": deep, "sequences": sequences, "wide": wide}
+
+
+def trained(make, n, threads):
+    net = make()
+    rng = np.random.default_rng(0)
+    X = [rng.standard_normal((n, *shape)) for shape in net.inputs.values()]
+    y = [rng.random((n, *shape)) for shape in net.outputs.values()]
+    net.fit(X if len(X) > 1 else X[0], y if len(y) > 1 else y[0], loss="squared_error", epochs=2, batch_size=n,
+            optimizer=bp.Adam(0.01), n_threads=threads)  # fmt: skip
+    answers = net.predict(X[0], n_threads=threads)
+    return net.theta.tobytes(), [a.tobytes() for a in (answers if isinstance(answers, tuple) else [answers])]
+
+
+@pytest.mark.parametrize("phase2", ["owners", "shards"])
+@pytest.mark.parametrize("case", CASES)
+def test_reuse_changes_no_bit(case, phase2, monkeypatch):
+    _core.force(True, phase2)
+    try:
+        shared = [trained(CASES[case], n, threads) for n in (150, 7) for threads in (1, 3)]
+        for name in ("TRAIN", "PREDICT"):
+            monkeypatch.setattr(_plans, name, getattr(_plans, name) & ~_core.REUSE)
+        apart = [trained(CASES[case], n, threads) for n in (150, 7) for threads in (1, 3)]
+    finally:
+        _core.force(False, "")
+    assert shared == apart
+
+
+def test_memory_is_saved_and_shown():
+    net = deep()
+    shared, apart = _plans.memory(net, 32)
+    assert shared < 0.8 * apart
+    assert "a step on 32 examples: " in net.summary() and "without reuse" in net.summary()
+    few, many = (_plans.memory(deep(depth=depth), 32) for depth in (6, 24))
+    assert (many[0] - few[0]) < 0.8 * (many[1] - few[1])
+
+
+def test_many_layers_are_placed_in_linear_time():
+    import time
+
+    def seconds(depth):
+        layers = [bp.Input(1)]
+        for _ in range(depth):
+            layers += [bp.Scale(), bp.Activate("tanh")]
+        net = bp.Network(layers)
+        begin = time.process_time()
+        _plans.memory(net, 1)
+        return time.process_time() - begin
+
+    seconds(100)
+    assert seconds(4000) < 12 * max(seconds(1000), 0.01)
