@@ -21,7 +21,9 @@ _BLOCK = 1 << 22  # elements of J at a time
 def check(net: Network, data: Data, batch: int) -> None:
     """ValueError where the method does not apply."""
     losses = [getattr(one.loss, "name", None) for one in data.losses]
-    if len(net.outputs) > 1 or len(net.inputs) > 1 or losses[0] not in ("squared_error", "mse"):
+    if len(net.inputs) > 1:
+        raise ValueError(f"X: LevenbergMarquardt needs one input, got {', '.join(net.inputs)}")
+    if len(net.outputs) > 1 or losses[0] not in ("squared_error", "mse"):
         raise ValueError(f"loss: LevenbergMarquardt needs one output and squared_error or mse, got {losses}")
     if batch < data.n:
         raise ValueError("batch_size: LevenbergMarquardt takes all examples at once; use batch_size=None")
@@ -83,13 +85,13 @@ class Run:
             return _core.NONFINITE_LOSS
         A, g = self._normal_equations()
         before = net.theta.copy()
-        scale = np.diag(A).copy()
-        scale[scale <= 0] = 1.0  # what has no influence, a frozen layer's weights, stays where it is
+        curvature = np.diag(A)[np.diag(A) > 0]
+        scale = curvature.mean() if curvature.size else 1.0
 
         def tried(damping: float) -> tuple[float, np.ndarray]:
             """The cost after a step of this damping, and where it leads."""
             try:
-                theta = before - cho_solve(cho_factor(A + np.diag(damping * scale)), g)
+                theta = before - cho_solve(cho_factor(A + damping * scale * np.eye(len(g))), g)
             except (LinAlgError, ValueError):
                 return np.inf, before
             net.theta[:] = theta

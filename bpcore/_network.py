@@ -144,19 +144,31 @@ class Network:
         for what, names in (("inputs", inputs), ("outputs", outputs)):
             listed = list(names) if isinstance(names, (list, tuple)) else [names]
             ends.append([numbers[_validate.choice(what, name, numbers)] for name in listed])
+            if len(set(listed)) < len(listed):
+                raise ValueError(f"{what}: expected each once, got {', '.join(listed)}")
+        reached, within = set(ends[0]), []
+        for i, node in enumerate(self._nodes):
+            if i not in reached and node.inputs and reached.issuperset(node.inputs):
+                reached.add(i)
+                within.append(i)
+        taken = {self._nodes[i].base for i in within}
         made: dict[int, Symbol] = {}
         for i in ends[0]:
             node = self._nodes[i]
-            whole = isinstance(node.layer, Input)
-            made[i] = node.layer if whole else Input(node.shape if len(node.shape) > 1 else node.n_out, name=node.base)
+            if isinstance(node.layer, Input):
+                made[i] = node.layer
+                continue
+            name = None if node.base in taken else node.base
+            made[i] = Input(node.shape if len(node.shape) > 1 else node.n_out, name=name)
+            taken.add(node.base)
         first = list(made.values())
-        for i, node in enumerate(self._nodes):
-            if i not in made and node.inputs and all(k in made for k in node.inputs):
-                made[i] = node.layer(*(made[k] for k in node.inputs))
+        for i in within:
+            node = self._nodes[i]
+            made[i] = node.layer(*(made[k] for k in node.inputs))
         for i in ends[1]:
             if i not in made:
                 raise ValueError(f"outputs: {self._nodes[i].name} depends on more than the inputs given")
-        names = {id(node.layer): node.base for i, node in enumerate(self._nodes) if i not in ends[0]}
+        names = {id(self._nodes[i].layer): self._nodes[i].base for i in within}
         twin = type(self).__new__(type(self))
         twin._create(lay_out(first, [made[i] for i in ends[1]], names), self._dtype, self._seed)
         for name, view in twin.params.items():

@@ -73,8 +73,9 @@ class Adam:
 class LevenbergMarquardt:
     """Levenberg (1944) and Marquardt (1963) for squared errors and small networks; an epoch is a step on all examples.
 
-    theta -= (J^T W J + mu diag(J^T W J))^-1 J^T W r,  r = a - y;  mu = damping min(1, C) at first (Yamashita and
-    Fukushima 2001), times `factor` until the cost falls, `tries` times at most; then theta stays.
+    theta -= (J^T W J + mu m I)^-1 J^T W r,  r = a - y;  m is the mean of J^T W J's diagonal, mu = damping min(1, C) at
+    first (Yamashita and Fukushima 2001), times `factor` until the cost falls, or divided by it while it falls further,
+    `tries` times at most; then theta stays.  Each weight's own diagonal for m (Marquardt) lets saturated units run away.
     Needs batch_size=None, squared_error or mse, and at most 10,000 parameters: it solves n_params equations a step.
     """
 

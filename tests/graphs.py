@@ -203,9 +203,7 @@ def values(net, params, X, np_=NUMPY, table=VALUES):
 
 def by_name(net, theta):
     """Views of a vector that is laid out as theta."""
-    return {
-        name: theta[p.offset : p.offset + p.rows * p.cols].reshape(p.shape) for name, p in net._parameters.items()
-    }
+    return {name: theta[p.offset : p.offset + p.rows * p.cols].reshape(p.shape) for name, p in net._parameters.items()}
 
 
 def loss_of(np_, loss, a, y):

@@ -16,7 +16,9 @@ def many(n, **options):
     """A test of n cases."""
 
     def decorate(test):
-        return settings(max_examples=n, suppress_health_check=SLOW_TO_DRAW, **COMMON)(given(case=cases(**options))(test))
+        return settings(max_examples=n, suppress_health_check=SLOW_TO_DRAW, **COMMON)(
+            given(case=cases(**options))(test)
+        )
 
     return decorate
 
