@@ -10,6 +10,7 @@ CACHE: int
 LOSS: int
 BACKWARD: int
 INPUT_GRAD: int
+REUSE: int
 PAUSED: int
 DONE: int
 NONFINITE_LOSS: int
@@ -25,6 +26,7 @@ class PlanInfo(TypedDict):
     calls_blas: int
     chunk_rows: int
     arena_bytes: int
+    unshared_bytes: int
     flops: float
 
 class Plan:
@@ -51,6 +53,7 @@ class Plan:
         positions: int = 1,
         weight: float = 1.0,
     ) -> None: ...
+    def keep(self, buffer: int) -> None: ...
     def compile(self, flags: int, rows: int, n_threads: int) -> None: ...
     def grad(self, buffer: int) -> int: ...
     def cache(self, buffer: int) -> int: ...

@@ -29,7 +29,7 @@ class Embedding(Layer):
 
     In `fit` a step reads and moves only the rows that its batch names, whatever the optimiser, so that it costs the
     same for a thousand rows and for a million.  Weight decay, momentum and the means of Adam act on a row in the
-    steps that name it, and rest in others (as `torch.optim.SparseAdam` has it); Adam's correction of the means counts all
+    steps that name it, and rest in others (as `torch.optim.SparseAdam` has it); Adam's correction of means counts all
     steps.  `value_and_grad` gives the whole gradient.  Numbers outside 0..n-1 are a ValueError.
     """
 

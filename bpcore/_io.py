@@ -108,7 +108,8 @@ def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation | Func
     """A network from a file that `save` wrote.
 
     custom: the user's own activations and functions by the name they were saved under.  Raises ValueError for
-    anything that is not such a file, FileNotFoundError and its kin for what the system says.  Never executes what it reads.
+    anything that is not such a file, FileNotFoundError and its kin for what the system says.  Never executes what it
+    reads.
     """
     from safetensors import SafetensorError, safe_open
 
