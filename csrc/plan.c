@@ -464,11 +464,11 @@ static void find_lives(const bp_plan *plan, bp_life *lives) {
         if (plan->ops[k].n_params) touch_op(plan, lives, &plan->ops[k], BP_PARAM_GRADS, INT32_MAX);
     for (int i = 0; i < plan->n_buffers; i++) {
         const bp_buffer *b = &plan->buffers[i];
-        if (b->maker < 0 && lives[i].last >= 0) touch(lives, i, 0); /* gathered; what is never read has no life */
         if (b->kept || (b->maker < 0 && plan->flags & BP_DO_INPUT_GRAD)) {
             touch(lives, i, INT32_MAX);
             touch(lives, b->grad, INT32_MAX);
         }
+        if (b->maker < 0 && lives[i].last >= 0) touch(lives, i, 0); /* gathered; what is never read has no life */
     }
 }
 
@@ -513,7 +513,8 @@ static bp_status place_buffers(bp_plan *plan, size_t *total, int64_t capacity) {
         size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
         if (lives[i].holder != i) continue;
         take(&apart, capacity, row);
-        int shares = plan->flags & BP_DO_REUSE && lives[i].last >= 0; /* the weights of rows have no life here */
+        /* the weights of rows have no life here */
+        int shares = plan->flags & BP_DO_REUSE && lives[i].first < plan->n_items;
         int place = shares ? find_place(plan, lives, places, n_places, i) : -1;
         b->offset = place < 0 ? take(total, capacity, row) : plan->buffers[places[place]].offset;
         if (shares) places[place < 0 ? n_places++ : place] = i;
