@@ -14,6 +14,7 @@ PAUSED: int
 DONE: int
 NONFINITE_LOSS: int
 NONFINITE_PARAM: int
+REUSE: int
 MAX_THREADS: int
 MAX_OPERANDS: int
 ACTIVATIONS: tuple[str, ...]
@@ -25,6 +26,7 @@ class PlanInfo(TypedDict):
     calls_blas: int
     chunk_rows: int
     arena_bytes: int
+    unshared_bytes: int
     flops: float
 
 class Plan:
@@ -40,6 +42,7 @@ class Plan:
         function: str | tuple[Callable[[Any], Any], Callable[[Any], Any]] | None = None,
         settings: tuple[Sequence[int], Sequence[float]] | None = None,
     ) -> int: ...
+    def keep(self, buffer: int) -> None: ...
     def reads(self, buffer: int) -> int: ...
     def loss(
         self,

@@ -15,8 +15,8 @@ import numpy as np
 from bpcore import _optimizers, _validate
 from bpcore._activations import NAMES, Activation
 from bpcore._catalogue import LAYERS
-from bpcore._graph import Graph, lay_out, symbols
 from bpcore._function import Function
+from bpcore._graph import Graph, lay_out, symbols
 from bpcore._layers import Input
 from bpcore._symbols import Symbol
 
