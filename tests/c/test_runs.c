@@ -60,6 +60,7 @@ static result run_it(const numbers *d, const setup *s, int64_t n) {
         weight_port = n_ports;
         ports[n_ports++] = (bp_in_port){bp_plan_buffer(plan, BP_REAL, 1), plain_array(d->w, n, 1, BP_DOUBLE)};
     }
+    bp_plan_keep(plan, a);
     int64_t batch = s->batch ? s->batch : n;
     bp_set_phase2(s->phase2);
     CHECK(!bp_plan_compile(plan, BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD, batch, s->n_threads));
