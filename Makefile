@@ -40,6 +40,7 @@ bench: $(BENCH) $(BUILT) ## measure against other libraries, write the README's 
 	$(PY) bench/bench_subnormal.py
 	$(PY) bench/bench_barrier.py
 	$(PY) bench/bench_graph.py
+	$(PY) bench/bench_jacobian.py
 	$(PY) bench/report.py
 
 bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
@@ -51,6 +52,7 @@ bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
 	$(PY) bench/bench_subnormal.py --quick
 	$(PY) bench/bench_barrier.py --quick
 	$(PY) bench/bench_graph.py --quick
+	$(PY) bench/bench_jacobian.py --quick
 
 wheel: $(ENVIRONMENT) ## build sdist and wheel into dist
 	$(PY) -m build

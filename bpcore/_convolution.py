@@ -54,8 +54,8 @@ def _padding(value: Any, names: tuple[str, ...], axes: int) -> Any:
     return _pair("padding", value, 0) if axes == 2 else _validate.integer("padding", value, 0, _MOST)
 
 
-def _of_axis(padding: Any, axis: int) -> Any:
-    return padding[axis] if isinstance(padding, (tuple, list)) else padding
+def _of_axis(value: Any, axis: int) -> Any:
+    return value[axis] if isinstance(value, tuple) else value
 
 
 def _set(layer: Any, **values: Any) -> None:
@@ -262,14 +262,14 @@ class _Pool(Layer):
     padding: Any
 
     def __post_init__(self) -> None:
-        stride = self.size if self.stride is None else self.stride
-        if self.axes == 2:
-            size, stride = _pair("size", self.size), _pair("stride", stride)
-        else:
-            size, stride = (_validate.integer(*one, 1, _MOST) for one in (("size", self.size), ("stride", stride)))
-        _set(self, size=size, stride=stride, padding=_padding(self.padding, ("valid", "same"), self.axes))
-        for axis, width in enumerate(size if isinstance(size, tuple) else (size,)):
-            padding = _of_axis(self.padding, axis)
+        if self.stride is None:
+            _set(self, stride=self.size)
+        for name in ("size", "stride"):
+            value = getattr(self, name)
+            _set(self, **{name: _pair(name, value) if self.axes == 2 else _validate.integer(name, value, 1, _MOST)})
+        _set(self, padding=_padding(self.padding, ("valid", "same"), self.axes))
+        for axis in range(self.axes):
+            padding, width = _of_axis(self.padding, axis), _of_axis(self.size, axis)
             if isinstance(padding, int) and padding >= width:
                 raise ValueError(f"padding: expected less than the size of the window, {width}, got {padding}")
         named(self.name)
@@ -282,10 +282,10 @@ class _Pool(Layer):
         if len(shape) != self.axes + 1:
             axes = "(height, width, channels)" if self.axes == 2 else "(time, features)"
             raise self.wrong(f"an input of shape {axes}", f"{shape}; bp.Reshape gives it that shape")
-        size, stride = (one if isinstance(one, tuple) else (one,) for one in (self.size, self.stride))
         found = []
-        for axis, (n, width, step) in enumerate(zip(shape[:-1], size, stride, strict=True)):
-            found.append((n, width, step, _along(self, n, width, step, 1, _of_axis(self.padding, axis))))
+        for axis, n in enumerate(shape[:-1]):
+            size, stride, padding = (_of_axis(value, axis) for value in (self.size, self.stride, self.padding))
+            found.append((n, size, stride, _along(self, n, size, stride, 1, padding)))
         return found
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -304,7 +304,7 @@ def _pooled(plan: Any, kind: str, x: int, along: list[tuple[int, int, int, _Axis
     return int(plan.op(kind, [x], settings=([*lengths, channels, *sizes, *strides, *before, *after], [])))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MaxPool2D(_Pool):
     """The greatest of each channel over windows of an image, (height, width, channels) to (height', width', channels).
 
@@ -321,35 +321,30 @@ class MaxPool2D(_Pool):
     saved: ClassVar[tuple[str, ...]] = ("size", "stride", "padding")
     kind: ClassVar[str] = "max_pool"
     axes: ClassVar[int] = 2
-    __post_init__ = _Pool.__post_init__
-    __repr__ = _Pool.__repr__
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AveragePool2D(MaxPool2D):
     """The mean of each channel over windows of an image, as `MaxPool2D`; what lies outside is not counted."""
 
     op: ClassVar[str] = "average_pool2d"
     kind: ClassVar[str] = "average_pool"
-    __repr__ = _Pool.__repr__
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MaxPool1D(MaxPool2D):
-    """The greatest of each feature over windows of a sequence, (time, features) to (time', features); see `MaxPool2D`."""
+    """The greatest of each feature over windows of a sequence: `MaxPool2D` for (time, features)."""
 
     op: ClassVar[str] = "max_pool1d"
     axes: ClassVar[int] = 1
-    __repr__ = _Pool.__repr__
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AveragePool1D(MaxPool1D):
     """The mean of each feature over windows of a sequence, as `MaxPool1D`; what lies outside is not counted."""
 
     op: ClassVar[str] = "average_pool1d"
     kind: ClassVar[str] = "average_pool"
-    __repr__ = _Pool.__repr__
 
 
 @dataclass(frozen=True, eq=False)
@@ -377,10 +372,9 @@ class GlobalMaxPool(Layer):
         return _pooled(plan, self.kind, inputs[0], along, shapes[0][-1])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GlobalAveragePool(GlobalMaxPool):
     """The mean of each channel over all positions: (time, features) to (features,), an image to (channels,)."""
 
     op: ClassVar[str] = "global_average_pool"
     kind: ClassVar[str] = "average_pool"
-    __repr__ = GlobalMaxPool.__repr__

@@ -18,18 +18,18 @@ MAX_AXES = 4
 
 @dataclass(frozen=True, eq=False)
 class Embedding(Layer):
-    """A learned vector for each whole number 0..n-1: (positions,) becomes (positions, units), (*shape,) (*shape, units).
+    """A learned vector for each whole number 0..n-1: (positions,) becomes (positions, units).
 
         words = bp.Input(20, integer=True)
-        h = bp.Embedding(10_000, 64)(words)
+        h = bp.Embedding(10_000, 64)(words)             # (20, 64); any input of up to 3 axes gets one more
 
-    Its parameter E is [n, units]; number k gives its row k, the product of E with a one-hot vector (Bengio et al. 2003).
+    Its parameter E is [n, units]; number k gives row k, the product of E with a one-hot vector (Bengio et al. 2003).
     init: how E is drawn: "auto" is normal with deviation 1, since one input alone is active; another name of
     `Dense`'s, with n_in 1; or an array (n, units).
 
-    In `fit` a step reads and moves only the rows that its batch names, whatever the optimiser, so that it costs the same
-    for a thousand rows and for a million.  Weight decay, momentum and the means of Adam act on a row in the steps that
-    name it, and rest in others (as `torch.optim.SparseAdam` has it); Adam's correction of the means counts all
+    In `fit` a step reads and moves only the rows that its batch names, whatever the optimiser, so that it costs the
+    same for a thousand rows and for a million.  Weight decay, momentum and the means of Adam act on a row in the
+    steps that name it, and rest in others (as `torch.optim.SparseAdam` has it); Adam's correction of means counts all
     steps.  `value_and_grad` gives the whole gradient.  Numbers outside 0..n-1 are a ValueError.
     """
 
@@ -55,7 +55,7 @@ class Embedding(Layer):
     def check_integer(self, inputs: Sequence[Symbol]) -> None:
         for symbol in inputs:
             if not isinstance(symbol, Input) or not symbol.integer:
-                raise ValueError(f"{self!r}: expected an input of whole numbers, bp.Input(..., integer=True), got {symbol!r}")
+                raise self.wrong("an input of whole numbers, bp.Input(..., integer=True)", repr(symbol))
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes[0]) >= MAX_AXES:
@@ -75,3 +75,9 @@ class Embedding(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return int(plan.op("embedding", inputs, slots))
+
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        return int(t.plan.op("embedding", inputs, v))

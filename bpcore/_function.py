@@ -25,7 +25,7 @@ class Function(Layer):
     alike, whatever rows come with it: how a call is cut into chunks is bpcore's affair.
     shape: of the output, an example's; that of the first input unless given.
     name: what `summary` and a file call it; `bp.load` takes it back by `custom={name: function}`.
-    Their exceptions come through; ValueError where a result has another shape, TypeError where it holds no real numbers.
+    Their exceptions come through; ValueError where a result has another shape, TypeError where it is not real numbers.
     """
 
     forward: Callable[..., Any]

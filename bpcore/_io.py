@@ -107,8 +107,9 @@ def _training(net: Network) -> dict[str, Any]:
 def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation | Function] | None = None) -> Network:
     """A network from a file that `save` wrote.
 
-    custom: the user's own activations and functions by the name they were saved under.  Raises ValueError for anything that is not
-    such a file, FileNotFoundError and its kin for what the system says.  Never executes what it reads.
+    custom: the user's own activations and functions by the name they were saved under.  Raises ValueError for
+    anything that is not such a file, FileNotFoundError and its kin for what the system says.  Never executes what it
+    reads.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -55,3 +55,11 @@ class MatMul(Layer):
         lead, *sizes = self._sizes(*shapes)
         integers = [math.prod(lead), *sizes, int(self.transpose_a), int(self.transpose_b)]
         return int(plan.op("matmul", inputs, settings=(integers, [])))
+
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        (A, B), (RA, RB) = inputs, moves
+        pairs = [[RA, B]] * (RA >= 0) + [[A, RB]] * (RB >= 0)
+        return int(t.add_up(*(self.build(t.plan, pair, [], shapes, 0) for pair in pairs)))

@@ -314,8 +314,8 @@ class Network:
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         rule = "-" * max(map(len, lines))
-        shared, unshared = (f"{size / 2**20:,.2f} MiB" for size in _plans.memory(self, 32))
-        memory = f"a step on 32 examples: {shared}, without reuse {unshared}"
+        reused, apart = (f"{size / 2**20:,.2f} MiB" for size in _plans.memory(self, 32))
+        memory = f"a step on 32 examples: {reused}, without reuse {apart}"
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], memory])
 
     # ---- training ----

@@ -66,3 +66,9 @@ class Dropout(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return int(plan.op("dropout", inputs, settings=([number], [self.rate])))
+
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        return moves[0]  # nothing is dropped but in fit

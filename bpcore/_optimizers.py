@@ -75,7 +75,7 @@ class LevenbergMarquardt:
 
     theta -= (J^T W J + mu m I)^-1 J^T W r,  r = a - y;  m is the mean of J^T W J's diagonal, mu = damping min(1, C) at
     first (Yamashita and Fukushima 2001), times `factor` until the cost falls, or divided by it while it falls further,
-    `tries` times at most; then theta stays.  With each weight's own diagonal for m, saturated units would run away.
+    `tries` times at most; then theta stays.  Each weight's own diagonal (Marquardt) would let saturated units run away.
     Needs batch_size=None, squared_error or mse, and at most 10,000 parameters: it solves n_params equations a step.
     """
 

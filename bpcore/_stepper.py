@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from bpcore._network import Network
 
 # layers that make of each time step, alone, a time step
-_AT_EACH_STEP = ("dense", "add", "multiply", "concat", "activate", "scale", "bias", "slice")
+_ELEMENTWISE = ("add", "multiply", "dropout", "embedding")
+_ON_THE_LAST_AXIS = ("dense", "scale", "bias", "layer_norm")
 
 
 def _keeps_time(layer: Any, axes: int) -> bool:
@@ -27,7 +28,9 @@ def _keeps_time(layer: Any, axes: int) -> bool:
     if layer.op == "slice":
         first = layer.index[0]
         return first == [None, None, None] or (first == "..." and len(layer.index) <= axes)
-    return layer.op in _AT_EACH_STEP and (layer.op not in ("concat", "activate") or layer.axis % axes != 0)
+    if layer.op == "concat" or (layer.op == "activate" and layer.activation == "softmax"):
+        return layer.axis % axes != 0
+    return layer.op in ("activate", *_ELEMENTWISE) or (layer.op in _ON_THE_LAST_AXIS and axes > 1)
 
 
 def _refuse(node: Node, why: str) -> ValueError:
@@ -78,6 +81,7 @@ class Stepper:
         self._inputs = [dataclasses.replace(node, shape=node.shape[timed[i] :])
                         for i, node in ((i, graph.nodes[i]) for i in graph.inputs)]  # fmt: skip
         self._state: dict[str, np.ndarray] = {}
+        self._moves: list[tuple[np.ndarray, np.ndarray]] = []  # a state, and what it will be: unless the call fails
         self._feed: list[np.ndarray] = []
         plan = _core.Plan(net.dtype)
         slots = {name: plan.param(p.offset, p.rows, p.cols, p.decay) for name, p in graph.parameters.items()}
@@ -96,7 +100,9 @@ class Stepper:
                 buffers.append(layer.add(plan, inputs, own, 1, before))
                 ins += zip(before, arrays, strict=True)
                 first = plan.cache(buffers[-1])
-                outs += [(first + at, array) for at, array in zip(layer.states.values(), arrays, strict=True)]
+                after = [np.zeros_like(array) for array in arrays]
+                outs += [(first + at, array) for at, array in zip(layer.states.values(), after, strict=True)]
+                self._moves += zip(arrays, after, strict=True)
                 self._state |= {f"{node.name}.{name}": a for name, a in zip(layer.states, arrays, strict=True)}
             else:
                 shapes = [(1, *graph.nodes[i].shape[1:]) if timed[i] else graph.nodes[i].shape for i in node.inputs]
@@ -125,6 +131,8 @@ class Stepper:
             for feed, array in zip(self._feed, arrays, strict=True):
                 feed[...] = array.reshape(feed.shape)
             _training.whole(self._run, self._n, self._n_threads)
+            for state, after in self._moves:
+                state[...] = after
             answers = [out[0].copy() if self._one else out.copy() for out in self._outs]
         return answers[0] if len(answers) == 1 else tuple(answers)
 

@@ -198,8 +198,8 @@ typedef struct {
     int add[BP_MAX_OPERANDS];
 } bp_function_call;
 
-/* The user's Python: an activation's operands as (rows, cols), df NULL where it is not wanted; or the call of a loss, or
- * of an operation. */
+/* The user's Python: an activation's operands as (rows, cols), df NULL where it is not wanted; or the call of a loss,
+ * or of an operation. */
 typedef bp_status bp_callback_fn(void *self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df,
                                  bp_loss_call *loss, bp_function_call *function);
 

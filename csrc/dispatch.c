@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+_Thread_local char bp_panels[BP_PANEL_BYTES] __attribute__((aligned(64)));
 const bp_kernels *bp_active = &bp_kernels_portable_table; /* until bp_isa_use */
 
 /* Best first. */

@@ -60,6 +60,7 @@ void bp_plan_free(bp_plan *plan) {
     free(plan->block_cost);
     free(plan->tables);
     free(plan->arena);
+    free(plan->copy);
     free(plan);
 }
 
@@ -513,8 +514,8 @@ static bp_status place_buffers(bp_plan *plan, size_t *total, int64_t capacity) {
         size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
         if (lives[i].holder != i) continue;
         take(&apart, capacity, row);
-        /* the weights of rows have no life here */
-        int shares = plan->flags & BP_DO_REUSE && lives[i].first < plan->n_items;
+        /* the weights of rows have no life here, nor a gradient that no item touches a first item */
+        int shares = plan->flags & BP_DO_REUSE && lives[i].last >= 0 && lives[i].first < plan->n_items;
         int place = shares ? find_place(plan, lives, places, n_places, i) : -1;
         b->offset = place < 0 ? take(total, capacity, row) : plan->buffers[places[place]].offset;
         if (shares) places[place < 0 ? n_places++ : place] = i;

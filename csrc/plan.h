@@ -90,6 +90,8 @@ struct bp_plan {
     size_t shard_grads;            /* (shards, n_theta) */
     size_t chunk_grad;             /* (n_theta,), where a batch has several chunks */
     bp_pace pace;
+    char *copy; /* memory for a run's safety copy, kept for the next run: fresh pages cost as much as the copy */
+    size_t copy_bytes;
     size_t parts;                  /* (losses, tiles of a chunk, 3) doubles: sums of the loss */
 };
 

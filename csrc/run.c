@@ -19,7 +19,8 @@ static const double PACE_SECONDS = 5e-3, RETRY_SECONDS = 2e-3; /* of a run the f
 enum { MAX_RUNS = 64 };                                        /* of the faster way between two of the other, at most */
 enum { TABLE_ROWS = 64, TABLE_COST = 4096 }; /* of a table, in one task; what a task costs, in elements of a block */
 enum { LOG_BYTES = 8 << 20 };             /* of a table's old rows, at least */
-static const double SNAPSHOT_SHARE = 0.05; /* of the time may go into safety copies */
+static const double SNAPSHOT_SHARE = 0.02; /* of the time may go into safety copies */
+static const size_t SHARED_COPY_BYTES = 4 << 20; /* a copy is all threads' work from here on */
 
 /* Where the run stands; all that a snapshot needs besides the parameters. */
 typedef struct {
@@ -63,7 +64,7 @@ struct bp_run {
     int updating;            /* phase 2 */
     double sum[3];           /* of the batch so far */
 
-    char *snapshot;          /* theta, optimiser state; without the tables that are logged */
+    char *snapshot;          /* the plan's copy: theta, optimiser state; without the tables that are logged */
     bp_log *logs;            /* by table */
     int n_logs;
     bp_position snapshot_at;
@@ -120,7 +121,6 @@ static void free_snapshot(bp_run *run) {
         free(run->logs[i].old);
     }
     free(run->logs);
-    free(run->snapshot);
     run->logs = NULL;
     run->snapshot = NULL;
     run->has_snapshot = 0;
@@ -525,14 +525,14 @@ static bp_status do_table(bp_run *run, const bp_update *step, int64_t task, int 
     for (int64_t n; task >= (n = ceil_div(plan->tables[i].touched, TABLE_ROWS)); i++) task -= n;
     const bp_table *t = &plan->tables[i];
     const bp_param *p = &plan->params[t->param];
-    size_t bytes = (size_t)p->cols * plan->size;
+    size_t bytes = (size_t)p->cols * plan->size, scratch = plan->scratch + (size_t)thread * plan->scratch_bytes;
     bp_update u = *step;
     u.decay = p->flags & BP_PARAM_DECAY;
     int last_chunk = run->off + run->rows == run->batch_rows, bad = 0;
     int64_t end = min64(t->touched, (task + 1) * TABLE_ROWS);
     for (int64_t slot = task * TABLE_ROWS; slot < end; slot++) {
-        char *G = plan->arena + (run->batch_rows > plan->chunk_rows ? t->grad + (size_t)slot * bytes
-                                                                    : plan->scratch + (size_t)thread * plan->scratch_bytes);
+        size_t kept = run->batch_rows > plan->chunk_rows ? t->grad + (size_t)slot * bytes : scratch;
+        char *G = plan->arena + kept;
         int64_t row = bp_table_row(plan, t, slot), ahead = bp_table_row(plan, t, min64(slot + 8, end - 1));
         __builtin_prefetch(row_of(run, i, ahead, run->theta), 1);
         if (run->opt.state[0]) __builtin_prefetch(row_of(run, i, ahead, run->opt.state[0]), 1);
@@ -784,20 +784,36 @@ static int64_t copied_until(const bp_run *run, int64_t from, int64_t *next) {
     return end;
 }
 
-/* theta and the state arrays, one after the other, to or from the snapshot; without the logged tables. */
-static void copy_parameters(bp_run *run, int restore) {
+typedef struct {
+    bp_run *run;
+    int restore;
+} bp_copying;
+
+/* A thread's share of theta and the state arrays, one after the other, to or from the snapshot; without the logged
+ * tables. */
+static void copy_share(void *arg, int thread, int n_threads) {
+    const bp_copying *job = arg;
+    bp_run *run = job->run;
     size_t size = run->plan->size;
     char *live[3] = {run->theta, run->opt.state[0], run->opt.state[1]}, *saved = run->snapshot;
     for (int i = 0; i < 3; i++) {
         if (!live[i]) continue;
         for (int64_t from = 0, end, next; from < run->n_params; from = next) {
             end = copied_until(run, from, &next);
-            size_t bytes = (size_t)(end - from) * size;
-            if (restore) memcpy(live[i] + (size_t)from * size, saved, bytes);
-            else memcpy(saved, live[i] + (size_t)from * size, bytes);
-            saved += bytes;
+            int64_t n = end - from, first = n * thread / n_threads, last = n * (thread + 1) / n_threads;
+            char *at = live[i] + (size_t)(from + first) * size, *copy = saved + (size_t)first * size;
+            memcpy(job->restore ? at : copy, job->restore ? copy : at, (size_t)(last - first) * size);
+            saved += (size_t)n * size;
         }
     }
+}
+
+static void prepare_copy(void *arg, int n_threads, bp_fpenv caller) { (void)arg, (void)n_threads, (void)caller; }
+
+static void copy_parameters(bp_run *run, int restore, int n_threads) {
+    bp_copying job = {run, restore};
+    if (run->plan->copy_bytes < SHARED_COPY_BYTES) n_threads = 1;
+    bp_pool_run(n_threads, copy_share, prepare_copy, &job);
     for (int i = 0; i < run->plan->n_tables; i++) {
         bp_log *log = &run->logs[i];
         for (int64_t k = log->n - 1; k >= 0 && restore; k--)
@@ -808,11 +824,16 @@ static void copy_parameters(bp_run *run, int restore) {
 
 /* Memory for a safety copy, and for as many old rows as it takes to be worth another copy. */
 static bp_status new_snapshot(bp_run *run) {
-    const bp_plan *plan = run->plan;
+    bp_plan *plan = run->plan;
     int64_t arrays = 1 + !!run->opt.state[0] + !!run->opt.state[1], elements = 0;
     for (int64_t from = 0, next; from < run->n_params; from = next) elements += copied_until(run, from, &next) - from;
     size_t bytes = (size_t)(arrays * elements) * plan->size;
-    run->snapshot = malloc(bytes + 1);
+    if (!plan->copy || plan->copy_bytes < bytes) {
+        free(plan->copy);
+        plan->copy = malloc(bytes + 1);
+        plan->copy_bytes = plan->copy ? bytes : 0;
+    }
+    run->snapshot = plan->copy;
     run->logs = calloc((size_t)plan->n_tables + 1, sizeof *run->logs);
     run->n_logs = plan->n_tables;
     int lacking = !run->snapshot || !run->logs;
@@ -833,7 +854,7 @@ static bp_status new_snapshot(bp_run *run) {
 }
 
 /* Taken at the start of a slice, unless the last is young beside what a copy costs. */
-static bp_status take_snapshot(bp_run *run, int fresh) {
+static bp_status take_snapshot(bp_run *run, int n_threads, int fresh) {
     int between_steps = !run->off && !run->stage && !run->updating;
     double now = bp_now();
     if (!trains(run) || !between_steps) return BP_OK;
@@ -841,7 +862,7 @@ static bp_status take_snapshot(bp_run *run, int fresh) {
     if (young && (now - run->snapshot_time) * SNAPSHOT_SHARE < run->snapshot_cost) return BP_OK;
     bp_status status = run->snapshot ? BP_OK : new_snapshot(run);
     if (status) return status;
-    copy_parameters(run, 0);
+    copy_parameters(run, 0, n_threads);
     run->snapshot_at = run->at;
     run->snapshot_time = bp_now();
     run->snapshot_cost = run->snapshot_time - now;
@@ -858,7 +879,7 @@ static bp_status replay(bp_run *run, int n_threads, double seconds) {
         if (status == BP_PAUSED && run->replay_left) return BP_PAUSED;
         if (status == BP_PAUSED || status == BP_DONE) continue;
         /* a function of the user's answers otherwise than before: what is left is the copy itself */
-        copy_parameters(run, 1);
+        copy_parameters(run, 1, n_threads);
         run->at = run->snapshot_at;
         set_batch(run);
         break;
@@ -870,12 +891,12 @@ static bp_status replay(bp_run *run, int n_threads, double seconds) {
 
 bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps, int fresh) {
     if (run->replay_left >= 0) return replay(run, n_threads, seconds);
-    bp_status status = take_snapshot(run, fresh);
+    bp_status status = take_snapshot(run, n_threads, fresh);
     if (status) return status;
     status = slice(run, n_threads, seconds, max_steps);
     if (status != BP_E_NONFINITE_PARAM || !trains(run)) return status;
     run->replay_left = run->at.done.batch - run->snapshot_at.done.batch;
-    copy_parameters(run, 1);
+    copy_parameters(run, 1, n_threads);
     run->at = run->snapshot_at;
     set_batch(run);
     return replay(run, n_threads, seconds);

@@ -2,8 +2,8 @@
  *
  * After phase 1 of a chunk one thread lists the rows that were named (`bp_tables_collect`): a row's place in the list
  * is its slot, and the calls of each slot (the positions that named it) form a chain in ascending order.  Phase 2 takes
- * the slots in tasks: the gradient of a row is the sum along its chain, whatever thread does it.  Whether a row is listed
- * already is asked of two arrays that need no clearing (Briggs and Torczon 1993). */
+ * the slots in tasks: the gradient of a row is the sum along its chain, whatever thread does it.  Whether a row is
+ * listed already is asked of two arrays that need no clearing (Briggs and Torczon 1993). */
 #include "kernels/kernels.h"
 #include "plan.h"
 
@@ -57,7 +57,8 @@ void bp_table_gradient(const bp_plan *plan, const bp_table *t, int64_t slot, int
             base += n;
             u = plan->uses[u].next;
         }
-        const char *dout = plan->arena + plan->buffers[plan->buffers[op->out].grad].offset + (size_t)(call - base) * bytes;
+        const bp_buffer *gradient = &plan->buffers[plan->buffers[op->out].grad];
+        const char *dout = plan->arena + gradient->offset + (size_t)(call - base) * bytes;
         if (begun) bp_active->sum[plan->dtype](G, dout, cols);
         else memcpy(G, dout, bytes);
         begun = 1;

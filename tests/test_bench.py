@@ -104,3 +104,15 @@ def test_numpy_predicts_probabilities():
     spec = Spec((4, 6, 3), batch=5)
     predict = numpy_.Predict(spec, start_weights(spec, 0), np.ones((5, 4), np.float32))
     np.testing.assert_allclose(predict.run(2).sum(axis=1), 1, rtol=1e-6)
+
+
+def test_every_graph_trains_alike_on_one_and_two_threads():
+    import bench_graph
+    import harness
+
+    options = Namespace(libraries=["bpcore"], rounds=1, seconds=0.01)
+    with harness.workers(options.libraries, [1, 2]) as crew:
+        for case in bench_graph.CASES:
+            result = bench_graph.measure(crew, case, options)
+            assert result["loss_disagreement"] == 0
+            assert result["best_peer"] is None

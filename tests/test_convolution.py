@@ -81,6 +81,7 @@ CONVOLUTIONS = [
     ((8, 11, 3), bp.Conv2D(4, (3, 1), dilation=3, bias=False)),
     ((6, 5, 6), bp.Conv2D(9, 3, groups=3, padding="same")),
     ((6, 5, 4), bp.Conv2D(4, 3, groups=4, stride=2, dilation=2, padding=3)),
+    ((5, 4, 21), bp.Conv2D(21, (3, 2), groups=21, padding=1, stride=(1, 2))),
     ((3, 3, 20), bp.Conv2D(70, 3, padding=2)),
     ((2, 3, 300), bp.Conv2D(3, (2, 1))),
     ((4, 4, 2), bp.Conv2D(300, 2)),
@@ -161,7 +162,7 @@ def behind(shape, layer):
     return bp.Network(x, bp.Dense(2)(bp.Reshape(-1)(layer(h) + layer(h * h))), dtype="float64", seed=2)
 
 
-SMALL = [case for case in CONVOLUTIONS if math.prod(case[0]) < 200] + POOLS
+SMALL = [case for case in CONVOLUTIONS if math.prod(case[0]) < 500 and case[1]._windows()[0] < 50] + POOLS
 SMALL += [((3, 4, 5), bp.GlobalMaxPool()), ((7, 2), bp.GlobalAveragePool())]
 
 
@@ -173,8 +174,6 @@ def name_of(case):
 def test_gradients_are_central_differences(case):
     net = behind(*case)
     X, y = RNG.standard_normal((3, *case[0])), RNG.standard_normal((3, 2))
-    if net.n_params > 6000:
-        pytest.skip("checked against PyTorch")
     errors = bp.check_gradients(net, X, y, sample_weight=[0.5, 2.0, 1.0])
     assert max(errors.values()) < 1e-7, errors
 
@@ -243,7 +242,7 @@ def test_owners_and_shards_agree(make, force):
 def test_a_file_gives_the_network_back(make, tmp_path):
     net = make()
     X, y = RNG.standard_normal((40, *net._nodes[0].shape)), RNG.integers(0, 5, 40)
-    first = net.fit(X, y, optimizer=bp.Adam(lr=0.01), epochs=3).loss
+    first = net.fit(X, y, optimizer=bp.Adam(lr=0.003), epochs=10).loss
     assert first[-1] < first[0]
     net.save(tmp_path / "net.safetensors")
     same = bp.load(tmp_path / "net.safetensors")
@@ -306,9 +305,9 @@ ERRORS = [
     (lambda: bp.Conv2D(3, 3, padding=-1), ValueError, "padding: expected an integer from 0"),
     (lambda: bp.Conv2D(3, 3, "rely"), ValueError, "rely"),
     (lambda: bp.Conv1D(3, (3, 3)), TypeError, "size: expected an integer"),
-    (lambda: bp.Conv2D(3, 3)(bp.Input(64)), ValueError, r"Conv2D.*\(height, width, channels\), got \(64,\); bp.Reshape"),
+    (lambda: bp.Conv2D(3, 3)(bp.Input(64)), ValueError, r"Conv2D.*\(height, width, channels\), got \(64,\); bp.Resh"),
     (lambda: bp.Conv1D(3, 3)(bp.Input((4, 4, 1))), ValueError, r"Conv1D.*\(time, features\)"),
-    (lambda: bp.Conv2D(3, 5)(bp.Input((4, 8, 1))), ValueError, "Conv2D.*at least 5 positions, or padding='same', got 4"),
+    (lambda: bp.Conv2D(3, 5)(bp.Input((4, 8, 1))), ValueError, "Conv2D.*least 5 positions, or padding='same', got 4"),
     (lambda: bp.Conv2D(3, 3, groups=2)(bp.Input((4, 8, 4))), ValueError, "2 equal groups, got 4 and 3"),
     (lambda: bp.TimeDelay(3, 9)(bp.Input((8, 1))), ValueError, "TimeDelay.*at least 9 positions"),
     (lambda: bp.MaxPool2D(2, padding=2), ValueError, "padding: expected less than the size of the window, 2, got 2"),

@@ -99,3 +99,14 @@ def test_sizes_are_checked(make):
     for size in (2.0, "3", None, True):
         with pytest.raises(TypeError, match="expected an integer"):
             make(size)
+
+
+def test_sunspots():
+    years, numbers = datasets.load_sunspots()
+    assert years.tolist() == list(range(1700, 2009)) and numbers.shape == (309,)
+    assert numbers[[0, 78, 257, 308]].tolist() == [5, 154.4, 190.2, 2.9]  # the cycles' peaks of 1778 and 1957
+    assert numbers.min() == 0 and numbers.max() == 190.2
+    numbers[:] = 0
+    assert datasets.load_sunspots()[1].any()
+    for word in ("National Geophysical Data Center", "Public domain"):
+        assert word in datasets.load_sunspots.__doc__

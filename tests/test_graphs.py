@@ -12,7 +12,6 @@ from safetensors.numpy import save_file
 
 import bpcore as bp
 from bpcore import _core
-from bpcore._catalogue import LAYERS
 
 RNG = np.random.default_rng(0)
 Weighted = bp.losses.Weighted
@@ -575,7 +574,7 @@ HOSTILE = [
 ]  # fmt: skip
 ATTRIBUTES = [
     (kind.op, name)
-    for kind in LAYERS.values()
+    for kind in bp._catalogue.LAYERS.values()
     if kind.op in VALUES or kind.op == "input"
     for name in kind.saved
     if name != "integer"

@@ -251,6 +251,19 @@ def test_a_row_has_the_same_bits_in_every_batch(kind, dtype):
     assert (many == many[0]).all()
 
 
+@pytest.mark.parametrize("phase2", ["owners", "shards"])
+def test_weights_of_sequences_do_not_reach_beyond_a_tile(phase2, force):
+    """A row's loss is of 18 numbers, no whole vectors: written row by row, the last would reach into the next tile."""
+    force(True, phase2)
+    net = bp.Network([bp.Input((9, 5)), bp.Dense(2)], dtype="float64", seed=1)
+    rng = np.random.default_rng(0)
+    X, y, w = rng.standard_normal((70, 9, 5)), rng.standard_normal((70, 9, 2)), np.linspace(0, 2, 70)
+    delta = (net.predict(X) - y) * (w / w.sum() / 9)[:, None, None]
+    want = np.concatenate([np.einsum("nti,ntj->ij", X, delta).ravel(), delta.sum((0, 1))])
+    for _ in range(20):
+        assert distance(net.value_and_grad(X, y, sample_weight=w, n_threads=3)[1], want) < 1e-13
+
+
 def test_one_example_at_a_time_and_many_chunks():
     net = recurrent("gru", 5, 3, 7)
     X, y = data(net, 40)
@@ -389,7 +402,7 @@ def test_c_refuses_what_does_not_fit():
 def test_steps_have_the_bits_of_predict(kind, dtype):
     x, mask = bp.Input((20, 3)), bp.Input(20, name="mask")
     layer = KINDS[kind]
-    h = layer(7, sequences=True)(bp.Dense(4, "relu")(x), mask)
+    h = layer(7, sequences=True)(bp.Dense(4, "relu")(x), bp.Activate("relu")(mask))
     shared = layer(6, sequences=True)
     h = shared(shared(h[:, 1:]))
     out = bp.Dense(2, "softmax")(bp.concat([h, h * 2]))
@@ -411,6 +424,27 @@ def test_steps_have_the_bits_of_predict(kind, dtype):
         now, so_far = one({"input": X[5, t], "mask": M[5, t]})
         assert np.array_equal(now, whole[5, t])
     assert np.array_equal(so_far, final[5])
+
+
+def test_steps_of_words():
+    words = bp.Input(9, integer=True)
+    h = bp.LayerNorm()(bp.GRU(5, sequences=True)(bp.Dropout(0.5)(bp.Embedding(11, 4)(words))))
+    net = bp.Network(words, bp.Dense(11, "softmax")(h), seed=1)
+    text = np.random.default_rng(0).integers(0, 11, (3, 9))
+    whole = net.predict(text)
+    step, many = net.stepper(), net.stepper(streams=3)
+    for t in range(9):
+        assert np.array_equal(step(text[1, t]), whole[1, t])
+        assert np.array_equal(many(text[:, t]), whole[:, t])
+    kept = step.state["gru_1.h"].copy()
+    for wrong in (11, -1, 0.5, [1]):
+        with pytest.raises((ValueError, TypeError)):
+            step(wrong)
+    assert np.array_equal(step.state["gru_1.h"], kept)
+    crowd = net.stepper(streams=100)
+    with pytest.raises(ValueError):
+        crowd([*[3] * 99, 11])
+    assert not crowd.state["gru_1.h"].any()
 
 
 def test_state_of_a_stepper():
@@ -452,6 +486,8 @@ def test_a_stepper_refuses_what_needs_more_than_a_step():
         (h[0], "slice_1 .* mixes time steps"),
         (bp.concat([h, h], axis=0), "concat_1 .* mixes time steps"),
         (bp.Activate("softmax", axis=0)(h), "activate_1 .* mixes time steps"),
+        (bp.LSTM(3)(x, bp.Dense(6)(x[..., 0])), "dense_1 .* mixes time steps"),
+        (bp.LSTM(3)(x, bp.Bias()(x[..., 0])), "bias_1 .* mixes time steps"),
         (bp.LSTM(3, reverse=True)(x), r"lstm_1 \(LSTM\(3, reverse=True\)\) begins at the last time step"),
         (bp.LSTM(3)(bp.Reshape((3, 1))(bp.LSTM(3)(x))), "reshape_1 .* makes time steps of what has none"),
     ):

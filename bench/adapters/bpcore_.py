@@ -69,6 +69,17 @@ class Predict(Prediction):
         self.x = X[0] if len(X) == 1 else X
 
 
+class Jacobian(Prediction):
+    """Of the outputs by the inputs."""
+
+    def __init__(self, spec: Spec, theta: NDArray, X: NDArray) -> None:
+        *inside, n_out = spec.sizes[1:]
+        layers = [bp.Input(spec.sizes[0]), *(bp.Dense(n, spec.activation) for n in inside), bp.Dense(n_out)]
+        net = bp.Network(layers, dtype=spec.dtype)
+        net.theta = theta
+        self.answer, self.x = net.jacobian, X
+
+
 class Gradient:
     """All gradients of one batch, by backpropagation or by one of the naive ways of bpcore.debug."""
 

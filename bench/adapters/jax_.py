@@ -107,6 +107,17 @@ class Predict(Prediction):
         self.answer = lambda x: predict(x).block_until_ready()
 
 
+class Jacobian(Prediction):
+    """A jitted vmap of jacrev."""
+
+    def __init__(self, spec: Spec, theta: NDArray, X: NDArray) -> None:
+        jax.config.update("jax_enable_x64", spec.dtype == "float64")
+        params = jax.tree.map(jnp.asarray, weights(theta, spec.sizes))
+        self.x = jnp.asarray(X)
+        jacobian = jax.jit(jax.vmap(jax.jacrev(lambda x: logits(params, x, spec.activation))))
+        self.answer = lambda x: jacobian(x).block_until_ready()
+
+
 class Graph:
     """A case of bench/graphs, with plain SGD: an epoch is a scan over its batches."""
 

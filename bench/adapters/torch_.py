@@ -156,6 +156,15 @@ class Predict(Prediction):
             return super().run(count)
 
 
+class Jacobian(Prediction):
+    """torch.func: vmap of jacrev."""
+
+    def __init__(self, spec: Spec, theta: NDArray, X: NDArray) -> None:
+        params, activation = [p.detach() for p in parameters(theta, spec)], ACTIVATIONS[spec.activation]
+        self.x = torch.from_numpy(X)
+        self.answer = torch.func.vmap(torch.func.jacrev(lambda x: logits(params, x, activation)))
+
+
 class Graph:
     """A case of bench/graphs, with plain SGD: an eager loop, or ("compile") a step as one compiled graph."""
 

@@ -1,4 +1,4 @@
-"""Small data that comes along: the UCI digits, and the problems of Rumelhart, Hinton and Williams (1986).
+"""Small data that comes along: the UCI digits, yearly sunspots, and problems of Rumelhart, Hinton and Williams (1986).
 
 Every call returns fresh, writable arrays. Nothing is downloaded.
 """
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Digits", "encoder", "load_digits", "mirror_symmetry", "parity", "xor"]
+__all__ = ["Digits", "encoder", "load_digits", "load_sunspots", "mirror_symmetry", "parity", "xor"]
 
 Pair = tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]
 
@@ -43,6 +43,16 @@ def load_digits() -> Digits:
     """
     with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
         return Digits(file["X"] / np.float32(16), file["y"].astype(np.int64))
+
+
+def load_sunspots() -> Pair:
+    """Return the years 1700 to 2008, (309,), and the yearly mean of the sunspot number, (309,).
+
+    It is the relative number of Wolf, as it was before its revision of 2015.  Source: National Geophysical Data Center
+    (NOAA), https://www.ngdc.noaa.gov/stp/solar/solarda3.html, as statsmodels has it.  Public domain.
+    """
+    table = np.loadtxt(Path(__file__).with_name("sunspots.csv"), delimiter=",", skiprows=1)
+    return table[:, 0].copy(), table[:, 1].copy()
 
 
 def xor() -> Pair:

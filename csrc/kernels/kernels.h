@@ -50,6 +50,10 @@ typedef struct {
     bp_loss_type losses[BP_N_LOSSES + 1];
 } bp_kernels;
 
+/* Room for a thread's packed panels, more than the stack of a small thread. */
+enum { BP_PANEL_BYTES = 256 * 240 * 4 };
+extern _Thread_local char bp_panels[];
+
 void bp_ops_bind(const bp_kernels *kernels);        /* into the table of operations */
 /* One of these tables, each in the file of its instruction set. */
 extern const bp_kernels *bp_active;

@@ -119,7 +119,17 @@ def test_convolutions_are_pytorchs(seed):
     compare(shape, layer, convolved, rows=(3, 21, 70)[seed % 3])
 
 
-@pytest.mark.parametrize("case", [((15, 3), bp.Conv1D(4, 5)), ((28, 28, 1), bp.Conv2D(6, 5, padding="same"))])
+COMMON = [
+    ((15, 3), bp.Conv1D(4, 5)),
+    ((28, 28, 1), bp.Conv2D(6, 5, padding="same")),
+    ((14, 14, 6), bp.Conv2D(16, 5)),
+    ((9, 9, 37), bp.Conv2D(37, 3, groups=37, padding="same")),
+    ((9, 8, 16), bp.Conv2D(16, (3, 4), groups=16, stride=2, dilation=2, padding=3)),
+    ((5, 5, 130), bp.Conv2D(120, 3, padding=1)),
+]
+
+
+@pytest.mark.parametrize("case", COMMON)
 def test_common_ones_are_pytorchs(case):
     compare(*case, convolved, rows=70)
 
