@@ -15,7 +15,6 @@ PAUSED: int
 DONE: int
 NONFINITE_LOSS: int
 NONFINITE_PARAM: int
-REUSE: int
 MAX_THREADS: int
 MAX_OPERANDS: int
 ACTIVATIONS: tuple[str, ...]
@@ -43,7 +42,6 @@ class Plan:
         function: str | tuple[Callable[[Any], Any], Callable[[Any], Any]] | None = None,
         settings: tuple[Sequence[int], Sequence[float]] | None = None,
     ) -> int: ...
-    def keep(self, buffer: int) -> None: ...
     def reads(self, buffer: int) -> int: ...
     def loss(
         self,
