@@ -110,6 +110,16 @@ def _shared(draw, pool):
     return first.layer(_one(draw, pool, lambda symbol: symbol.shape == first.inputs[0].shape))
 
 
+def _matmul(draw, pool):
+    """a b, a a^T or a^T a"""
+    a = _one(draw, pool, lambda symbol: len(symbol.shape) > 1)
+    fits = [b for b in pool if len(b.shape) == len(a.shape) and b.shape[:-1] == (*a.shape[:-2], a.shape[-1])]
+    if fits and draw(st.booleans()):
+        return a @ draw(st.sampled_from(fits))
+    turned = draw(st.booleans())
+    return bp.MatMul(transpose_a=turned, transpose_b=not turned)(a, a)
+
+
 # each takes Hypothesis's draw and the symbols made so far, and makes one more
 OPERATIONS = {
     "dense": _dense,
@@ -125,7 +135,11 @@ OPERATIONS = {
     "bias": lambda draw, pool: bp.Bias()(_one(draw, pool)),
     "shared": _shared,
     "shared again": _shared,
+    "layer_norm": lambda draw, pool: bp.LayerNorm(eps=0.1)(_one(draw, pool)),
+    "matmul": _matmul,
 }
+# those with a second derivative, for hvp and its kin
+TWICE = tuple(name for name in OPERATIONS if name != "layer_norm")
 
 
 # ---- what it computes ----
@@ -163,6 +177,17 @@ def _add_value(np_, layer, parameters, inputs):
     return sum((f * x for f, x in zip(factors, inputs, strict=True)), layer.constant)
 
 
+def _layer_norm_value(np_, layer, parameters, inputs):
+    (x,), (s, b) = inputs, parameters
+    x = x - x.mean(-1, keepdims=True)
+    return s * x / np_.xp.sqrt((x * x).mean(-1, keepdims=True) + layer.eps) + b
+
+
+def turned(np_, x, wanted):
+    """Matrices, turned where that is wanted."""
+    return np_.xp.swapaxes(x, -1, -2) if wanted else x
+
+
 def index_of(layer):
     """A Slice's index, as an array takes it."""
     return tuple(slice(*part) if isinstance(part, list) else ... if part == "..." else part for part in layer.index)
@@ -183,6 +208,9 @@ VALUES = {
         np_, layer.activation, inputs[0], layer.axis + (layer.axis >= 0)),
     "scale": lambda np_, layer, parameters, inputs: inputs[0] * parameters[0],
     "bias": lambda np_, layer, parameters, inputs: inputs[0] + parameters[0],
+    "layer_norm": _layer_norm_value,
+    "matmul": lambda np_, layer, parameters, inputs: turned(np_, inputs[0], layer.transpose_a)
+    @ turned(np_, inputs[1], layer.transpose_b),
 }  # fmt: skip
 
 

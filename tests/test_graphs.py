@@ -164,8 +164,8 @@ def test_weights_of_sequences_are_of_rows(cols, phase2, force):
     delta = w[:, None, None] * (a - y) / 3 / w.sum()
     for n_threads in (1, 2, 3):
         C, grad = net.value_and_grad(X, y, sample_weight=w, n_threads=n_threads)
-        assert C == pytest.approx((w * E).sum() / w.sum(), rel=1e-12)
-        assert C == pytest.approx(net.evaluate(X, y, sample_weight=w, n_threads=n_threads)["loss"], rel=1e-14)
+        assert pytest.approx((w * E).sum() / w.sum(), rel=1e-12) == C
+        assert pytest.approx(net.evaluate(X, y, sample_weight=w, n_threads=n_threads)["loss"], rel=1e-14) == C
         np.testing.assert_allclose(by_name(net, grad)["dense_1.W"], np.einsum("nti,ntj->ij", X, delta), atol=1e-14)
         np.testing.assert_allclose(by_name(net, grad)["dense_1.b"], delta.sum((0, 1)), atol=1e-14)
 
@@ -579,8 +579,11 @@ ATTRIBUTES = [
     for name in kind.saved
     if name != "integer"
 ]
-FINE = {("add", "factors"): [None, [1.5], [2**62, 4], [0, 0], [-1, -1]], ("reshape", "shape"): [-1], ("add", "constant"): [-1, 1.5, 2**31, 2**63, -(2**63)], ("dense", "bias"): [True],
-        ("activate", "axis"): [-1], ("concat", "axis"): [-1]}  # fmt: skip
+FINE = {
+    ("add", "factors"): [None, [1.5], [2**62, 4], [0, 0], [-1, -1]], ("reshape", "shape"): [-1],
+    ("add", "constant"): [-1, 1.5, 2**31, 2**63, -(2**63)], ("dense", "bias"): [True], ("activate", "axis"): [-1],
+    ("concat", "axis"): [-1],
+}  # fmt: skip
 
 
 def test_every_attribute_is_tried():

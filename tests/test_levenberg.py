@@ -1,4 +1,4 @@
-"""Levenberg and Marquardt: exact where the model is linear, further than SGD where it is not, and like any optimiser."""
+"""Levenberg and Marquardt: exact where the model is linear, further than SGD where it is not, like any optimiser."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ def facts(net):
 @pytest.mark.parametrize("loss", ["squared_error", "mse"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_linear_least_squares(loss, weighted):
-    """Two steps reach what lstsq finds: the damping of the first bends its way by a thousandth, squared by the second."""
+    """Two steps reach what lstsq finds: what the damping of the first leaves, the second takes."""
     X, y = RNG.standard_normal((50, 4)), RNG.standard_normal((50, 3))
     w = RNG.uniform(0.1, 2, 50) if weighted else np.ones(50)
     root = np.sqrt(w)[:, None]

@@ -45,7 +45,7 @@ int main(int argc, char **argv) {
         const char *name;
         void (*run)(void);
     } parts[] = {{"philox", test_philox}, {"data", test_data},     {"gradients", test_gradients},
-                 {"graphs", test_graphs}, {"status", test_status}, {"memory", test_memory},
+                 {"graphs", test_graphs}, {"runs", test_runs}, {"status", test_status}, {"memory", test_memory},
                  {"threads", test_threads}, {"functions", test_functions},
                  {"digests", test_digests}};
     if (bp_isa_use(getenv("BPCORE_ISA"))) return 2;

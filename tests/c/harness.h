@@ -95,6 +95,7 @@ void outcome_free(outcome *o);
 void test_gradients(void);
 void test_threads(void);
 void test_graphs(void);
+void test_runs(void);
 void test_data(void);
 void test_status(void);
 void test_memory(void);

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.scipy.special
 import numpy as np
 import pytest
-from graphs import by_name, cases, loss_of, values
+from graphs import TWICE, by_name, cases, loss_of, values
 from hypothesis import HealthCheck, given, settings
 
 import bpcore as bp
@@ -109,7 +109,7 @@ def many(n, **drawn):
     return decorate
 
 
-@many(15, most=6, rows=(1, 4))
+@many(15, most=6, rows=(1, 4), operations=TWICE)
 def test_products_of_graphs(case):
     net = case.net
     if not net.n_params:

@@ -57,6 +57,12 @@ TABLE = {
     ),
     "scale": lambda _, layer, parameters, inputs: inputs[0] * parameters[0],
     "bias": lambda _, layer, parameters, inputs: inputs[0] + parameters[0],
+    "layer_norm": lambda _, layer, parameters, inputs: F.layer_norm(
+        inputs[0], inputs[0].shape[-1:], *parameters, eps=layer.eps
+    ),
+    "matmul": lambda _, layer, parameters, inputs: (
+        (inputs[0].mT if layer.transpose_a else inputs[0]) @ (inputs[1].mT if layer.transpose_b else inputs[1])
+    ),
 }
 
 

@@ -1,0 +1,230 @@
+/* What a run may be told: ports whose rows repeat, gradients of each batch, draws, several losses. */
+#include "harness.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { T = 3, N_IN = 4, N_OUT = 3, N_THETA = N_IN * N_OUT + N_OUT, MOST = 120 };
+
+typedef struct {
+    double X[MOST * T * N_IN], y[2][MOST * T * N_OUT], w[MOST], theta[N_THETA];
+} numbers;
+
+static numbers *drawn(void) {
+    numbers *d = zeros(1, sizeof *d);
+    uint64_t state = 11;
+    for (double *p = d->X; p < (double *)(d + 1); p++) *p = uniform(&state);
+    for (int i = 0; i < MOST; i++) d->w[i] = i % 7 == 3 ? 0 : 1.5 + d->w[i];
+    return d;
+}
+
+/* A sequence of `positions` inputs, one dense layer at each, and a loss on it and on its tanh, where they weigh more
+ * than nothing. */
+typedef struct {
+    int positions, weighted, n_threads, phase2;
+    double share[2];
+    int64_t repeat[2]; /* of x and of y[0] */
+    int64_t rows[2];   /* that x and y[0] have; 0: as many as the batch */
+    bp_opt_kind kind;
+    int64_t batch;
+    double dropout;    /* above zero: before the dense layer */
+    uint64_t seed;
+    int64_t step;
+} setup;
+
+typedef struct {
+    double cost, *grad;
+} result;
+
+static result run_it(const numbers *d, const setup *s, int64_t n) {
+    bp_plan *plan = bp_plan_new(BP_F64);
+    int64_t n_in = s->positions * N_IN, n_out = s->positions * N_OUT;
+    int x = bp_plan_buffer(plan, BP_REAL, n_in), z = -1, a = -1, h = x, n_ports = 0, weight_port = -1, port_of_y = -1;
+    int params[2] = {bp_plan_param(plan, 0, N_IN, N_OUT, 1), bp_plan_param(plan, N_IN * N_OUT, N_OUT, 1, 0)};
+    bp_settings drops = {.n = {1}, .x = {s->dropout}};
+    bp_in_port ports[4] = {{x, plain_array(d->X, s->rows[0] ? s->rows[0] : n, n_in, BP_DOUBLE)}};
+    n_ports++;
+    if (s->dropout > 0) CHECK(!bp_plan_op(plan, bp_op_find("dropout"), 1, &x, 0, NULL, &drops, -1, &h));
+    CHECK(!bp_plan_op(plan, bp_op_find("dense"), 1, &h, 2, params, NULL, -1, &z));
+    CHECK(!bp_plan_op(plan, bp_op_find("activation"), 1, &z, 0, NULL, bp_activation_detail("tanh"), -1, &a));
+    for (int i = 0; i < 2; i++) {
+        if (s->share[i] == 0) continue;
+        int target = bp_plan_buffer(plan, BP_REAL, n_out);
+        CHECK(!bp_plan_loss(plan, i ? "huber" : "mse", i ? a : z, target, 0.4, 0, s->positions, s->share[i]));
+        int64_t rows = i == 0 && s->rows[1] ? s->rows[1] : n;
+        if (i == 0) port_of_y = n_ports;
+        ports[n_ports++] = (bp_in_port){target, plain_array(d->y[i], rows, n_out, BP_DOUBLE)};
+    }
+    if (s->weighted) {
+        weight_port = n_ports;
+        ports[n_ports++] = (bp_in_port){bp_plan_buffer(plan, BP_REAL, 1), plain_array(d->w, n, 1, BP_DOUBLE)};
+    }
+    bp_plan_keep(plan, a);
+    int64_t batch = s->batch ? s->batch : n;
+    bp_set_phase2(s->phase2);
+    CHECK(!bp_plan_compile(plan, BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD, batch, s->n_threads));
+    bp_set_phase2(0);
+    bp_run *run = bp_run_new(plan, &naive_blas, (void *)(uintptr_t)d->theta, N_THETA);
+    CHECK(!bp_run_ports(run, n_ports, ports, 0, NULL, weight_port));
+    if (s->repeat[0]) bp_run_repeat(run, 0, s->repeat[0]);
+    if (s->repeat[1]) bp_run_repeat(run, port_of_y, s->repeat[1]);
+    result r = {.grad = zeros((size_t)(n / batch * N_THETA), sizeof(double))};
+    bp_opt opt = {.kind = s->kind ? s->kind : BP_OPT_GRADIENT, .lr = 0.1, .state = {r.grad}};
+    bp_run_optimizer(run, &opt);
+    bp_run_random(run, s->seed, s->step);
+    bp_run_begin(run, n, batch, NULL);
+    CHECK(bp_epoch(run, s->n_threads, INFINITY, -1, 1) == BP_DONE);
+    bp_progress p = bp_run_progress(run);
+    r.cost = p.loss / p.weight;
+    bp_run_free(run);
+    bp_plan_free(plan);
+    return r;
+}
+
+static int same(const result *a, const result *b, int64_t n) {
+    return a->cost == b->cost && !memcmp(a->grad, b->grad, (size_t)(n * N_THETA) * sizeof(double));
+}
+
+static int close(const result *a, const result *b, double tolerance) {
+    double worst = fabs(a->cost - b->cost);
+    for (int i = 0; i < N_THETA; i++) worst = fmax(worst, fabs(a->grad[i] - b->grad[i]));
+    return worst <= tolerance;
+}
+
+/* The gradients of 1..3 threads, owners and shards, of which the bits of one mode agree. */
+static result by_threads(const numbers *d, setup s, int64_t n) {
+    result first[3] = {{0}};
+    for (s.phase2 = 1; s.phase2 <= 2; s.phase2++)
+        for (s.n_threads = 1; s.n_threads <= 3; s.n_threads++) {
+            result r = run_it(d, &s, n);
+            if (s.n_threads == 1) {
+                first[s.phase2] = r;
+                continue;
+            }
+            CHECK(same(&r, &first[s.phase2], 1));
+            free(r.grad);
+        }
+    CHECK(close(&first[1], &first[2], 1e-14));
+    free(first[2].grad);
+    return first[1];
+}
+
+/* Two losses with weights are the weighted sum of each alone. */
+static void test_losses(const numbers *d) {
+    for (int weighted = 0; weighted < 2; weighted++)
+        for (int positions = 1; positions <= T; positions += T - 1) {
+            context("losses: %d positions, weights %d", positions, weighted);
+            setup s = {.positions = positions, .weighted = weighted, .share = {0.3, 2}};
+            result both = by_threads(d, s, 70), sum = {0, zeros(N_THETA, sizeof(double))};
+            for (int i = 0; i < 2; i++) {
+                setup alone = s;
+                alone.share[i] = 1;
+                alone.share[!i] = 0;
+                result one = by_threads(d, alone, 70);
+                sum.cost += s.share[i] * one.cost;
+                for (int k = 0; k < N_THETA; k++) sum.grad[k] += s.share[i] * one.grad[k];
+                free(one.grad);
+            }
+            CHECK(close(&both, &sum, 1e-14));
+            free(both.grad);
+            free(sum.grad);
+        }
+}
+
+/* Positions of a row are rows of their own with its weight: their mean is the row's loss. */
+static void test_positions(const numbers *d) {
+    for (int weighted = 0; weighted < 2; weighted++) {
+        context("positions: weights %d", weighted);
+        setup s = {.positions = T, .weighted = weighted, .share = {1, 0.5}};
+        numbers *flat = drawn();
+        for (int i = 0; i < 120; i++) flat->w[i] = d->w[i / T];
+        result rows = by_threads(d, s, 40);
+        s.positions = 1;
+        result single = by_threads(flat, s, 40 * T);
+        CHECK(close(&rows, &single, 1e-14));
+        free(rows.grad);
+        free(single.grad);
+        free(flat);
+    }
+}
+
+/* Row r of a port is row r / repeat % rows of its array. */
+static void test_repeats(const numbers *d) {
+    numbers *whole = drawn();
+    context("repeats");
+    for (int64_t r = 0; r < 60; r++) {
+        memcpy(&whole->X[r * N_IN], &d->X[r / 4 % 15 * N_IN], N_IN * sizeof(double));
+        memcpy(&whole->y[0][r * N_OUT], &d->y[0][r % 4 * N_OUT], N_OUT * sizeof(double));
+    }
+    setup s = {.positions = 1, .share = {1, 0}};
+    result expected = by_threads(whole, s, 60);
+    s.repeat[0] = 4;
+    s.repeat[1] = 1;
+    s.rows[0] = 15;
+    s.rows[1] = 4;
+    result r = by_threads(d, s, 60);
+    CHECK(same(&r, &expected, 1));
+    free(r.grad);
+    free(expected.grad);
+    free(whole);
+}
+
+/* BP_OPT_EACH writes the gradient of each batch, and leaves theta alone. */
+static void test_each(const numbers *d) {
+    static const int64_t batches[] = {1, 5, 20};
+    double before[N_THETA];
+    memcpy(before, d->theta, sizeof before);
+    for (int i = 0; i < 3; i++) {
+        context("each of batches of %d", (int)batches[i]);
+        setup s = {.positions = 2, .share = {1, 1}, .kind = BP_OPT_EACH, .batch = batches[i], .n_threads = 1};
+        result all = run_it(d, &s, 60);
+        s.n_threads = 3;
+        result again = run_it(d, &s, 60);
+        CHECK(same(&all, &again, 60 / batches[i]));
+        s.kind = BP_OPT_GRADIENT;
+        s.batch = 0;
+        for (int64_t b = 0; b < 60 / batches[i]; b++) {
+            numbers *part = drawn();
+            memmove(part->X, part->X + b * batches[i] * 2 * N_IN, (size_t)batches[i] * 2 * N_IN * sizeof(double));
+            for (int k = 0; k < 2; k++)
+                memmove(part->y[k], part->y[k] + b * batches[i] * 2 * N_OUT,
+                        (size_t)batches[i] * 2 * N_OUT * sizeof(double));
+            result one = run_it(part, &s, batches[i]);
+            CHECK(!memcmp(one.grad, all.grad + b * N_THETA, N_THETA * sizeof(double)));
+            free(one.grad);
+            free(part);
+        }
+        free(all.grad);
+        free(again.grad);
+    }
+    CHECK(!memcmp(before, d->theta, sizeof before));
+}
+
+/* What a step drops depends on the seed and the number of the step, and on nothing else. */
+static void test_draws(void) {
+    double first[N_THETA] = {0};
+    context("draws");
+    for (int i = 0; i < 6; i++) {
+        numbers *d = drawn();
+        setup s = {.positions = 1, .share = {1, 0}, .kind = BP_OPT_SGD, .dropout = i == 5 ? 0 : 0.5,
+                   .seed = i == 3 ? 8 : 7, .step = i == 4 ? 4 : 3, .n_threads = 1 + i % 3, .phase2 = 1};
+        result r = run_it(d, &s, 70);
+        if (i == 0) memcpy(first, d->theta, sizeof first);
+        CHECK(isfinite(r.cost) && !memcmp(first, d->theta, sizeof first) == (i < 3));
+        free(r.grad);
+        free(d);
+    }
+}
+
+void test_runs(void) {
+    numbers *d = drawn();
+    bp_set_parallel_always(1);
+    test_losses(d);
+    test_positions(d);
+    test_repeats(d);
+    test_each(d);
+    test_draws();
+    bp_set_parallel_always(0);
+    free(d);
+}
