@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from bpcore import _core
 from bpcore._optimizers import LevenbergMarquardt
@@ -79,6 +78,8 @@ class Run:
 
     def slice(self, n_threads: int, seconds: float, max_steps: int = -1, fresh: bool = True) -> int:
         """One step; none where no damping makes the cost fall."""
+        from scipy.linalg import LinAlgError, cho_factor, cho_solve  # 120 ms, for those who need it
+
         net, settings = self.net, self.settings
         self.cost = self.data.evaluate(net, n_threads)["loss"]
         if not np.isfinite(self.cost):

@@ -20,7 +20,8 @@ STEPS, FEATURES, SPEAKERS = 29, 12, 9
 def folder() -> Path | None:
     """Where sktime keeps the data set; it need not be importable."""
     spec = importlib.util.find_spec("sktime")
-    places = [Path(place) / "datasets/data/JapaneseVowels" for place in (spec.submodule_search_locations or [])] if spec else []
+    roots = list(spec.submodule_search_locations or []) if spec else []
+    places = [Path(root) / "datasets/data/JapaneseVowels" for root in roots]
     return next((place for place in places if place.exists()), None)
 
 

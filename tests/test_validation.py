@@ -734,7 +734,7 @@ def test_y_of_the_users_loss():
     for bad, error, *words in (
         (Y[:-1], ValueError, f"expected {N} rows", f"({N - 1}, 2)"),
         (Y[:, :0], ValueError, "at least one number a row", f"({N}, 0)"),
-        (np.full(N, 2**31), ValueError, "from -2.14748e+09 to 2.14748e+09", "y[0] is 2147483648"),
+        (np.full(N, 2**31), ValueError, "from -2147483648 to 2147483647", "y[0] is 2147483648"),
         (np.full(N, 2**64 - 1, np.uint64), ValueError, "y[0] is 18446744073709551615"),
         (poisoned(np.nan, (5, 1), Y), ValueError, "finite", "y[5, 1] is nan"),
         (poisoned(1e39, (299, 0), Y), ValueError, "y[299, 0] is 1e+39", "overflows float32"),
