@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from graphs import VALUES, by_name, values
+from random_graphs import VALUES, by_name, values
 from safetensors import safe_open
 from safetensors.numpy import save_file
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from graphs import TWICE, Case, by_name, cases, values
+from random_graphs import TWICE, Case, by_name, cases, values
 from hypothesis import HealthCheck, given, settings
 
 import bpcore as bp

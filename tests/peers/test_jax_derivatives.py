@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.scipy.special
 import numpy as np
 import pytest
-from graphs import TWICE, by_name, cases, loss_of, values
+from random_graphs import TWICE, by_name, cases, loss_of, values
 from hypothesis import HealthCheck, given, settings
 
 import bpcore as bp

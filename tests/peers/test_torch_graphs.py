@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from graphs import cases, index_of, values
+from random_graphs import cases, index_of, values
 from hypothesis import HealthCheck, given, settings
 
 import bpcore as bp
