@@ -21,6 +21,8 @@ enum {
     BLOCK_COST = 256,         /* of a block itself, in elements */
     WIDE_BYTES = 2 << 10,     /* a row: from here on blocks are cut by columns, too */
     WIDE_ROWS = 256,
+    BUSY = 8,                 /* uses of a number in an example: from here on blocks are cut for all threads */
+    BUSY_ROWS = 16,
     LOGGED_BYTES = 1 << 20,   /* a table is left out of the safety copy from here on */
     LOGGED_FORCED_BYTES = 256, /* the same where parallel work is forced */
     MIN_BLOCKS = 8,           /* of a matrix worth splitting */
@@ -333,6 +335,24 @@ static bp_status find_tables(bp_plan *plan) {
     return BP_OK;
 }
 
+static double flops_of(const bp_plan *plan, const bp_op *op) {
+    return op->type->flops ? op->type->flops(plan, op) : (double)plan->buffers[op->out].cols;
+}
+
+/* How often an example uses each number of a parameter, by the flops of its operations: once in a dense layer, at every
+ * position of a convolution or a sequence. */
+static double uses_of(const bp_plan *plan, const bp_param *p) {
+    double uses = 1;
+    for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
+        const bp_op *op = &plan->ops[plan->uses[u].op];
+        double numbers = 0;
+        for (int j = 0; j < op->n_params; j++)
+            numbers += (double)plan->params[op->param[j]].rows * (double)plan->params[op->param[j]].cols;
+        uses = fmax(uses, flops_of(plan, op) / (2 * numbers));
+    }
+    return uses;
+}
+
 /* A parameter is cut into cells: whole rows where a row is short; of a wide one columns as well, and taller, so that
  * what the product packs is used by many rows. */
 static void block_shape(const bp_plan *plan, const bp_param *p, int64_t *rows, int64_t *cols) {
@@ -342,10 +362,11 @@ static void block_shape(const bp_plan *plan, const bp_param *p, int64_t *rows, i
         *cols = min64(p->cols, GRID_COLS);
         return;
     }
-    int64_t least = min64(p->rows, BLOCK_ROWS);
+    int busy = uses_of(plan, p) >= BUSY;
+    int64_t least = min64(p->rows, busy ? BUSY_ROWS : BLOCK_ROWS);
     *cols = p->cols;
     *rows = min64(p->rows, max64(least, BLOCK_BYTES / (p->cols * size)));
-    if (p->rows * p->cols * size >= BLOCK_BYTES) *rows = min64(*rows, max64(least, ceil_div(p->rows, MIN_BLOCKS)));
+    if (busy || p->rows * p->cols * size >= BLOCK_BYTES) *rows = min64(*rows, max64(least, ceil_div(p->rows, MIN_BLOCKS)));
 }
 
 /* Blocks of the parameters that are tables, or are none. */
@@ -356,6 +377,8 @@ static void cut_parameters(bp_plan *plan, int tables) {
         const bp_param *p = &plan->params[i];
         int64_t n = p->rows * p->cols;
         if (p->flags & BP_PARAM_FROZEN || is_table(plan, i) != tables) continue;
+        int busy = uses_of(plan, p) >= BUSY;
+        if (busy) small = NULL;
         if (small && !bp_forced.parallel_always && small->at + small->width == p->offset &&
             (small->width + n) * (int64_t)plan->size <= BLOCK_BYTES) {
             small->end++;
@@ -363,7 +386,7 @@ static void cut_parameters(bp_plan *plan, int tables) {
             continue;
         }
         small = NULL;
-        if (n * (int64_t)plan->size <= BLOCK_BYTES) {
+        if (!busy && n * (int64_t)plan->size <= BLOCK_BYTES) {
             small = &plan->blocks[plan->n_blocks++];
             *small = (bp_block){.param = i, .end = i + 1, .whole = 1, .at = p->offset, .rows = 1, .width = n, .ld = n};
             continue;
@@ -394,7 +417,8 @@ static bp_status cut_blocks(bp_plan *plan) {
     }
     for (int i = 0; i < plan->n_blocks; i++) {
         int64_t n = plan->blocks[i].rows * plan->blocks[i].width;
-        plan->block_cost[i + 1] = plan->block_cost[i] + n + BLOCK_COST;
+        double uses = plan->blocks[i].whole ? 1 : uses_of(plan, &plan->params[plan->blocks[i].param]);
+        plan->block_cost[i + 1] = plan->block_cost[i] + (int64_t)((double)n * uses) + BLOCK_COST;
         plan->block_max = max64(plan->block_max, n);
     }
     for (int i = 0; i < plan->n_tables; i++)
@@ -559,10 +583,6 @@ static bp_status lay_out(bp_plan *plan) {
     if (posix_memalign(&arena, BP_ALIGN, total ? total : BP_ALIGN)) return BP_E_NOMEM;
     plan->arena = arena;
     return BP_OK;
-}
-
-static double flops_of(const bp_plan *plan, const bp_op *op) {
-    return op->type->flops ? op->type->flops(plan, op) : (double)plan->buffers[op->out].cols;
 }
 
 /* Shards pay where many rows meet few weights: a tile's activations outweigh the gradient it is added to. */
