@@ -366,7 +366,8 @@ static void block_shape(const bp_plan *plan, const bp_param *p, int64_t *rows, i
     int64_t least = min64(p->rows, busy ? BUSY_ROWS : BLOCK_ROWS);
     *cols = p->cols;
     *rows = min64(p->rows, max64(least, BLOCK_BYTES / (p->cols * size)));
-    if (busy || p->rows * p->cols * size >= BLOCK_BYTES) *rows = min64(*rows, max64(least, ceil_div(p->rows, MIN_BLOCKS)));
+    if (busy || p->rows * p->cols * size >= BLOCK_BYTES)
+        *rows = min64(*rows, max64(least, ceil_div(p->rows, MIN_BLOCKS)));
 }
 
 /* Blocks of the parameters that are tables, or are none. */
