@@ -87,15 +87,16 @@ def chained(layers: Any) -> tuple[list[Symbol], list[Symbol]]:
     return [layers[0]], [symbol]
 
 
-def symbols(name: str, value: Any) -> list[Symbol]:
+def symbols(name: str, value: Any, *, distinct: bool = True) -> list[Symbol]:
     """One symbol or several."""
     found = list(value) if isinstance(value, (list, tuple)) else [value]
     for symbol in found:
         if not isinstance(symbol, Symbol):
-            raise TypeError(f"{name}: expected what layers returned, got {symbol!r} of type {type(symbol).__name__}")
+            cure = "; for numbers use net.predict(X)" if hasattr(symbol, "__array__") else ""
+            raise TypeError(f"{name}: expected outputs of layers or bp.Input, got {type(symbol).__name__}{cure}")
     if not found:
         raise ValueError(f"{name}: expected at least one")
-    if len({id(symbol) for symbol in found}) < len(found):
+    if distinct and len({id(symbol) for symbol in found}) < len(found):
         raise ValueError(f"{name}: expected each once, got one twice")
     return found
 

@@ -73,7 +73,8 @@ class Layer:
         """The symbol of what this layer makes of `inputs`."""
         for symbol in inputs:
             if not isinstance(symbol, Symbol):
-                cure = "; call it with several arguments" if isinstance(symbol, (list, tuple)) else ""
+                cure = "; for numbers use net.predict(X)" if hasattr(symbol, "__array__") else ""
+                cure = "; call it with several arguments" if isinstance(symbol, (list, tuple)) else cure
                 raise TypeError(f"{self!r}: expected outputs of layers or bp.Input, got {type(symbol).__name__}{cure}")
         if not inputs or (len(inputs) > 1 and not self.many):
             raise TypeError(f"{self!r}: expected {'inputs' if self.many else 'one input'}, got {len(inputs)}")
@@ -116,7 +117,7 @@ class Layer:
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         """How its output `a` moves when its inputs move by `moves` (-1: not) and its parameters by v; see Tangents."""
-        raise ValueError(f"hvp: {self!r} has no second derivative here")
+        raise ValueError(f"{self!r} has no tangent here: hvp and gauss_newton_product cannot pass it")
 
     @property
     def low_level(self) -> bool:

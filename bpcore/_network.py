@@ -55,7 +55,8 @@ class Network:
 
     def _create(self, graph: Graph, dtype: np.dtype[Any], seed: int) -> None:
         self._dtype, self._seed, self._graph = dtype, seed, graph
-        self._frozen: frozenset[str] = frozenset()
+        origins = [(node.base, getattr(node.layer, "_origin", None)) for node in graph.nodes]
+        self._frozen = frozenset(base for base, origin in origins if origin and origin[1] in origin[0].frozen)
         self.step = 0
         self.epoch = 0
         self._memory = Memory()
@@ -113,10 +114,11 @@ class Network:
     def __call__(self, *inputs: Symbol) -> Any:
         """The network as a layer: its layers on these inputs; a new network of them begins with this one's weights.
 
-        Used twice, it is one set of weights, as a layer is.  Several outputs come as a list.
+        Used twice, it is one set of weights, as a layer is, and what is frozen stays so.  Several outputs come as a list.
+        Networks share nothing: training the new one leaves this one as it is.
         """
         own = [self._nodes[i] for i in self._graph.inputs]
-        found = symbols("inputs", list(inputs))
+        found = symbols("inputs", list(inputs), distinct=False)
         if [symbol.shape for symbol in found] != [node.shape for node in own]:
             raise ValueError(
                 f"{self!r}: expected inputs of shape {', '.join(str(node.shape) for node in own)}, got "
@@ -173,6 +175,7 @@ class Network:
         twin._create(lay_out(first, [made[i] for i in ends[1]], names), self._dtype, self._seed)
         for name, view in twin.params.items():
             view[...] = self.params[name]
+        twin.frozen = self._frozen & {node.base for node in twin._nodes if node.parameters}
         return twin
 
     @property
@@ -396,7 +399,7 @@ class Network:
         theta = _aligned(self._theta.size, self._dtype)
         theta[:] = self._theta
         if len(self.inputs) > 1 or len(self.outputs) > 1:
-            raise ValueError("predictor: expected a network of one input and one output; use net.part(inputs, outputs)")
+            raise ValueError("predictor: expected a network of one input and one output; use net.predict")
         made = _plans.compiled(self, _plans.Key(_plans.PREDICT, 1, threads))
         calls_python = not all(node.layer.low_level for node in self._nodes)
         slow = functools.partial(_only, self.copy(), threads) if calls_python else None
@@ -538,7 +541,8 @@ class Network:
         return _derivatives.input_gradient(self, X, output)
 
     def jacobian(self, X: Any) -> np.ndarray:
-        """d a^L_j / dx_k at each row of X (n, n_0): (n, n_L, n_0).  Of one real input and one output."""
+        """d a^L_j / dx_k at each row of X (n, n_0): (n, n_L, n_0), axes of an example flattened.  Of one real input and one
+        output."""
         self._fitting.check("jacobian")
         return _derivatives.jacobian(self, X)
 

@@ -75,6 +75,8 @@ class Symbol:
     def __getitem__(self, index: Any) -> Symbol:
         from bpcore._operations import Slice
 
+        if any(isinstance(part, list) for part in (index if isinstance(index, tuple) else (index,))):
+            raise TypeError(f"{self!r}: a list is no index here; use slices, and bp.concat to put them together")
         return Slice(index)(self)
 
 

@@ -74,7 +74,7 @@ class Tangents:
     def activated(self, f: str | Activation, a: int, z: int, Rz: int, width: int) -> int:
         """R{f(z)} = f'(z) * R{z}"""
         if isinstance(f, Activation):
-            raise ValueError("hvp: an activation of your own has no second derivative here; use one of bpcore's")
+            raise ValueError("an activation of your own has no second derivative here; use one of bpcore's")
         self.before[a] = (z, Rz)
         if f == "identity" or Rz < 0:
             return Rz
@@ -87,13 +87,13 @@ class Tangents:
     def _reads(self, loss: BuiltIn | Loss, number: int) -> tuple[BuiltIn, int, int]:
         """The loss, and what it reads (z where it is fused with the activation) with its tangent."""
         if isinstance(loss, Loss):
-            raise ValueError("hvp: a loss of your own has no second derivative here; use one of bpcore's")
+            raise ValueError("a loss of your own has no second derivative here; use one of bpcore's")
         node, a = self.net._nodes[number], self.a[number]
         wanted = fused_with(loss)
         if wanted is None or self.Ra[number] < 0:
             return loss, a, self.Ra[number]
         if getattr(node.layer, "activation", None) != wanted or a not in self.before:
-            raise ValueError(f"hvp: {loss.name} needs an output of {wanted}, and {node.name} has another")
+            raise ValueError(f"loss: {loss.name} needs an output of {wanted}, and {node.name} has another")
         return loss, *self.before[a]
 
     def loss(self, loss: BuiltIn | Loss, number: int, target: int) -> tuple[int, int]:
