@@ -17,7 +17,8 @@ def check_gradients(net: Network, X: Any, y: Any, *, loss: Any = "auto", sample_
 
     (C(theta + h) - C(theta - h)) / 2h for every single parameter, in float64 whatever the network's dtype; the error
     is the largest difference over the largest entry of the parameter's gradient.  About 1e-9 is right; 1e-4 is a
-    wrong derivative, or a kink nearby (relu at 0), or truncated backpropagation through time.  Frozen layers are left out.  Costs two passes over X a parameter: use few rows.
+    wrong derivative, or a kink nearby (relu at 0), or truncated backpropagation through time.  Frozen layers are left
+    out.  Costs two passes over X a parameter: use few rows.
     """
     from bpcore._network import Network
     from bpcore._training import Data

@@ -162,6 +162,9 @@ def lay_out(inputs: list[Symbol], outputs: list[Symbol], names: dict[int, str] |
 
     names: of layers, by id, where they are settled.
     """
+    for symbol in outputs:
+        if isinstance(symbol, Input) and symbol.integer:
+            raise ValueError(f"outputs: expected real numbers, got {symbol!r}")
     order = ordered(inputs, outputs)
     number = {id(symbol): i for i, symbol in enumerate(order)}
     table: dict[str, Parameter] = {}

@@ -86,6 +86,10 @@ class Layer:
             raise ValueError(f"{self!r}: an example of shape {shape} is too large")
         return Symbol(self, inputs, shape)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # not the network that it comes from: its weights are in the theta of the network that it is in
+        return {name: value for name, value in self.__dict__.items() if name != "_origin"}
+
     def check_integer(self, inputs: Sequence[Symbol]) -> None:
         """Whole numbers are for Embedding alone."""
         for symbol in inputs:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bpcore._training import Data
 
 MAX_PARAMS = 10_000
-_BLOCK = 1 << 22  # elements of J at a time
+_BLOCK = 1 << 18  # elements of J at a time: a signal is heard between blocks
 
 
 def check(net: Network, data: Data, batch: int) -> None:

@@ -114,7 +114,8 @@ class Network:
     def __call__(self, *inputs: Symbol) -> Any:
         """The network as a layer: its layers on these inputs; a new network of them begins with this one's weights.
 
-        Used twice, it is one set of weights, as a layer is, and what is frozen stays so.  Several outputs come as a list.
+        Used twice, it is one set of weights, as a layer is, and what is frozen stays so.  Several outputs come as a
+        list.
         Networks share nothing: training the new one leaves this one as it is.
         """
         own = [self._nodes[i] for i in self._graph.inputs]
@@ -541,8 +542,9 @@ class Network:
         return _derivatives.input_gradient(self, X, output)
 
     def jacobian(self, X: Any) -> np.ndarray:
-        """d a^L_j / dx_k at each row of X (n, n_0): (n, n_L, n_0), axes of an example flattened.  Of one real input and one
-        output."""
+        """d a^L_j / dx_k at each row of X (n, n_0): (n, n_L, n_0), axes of an example flattened.
+
+        For a network of one real input and one output."""
         self._fitting.check("jacobian")
         return _derivatives.jacobian(self, X)
 

@@ -267,7 +267,7 @@ class Slice(Layer):
                     raise self.wrong(f"an index of {shape}", self.index)
                 first, step, count = part % size, 1, 1
             sizes.append(count)
-            strides.append(step * stride)
+            strides.append(step * stride if count > 1 else 0)  # a step may be any number where it is not taken
             start += first * stride
         return sizes, strides, start, tuple(left) or (1,)
 

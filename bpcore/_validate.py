@@ -346,7 +346,7 @@ def target(
         short = f" or ({', '.join(map(str, short_shape))}{',' * (len(shape) == 1)})" if n_out == 1 or classes else ""
         cure = ""
         if a.ndim < len(shape):
-            cure = "; the output has positions: bp.Reshape(-1), pooling or a last state before the last layer leaves one"
+            cure = "; the output has positions: bp.Reshape(-1), pooling or a last state before it leaves one"
         elif a.shape == (n,):
             cure = "; class labels are for softmax and cross_entropy, other losses want a column an output"
         elif classes and a.shape == (n, 1):

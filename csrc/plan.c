@@ -152,6 +152,14 @@ bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, dou
     const bp_op *last = maker_of(plan, out);
     int fused = last && type && type->fused_with && !a->consumers && plan->buffers[last->in[0]].consumers == 1 &&
                 !strcmp(bp_op_function(plan, last, a->cols / positions), type->fused_with);
+    for (int i = 0; i < plan->n_losses; i++) { /* what two losses read has one gradient, and each would write it */
+        bp_cost *other = &plan->losses[i];
+        if (other->out == (last ? last->in[0] : -1)) fused = 0;
+        if (other->fused && other->in == out) {
+            other->fused = 0;
+            other->in = other->out;
+        }
+    }
     int in = fused ? last->in[0] : out;
     grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, in, -1, positions, attr, weight};
     return BP_OK;

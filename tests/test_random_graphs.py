@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from random_graphs import TWICE, Case, by_name, cases, values
 from hypothesis import HealthCheck, given, settings
+from random_graphs import TWICE, Case, by_name, cases, values
 
 import bpcore as bp
 from bpcore import _core, _threads

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import jax.scipy.special
 import numpy as np
 import pytest
-from random_graphs import TWICE, by_name, cases, loss_of, values
 from hypothesis import HealthCheck, given, settings
+from random_graphs import TWICE, by_name, cases, loss_of, values
 
 import bpcore as bp
 

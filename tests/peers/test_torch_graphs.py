@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from random_graphs import cases, index_of, values
 from hypothesis import HealthCheck, given, settings
+from random_graphs import cases, index_of, values
 
 import bpcore as bp
 
