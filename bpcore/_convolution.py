@@ -121,14 +121,28 @@ class _Convolution(Layer):
         return {"W": W, "b": np.zeros(shape[-1])}
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        filters, sizes, strides, dilations, _ = self._windows()
-        axes, (*lengths, channels) = self._axes(shapes[0]), shapes[0]
+        return apply(plan, self.activation, self._convolved(plan, inputs[0], slots, shapes[0]), self._windows()[0])
+
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        """Rz = W * Ra + V * a + v_b;  R{f(z)} = f'(z) * Rz"""
+        of_input = self._convolved(t.plan, moves[0], slots[:1], shapes[0]) if moves[0] >= 0 else -1
+        Rz = t.add_up(of_input, self._convolved(t.plan, inputs[0], v, shapes[0]))
+        z = a if self.activation == "identity" else t.plan.reads(a)
+        return int(t.activated(self.activation, a, z, Rz, self._windows()[0]))
+
+    def _convolved(self, plan: Any, x: int, slots: list[int], shape: Shape) -> int:
+        """The buffer of z, for parameters W and perhaps b."""
+        _, sizes, strides, dilations, _ = self._windows()
+        axes, (*lengths, channels) = self._axes(shape), shape
         if len(axes) == 1:  # a sequence is an image of height 1
             axes, lengths = [_Axis(1, 0), *axes], [1, *lengths]
             sizes, strides, dilations = ([1, *each] for each in (sizes, strides, dilations))
         before, after = [axis.before for axis in axes], [axis.size for axis in axes]
         settings = [*lengths, channels, *sizes, *strides, *before, *after, *dilations, self.groups]
-        return apply(plan, self.activation, plan.op("conv", inputs, slots, settings=(settings, [])), filters)
+        return int(plan.op("conv", [x], slots, settings=(settings, [])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,6 +311,15 @@ class _Pool(Layer):
             along = [(1, 1, 1, _Axis(1, 0)), *along]
         return _pooled(plan, self.kind, inputs[0], along, shapes[0][-1])
 
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        """The average of Ra."""
+        if self.kind != "average_pool":
+            return super().tangent(t, a, inputs, moves, slots, v, shapes)
+        return self.build(t.plan, moves, slots, shapes, 0)
+
 
 def _pooled(plan: Any, kind: str, x: int, along: list[tuple[int, int, int, _Axis]], channels: int) -> int:
     lengths, sizes, strides, axes = zip(*along, strict=True)
@@ -378,3 +401,10 @@ class GlobalAveragePool(GlobalMaxPool):
 
     op: ClassVar[str] = "global_average_pool"
     kind: ClassVar[str] = "average_pool"
+
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        """The average of Ra."""
+        return self.build(t.plan, moves, slots, shapes, 0)

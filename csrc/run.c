@@ -229,6 +229,18 @@ static bp_tile tile_of(const bp_run *run, int64_t tile, int64_t height, int thre
     return (bp_tile){tile, row, plan->windowed ? thread * height : row, min64(height, run->rows - row), 0, 0};
 }
 
+/* Rows that repeat (see bp_run_repeat), from `first` on: what is there already is copied. */
+static void gather_repeated(const bp_run *run, int i, int64_t first, int64_t count, size_t row, char *to) {
+    const bp_array *array = &run->in[i].array;
+    const bp_buffer *b = &run->plan->buffers[run->in[i].buffer];
+    int64_t repeat = run->repeat[i], cycle = repeat * array->rows;
+    for (int64_t r = 0; r < count; r++, to += row) {
+        int64_t ago = r >= cycle ? cycle : r && (first + r) % repeat ? 1 : 0;
+        if (ago) memcpy(to, to - (size_t)ago * row, row);
+        else bp_gather(array, NULL, (first + r) / repeat % array->rows, 1, b, run->plan->dtype, to);
+    }
+}
+
 static void gather(bp_run *run, const bp_tile *t) {
     const bp_plan *plan = run->plan;
     for (int i = 0; i < run->n_in; i++) {
@@ -237,12 +249,8 @@ static void gather(bp_run *run, const bp_tile *t) {
         size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
         char *to = plan->arena + b->offset + (size_t)t->at * row;
         int64_t first = run->at.pos + run->off + t->row;
-        if (!run->repeat[i]) {
-            bp_gather(&port->array, run->order, first, t->count, b, plan->dtype, to);
-            continue;
-        }
-        for (int64_t r = first; r < first + t->count; r++, to += row)
-            bp_gather(&port->array, NULL, r / run->repeat[i] % port->array.rows, 1, b, plan->dtype, to);
+        if (run->repeat[i]) gather_repeated(run, i, first, t->count, row, to);
+        else bp_gather(&port->array, run->order, first, t->count, b, plan->dtype, to);
     }
 }
 

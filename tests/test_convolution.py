@@ -321,3 +321,23 @@ ERRORS = [
 def test_what_does_not_fit_is_said(make, kind, message):
     with pytest.raises(kind, match=message):
         make()
+
+
+@pytest.mark.parametrize("act", ["identity", "tanh", "gelu"])
+def test_second_derivatives_against_central_differences(act):
+    rng = np.random.default_rng(5)
+    net = bp.Network([bp.Input((6, 5, 2)), bp.Conv2D(3, 2, act, padding="same"), bp.AveragePool2D(2),
+                      bp.Conv2D(4, 2, act, bias=False), bp.GlobalAveragePool(), bp.Dense(3, "softmax")],
+                     dtype="float64")  # fmt: skip
+    X, y, v = rng.random((9, 6, 5, 2)), rng.integers(0, 3, 9), rng.standard_normal(net.n_params)
+    theta, h, grads = net.theta.copy(), 1e-5, []
+    for sign in (1, -1):
+        net.theta = theta + sign * h * v
+        grads.append(net.value_and_grad(X, y)[1])
+    net.theta = theta
+    Hv = net.hvp(X, y, v)
+    np.testing.assert_allclose(Hv, (grads[0] - grads[1]) / (2 * h), atol=1e-8)
+    assert net.gauss_newton_product(X, y, v) @ v >= 0
+    with pytest.raises(ValueError, match="MaxPool2D.*has no tangent"):
+        pooled = bp.Network([bp.Input((4, 4, 1)), bp.Conv2D(2, 1), bp.MaxPool2D(2), bp.Reshape(-1), bp.Dense(1)])
+        pooled.hvp(rng.random((3, 4, 4, 1)), rng.random(3), np.zeros(pooled.n_params))
