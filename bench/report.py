@@ -85,6 +85,18 @@ def microseconds(run: dict[str, Any]) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
+def graph(content: dict[str, Any]) -> str:
+    """Milliseconds a training step."""
+    libraries = list(dict.fromkeys(harness.family(run["library"]) for of in content["results"] for run in of["runs"]))
+    rows = []
+    for result in content["results"]:
+        runs = best(result["runs"], rate)
+        cells = [f"{runs[name]['step_ms']['median']:.2g}" if name in runs else "-" for name in libraries]
+        ratio = f"{result['ratio']:.2g}" if result["ratio"] and result["losses_agree"] else "-"
+        rows.append([result["title"], *cells, ratio])
+    return markdown(["training step, ms", *map(named, libraries), "ratio to the best peer"], rows)
+
+
 def memory(content: dict[str, Any]) -> str:
     rows = [
         [
@@ -98,7 +110,7 @@ def memory(content: dict[str, Any]) -> str:
     return markdown(["library", "memory in training", "import", "installed"], rows)
 
 
-TABLES = {"epoch": epoch_plotted, "epoch_adam": epoch, "predict": predict, "memory": memory}
+TABLES = {"epoch": epoch_plotted, "epoch_adam": epoch, "graph": graph, "predict": predict, "memory": memory}
 
 
 def write_tables() -> None:
