@@ -155,8 +155,8 @@ def _directional(net: Network, key: _plans.Key) -> _plans.Compiled:
         made.ones.append((ones, width))
         positions = math.prod(net._nodes[node].shape[:-1])
         plan.loss("linear", plan.op("multiply", [slope, along]), ones, positions=positions, weight=cost.weight)
-    if key.weighted:
-        made.weight = plan.buffer(1)
+    if key.weights:
+        made.weight = plan.buffer(key.weights)
     plan.compile(key.flags, key.rows, key.n_threads)
     return made
 
@@ -199,7 +199,7 @@ def gauss_newton_product(net: Network, X: Any, y: Any, v: Any, loss: Any, sample
         _plans.Cost(i, _Linear(), one.weight, node.n_out, False, fused_with=_losses.fused_with(one.loss))
         for i, (one, node) in enumerate(zip(data.losses, nodes, strict=True))
     ]
-    key = _plans.Key(_plans.TRAIN, data.n, threads, tuple(costs), data.weight is not None)
+    key = _plans.Key(_plans.TRAIN, data.n, threads, tuple(costs), data.weights)
     with net._plans.take(net, key) as made:
         run = _core.Run(made.plan, net.theta)
         weight = [] if data.weight is None else [(made.weight, data.weight)]

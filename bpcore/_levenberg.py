@@ -24,6 +24,8 @@ def check(net: Network, data: Data, batch: int) -> None:
         raise ValueError(f"X: LevenbergMarquardt needs one input, got {', '.join(net.inputs)}")
     if len(net.outputs) > 1 or losses[0] not in ("squared_error", "mse"):
         raise ValueError(f"loss: LevenbergMarquardt needs one output and squared_error or mse, got {losses}")
+    if data.weights > 1:
+        raise ValueError("sample_weight: LevenbergMarquardt takes one weight an example, (n,)")
     if batch < data.n:
         raise ValueError("batch_size: LevenbergMarquardt takes all examples at once; use batch_size=None")
     if net.n_params > MAX_PARAMS:

@@ -46,7 +46,7 @@ class Key:
     rows: int
     n_threads: int
     losses: tuple[Cost, ...] = ()
-    weighted: bool = False
+    weights: int = 0  # of an example: none, one, or one a position
     fixed: bool = False  # no parameter has a gradient
 
 
@@ -103,8 +103,8 @@ def compiled(net: Network, key: Key) -> Compiled:
         else:
             positions = math.prod(shape[:-1])
             plan.loss(cost.loss.name, out, target, cost.loss.attr, positions=positions, weight=cost.weight)
-    if key.weighted:
-        made.weight = plan.buffer(1)
+    if key.weights:
+        made.weight = plan.buffer(key.weights)
     plan.compile(key.flags, key.rows, key.n_threads)
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +56,14 @@ class Data:
                 self.losses, outputs, _validate.parts("y" + suffix, y, self.names), strict=True
             )
         ]
-        self.weight = _validate.weights(sample_weight, self.n, net.dtype)
+        masked = len(outputs) == 1 and not isinstance(self.losses[0].loss, _losses.Loss)
+        positions = outputs[0].shape[:-1] if masked else ()
+        self.weight = _validate.weights(sample_weight, self.n, positions, net.dtype)
+
+    @property
+    def weights(self) -> int:
+        """Weights an example: none, one, or one a position."""
+        return 0 if self.weight is None else math.prod(self.weight.shape[1:])
 
     @property
     def has_accuracy(self) -> bool:
@@ -69,7 +77,7 @@ class Data:
             for i, (one, t) in enumerate(zip(self.losses, self.targets, strict=True))
             if only in (None, i)
         ]
-        return _plans.Key(flags, rows, n_threads, tuple(costs), self.weight is not None)
+        return _plans.Key(flags, rows, n_threads, tuple(costs), self.weights)
 
     def ports(self, made: _plans.Compiled, only: int | None = None) -> list[tuple[int, np.ndarray]]:
         """y and the weights, for the plan's buffers."""

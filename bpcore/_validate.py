@@ -236,13 +236,14 @@ def _input(value: Any, node: Any, dtype: np.dtype[Any], check_finite: bool, name
     return a
 
 
-def weights(value: Any, n: int, dtype: np.dtype[Any]) -> np.ndarray | None:
-    """sample_weight: (n,) finite, not negative, not all zero."""
+def weights(value: Any, n: int, positions: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray | None:
+    """sample_weight: (n,), or (n, *positions) where the output has some; finite, not negative, not all zero."""
     if value is None:
         return None
     a = array("sample_weight", value)
-    if a.shape != (n,):
-        raise ValueError(f"sample_weight: expected shape ({n},), got {a.shape}")
+    if a.shape not in ((n,), (n, *positions)):
+        masks = f" or {(n, *positions)}" if positions else ""
+        raise ValueError(f"sample_weight: expected shape ({n},){masks}, got {a.shape}")
     _find("sample_weight", a, dtype, 0.0, math.inf)
     if not a.any():
         raise ValueError("sample_weight: expected at least one weight above zero, got only zeros")

@@ -271,6 +271,17 @@ static void multiply(bp_dtype dtype, void *x, int64_t n, double factor) {
         for (int64_t i = 0; i < n; i++) ((double *)x)[i] *= factor;
 }
 
+/* Weights of positions, scaled to a mean of 1 in each row: its loss is the average of the positions that count. */
+static void average_positions(const bp_plan *plan, int buffer, void *weights, int64_t rows) {
+    int64_t n = plan->buffers[buffer].cols;
+    for (int64_t r = 0; r < rows; r++) {
+        void *row = (char *)weights + (size_t)(r * n) * plan->size;
+        double sum = 0;
+        for (int64_t i = 0; i < n; i++) sum += plan->dtype == BP_F32 ? (double)((float *)row)[i] : ((double *)row)[i];
+        if (sum > 0) multiply(plan->dtype, row, n, (double)n / sum);
+    }
+}
+
 static bp_status loss(bp_run *run, int number, const bp_tile *t) {
     const bp_plan *plan = run->plan;
     const bp_cost *loss = &plan->losses[number];
@@ -289,6 +300,11 @@ static bp_status loss(bp_run *run, int number, const bp_tile *t) {
                          .target_cols = target->cols / loss->positions,
                          .positions = loss->positions,
                          .attr = loss->attr};
+    if (weight >= 0 && plan->buffers[weight].cols > 1) {
+        if (plan->buffers[weight].cols != loss->positions) return BP_E_SHAPE;
+        average_positions(plan, weight, bp_at(&run->x, weight, t->at, plan->size), t->count);
+        call.positions = 1;
+    }
     bp_status status = loss->type ? loss->type->fn[plan->dtype](&call)
                                   : run->x.callback(run->x.callback_self, loss->tag, call.rows, call.cols, NULL, NULL,
                                                     NULL, &call, NULL);

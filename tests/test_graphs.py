@@ -729,3 +729,27 @@ def test_what_is_frozen_stays_so_in_parts_and_in_larger_networks():
     assert body.part("dense_1", "last").frozen == frozenset()
     checked = bp.check_gradients(net, RNG.random((5, 4)), RNG.random(5))
     assert set(checked) == {"last.W", "last.b", "dense_3.W", "dense_3.b"}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_masked_positions_do_not_count(dtype):
+    net = bp.Network([bp.Input((5, 3)), bp.Dense(4, "tanh"), bp.Dense(3, "softmax")], dtype=dtype)
+    X, y = RNG.random((40, 5, 3)), RNG.integers(0, 3, (40, 5))
+    mask = (RNG.random((40, 5)) < 0.6).astype(float)
+    mask[3] = 0  # a sequence of nothing
+    p = np.take_along_axis(net.predict(X).astype(float), y[:, :, None], 2)[:, :, 0]
+    seen = mask.any(1)
+    wanted = (-np.log(p) * mask).sum(1)[seen] / mask.sum(1)[seen]
+    tolerance = 1e-12 if dtype == "float64" else 1e-6
+    for n_threads in (1, 2, 3):
+        C, grad = net.value_and_grad(X, y, sample_weight=mask, n_threads=n_threads)
+        assert pytest.approx(wanted.mean(), rel=tolerance) == C
+        assert net.evaluate(X, y, sample_weight=mask)["loss"] == pytest.approx(C, rel=tolerance)
+        other = np.where(mask, y, (y + 1) % 3)
+        assert (net.value_and_grad(X, other, sample_weight=mask, n_threads=n_threads)[1] == grad).all()
+    if dtype == "float64":
+        assert max(bp.check_gradients(net, X, y, sample_weight=mask).values()) < 1e-8
+        v = RNG.standard_normal(net.n_params)
+        assert v @ net.gauss_newton_product(X, y, v, sample_weight=mask) > 0
+    with pytest.raises(ValueError, match=r"sample_weight: expected shape \(40,\) or \(40, 5\)"):
+        net.fit(X, y, sample_weight=np.ones((40, 4)))
