@@ -349,8 +349,8 @@ class Network:
         (n,) where n_L is 1, or class labels (n,) for cross_entropy, whose rows of (n, n_L) sum to 1.  batch_size None:
         the full batch; 1: online learning.  loss "auto": softmax -> cross_entropy, logistic -> binary_cross_entropy,
         else squared_error.  sample_weight: (n,), w; or (n, time) where the output is a sequence, whose loss is then the
-        mean over its steps, weighted so (0 masks a step), each sequence counting alike.  seed: of the shuffling, instead
-        of the network's.
+        mean over its steps, weighted so (0 masks a step), each sequence counting alike.  seed: of the shuffling,
+        instead of the network's.
         check_finite=False skips the scan for NaN and infinity, and of such sums.  verbose=1 prints a line an epoch,
         counted from the network's first.  Any n_threads gives the same bits.
 
