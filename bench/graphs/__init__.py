@@ -5,6 +5,8 @@ It holds
 
     TITLE, BATCH, LR                what it is; rows of a batch; of plain SGD
 
+    WITHOUT                         optional, libraries that cannot run it, such as "torch:compile"
+
     def data(rng):                  {"params": {name: array}, "X": array, "y": array}; rows are a multiple of BATCH,
                                     params have bpcore's names and shapes, X is one array or a dict by input
     def bpcore(bp):                 the bp.Network; its loss is "auto" unless LOSS says another
