@@ -140,6 +140,7 @@ struct bp_op {
     int n_in, in[BP_MAX_OPERANDS], add[BP_MAX_OPERANDS];
     int out;
     bp_scope scope;
+    int64_t positions; /* of a row that a dense layer takes one by one */
     int aux;  /* the first of n_aux cached buffers (df), or -1 */
     int n_aux;
     int n_params, param[BP_MAX_OPERANDS];

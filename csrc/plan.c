@@ -161,7 +161,8 @@ bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, dou
         }
     }
     int in = fused ? last->in[0] : out;
-    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, in, -1, positions, attr, weight};
+    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, in, -1, positions, a->cols / positions, y->cols / positions, attr, weight,
+                                        weight / (double)positions};
     return BP_OK;
 }
 
@@ -568,7 +569,7 @@ static bp_status lay_out(bp_plan *plan) {
         place_buffers(plan, &total, plan->windowed ? plan->row_tile * plan->n_threads : plan->chunk_rows);
     if (status) return status;
     size_t buffers = total;
-    plan->parts = take(&total, plan->n_losses * ceil_div(plan->chunk_rows, plan->row_tile), 3 * sizeof(double));
+    plan->parts = take(&total, plan->n_losses * plan->n_tiles, 3 * sizeof(double));
     if (plan->flags & BP_DO_BACKWARD) {
         plan->scratch_bytes = ((size_t)plan->block_max * plan->size + BP_ALIGN - 1) / BP_ALIGN * BP_ALIGN;
         plan->scratch = take(&total, plan->n_threads, plan->scratch_bytes);
@@ -634,6 +635,7 @@ static void size_chunks(bp_plan *plan) {
     plan->flops = plan->flops_row * (double)plan->rows;
     int64_t limit = max64((int64_t)fmin(most, MAX_CHUNK_ROWS) / plan->row_tile, 1) * plan->row_tile;
     plan->chunk_rows = round_up(ceil_div(plan->rows, ceil_div(plan->rows, limit)), plan->row_tile);
+    plan->n_tiles = ceil_div(plan->chunk_rows, plan->row_tile);
 }
 
 bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads) {

@@ -33,8 +33,8 @@ typedef struct {
     const bp_loss_type *type; /* NULL: the user's */
     int out, target, tag, fused;
     int in, grad; /* what it reads (z^L where it is fused) and writes */
-    int64_t positions;
-    double attr, weight;
+    int64_t positions, cols, target_cols; /* columns of a position */
+    double attr, weight, share; /* share: weight / positions */
 } bp_cost;
 
 /* A parameter of which a batch names some rows; see tables.c.  Offsets in the arena, of int32. */
@@ -72,6 +72,7 @@ struct bp_plan {
     int windowed;        /* each thread owns row_tile rows of every buffer, reused by tile after tile */
     int inference;       /* forward (and loss) alone */
     int64_t rows, chunk_rows, row_tile;
+    int64_t n_tiles;     /* of a chunk */
     int64_t n_theta;     /* end of the last parameter */
     double flops_row, flops;
     int n_items, n_stages, n_blocks;

@@ -213,8 +213,7 @@ int64_t bp_run_updates(const bp_run *run) { return run->at.t; }
 
 /* Sums of a loss over a tile of rows. */
 static double *part(bp_run *run, int loss, int64_t tile) {
-    int64_t tiles = ceil_div(run->plan->chunk_rows, run->plan->row_tile);
-    return (double *)(run->plan->arena + run->plan->parts) + 3 * (loss * tiles + tile);
+    return (double *)(run->plan->arena + run->plan->parts) + 3 * (loss * run->plan->n_tiles + tile);
 }
 
 /* A row tile: `count` rows of the chunk from `row` lie at row `at` of the buffers. */
@@ -287,8 +286,7 @@ static bp_status loss(bp_run *run, int number, const bp_tile *t) {
     const bp_cost *loss = &plan->losses[number];
     const bp_buffer *target = &plan->buffers[loss->target];
     int labels = target->kind == BP_INT32, weight = run->weight_port < 0 ? -1 : run->in[run->weight_port].buffer;
-    int64_t cols = plan->buffers[loss->in].cols;
-    double *sum = part(run, number, t->number), share = loss->weight / (double)loss->positions;
+    double *sum = part(run, number, t->number);
     bp_loss_call call = {.out = bp_at(&run->x, loss->in, t->at, plan->size),
                          .target = bp_at(&run->x, loss->target, t->at, labels ? sizeof(int32_t) : plan->size),
                          .weight = weight < 0 ? NULL : bp_at(&run->x, weight, t->at, plan->size),
@@ -296,8 +294,8 @@ static bp_status loss(bp_run *run, int number, const bp_tile *t) {
                          .labels = labels,
                          .fused = loss->fused,
                          .rows = t->count * loss->positions,
-                         .cols = cols / loss->positions,
-                         .target_cols = target->cols / loss->positions,
+                         .cols = loss->cols,
+                         .target_cols = loss->target_cols,
                          .positions = loss->positions,
                          .attr = loss->attr};
     if (weight >= 0 && plan->buffers[weight].cols > 1) {
@@ -309,10 +307,12 @@ static bp_status loss(bp_run *run, int number, const bp_tile *t) {
                                   : run->x.callback(run->x.callback_self, loss->tag, call.rows, call.cols, NULL, NULL,
                                                     NULL, &call, NULL);
     if (status) return status;
-    if (share != 1 && call.grad) multiply(plan->dtype, call.grad, t->count * cols, share);
-    sum[0] = call.sum[0] * share;
-    sum[1] = call.sum[1] / (double)loss->positions;
-    sum[2] = call.sum[2] / (double)loss->positions;
+    memcpy(sum, call.sum, sizeof call.sum);
+    if (loss->share == 1) return BP_OK;
+    if (call.grad) multiply(plan->dtype, call.grad, call.rows * call.cols, loss->share);
+    sum[0] *= loss->share;
+    sum[1] /= (double)loss->positions;
+    sum[2] /= (double)loss->positions;
     return BP_OK;
 }
 
