@@ -161,8 +161,8 @@ bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, dou
         }
     }
     int in = fused ? last->in[0] : out;
-    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, in, -1, positions, a->cols / positions, y->cols / positions, attr, weight,
-                                        weight / (double)positions};
+    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, in, -1, positions, a->cols / positions,
+                                        y->cols / positions, attr, weight, weight / (double)positions};
     return BP_OK;
 }
 

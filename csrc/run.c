@@ -308,7 +308,7 @@ static bp_status loss(bp_run *run, int number, const bp_tile *t) {
                                                     NULL, &call, NULL);
     if (status) return status;
     memcpy(sum, call.sum, sizeof call.sum);
-    if (loss->share == 1) return BP_OK;
+    if (loss->positions == 1 && loss->weight == 1) return BP_OK;
     if (call.grad) multiply(plan->dtype, call.grad, call.rows * call.cols, loss->share);
     sum[0] *= loss->share;
     sum[1] /= (double)loss->positions;
