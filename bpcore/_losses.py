@@ -123,6 +123,7 @@ class Weighted:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weight", _validate.real("weight", self.weight))
+        resolve(self.loss, None)  # the error for what is no loss
 
 
 _BY_NAME: dict[str, type[BuiltIn]] = {
@@ -151,7 +152,9 @@ def resolve(value: Any, output: Any) -> BuiltIn | Loss:
 def resolve_all(value: Any, outputs: Sequence[Any]) -> list[Weighted]:
     """A loss for each output node: one for all of them, a list, or a dict by name."""
     names = [node.name for node in outputs]
-    if isinstance(value, (list, tuple, dict)):
+    if isinstance(value, (list, tuple)) and len(value) == len(outputs) == 1:
+        given = list(value)
+    elif isinstance(value, (list, tuple, dict)):
         given = [part for _, part in _validate.parts("loss", value, names)]
     else:
         given = [value] * len(outputs)

@@ -190,11 +190,12 @@ class Permute(Layer):
     saved: ClassVar[tuple[str, ...]] = ("axes",)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.axes, (tuple, list)) or sorted(map(str, self.axes)) != [
-            str(i) for i in range(len(self.axes))
-        ]:
+        if not isinstance(self.axes, (tuple, list)):
+            raise TypeError(f"axes: expected a tuple such as (1, 0), got {self.axes!r}")
+        axes = [_validate.integer("axes", axis, 0, MAX_AXES - 1) for axis in self.axes]
+        if sorted(axes) != list(range(len(axes))):
             raise ValueError(f"axes: expected an order of 0, 1, ..., got {self.axes!r}")
-        object.__setattr__(self, "axes", tuple(int(axis) for axis in self.axes))
+        object.__setattr__(self, "axes", tuple(axes))
         _named(self)
 
     def output_shape(self, *shapes: Shape) -> Shape:

@@ -753,3 +753,17 @@ def test_masked_positions_do_not_count(dtype):
         assert v @ net.gauss_newton_product(X, y, v, sample_weight=mask) > 0
     with pytest.raises(ValueError, match=r"sample_weight: expected shape \(40,\) or \(40, 5\)"):
         net.fit(X, y, sample_weight=np.ones((40, 4)))
+
+
+def test_errors_that_come_at_once():
+    with pytest.raises(ValueError, match="there is no 'msee'. Did you mean 'mse'"):
+        bp.losses.Weighted("msee", 1)
+    with pytest.raises(TypeError, match="axes: expected an integer, got '0'"):
+        bp.Permute(("0", "1"))
+    with pytest.raises(ValueError, match="axes: expected an order"):
+        bp.Permute((0, 0))
+    net = bp.Network([bp.Input(2), bp.Dense(1)])
+    X, y = RNG.random((4, 2)), RNG.random(4)
+    assert net.evaluate(X, y, loss=["mse"]) == net.evaluate(X, y, loss="mse")
+    with pytest.raises(TypeError, match="loss: expected a name"):
+        net.evaluate(X, y, loss=["mse", "mse"])

@@ -1,4 +1,4 @@
-"""The random graphs of tests/graphs.py, values and gradients against PyTorch in float64: norm-wise to 1e-10."""
+"""The random graphs of tests/random_graphs.py, values and gradients against PyTorch in float64: norm-wise to 1e-10."""
 
 import numpy as np
 import torch
