@@ -1,4 +1,4 @@
-"""Random graphs: values, gradients and second derivatives, the same bits, files.  See random_graphs.py for what is drawn."""
+"""Random graphs: values, gradients and second derivatives, the same bits, files; random_graphs.py draws them."""
 
 import numpy as np
 import pytest

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from graphs.lstm import BATCH, FEATURES, LR, STEPS, UNITS, WITHOUT, drawn, torch_params  # noqa: F401
+from graphs.lstm import BATCH, FEATURES, LR, STEPS, UNITS, drawn, torch_params  # noqa: F401
 
 TITLE = "GRU 64, 50 steps, batch 32"
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 TITLE = "LSTM 64, 50 steps, batch 32"
-WITHOUT = ("torch:compile",)  # its compiler does not differentiate the fused recurrent layers
+WITHOUT = ("torch:compile",)  # its compiler does not differentiate torch.lstm
 BATCH = 32
 LR = 0.01
 ROWS = 16 * BATCH
