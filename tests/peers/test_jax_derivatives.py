@@ -11,7 +11,7 @@ import jax.scipy.special
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from random_graphs import TWICE, by_name, cases, loss_of, values
+from random_graphs import by_name, cases, loss_of, values
 
 import bpcore as bp
 
@@ -109,7 +109,7 @@ def many(n, **drawn):
     return decorate
 
 
-@many(15, most=6, rows=(1, 4), operations=TWICE)
+@many(15, most=6, rows=(1, 4))
 def test_products_of_graphs(case):
     net = case.net
     if not net.n_params:
