@@ -43,13 +43,10 @@ class _Steps:
         """factor a + constant"""
         return int(self.plan.op("add", [a], settings=([], [factor, *(0.0,) * 7, constant])))
 
-    def cut(self, a: int, steps: int, start: int, width: int = 0) -> int:
-        """(steps, units) of a, from its element `start`; its steps are `width` elements apart."""
-        return permuted(self.plan, a, [steps, self.units], [width, 1], start)
-
     def gates(self, z: int, n: int) -> list[int]:
         """(steps, n units) as n of (steps, units)."""
-        return [self.cut(z, self.steps, i * self.units, n * self.units) for i in range(n)]
+        sizes, strides = [self.steps, self.units], [n * self.units, 1]
+        return [permuted(self.plan, z, sizes, strides, i * self.units) for i in range(n)]
 
     def beside(self, parts: list[int]) -> int:
         """The opposite."""
@@ -63,7 +60,7 @@ class _Steps:
         """h of the step before."""
         return int(self.plan.op("delay", [h], settings=(self.settings, [])))
 
-    def recurrence(self, s: int, A: list[int], K: int, O: Sequence[int] = (), U: Sequence[int] = ()) -> int:  # noqa: E741
+    def recurrence(self, U: list[int], s: int, A: list[int], K: int, O: Sequence[int] = ()) -> int:  # noqa: E741
         """h of all steps; see linear_recurrence.inc."""
         settings = [*self.settings, len(self.mask), len(O)]
         inputs = [s, self.beside(A), K, *O, *self.mask]
@@ -145,6 +142,16 @@ class Recurrent(Layer):
         settings += [int(len(inputs) == 2), int(bool(states)), function]
         return int(plan.op("recurrent", [*inputs, *states], slots, settings=(settings, [])))
 
+    def build_moving(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        """Of h at all steps."""
+        steps = shapes[0][0]
+        return self._answer(plan, self.add(plan, inputs, slots, steps, sequences=True), steps)
+
+    def _answer(self, plan: Any, h: int, steps: int) -> int:
+        """h of all steps, or the last."""
+        last = 0 if self.reverse else (steps - 1) * self.units
+        return h if self.sequences else permuted(plan, h, [self.units], [1], last)
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
@@ -155,13 +162,13 @@ class Recurrent(Layer):
         """
         steps, (x, *mask), (W, U, *b), (V_W, V_U, *v_b) = shapes[0][0], inputs, slots, v
         q = _Steps(t, self, steps, mask)
-        h = a if self.sequences else self.add(t.plan, inputs, slots, steps, sequences=True)
+        h = a if self.sequences else t.plan.reads(a)
         before = q.delayed(h)
         z = q.dense(x, W, *b[:1]), q.dense(before, U)
         of_input = q.dense(moves[0], W) if moves[0] >= 0 else -1
         Rz = t.add_up(of_input, q.dense(x, V_W, *v_b[:1])), q.dense(before, V_U)
-        Rh = q.recurrence(*self.linear(q, z, Rz, before, b[1:], v_b[1:]), U=[U])
-        return Rh if self.sequences else q.cut(Rh, 1, 0 if self.reverse else (steps - 1) * self.units)
+        Rh = q.recurrence([U], *self.linear(q, z, Rz, before, b[1:], v_b[1:]))
+        return self._answer(t.plan, Rh, steps)
 
     def linear(
         self, q: _Steps, z: tuple[int, int], Rz: tuple[int, int], before: int, b_n: list[int], v_n: list[int]
@@ -266,14 +273,15 @@ class LSTM(Recurrent):
     def linear(
         self, q: _Steps, z: tuple[int, int], Rz: tuple[int, int], before: int, b_n: list[int], v_n: list[int]
     ) -> tuple[Any, ...]:
-        """Rc' = s(f) Rc + tanh(g) s'(i) Ri + c s'(f) Rf + s(i) tanh'(g) Rg,  Rh' = s(o) tanh'(c') Rc' + tanh(c') s'(o) Ro
+        """Rc' = s(f) Rc + tanh(g) s'(i) Ri + c s'(f) Rf + s(i) tanh'(g) Rg
+        Rh' = s(o) tanh'(c') Rc' + tanh(c') s'(o) Ro
 
         c' = s(f) c + s(i) tanh(g) is such a recurrence, too.
         """
-        zs = q.gates(q.plus(*z), 4)
-        i, f, g, o = (q.f(name, z) for name, z in zip(("logistic", "logistic", "tanh", "logistic"), zs, strict=True))
-        di, df, dg, do = (q.f(name, z) for name, z in zip(("logistic'", "logistic'", "tanh'", "logistic'"), zs, strict=True))
-        c = q.recurrence(g, [i], f)
+        named = list(zip(("logistic", "logistic", "tanh", "logistic"), q.gates(q.plus(*z), 4), strict=True))
+        i, f, g, o = (q.f(name, z_g) for name, z_g in named)
+        di, df, dg, do = (q.f(name + "'", z_g) for name, z_g in named)
+        c = q.recurrence([], g, [i], f)
         A = [q.times(g, di), q.times(q.delayed(c), df), q.times(i, dg), q.times(q.f("tanh", c), do)]
         return q.plus(*Rz), A, f, [q.times(o, q.f("tanh'", c))]
 
