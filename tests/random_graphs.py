@@ -120,21 +120,6 @@ def _matmul(draw, pool):
     return bp.MatMul(transpose_a=turned, transpose_b=not turned)(a, a)
 
 
-def _recurrent(draw, pool):
-    kind, options = draw(st.sampled_from([bp.SimpleRNN, bp.LSTM, bp.GRU])), {}
-    for name in ("sequences", "reverse", "bias"):
-        options[name] = draw(st.booleans())
-    a = _one(draw, pool, lambda symbol: len(symbol.shape) == 2)
-    mask = draw(st.sampled_from([None, *(b for b in pool if not b.inputs and b.shape == a.shape[:1])]))
-    return kind(draw(st.integers(1, 3)), **options)(a, *([] if mask is None else [mask]))
-
-
-def _pool(draw, pool):
-    kind = draw(st.sampled_from([bp.MaxPool1D, bp.AveragePool1D]))
-    size, stride = draw(st.integers(1, 3)), draw(st.integers(1, 2))
-    return kind(size, stride=stride, padding="same")(_one(draw, pool, lambda symbol: len(symbol.shape) == 2))
-
-
 # each takes Hypothesis's draw and the symbols made so far, and makes one more
 OPERATIONS = {
     "dense": _dense,
@@ -152,12 +137,9 @@ OPERATIONS = {
     "shared again": _shared,
     "layer_norm": lambda draw, pool: bp.LayerNorm(eps=0.1)(_one(draw, pool)),
     "matmul": _matmul,
-    "recurrent": _recurrent,
-    "recurrent again": _recurrent,
-    "pool": _pool,
-    "global pool": lambda draw, pool: draw(st.sampled_from([bp.GlobalMaxPool, bp.GlobalAveragePool]))()(
-        _one(draw, pool, lambda symbol: len(symbol.shape) > 1)),
-}  # fmt: skip
+}
+# those with a second derivative, for hvp and its kin
+TWICE = tuple(name for name in OPERATIONS if name != "layer_norm")
 
 
 # ---- what it computes ----
@@ -201,46 +183,6 @@ def _layer_norm_value(np_, layer, parameters, inputs):
     return s * x / np_.xp.sqrt((x * x).mean(-1, keepdims=True) + layer.eps) + b
 
 
-def _recurrent_value(np_, layer, parameters, inputs):
-    (x, *mask), (W, U, *b) = inputs, parameters
-    xp, n, steps = np_.xp, layer.units, x.shape[1]
-    s, tanh = (lambda z: 1 / (1 + xp.exp(-z))), xp.tanh
-    h = c = xp.zeros((len(x), n))
-    every = {}
-    for t in range(steps)[:: -1 if layer.reverse else 1]:
-        zx, zh = x[:, t] @ W + (b[0] if b else 0), h @ U
-        z = [(zx + zh)[:, g * n : (g + 1) * n] for g in range(layer.gates)]
-        if layer.op == "gru":
-            new = tanh(zx[:, 2 * n :] + s(z[0]) * (zh[:, 2 * n :] + (b[1] if b else 0)))
-            now, cell = (1 - s(z[1])) * new + s(z[1]) * h, c
-        elif layer.op == "lstm":
-            cell = s(z[1]) * c + s(z[0]) * tanh(z[2])
-            now = s(z[3]) * tanh(cell)
-        else:
-            now, cell = activation(np_, layer.activation, z[0]), c
-        on = mask[0][:, t, None] != 0 if mask else True
-        h, c = xp.where(on, now, h), xp.where(on, cell, c)
-        every[t] = h
-    return xp.stack([every[t] for t in range(steps)], 1) if layer.sequences else h
-
-
-def _pool_value(np_, layer, parameters, inputs):
-    """Windows one by one; of complex values the real parts are compared."""
-    (x,), found = inputs, []
-    if layer.op.startswith("global"):
-        x = x.reshape(len(x), -1, x.shape[-1])
-    along = layer._along(x.shape[1:])
-    for spot in np.ndindex(*(axis.size for *_, axis in along)):
-        window = [slice(None)]
-        for at, (_, size, stride, axis) in zip(spot, along, strict=True):
-            first = at * stride - axis.before
-            window.append(slice(max(first, 0), first + size))
-        part = x[tuple(window)].reshape(len(x), -1, x.shape[-1])
-        best = np_.xp.argmax(part.real, axis=1)[:, None]
-        found.append(part.mean(1) if layer.kind == "average_pool" else np_.xp.take_along_axis(part, best, 1)[:, 0])
-    return np_.xp.stack(found, 1)
-
-
 def turned(np_, x, wanted):
     """Matrices, turned where that is wanted."""
     return np_.xp.swapaxes(x, -1, -2) if wanted else x
@@ -269,9 +211,6 @@ VALUES = {
     "layer_norm": _layer_norm_value,
     "matmul": lambda np_, layer, parameters, inputs: turned(np_, inputs[0], layer.transpose_a)
     @ turned(np_, inputs[1], layer.transpose_b),
-    **dict.fromkeys(["simple_rnn", "lstm", "gru"], _recurrent_value),
-    **dict.fromkeys([f"{kind}_pool{axes}d" for kind in ("max", "average") for axes in (1, 2)], _pool_value),
-    **dict.fromkeys(["global_max_pool", "global_average_pool"], _pool_value),
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from random_graphs import Case, by_name, cases, values
+from random_graphs import TWICE, Case, by_name, cases, values
 
 import bpcore as bp
 from bpcore import _core, _threads
@@ -106,7 +106,7 @@ def test_jacobians(case):
 # ---- second derivatives ----
 
 
-@many(300)
+@many(300, operations=TWICE)
 def test_products_with_the_hessian(case):
     """To 1e-6 of the largest: central differences of gradients.  H is symmetric, to 1e-11."""
     net, rng = case.net, np.random.default_rng(2)
@@ -120,7 +120,7 @@ def test_products_with_the_hessian(case):
     assert abs(u @ Hv - v @ Hu) <= 1e-11 * max(1, np.linalg.norm(Hv) * np.linalg.norm(u))
 
 
-@many(300)
+@many(300, operations=TWICE)
 def test_products_with_gauss_newton(case):
     """v^T G v is not negative, G is symmetric, and G is linear."""
     net, rng = case.net, np.random.default_rng(3)

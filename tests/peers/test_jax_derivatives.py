@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from layer_examples import examples, is_truncated
-from random_graphs import VALUES, by_name, cases, loss_of, values
+from random_graphs import TWICE, VALUES, by_name, cases, loss_of, values
 
 import bpcore as bp
 from bpcore._catalogue import LAYERS
@@ -117,9 +117,48 @@ def convolution(np_, layer, parameters, inputs):
     return ACTIVATIONS[layer.activation](z + (b[0] if b else 0))
 
 
+def recurrent(np_, layer, parameters, inputs):
+    (x, *mask), (W, U, *b) = inputs, parameters
+    n, steps, s = layer.units, x.shape[1], jax.nn.sigmoid
+    h = c = jnp.zeros((len(x), n))
+    every = {}
+    for t in range(steps)[:: -1 if layer.reverse else 1]:
+        zx, zh = x[:, t] @ W + (b[0] if b else 0), h @ U
+        z = [(zx + zh)[:, g * n : (g + 1) * n] for g in range(layer.gates)]
+        now, cell = jnp.tanh(z[0]), c
+        if layer.op == "gru":
+            new = jnp.tanh(zx[:, 2 * n :] + s(z[0]) * (zh[:, 2 * n :] + (b[1] if b else 0)))
+            now = (1 - s(z[1])) * new + s(z[1]) * h
+        elif layer.op == "lstm":
+            cell = s(z[1]) * c + s(z[0]) * jnp.tanh(z[2])
+            now = s(z[3]) * jnp.tanh(cell)
+        on = mask[0][:, t, None] != 0 if mask else True
+        h, c = jnp.where(on, now, h), jnp.where(on, cell, c)
+        every[t] = h
+    return jnp.stack([every[t] for t in range(steps)], 1) if layer.sequences else h
+
+
+def pooled(np_, layer, parameters, inputs):
+    (x,), found = inputs, []
+    if layer.op.startswith("global"):
+        x = x.reshape(len(x), -1, x.shape[-1])
+    along = layer._along(x.shape[1:])
+    for spot in np.ndindex(*(axis.size for *_, axis in along)):
+        window = [slice(None)]
+        for at, (_, size, stride, axis) in zip(spot, along, strict=True):
+            first = at * stride - axis.before
+            window.append(slice(max(first, 0), first + size))
+        part = x[tuple(window)].reshape(len(x), -1, x.shape[-1])
+        found.append(part.mean(1) if layer.kind == "average_pool" else part.max(1))
+    return jnp.stack(found, 1)
+
+
 TABLE = {
     **VALUES,
     **dict.fromkeys(["conv2d", "conv1d", "time_delay"], convolution),
+    **dict.fromkeys(["simple_rnn", "lstm", "gru"], recurrent),
+    **dict.fromkeys([f"{kind}_pool{axes}d" for kind in ("max", "average") for axes in (1, 2)], pooled),
+    **dict.fromkeys(["global_max_pool", "global_average_pool"], pooled),
     "embedding": lambda np_, layer, parameters, inputs: parameters[0][inputs[0]],
     "dropout": lambda np_, layer, parameters, inputs: inputs[0],
     "function": lambda np_, layer, parameters, inputs: layer.forward(*inputs),
@@ -163,7 +202,7 @@ def many(n, **drawn):
     return decorate
 
 
-@many(15, most=6, rows=(1, 4))
+@many(15, most=6, rows=(1, 4), operations=TWICE)
 def test_products_of_graphs(case):
     net = case.net
     if not net.n_params:
