@@ -559,7 +559,7 @@ class Network:
         """H v, H the second derivatives of C over X and y by theta: (n_params,), for v (n_params,).
 
         Exact, by the R-operator (Pearlmutter 1994), at some four times the cost of a gradient, with recurrent layers
-        some ten times.  With truncated ones it is the derivative along v of the gradient that `value_and_grad` gives;
+        five to eight times.  With truncated ones it is the derivative along v of what `value_and_grad` gives;
         that is no gradient of a cost, so this H is not symmetric.  For bpcore's own activations and losses,
         cross-entropies on the outputs they belong to; ValueError names a layer that has no second derivative here.
         """
