@@ -125,6 +125,8 @@ typedef struct {
     int ignores; /* a sum of BP_IGNORES_...: what is not read on the way back; aux and gradients may be */
     int by_row; /* of its parameter it reads only the rows that the whole numbers of its input name */
     int grad_in_place; /* backward may write the gradient of its only input over that of its output */
+    int elementwise; /* backward is dz = df * da, with df cached */
+    int fuses; /* its products do what an elementwise operation before or after it does; see bp_op.relu, factor */
     int backward_first; /* param_grad needs what backward leaves, whether an input has a gradient or not */
     /* Checks operands and declares the output (op->out) and cached buffers (op->aux, op->aux + 1, ...). */
     bp_status (*declare)(bp_plan *plan, bp_op *op);
@@ -146,6 +148,9 @@ struct bp_op {
     int n_params, param[BP_MAX_OPERANDS];
     int native; /* products by bpcore's own kernels; else by BLAS */
     int skip; /* forward is not needed: a fused loss works on the input */
+    int relu;   /* df of the ReLU after it, whose place its output has: it does that, too; or -1 */
+    int factor; /* df of the function before it, by which its backward multiplies; or -1 */
+    int fused_forward, fused_backward; /* done by another operation */
     int tag;  /* handed to the user's callback */
     const void *detail; /* what the type's functions need: a table entry, a user's functions, bp_settings */
 };

@@ -105,7 +105,7 @@ bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int 
     bp_op *grown = grow(plan->ops, plan->n_ops, sizeof *grown);
     if (!grown) return BP_E_NOMEM;
     plan->ops = grown;
-    bp_op op = {.type = type, .n_in = n_in, .n_params = n_params, .out = -1, .scope = type->scope, .aux = -1,
+    bp_op op = {.type = type, .n_in = n_in, .n_params = n_params, .out = -1, .scope = type->scope, .aux = -1, .relu = -1, .factor = -1,
                 .tag = tag, .detail = detail};
     memcpy(op.in, in, (size_t)n_in * sizeof *in);
     if (n_params) memcpy(op.param, param, (size_t)n_params * sizeof *param);
@@ -244,6 +244,28 @@ static int wants_backward(const bp_plan *plan, const bp_op *op) {
     return 0;
 }
 
+/* Products take elementwise functions along while their tiles are in registers: a ReLU after them, and the factor f' of
+ * any function before them.  z then has no place of its own. */
+static void fuse_products(bp_plan *plan) {
+    for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_REUSE; i++) {
+        bp_op *f = &plan->ops[i], *before = maker_of(plan, f->in[0]);
+        const bp_buffer *z = &plan->buffers[f->in[0]], *a = &plan->buffers[f->out];
+        if (!f->type->elementwise || f->skip || f->aux < 0) continue;
+        f->fused_forward = before && before->type->fuses && before->native && z->consumers == 1 && !z->kept &&
+                           !strcmp(bp_op_function(plan, f, 0), "relu");
+        for (int k = 0; k < plan->n_losses; k++)
+            if (plan->losses[k].in == f->in[0]) f->fused_forward = 0;
+        if (f->fused_forward) before->relu = f->aux;
+        if (a->grad < 0 || z->grad < 0 || a->consumers != 1 || z->consumers != 1 || a->kept || f->add[0]) continue;
+        for (int k = i + 1; k < plan->n_ops; k++) {
+            bp_op *after = &plan->ops[k];
+            if (after->in[0] != f->out || !after->type->fuses || !after->native || after->add[0]) continue;
+            after->factor = f->aux;
+            f->fused_backward = 1;
+        }
+    }
+}
+
 static bp_scope item_scope(const bp_plan *plan, const bp_item *item) {
     switch (item->kind) {
     case BP_FORWARD:
@@ -282,10 +304,11 @@ static bp_status cut_stages(bp_plan *plan) {
     int n = 0;
     plan->items[n++] = (bp_item){BP_GATHER, 0, 0, 0};
     for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_FORWARD; i++)
-        if (!plan->ops[i].skip) plan->items[n++] = (bp_item){BP_FORWARD, i, plan->buffers[plan->ops[i].out].cols, 0};
+        if (!plan->ops[i].skip && !plan->ops[i].fused_forward)
+            plan->items[n++] = (bp_item){BP_FORWARD, i, plan->buffers[plan->ops[i].out].cols, 0};
     for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++) plan->items[n++] = (bp_item){BP_LOSS, i, 0, 0};
     for (int i = plan->n_ops - 1; i >= 0 && plan->flags & BP_DO_BACKWARD; i--)
-        if (wants_backward(plan, &plan->ops[i]))
+        if (wants_backward(plan, &plan->ops[i]) && !plan->ops[i].fused_backward)
             plan->items[n++] = (bp_item){BP_BACKWARD, i, plan->buffers[plan->ops[i].in[0]].cols, 0};
     if (plan->shards) plan->items[n++] = (bp_item){BP_PARAM_GRADS, 0, 0, 0};
     plan->items[n++] = (bp_item){BP_SCATTER, 0, 0, 0};
@@ -471,6 +494,8 @@ static void touch_op(const bp_plan *plan, bp_life *lives, const bp_op *op, bp_it
     int out_ignored = kind == BP_PARAM_GRADS ? op->type->ignores & BP_GRAD_IGNORES_OUT : ignores & BP_IGNORES_OUT;
     if (!out_ignored) touch(lives, op->out, item);
     for (int j = 0; j < op->n_aux; j++) touch(lives, op->aux + j, item);
+    if (kind == BP_FORWARD) touch(lives, op->relu, item);
+    if (kind == BP_BACKWARD) touch(lives, op->factor, item);
     if (kind != BP_FORWARD) touch(lives, plan->buffers[op->out].grad, item);
 }
 
@@ -481,6 +506,7 @@ static void find_lives(const bp_plan *plan, bp_life *lives) {
         int from = plan->buffers[op->out].grad, to = plan->buffers[op->in[0]].grad;
         if (op->type->grad_in_place && from >= 0 && to >= 0 && plan->buffers[op->in[0]].consumers == 1 && !op->add[0])
             lives[to].holder = lives[from].holder;
+        if (op->fused_forward) lives[op->in[0]].holder = lives[op->out].holder;
     }
     for (int i = 0; i < plan->n_items; i++) {
         const bp_item *item = &plan->items[i];
@@ -669,6 +695,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     for (int i = 0; i < plan->n_ops; i++) plan->ops[i].native = bp_forced.backend != 1 || plan->inference;
     bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
     if (!status && flags & BP_DO_LOSS) status = place_losses(plan);
+    if (!status) fuse_products(plan);
     if (!status) status = cut_stages(plan);
     if (!status && flags & BP_DO_BACKWARD) status = find_tables(plan);
     if (!status && flags & BP_DO_BACKWARD) status = cut_blocks(plan);
