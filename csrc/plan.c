@@ -161,8 +161,13 @@ bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, dou
         }
     }
     int in = fused ? last->in[0] : out;
-    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, in, -1, positions, a->cols / positions,
-                                        y->cols / positions, attr, weight, weight / (double)positions};
+    bp_loss_call call = {.labels = y->kind == BP_INT32,
+                         .cols = a->cols / positions,
+                         .target_cols = y->cols / positions,
+                         .positions = positions,
+                         .attr = attr};
+    grown[plan->n_losses++] =
+        (bp_cost){type, out, target, tag, fused, in, -1, weight, weight / (double)positions, call};
     return BP_OK;
 }
 
@@ -227,6 +232,7 @@ static bp_status declare_gradients(bp_plan *plan) {
 static bp_status place_losses(bp_plan *plan) {
     for (int i = 0; i < plan->n_losses; i++) {
         bp_cost *loss = &plan->losses[i];
+        loss->call.fused = loss->fused;
         loss->grad = plan->buffers[loss->in].grad;
         if (loss->grad >= 0 || !loss->type) continue;
         int grad = bp_plan_buffer(plan, BP_REAL, plan->buffers[loss->in].cols);
@@ -302,17 +308,24 @@ static bp_status cut_stages(bp_plan *plan) {
     plan->stages = calloc(most, sizeof(bp_stage));
     if (!plan->items || !plan->stages) return BP_E_NOMEM;
     int n = 0;
-    plan->items[n++] = (bp_item){BP_GATHER, 0, 0, 0};
+    plan->items[n++] = (bp_item){.kind = BP_GATHER};
     for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_FORWARD; i++)
         if (!plan->ops[i].skip && !plan->ops[i].fused_forward)
-            plan->items[n++] = (bp_item){BP_FORWARD, i, plan->buffers[plan->ops[i].out].cols, 0};
-    for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++) plan->items[n++] = (bp_item){BP_LOSS, i, 0, 0};
+            plan->items[n++] = (bp_item){.kind = BP_FORWARD, .op = i, .cols = plan->buffers[plan->ops[i].out].cols};
+    for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++) plan->items[n++] = (bp_item){.kind = BP_LOSS, .op = i};
     for (int i = plan->n_ops - 1; i >= 0 && plan->flags & BP_DO_BACKWARD; i--)
         if (wants_backward(plan, &plan->ops[i]) && !plan->ops[i].fused_backward)
-            plan->items[n++] = (bp_item){BP_BACKWARD, i, plan->buffers[plan->ops[i].in[0]].cols, 0};
-    if (plan->shards) plan->items[n++] = (bp_item){BP_PARAM_GRADS, 0, 0, 0};
-    plan->items[n++] = (bp_item){BP_SCATTER, 0, 0, 0};
+            plan->items[n++] = (bp_item){.kind = BP_BACKWARD, .op = i, .cols = plan->buffers[plan->ops[i].in[0]].cols};
+    if (plan->shards) plan->items[n++] = (bp_item){.kind = BP_PARAM_GRADS};
+    plan->items[n++] = (bp_item){.kind = BP_SCATTER};
     plan->n_items = n;
+    for (int i = 0; i < n; i++) {
+        bp_item *item = &plan->items[i];
+        const bp_op *op = &plan->ops[item->op];
+        if (item->kind != BP_FORWARD && item->kind != BP_BACKWARD) continue;
+        item->on = op;
+        item->call = (item->kind == BP_FORWARD ? op->type->forward : op->type->backward)[plan->dtype];
+    }
 
     bp_stage *stage = NULL;
     for (int i = 0; i < n; i++) {
@@ -651,7 +664,7 @@ static void size_chunks(bp_plan *plan) {
         const bp_op *op = &plan->ops[i];
         double flops = flops_of(plan, op);
         plan->flops_row += flops;
-        if (!is_grid(plan, &(bp_item){BP_FORWARD, i, 0, 0})) together += flops;
+        if (!is_grid(plan, &(bp_item){.kind = BP_FORWARD, .op = i})) together += flops;
         else if (flops > apart) apart = flops;
     }
     int passes = plan->flags & BP_DO_BACKWARD ? 3 : 1; /* forward, to the inputs, to the parameters */
