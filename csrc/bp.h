@@ -112,11 +112,12 @@ typedef bp_status bp_cell_fn(const bp_context *x, const bp_op *op, const bp_cell
 typedef void bp_param_fn(const bp_context *x, const bp_op *op, int slot, int64_t r0, int64_t r1, const bp_cell *block,
                          void *G, int64_t ld, int add);
 
-/* The same gradient, not written but applied to theta at once, where an operation does that faster.  Returns -1 where
- * it does not, having done nothing; else whether a parameter is no longer finite. */
+/* The same for the first parameter, not written but applied, theta -= lr (scale G), where rows times positions are at
+ * most BP_STEP_ROWS.  Returns whether a number is no longer finite. */
+enum { BP_STEP_ROWS = 256 };
 typedef struct bp_update bp_update;
-typedef int bp_update_fn(const bp_context *x, const bp_op *op, int slot, int64_t r0, int64_t r1, const bp_cell *block,
-                         const bp_update *u, void *theta);
+typedef int bp_step_fn(const bp_context *x, const bp_op *op, int64_t r0, int64_t r1, const bp_cell *block,
+                       const bp_update *u, void *theta);
 
 typedef struct {
     const char *name;
@@ -133,7 +134,7 @@ typedef struct {
     bp_cell_fn *forward[2];
     bp_cell_fn *backward[2];      /* to the inputs; adds where op->add[i], skips where the input has no gradient */
     bp_param_fn *param_grad[2];   /* NULL without parameters */
-    bp_update_fn *param_update[2]; /* may be NULL */
+    bp_step_fn *step[2];          /* may be NULL */
     double (*flops)(const bp_plan *plan, const bp_op *op); /* of forward, a row; NULL: one per output */
 } bp_op_type;
 

@@ -442,9 +442,19 @@ static void cut_parameters(bp_plan *plan, int tables) {
             for (int64_t k = 0; k < p->rows; k += rows) {
                 bp_cell cell = {k, min64(k + rows, p->rows), c, min64(c + cols, p->cols), 0};
                 plan->blocks[plan->n_blocks++] =
-                    (bp_block){i, i + 1, 0, cell, p->offset + k * p->cols + c, cell.r1 - k, cell.c1 - c, p->cols};
+                    (bp_block){i, i + 1, 0, 0, cell, p->offset + k * p->cols + c, cell.r1 - k, cell.c1 - c, p->cols};
             }
     }
+}
+
+/* Whether plain SGD can be made with a parameter's gradient: one operation makes that, in one go.  (Small parameters
+ * lie next to each other: parts of vectors stored there would make their neighbours wait.) */
+static int has_step(const bp_plan *plan, const bp_block *block) {
+    const bp_param *p = &plan->params[block->param];
+    if (plan->shards || block->whole || p->first_use < 0 || p->first_use != p->last_use) return 0;
+    const bp_use *use = &plan->uses[p->first_use];
+    const bp_op *op = &plan->ops[use->op];
+    return op->type->step[plan->dtype] && !use->slot && op->native && op->positions * plan->chunk_rows <= BP_STEP_ROWS;
 }
 
 static bp_status cut_blocks(bp_plan *plan) {
@@ -462,6 +472,7 @@ static bp_status cut_blocks(bp_plan *plan) {
         if (!tables) plan->n_dense = plan->n_blocks;
     }
     for (int i = 0; i < plan->n_blocks; i++) {
+        plan->blocks[i].steps = has_step(plan, &plan->blocks[i]);
         int64_t n = plan->blocks[i].rows * plan->blocks[i].width;
         double uses = plan->blocks[i].whole ? 1 : uses_of(plan, &plan->params[plan->blocks[i].param]);
         plan->block_cost[i + 1] = plan->block_cost[i] + (int64_t)((double)n * uses) + BLOCK_COST;

@@ -25,6 +25,7 @@ typedef struct {
 /* One task of phase 2: a cell of parameter `param`, or the whole of param..end-1, small ones in a row. */
 typedef struct {
     int param, end, whole;
+    int steps;               /* plain SGD is made with the gradient, in one go */
     bp_cell cell;            /* unless whole */
     int64_t at;              /* in theta, elements */
     int64_t rows, width, ld; /* as it lies there: whole ones are one row */

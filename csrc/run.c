@@ -52,6 +52,7 @@ struct bp_run {
     int64_t *repeat;         /* by port; see bp_run_repeat */
     bp_out_port *out;
     bp_opt opt;
+    int plain;               /* SGD without momentum and decay */
 
     int64_t n, batch;
     const int64_t *order;
@@ -164,6 +165,7 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
 void bp_run_optimizer(bp_run *run, const bp_opt *opt) {
     free_snapshot(run);
     run->opt = *opt;
+    run->plain = opt->kind == BP_OPT_SGD && !opt->state[0] && opt->weight_decay == 0;
     run->x.training = trains(run);
     run->at.t = opt->t;
 }
@@ -459,27 +461,15 @@ static bp_status update_block(bp_run *run, const bp_update *step, const bp_block
     return bad ? BP_E_NONFINITE_PARAM : BP_OK;
 }
 
-/* Gradient and update in one, where the block's operation can do that; -1 where not. */
-static int apply_block(bp_run *run, const bp_update *step, const bp_block *block) {
-    const bp_plan *plan = run->plan;
-    const bp_param *p = &plan->params[block->param];
-    if (plan->shards || block->whole || p->first_use < 0 || p->first_use != p->last_use) return -1;
-    if (run->batch_rows > plan->chunk_rows) return -1;
-    const bp_use *use = &plan->uses[p->first_use];
-    const bp_op *op = &plan->ops[use->op];
-    bp_update u = *step;
-    u.decay = p->flags & BP_PARAM_DECAY;
-    if (!op->type->param_update[plan->dtype]) return -1;
-    return op->type->param_update[plan->dtype](&run->x, op, use->slot, 0, run->rows, &block->cell, &u,
-                                               run->theta);
-}
-
 static bp_status do_block(bp_run *run, const bp_update *step, const bp_block *block, int thread) {
     const bp_plan *plan = run->plan;
     char *G = plan->arena + plan->scratch + (size_t)thread * plan->scratch_bytes;
     int64_t ld = block->width;
-    int spoilt = apply_block(run, step, block);
-    if (spoilt >= 0) return spoilt ? BP_E_NONFINITE_PARAM : BP_OK;
+    if (block->steps && run->plain && run->batch_rows <= plan->chunk_rows) {
+        const bp_op *op = &plan->ops[plan->uses[plan->params[block->param].first_use].op];
+        int bad = op->type->step[plan->dtype](&run->x, op, 0, run->rows, &block->cell, step, run->theta);
+        return bad ? BP_E_NONFINITE_PARAM : BP_OK;
+    }
     if (plan->shards) { /* a block is whole rows: one run of memory */
         size_t bytes = (size_t)(block->rows * block->width) * plan->size;
         const char *grads = plan->arena + plan->shard_grads + (size_t)block->at * plan->size;

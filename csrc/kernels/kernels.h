@@ -34,7 +34,7 @@ struct bp_update {
 typedef struct {
     bp_cell_fn *forward[2], *backward[2];
     bp_param_fn *param_grad[2];
-    bp_update_fn *param_update[2];
+    bp_step_fn *step[2];
 } bp_op_kernels;
 
 /* The kernels of one instruction set, by bp_dtype. */
