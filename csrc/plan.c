@@ -105,8 +105,8 @@ bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int 
     bp_op *grown = grow(plan->ops, plan->n_ops, sizeof *grown);
     if (!grown) return BP_E_NOMEM;
     plan->ops = grown;
-    bp_op op = {.type = type, .n_in = n_in, .n_params = n_params, .out = -1, .scope = type->scope, .aux = -1, .relu = -1, .factor = -1,
-                .tag = tag, .detail = detail};
+    bp_op op = {.type = type, .n_in = n_in, .n_params = n_params, .out = -1, .scope = type->scope, .aux = -1,
+                .relu = -1, .factor = -1, .tag = tag, .detail = detail};
     memcpy(op.in, in, (size_t)n_in * sizeof *in);
     if (n_params) memcpy(op.param, param, (size_t)n_params * sizeof *param);
     bp_status status = type->declare(plan, &op);
@@ -312,7 +312,8 @@ static bp_status cut_stages(bp_plan *plan) {
     for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_FORWARD; i++)
         if (!plan->ops[i].skip && !plan->ops[i].fused_forward)
             plan->items[n++] = (bp_item){.kind = BP_FORWARD, .op = i, .cols = plan->buffers[plan->ops[i].out].cols};
-    for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++) plan->items[n++] = (bp_item){.kind = BP_LOSS, .op = i};
+    for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++)
+        plan->items[n++] = (bp_item){.kind = BP_LOSS, .op = i};
     for (int i = plan->n_ops - 1; i >= 0 && plan->flags & BP_DO_BACKWARD; i--)
         if (wants_backward(plan, &plan->ops[i]) && !plan->ops[i].fused_backward)
             plan->items[n++] = (bp_item){.kind = BP_BACKWARD, .op = i, .cols = plan->buffers[plan->ops[i].in[0]].cols};
