@@ -346,7 +346,6 @@ class MaxPool2D(_Pool):
     axes: ClassVar[int] = 2
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class AveragePool2D(MaxPool2D):
     """The mean of each channel over windows of an image, as `MaxPool2D`; what lies outside is not counted."""
 
@@ -354,7 +353,6 @@ class AveragePool2D(MaxPool2D):
     kind: ClassVar[str] = "average_pool"
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class MaxPool1D(MaxPool2D):
     """The greatest of each feature over windows of a sequence: `MaxPool2D` for (time, features)."""
 
@@ -362,7 +360,6 @@ class MaxPool1D(MaxPool2D):
     axes: ClassVar[int] = 1
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class AveragePool1D(MaxPool1D):
     """The mean of each feature over windows of a sequence, as `MaxPool1D`; what lies outside is not counted."""
 
@@ -395,7 +392,6 @@ class GlobalMaxPool(Layer):
         return _pooled(plan, self.kind, inputs[0], along, shapes[0][-1])
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class GlobalAveragePool(GlobalMaxPool):
     """The mean of each channel over all positions: (time, features) to (features,), an image to (channels,)."""
 
