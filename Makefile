@@ -53,6 +53,7 @@ bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
 	$(PY) bench/bench_barrier.py --quick
 	$(PY) bench/bench_graph.py --quick
 	$(PY) bench/bench_jacobian.py --quick
+	$(PY) bench/bench_versions.py --quick --before . 2-8-1/4 residual
 
 wheel: $(ENVIRONMENT) ## build sdist and wheel into dist
 	$(PY) -m build

@@ -74,7 +74,7 @@ def main() -> int:
     least = found["smallest_step"]
     print(f"smallest step that gains: {f'{1e6 * least:.2f} us' if least else 'none up to the largest'}")
     content = {"machine": machine, "threads": options.threads, **found}
-    print(f"written to {harness.write_json('barrier' + '_quick' * options.quick, content)}")
+    harness.write_json("barrier", options, content)
     return 0
 
 

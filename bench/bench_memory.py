@@ -137,7 +137,7 @@ def main() -> int:
         results.append({"library": library, **figures, **installed(library)})
     print_results(results)
     content = {"machine": machine, "net": SPEC.name, "samples": SAMPLES, "epochs": EPOCHS, "results": results}
-    print(f"written to {harness.write_json('memory' + '_quick' * options.quick, content)}")
+    harness.write_json("memory", options, content)
     return 0
 
 

@@ -103,7 +103,7 @@ def main() -> int:
             add_slopes(sweeps[sweep])
             print_results(sweep, sweeps[sweep])
     content = {"machine": machine, "peaks": peaks, "sweeps": sweeps}
-    print(f"written to {harness.write_json('scaling' + '_quick' * options.quick, content)}")
+    harness.write_json("scaling", options, content)
     return 0
 
 

@@ -106,9 +106,9 @@ class Gradient:
 class Graph:
     """A case of bench/graphs: its network, trained by fit."""
 
-    def __init__(self, case: str, params: dict[str, NDArray], X: Any, y: Any) -> None:
+    def __init__(self, case: str, params: dict[str, NDArray], X: Any, y: Any, optimizer: str = "sgd") -> None:
         self.case, self.params, self.X, self.y = importlib.import_module(f"graphs.{case}"), params, X, y
-        self.optimizer = bp.SGD(lr=self.case.LR)
+        self.optimizer = bp.SGD(lr=self.case.LR) if optimizer == "sgd" else bp.Adam()
         self.reset()
 
     def reset(self) -> None:
