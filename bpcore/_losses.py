@@ -33,18 +33,21 @@ class BuiltIn:
         """ValueError for a setting that vanishes in the network's dtype."""
 
 
+@dataclass(frozen=True)
 class SquaredError(BuiltIn):
     """E = 1/2 sum_k (a_k - y_k)^2;  dE/da = a - y."""
 
     name: ClassVar[str] = "squared_error"
 
 
+@dataclass(frozen=True)
 class MeanSquaredError(BuiltIn):
     """E = 1/n_L sum_k (a_k - y_k)^2;  dE/da = 2 (a - y) / n_L."""
 
     name: ClassVar[str] = "mse"
 
 
+@dataclass(frozen=True)
 class BinaryCrossEntropy(BuiltIn):
     """E = -sum_k y_k log a_k + (1 - y_k) log(1 - a_k), y in [0, 1].
 
@@ -57,6 +60,7 @@ class BinaryCrossEntropy(BuiltIn):
     high: ClassVar[float] = 1.0
 
 
+@dataclass(frozen=True)
 class CrossEntropy(BuiltIn):
     """E = -sum_k y_k log a_k, with y class labels (n,) or rows of probabilities (n, n_L) that sum to 1.
 

@@ -574,7 +574,7 @@ HOSTILE = [
 ]  # fmt: skip
 ATTRIBUTES = [
     (kind.op, name)
-    for kind in bp._catalogue.LAYERS.values()
+    for kind in bp._layers.KINDS.values()
     if kind.op in VALUES or kind.op == "input"
     for name in kind.saved
     if name != "integer"
