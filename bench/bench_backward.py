@@ -126,8 +126,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    machine = harness.machine()
-    harness.print_machine(machine)
+    machine = harness.print_machine()
     results = measure(options)
     fitted = slopes(results)
     print_results(results, fitted)

@@ -63,8 +63,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The cost of a barrier.")
     parser.add_argument("--threads", type=harness.positive(int), default=2, metavar="N")
     options = harness.parse(parser)
-    machine = harness.machine()
-    harness.print_machine(machine)
+    machine = harness.print_machine()
     with tempfile.TemporaryDirectory() as folder:
         arguments = [str(options.threads), str(options.rounds), str(options.seconds * RUN_SHARE)]
         found = parse(subprocess.check_output([build(Path(folder)), *arguments], text=True))

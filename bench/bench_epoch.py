@@ -129,9 +129,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    machine = harness.machine()
+    machine = harness.print_machine()
     peaks = peak.measure(options.threads)
-    harness.print_machine(machine, peaks)
+    harness.print_peaks(peaks)
     float32_flops = max(figures["flops"] for figures in peaks.values())
     flops = float32_flops * 4 / np.dtype(options.dtype).itemsize
     results = []

@@ -97,8 +97,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    machine = harness.machine()
-    harness.print_machine(machine)
+    machine = harness.print_machine()
     results = []
     with harness.workers(options.libraries, options.threads) as crew:
         versions = {str(worker): worker.versions for worker in crew}

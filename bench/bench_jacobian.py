@@ -40,8 +40,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    machine = harness.machine()
-    harness.print_machine(machine)
+    machine = harness.print_machine()
     with harness.workers(options.libraries, options.threads) as crew:
         versions = {str(worker): worker.versions for worker in crew}
         result = measure(crew, options)

@@ -128,8 +128,7 @@ def main() -> int:
     if options.child:
         print(json.dumps(child(options.child)))
         return 0
-    machine = harness.machine()
-    harness.print_machine(machine)
+    machine = harness.print_machine()
     results = []
     for library in harness.installed(options.libraries):
         print(f"measuring {library}", file=sys.stderr)

@@ -30,8 +30,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    machine = harness.machine()
-    harness.print_machine(machine)
+    machine = harness.print_machine()
     rng = np.random.default_rng(SEED)
     X = rng.standard_normal((ROWS, SPEC.sizes[0])).astype(SPEC.dtype)
     y = rng.integers(SPEC.sizes[-1], size=ROWS)

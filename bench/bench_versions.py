@@ -128,8 +128,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    machine = harness.machine()
-    harness.print_machine(machine)
+    machine = harness.print_machine()
     results = []
     with built(options.before) as before, harness.workers(["bpcore"], options.threads, [before, TREE]) as crew:
         for worker, tree in zip(crew, [before, TREE] * len(options.threads), strict=True):

@@ -278,13 +278,19 @@ def machine() -> dict[str, Any]:
     }
 
 
-def print_machine(description: dict[str, Any], peaks: dict[int, dict] | None = None) -> None:
+def print_machine() -> dict[str, Any]:
+    """Prints, and returns, what `machine` says."""
+    description = machine()
     print("{cpu}, {cores_allowed} of {cores} cores, {system}".format(**description))
     print("Python {python}, NumPy {numpy} ({numpy_blas}), {date}".format(**description))
-    for n, figures in (peaks or {}).items():
-        print(f"float32 FMA peak, {n} thread{'s' if n > 1 else ''}: {figures['flops'] / 1e9:.0f} GFLOP/s")
     if description["load_before"] > 0.5:
         print(f"warning: the machine is busy (load {description['load_before']:.1f})")
+    return description
+
+
+def print_peaks(peaks: dict[int, dict[str, Any]]) -> None:
+    for n, figures in peaks.items():
+        print(f"float32 FMA peak, {n} thread{'s' if n > 1 else ''}: {figures['flops'] / 1e9:.0f} GFLOP/s")
 
 
 def results_file(name: str, options: argparse.Namespace) -> Path:
