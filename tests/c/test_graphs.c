@@ -186,8 +186,9 @@ static void *ask(void *arg) {
     char *out = zeros((size_t)a->d->rows, a->row);
     if (posix_memalign(&arena, BP_ALIGN, bp_plan_describe(a->n->plan).arena_bytes)) abort();
     for (int64_t rows = 1; rows <= a->d->rows; rows += rows < 4 ? 1 : 21) {
-        bp_array X = plain_array(a->d->X, rows, 5, BP_DOUBLE);
-        a->wrong |= bp_answer(a->n->plan, a->theta, arena, &X, a->n->x, a->n->a[2], out, a->n_threads) != BP_OK;
+        bp_in_port in = {a->n->x, plain_array(a->d->X, rows, 5, BP_DOUBLE)};
+        bp_out_port to = {a->n->a[2], out};
+        a->wrong |= bp_answer(a->n->plan, a->theta, arena, 1, &in, 1, &to, a->n_threads) != BP_OK;
         a->wrong |= memcmp(out, a->wanted, (size_t)rows * a->row) != 0;
     }
     free(arena);
@@ -201,9 +202,10 @@ static void check_answers(const spec *s, const data *d, const void *theta, const
     pthread_t threads[ASKERS];
     asker askers[ASKERS];
     CHECK(!net_open(&n, s, BP_DO_FORWARD, 1, 3));
-    bp_array X = plain_array(d->X, 1, 5, BP_DOUBLE);
+    bp_in_port in = {n.x, plain_array(d->X, 1, 5, BP_DOUBLE)};
+    bp_out_port to = {n.a[2], NULL};
     if (!strcmp(s->f[1], "python_function")) {
-        CHECK(bp_answer(n.plan, theta, NULL, &X, n.x, n.a[2], NULL, 1) == BP_E_SHAPE);
+        CHECK(bp_answer(n.plan, theta, NULL, 1, &in, 1, &to, 1) == BP_E_SHAPE);
         net_close(&n);
         return;
     }
@@ -220,7 +222,7 @@ static void check_answers(const spec *s, const data *d, const void *theta, const
     }
     net_close(&n);
     CHECK(!net_open(&n, s, BP_DO_FORWARD | BP_DO_CACHE, 1, 1)); /* does more than answer */
-    CHECK(bp_answer(n.plan, theta, NULL, &X, n.x, n.a[2], NULL, 1) == BP_E_SHAPE);
+    CHECK(bp_answer(n.plan, theta, NULL, 1, &in, 1, &to, 1) == BP_E_SHAPE);
     net_close(&n);
 }
 
