@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import pickle
+import re
 import shlex
 import subprocess
 import threading
@@ -302,6 +303,17 @@ def test_other_signatures_are_refused(result, arguments, signature):
     for pair in ((right, np.cos), (np.cos, right)):
         with pytest.raises(TypeError, match="^Function: forward and backward must both be LowLevelCallable"):
             bp.Function(*pair)
+
+
+def test_the_documentation_is_true(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/functions.md").read_text()
+    (source,) = re.findall(r"```c\n(.*?)```", text, re.DOTALL)
+    Path("cube.c").write_text(source)
+    names: dict[str, object] = {}
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(snippet, "docs/functions.md", "exec"), names)  # they assert for themselves
+    assert "in_c" in names
 
 
 def test_the_header_is_where_it_says():
