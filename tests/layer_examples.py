@@ -36,7 +36,8 @@ def _recurrent(kind):
 
 
 RECURRENT = {"simple_rnn": bp.SimpleRNN, "lstm": bp.LSTM, "gru": bp.GRU}
-PRODUCT = bp.Function(lambda a, b: a**2 * b, lambda g, a, b: [2 * a * b * g, a**2 * g])
+PRODUCT = bp.Function(lambda a, b: a**2 * b, lambda g, a, b: [2 * a * b * g, a**2 * g],
+                      tangent=lambda a, b, out, Ra, Rb: 2 * a * b * Ra + a * a * Rb)  # fmt: skip
 # by layer, lists of one and the shapes of its inputs
 SHAPES = {
     "input": [(bp.Reshape(-1), (2, 3))],

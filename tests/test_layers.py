@@ -15,10 +15,8 @@ from bpcore._catalogue import LAYERS
 from bpcore._derivatives import output_gradients
 
 SQUARED = {"loss": "squared_error"}
-REFUSED = {"function"}  # has no second derivative
 
 every_layer = pytest.mark.parametrize("op", LAYERS)
-twice = pytest.mark.parametrize("op", [op for op in LAYERS if op not in REFUSED])
 
 
 def close(got, want, tolerance, least=1e-3):
@@ -76,7 +74,7 @@ def test_jacobians(op):
             close(got[:, :, k], ((after - before) / 2e-5).reshape(len(X), -1), 1e-8, least=0.1)
 
 
-@twice
+@every_layer
 def test_hessian_products(op):
     """To 1e-7 of the largest: central differences of gradients, cut ones too.  Elsewhere H is symmetric, to 1e-12."""
     for each in examples(op):
@@ -91,7 +89,7 @@ def test_hessian_products(op):
             assert abs(u @ Hv - v @ Hu) <= 1e-12 * max(1, np.linalg.norm(Hv) * np.linalg.norm(u))
 
 
-@twice
+@every_layer
 def test_hessian_products_with_frozen_layers(op):
     for each in examples(op):
         for frozen in {node.base for node in each.net._nodes if node.parameters}:
@@ -102,7 +100,7 @@ def test_hessian_products_with_frozen_layers(op):
             close(net.hvp(*each.args, v, **SQUARED), want, 1e-7, least=0.1)
 
 
-@twice
+@every_layer
 def test_gauss_newton_products(op):
     """J^T H_L J v, J from gradients of outputs, to 1e-12; and H v, where nothing is left to learn."""
     for each in examples(op):
@@ -143,7 +141,7 @@ WAYS = [(True, "owners", ""), (True, "shards", ""), (False, "", ""), (False, "",
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@twice
+@every_layer
 def test_bits_do_not_depend_on_threads(op, dtype, way, force):
     """And all ways agree with float64, to 1e-12 (1e-3 in float32: sums cancel)."""
     before, wanted = bp.get_num_threads(), examples(op, rows=70)[-1]

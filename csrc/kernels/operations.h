@@ -29,7 +29,8 @@
     OPERATION(layer_norm_product, BOTH(layer_norm_product_forward), BOTH(layer_norm_product_backward), NONE, NONE)    \
     OPERATION(dropout, BOTH(dropout_forward), BOTH(elementwise_backward), NONE, NONE)                                 \
     OPERATION(matmul, BOTH(matmul_forward), BOTH(matmul_backward), NONE, NONE)                                        \
-    OPERATION(function, BOTH(function_forward), BOTH(function_backward), NONE, NONE)
+    OPERATION(function, BOTH(function_forward), BOTH(function_backward), NONE, NONE)                                  \
+    OPERATION(c_function, BOTH(function_forward), BOTH(function_backward), NONE, NONE)
 
 #define BP_NUMBER(type, ...) BP_OP_##type,
 enum { BP_OPERATIONS(BP_NUMBER) BP_N_OPERATIONS };

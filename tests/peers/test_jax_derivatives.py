@@ -165,7 +165,7 @@ TABLE = {
 }
 
 
-@pytest.mark.parametrize("op", [op for op in LAYERS if op != "function"])
+@pytest.mark.parametrize("op", LAYERS)
 def test_products_of_layers(op):
     """Behind other layers; truncated ones are no derivatives of a cost."""
     found = examples(op)
