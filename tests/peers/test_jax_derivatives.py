@@ -15,7 +15,7 @@ from layer_examples import examples, is_truncated
 from random_graphs import TWICE, VALUES, by_name, cases, loss_of, values
 
 import bpcore as bp
-from bpcore._catalogue import LAYERS
+from bpcore._layers import KINDS
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_platforms", "cpu")
@@ -165,7 +165,7 @@ TABLE = {
 }
 
 
-@pytest.mark.parametrize("op", LAYERS)
+@pytest.mark.parametrize("op", KINDS)
 def test_products_of_layers(op):
     """Behind other layers; truncated ones are no derivatives of a cost."""
     found = examples(op)
