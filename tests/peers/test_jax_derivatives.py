@@ -17,7 +17,7 @@ import bpcore as bp
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_platforms", "cpu")
-JAX = SimpleNamespace(xp=jnp, erf=jax.scipy.special.erf)
+JAX = SimpleNamespace(xp=jnp, erf=jax.scipy.special.erf, detach=jax.lax.stop_gradient)
 TOLERANCE = 1e-10
 
 ACTIVATIONS = {
