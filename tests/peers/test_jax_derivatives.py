@@ -109,7 +109,7 @@ def many(n, **drawn):
     return decorate
 
 
-@many(15, most=6, rows=(1, 4), operations=TWICE)
+@many(12, most=4, rows=(1, 4), operations=TWICE)
 def test_products_of_graphs(case):
     net = case.net
     if not net.n_params:
@@ -146,7 +146,7 @@ def test_products_of_graphs(case):
     close(net.gauss_newton_product(*case.args, v, **case.options), gauss_newton(outputs, cost_of, theta, v))
 
 
-@many(15, most=6, rows=(1, 4), single=True)
+@many(12, most=4, rows=(1, 4), single=True)
 def test_jacobians_of_graphs(case):
     net, (X,) = case.net, case.X
 
