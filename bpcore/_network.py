@@ -62,6 +62,7 @@ class Network:
         self._memory = Memory()
         self._bind(_aligned(sum(p.rows * p.cols for p in graph.parameters.values()), dtype))
         self._draw()
+        self._graph = graph.without_origins()
 
     def _bind(self, theta: np.ndarray) -> None:
         """Makes theta the parameters, and the views of it."""
@@ -116,7 +117,9 @@ class Network:
 
         Used twice, it is one set of weights, as a layer is, and what is frozen stays so.  Several outputs come as a
         list.
-        Networks share nothing: training the new one leaves this one as it is.
+        Networks share nothing: training the new one leaves this one as it is, and a layer of this one that is also
+        called by itself is another layer there, with weights of its own.  Layers keep their names but where the new
+        network has others of these: then a number is added.
         """
         own = [self._nodes[i] for i in self._graph.inputs]
         found = symbols("inputs", list(inputs), distinct=False)

@@ -59,8 +59,10 @@ def real(
         or (open_low and number == low)
         or (open_high and number == high)
     ):
-        left, right = "(" if open_low else "[", ")" if open_high or high == math.inf else "]"
-        raise ValueError(f"{name}: expected a finite number in {left}{low:g}, {high:g}{right}, got {value!r}")
+        left = "(" if open_low or low == -math.inf else "["
+        right = ")" if open_high or high == math.inf else "]"
+        bounds = f" in {left}{low:g}, {high:g}{right}" if (low, high) != (-math.inf, math.inf) else ""
+        raise ValueError(f"{name}: expected a finite number{bounds}, got {value!r}")
     return number
 
 
