@@ -163,7 +163,7 @@ def _own_names(order: list[Symbol]) -> dict[int, str]:
 def _names(order: list[Symbol], names: dict[int, str]) -> list[str]:
     """A name a node: the layer's own, or op and number; `@2` for its second use."""
     own = _own_names(order)
-    given, names = set(own.values()), dict(names)
+    given, names = {*own.values(), *names.values()}, dict(names)
     count: dict[str, int] = {}
     uses: dict[int, int] = {}
     found = []

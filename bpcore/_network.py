@@ -174,7 +174,8 @@ class Network:
         for i in ends[1]:
             if i not in made:
                 raise ValueError(f"outputs: {self._nodes[i].name} depends on more than the inputs given")
-        names = {id(self._nodes[i].layer): self._nodes[i].base for i in within}
+        own = [i for i in ends[0] if isinstance(self._nodes[i].layer, Input)]
+        names = {id(self._nodes[i].layer): self._nodes[i].base for i in (*own, *within)}
         twin = type(self).__new__(type(self))
         twin._create(lay_out(first, [made[i] for i in ends[1]], names), self._dtype, self._seed)
         for name, view in twin.params.items():

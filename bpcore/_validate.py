@@ -254,6 +254,8 @@ def weights(value: Any, n: int, positions: tuple[int, ...], dtype: np.dtype[Any]
         raise ValueError(f"sample_weight: expected a weight that {dtype} can hold, got at most {top}; scale them")
     if top > 1e15:
         raise ValueError(f"sample_weight: expected weights up to 1e15, got {top}; scale them, only ratios count")
+    if a.ndim > 1 and math.prod(positions) == 1:
+        return (a > 0).reshape(n)  # where it counts, its weight is all of its sequence's
     return a
 
 

@@ -488,6 +488,18 @@ def loss_of(np_, loss, a, y):
     }[loss]()
 
 
+def average(E, w):
+    """C = sum w E / sum w, E the sum of the means over positions of each output, (n, positions); where w has positions,
+    the mean weighted by them, over the rows where one counts."""
+    if w is None:
+        return sum(e.mean(-1) for e in E).mean()
+    if w.ndim == 1:
+        return (w * sum(e.mean(-1) for e in E)).sum() / w.sum()
+    w = w.reshape(len(w), -1)
+    (e,), total = E, w.sum(-1)
+    return ((w * e).sum(-1) / (total + (total == 0))).sum() / (total > 0).sum()
+
+
 # ---- a graph with losses and data ----
 
 
@@ -527,17 +539,16 @@ class Case:
         return list(answers) if isinstance(answers, tuple) else [answers]
 
     def cost(self, params, X=None, np_=NUMPY, table=VALUES):
-        """C, as bp.h defines it: sum w E / sum w, E the weighted sum of the means over positions."""
+        """C, as bp.h defines it."""
         found = values(self.net, params, self.X if X is None else X, np_, table)
-        E = 0
+        E = []
         for i, y, loss, weight in zip(self.net._graph.outputs, self.y, self.loss, self.weight, strict=True):
             a = found[i]
             if y.ndim < a.ndim:
                 y = np.eye(a.shape[-1])[y]
             e = loss_of(np_, loss, a, y)
-            E = E + weight * e.reshape(len(e), -1).mean(-1)
-        w = np.ones(len(self.X[0])) if self.w is None else self.w
-        return (w * E).sum() / w.sum()
+            E.append(weight * e.reshape(len(e), -1))
+        return average(E, self.w)
 
     def gradient(self):
         """dC/dtheta by complex steps: no difference is taken, so all digits are right."""
@@ -565,12 +576,12 @@ def _loss_of_output(pick, rng, symbol, n):
     return bp.losses.Huber(delta=0.7) if kind == "huber" else kind, rng.standard_normal((n, *symbol.shape))
 
 
-def _walk(symbols):
+def _walk(symbols, found=None):
     """All that these are made of, each once, after what it is made of."""
-    found = {}
+    found = {} if found is None else found
     for symbol in symbols:
         if id(symbol) not in found:
-            found.update({id(one): one for one in _walk(symbol.inputs)})
+            _walk(symbol.inputs, found)
             found[id(symbol)] = symbol
     return list(found.values())
 
@@ -593,15 +604,17 @@ def _case(pick, ends, rng, n, dtype="float64"):
     losses, y = zip(*(_loss_of_output(pick, rng, symbol, n) for symbol in ends), strict=True)
     weight = [pick.of([1.0, 0.3]) for _ in ends]
     w = rng.uniform(0.1, 2, n) if pick.flag() else None
+    positions = ends[0].shape[:-1]
+    if w is not None and len(ends) == 1 and positions and pick.flag():
+        w = rng.uniform(0, 2, (n, *positions)) * (rng.random((n, *positions)) < 0.7)
+        w.flat[0] = 1.0
     return Case(net, X, list(y), list(losses), weight, w)
 
 
-@st.composite
-def cases(
-    draw, operations=tuple(OPERATIONS), most=8, single=False, truncate=True, dtype="float64", rows=(1, 6), steps=0
-):
-    """Cases of up to `most` operations; single: of one input and one output; steps: of sequences of up to so many."""
-    pick = Choices(draw, not single, truncate)
+def graph(pick, operations=tuple(OPERATIONS), most=8, dtype="float64", rows=(1, 6), steps=0):
+    """A case of up to `most` operations, of one input and one output where none may be added; steps: of sequences of up
+    to so many.  None where its numbers are too large."""
+    single = not pick.inputs
     if single:
         operations = [name for name in operations if name != "embedding"]
     inputs = [bp.Input((pick.integer(1, steps), pick.integer(1, 2)) if steps else pick.shape())
@@ -614,12 +627,20 @@ def cases(
     read = {id(x) for symbol in _walk(pool) for x in symbol.inputs}
     ends = [symbol for symbol in pool if id(symbol) not in read]
     if len(ends) > (1 if single else 3):
-        ends = [bp.Dense(3, pick.of(SMOOTH))(bp.concat([bp.Reshape(-1)(end) for end in ends]))]
+        while len(ends) > 1:  # a layer has at most 8 inputs
+            ends = [*ends[8:], bp.concat([bp.Reshape(-1)(end) for end in ends[:8]])]
+        ends = [bp.Dense(3, pick.of(SMOOTH))(ends[0])]
     elif not single and pick.flag():  # what others read may be an output as well
         within = [s for s in pool if s.inputs and all(s is not end for end in ends)]
         ends += within[: pick.integer(0, 1)]
     rng = np.random.default_rng(pick.integer(0, 2**32 - 1))
-    case = _case(pick, ends, rng, pick.integer(*rows), dtype)
+    return _case(pick, ends, rng, pick.integer(*rows), dtype)
+
+
+@st.composite
+def cases(draw, single=False, truncate=True, **settings):
+    """Cases by Hypothesis; single: of one input and one output."""
+    case = graph(Choices(draw, not single, truncate), **settings)
     assume(case is not None)
     return case
 

@@ -822,3 +822,27 @@ def test_symbols_of_a_network_that_is_gone_begin_with_its_weights():
     gc.collect()
     for net in (bp.Network(x, h), bp.Network(x, bp.Dense(1)(h))):
         assert np.array_equal(net.params["out.W"], named(1).params["out.W"])
+
+
+def test_inputs_of_a_part_keep_their_names():
+    x, y, z = (bp.Input(n) for n in (2, 3, 4))
+    h = bp.Dense(5)(y)
+    net = bp.Network([x, y, z], bp.Dense(2)(bp.concat([h, bp.Dense(2)(x), z])))
+    assert net.part("input_2", "dense_1").inputs == {"input_2": (3,)}
+    assert net.part(["input_3", "dense_1", "input"], "dense_3").inputs == {
+        "input_3": (4,),
+        "dense_1": (5,),
+        "input": (2,),
+    }
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_weights_of_positions_count_within_a_sequence(steps):
+    """Also where it has one step: a weight of 0 masks it, and others are alike."""
+    net = bp.Network([bp.Input((steps, 2)), bp.Dense(2)], dtype="float64", seed=1)
+    X, y, w = RNG.random((4, steps, 2)), RNG.random((4, steps, 2)), RNG.uniform(0.1, 2, (4, steps))
+    w[1] = 0
+    E = ((net.predict(X) - y) ** 2).sum(-1) / 2
+    want = ((E * w).sum(1) / np.where(w.any(1), w.sum(1), 1)).sum() / 3
+    assert net.value_and_grad(X, y, sample_weight=w)[0] == pytest.approx(want, rel=1e-12)
+    assert max(bp.check_gradients(net, X, y, sample_weight=w).values()) < 1e-7

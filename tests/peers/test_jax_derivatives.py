@@ -11,7 +11,7 @@ import jax.scipy.special
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from random_graphs import TWICE, by_name, cases, loss_of, values
+from random_graphs import TWICE, average, by_name, cases, loss_of, values
 
 import bpcore as bp
 
@@ -132,16 +132,15 @@ def test_products_of_graphs(case):
         ]
 
     def cost_of(zs):
-        E = 0
+        E = []
         for z, y, loss, weight in zip(zs, case.y, case.loss, case.weight, strict=True):
             f = {"binary_cross_entropy": jax.nn.sigmoid, "cross_entropy": jax.nn.softmax}.get(
                 loss if isinstance(loss, str) else "", lambda a: a
             )
             y = np.eye(z.shape[-1])[y] if y.ndim < z.ndim else y
             e = loss_of(JAX, loss, f(z), y)
-            E = E + weight * e.reshape(len(e), -1).mean(-1)
-        w = np.ones(len(case.X[0])) if case.w is None else case.w
-        return (w * E).sum() / w.sum()
+            E.append(weight * e.reshape(len(e), -1))
+        return average(E, case.w)
 
     close(net.gauss_newton_product(*case.args, v, **case.options), gauss_newton(outputs, cost_of, theta, v))
 

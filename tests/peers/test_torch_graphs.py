@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
-from random_graphs import PAIRS, RECURRENT, VALUES, cases, index_of, pair, values
+from random_graphs import PAIRS, RECURRENT, VALUES, average, cases, index_of, pair, values
 from test_torch_graph_convolution import convolved, pooled
 
 import bpcore as bp
@@ -151,15 +151,14 @@ def check(case):
     net = case.net
     params = {name: torch.tensor(view, requires_grad=True) for name, view in net.params.items()}
     found = values(net, params, [torch.tensor(x) for x in case.X], None, TABLE)
-    E = 0
+    E = []
     for i, answer, y, loss, weight in zip(
         net._graph.outputs, case.predicted(case.X), case.y, case.loss, case.weight, strict=True
     ):
         close(answer, found[i])
         e = loss_of(loss, found[i], torch.tensor(y))
-        E = E + weight * e.reshape(len(e), -1).mean(-1)
-    w = torch.ones_like(E) if case.w is None else torch.tensor(case.w)
-    cost = (w * E).sum() / w.sum()
+        E.append(weight * e.reshape(len(e), -1))
+    cost = average(E, None if case.w is None else torch.tensor(case.w))
     value, grad = net.value_and_grad(*case.args, **case.options)
     close(value, cost)
     if params:
