@@ -186,7 +186,7 @@ class Network:
     @property
     def frozen(self) -> frozenset[str]:
         """Names of layers whose parameters `fit` leaves alone (their gradients are taken for zero); may be assigned:
-        net.frozen = {"dense_1"}."""
+        net.frozen = {"dense_1"}; RuntimeError while `fit` runs."""
         return self._frozen
 
     @frozen.setter
@@ -196,8 +196,14 @@ class Network:
             raise TypeError(f"frozen: expected names of layers, got {names!r}")
         bases = {node.base for node in self._nodes if node.parameters}
         found = frozenset(_validate.choice("frozen", name, sorted(bases)) for name in names)
-        self._frozen = found
-        self._plans = _plans.PlanCache()
+        try:
+            with self._fitting:
+                self._frozen = found
+                self._plans = _plans.PlanCache()
+        except RuntimeError:
+            raise RuntimeError(
+                "frozen: a fit goes on with what was frozen when it began; call state.stop(), set it, and fit again"
+            ) from None
 
     # ---- what it is ----
 

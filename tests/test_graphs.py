@@ -846,3 +846,20 @@ def test_weights_of_positions_count_within_a_sequence(steps):
     want = ((E * w).sum(1) / np.where(w.any(1), w.sum(1), 1)).sum() / 3
     assert net.value_and_grad(X, y, sample_weight=w)[0] == pytest.approx(want, rel=1e-12)
     assert max(bp.check_gradients(net, X, y, sample_weight=w).values()) < 1e-7
+
+
+def test_a_callback_cannot_freeze():
+    """It would be heard by the next fit alone."""
+    net = named(1)
+    X, y = RNG.random((8, 3)), RNG.random((8, 2))
+
+    def freeze(state):
+        state.net.frozen = {"out"}
+
+    with pytest.raises(RuntimeError, match="frozen: a fit goes on with what was frozen when it began"):
+        net.fit(X, y, callbacks=freeze)
+    assert not net.frozen
+    net.frozen = {"out"}
+    before = net.theta.copy()
+    net.fit(X, y)
+    assert np.array_equal(net.theta, before)
