@@ -137,7 +137,7 @@ def test_jacobians(case):
 # ---- second derivatives ----
 
 
-@many(300, operations=TWICE)
+@many(300, operations=TWICE, truncate=False)
 def test_products_with_the_hessian(case):
     """To 1e-6 of the largest: central differences of gradients.  H is symmetric, to 1e-11."""
     net, rng = case.net, np.random.default_rng(2)
@@ -151,7 +151,7 @@ def test_products_with_the_hessian(case):
     assert abs(u @ Hv - v @ Hu) <= 1e-11 * max(1, np.linalg.norm(Hv) * np.linalg.norm(u))
 
 
-@many(300, operations=TWICE)
+@many(300, operations=TWICE, truncate=False)
 def test_products_with_gauss_newton(case):
     """v^T G v is not negative, G is symmetric, and G is linear."""
     net, rng = case.net, np.random.default_rng(3)

@@ -109,7 +109,7 @@ def many(n, **drawn):
     return decorate
 
 
-@many(12, most=4, rows=(1, 4), operations=TWICE)
+@many(12, most=4, rows=(1, 4), operations=TWICE, truncate=False)
 def test_products_of_graphs(case):
     net = case.net
     if not net.n_params:
