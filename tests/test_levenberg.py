@@ -253,6 +253,7 @@ def test_refused():
         (two, X, [y[:, :1]] * 2, {}, "loss: .*one output"),
         (both, [X, X], y, {}, "X: LevenbergMarquardt needs one input"),
         (large, X, y, {}, r"optimizer: .*10,000 parameters, got 20,003"),
+        (bp.Network(x, x + 1), X, X, {}, r"optimizer: .*1 to 10,000 parameters, got 0"),
     ):  # fmt: skip
         before = facts(net_)
         with pytest.raises(ValueError, match=words):
