@@ -210,6 +210,44 @@ def test_a_row_has_the_bits_of_its_batch(case):
             assert some.tobytes() == all_[first:end].tobytes()
 
 
+LAYOUTS = [
+    np.asfortranarray,
+    lambda a: np.repeat(a, 2, 0)[::2],
+    lambda a: a[::-1].copy()[::-1],
+    lambda a: a.astype(a.dtype.newbyteorder()),
+    lambda a: np.moveaxis(np.moveaxis(a, -1, 0).copy(), 0, -1),
+]
+
+
+@many(100, rows=(1, 40))
+def test_layouts_of_x(case):
+    want = [answer.tobytes() for answer in case.predicted(case.X)]
+    for layout in LAYOUTS:
+        assert [answer.tobytes() for answer in case.predicted([layout(x) for x in case.X])] == want
+
+
+@many(150)
+def test_parts_and_networks_as_layers(case):
+    """The values of each node, by its part; and twice those of the network, by it and a copy under the same names."""
+    net, found = case.net, values(case.net, case.net.params, case.X)
+    data = dict(zip(net.inputs, case.X, strict=True))
+    for i, node in enumerate(net._nodes):
+        if not node.inputs:
+            continue
+        used = [i]
+        for k in used:
+            used += net._nodes[k].inputs
+        part = net.part([net._nodes[k].name for k in net._graph.inputs if k in used], node.name)
+        close(part.predict({name: data[name] for name in part.inputs}), found[i], 1e-12)
+    inputs = [bp.Input(node.shape, integer=node.layer.integer) for node in net._ends(net._graph.inputs)]
+    pairs = [net(*inputs), net.part(list(net.inputs), list(net.outputs))(*inputs)]
+    ends = [a + b for a, b in zip(*(ends if isinstance(ends, list) else [ends] for ends in pairs), strict=True)]
+    twice = bp.Network(inputs, ends, dtype="float64")
+    assert twice.n_params == 2 * net.n_params
+    for got, want in zip(Case(twice, case.X, [], [], [], None).predicted(case.X), case.predicted(case.X), strict=True):
+        close(got, 2 * want, 1e-15)
+
+
 @many(200, single=True, dtype="float32", rows=(1, 40))
 def test_a_predictor_has_the_bits_of_predict(case):
     (X,) = case.X
