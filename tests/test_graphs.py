@@ -8,7 +8,7 @@ import weakref
 
 import numpy as np
 import pytest
-from random_graphs import CUSTOM, by_name, pair, values
+from random_graphs import CATALOGUE, CUSTOM, by_name, pair, values
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -578,7 +578,7 @@ HOSTILE = [
     [1.5], [2**31 - 1] * 4, [2**62, 4], [0, 0], [10**400], [-1, -1], [[0, 1]], [[0, 1, 0]], [[None, None, 10**30]],
     ["..."] * 3, [["a", "b", "c"]], [{}], [1] * 100, {"a": 1}, "os.abort()", [True], [float("nan")] * 2,
 ]  # fmt: skip
-ATTRIBUTES = [(kind.op, name) for kind in bp._catalogue.LAYERS.values() for name in kind.saved if name != "integer"]
+ATTRIBUTES = [(kind.op, name) for kind in CATALOGUE.values() for name in kind.saved if name != "integer"]
 FINE = {
     ("add", "factors"): [None, [1.5], [2**62, 4], [0, 0], [-1, -1]], ("reshape", "shape"): [-1],
     ("add", "constant"): [-1, 1.5, 2**31, 2**63, -(2**63)], ("activate", "axis"): [-1],
