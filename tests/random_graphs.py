@@ -15,7 +15,6 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 import bpcore as bp
-from bpcore._layers import Layer
 
 # differentiable everywhere: what central differences and complex steps may cross
 SMOOTH = ("identity", "logistic", "tanh", "elu", "gelu", "silu", "softplus", "softsign", "exp", "softmax")
@@ -269,12 +268,6 @@ LAYERS = {
     "gru": _recurrent(bp.GRU),
     "embedding": _embedding,
     "function": _function,
-}
-# every public kind of layer, by that name
-CATALOGUE = {
-    kind.op: kind
-    for kind in vars(bp).values()
-    if isinstance(kind, type) and issubclass(kind, Layer) and "op" in dir(kind)
 }
 OPERATIONS = {**LAYERS, "arithmetic": _arithmetic, "again": _again}
 RECURRENT = ("simple_rnn", "lstm", "gru")

@@ -8,7 +8,7 @@ import weakref
 
 import numpy as np
 import pytest
-from random_graphs import CATALOGUE, CUSTOM, by_name, pair, values
+from random_graphs import CUSTOM, by_name, pair, values
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -578,7 +578,7 @@ HOSTILE = [
     [1.5], [2**31 - 1] * 4, [2**62, 4], [0, 0], [10**400], [-1, -1], [[0, 1]], [[0, 1, 0]], [[None, None, 10**30]],
     ["..."] * 3, [["a", "b", "c"]], [{}], [1] * 100, {"a": 1}, "os.abort()", [True], [float("nan")] * 2,
 ]  # fmt: skip
-ATTRIBUTES = [(kind.op, name) for kind in CATALOGUE.values() for name in kind.saved if name != "integer"]
+ATTRIBUTES = [(kind.op, name) for kind in bp._layers.KINDS.values() for name in kind.saved if name != "integer"]
 FINE = {
     ("add", "factors"): [None, [1.5], [2**62, 4], [0, 0], [-1, -1]], ("reshape", "shape"): [-1],
     ("add", "constant"): [-1, 1.5, 2**31, 2**63, -(2**63)], ("activate", "axis"): [-1],
@@ -587,6 +587,13 @@ FINE = {
     **{(op, name): [None] for op, name in ATTRIBUTES if name in ("stride", "truncate")},
     **{(op, "padding"): [[0, 0]] for op, name in ATTRIBUTES if op.endswith("pool2d")},
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", bp._layers.KINDS.values(), ids=list(bp._layers.KINDS))
+def test_every_kind_of_layer_is_public_and_its_errors_name_it(kind):
+    assert getattr(bp, kind.__name__) is kind and kind.__doc__ and kind.__name__ in bp.__all__
+    with pytest.raises(TypeError, match=rf"\b{kind.__name__}\.__init__"):
+        kind(nothing=1)
 
 
 @pytest.mark.parametrize("op, attribute", ATTRIBUTES)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from random_graphs import CATALOGUE, CUSTOM, LAYERS, PAIRS, RECURRENT, TWICE, VALUES, Case, by_name, cases, pair, values
+from random_graphs import CUSTOM, LAYERS, PAIRS, RECURRENT, TWICE, VALUES, Case, by_name, cases, pair, values
 
 import bpcore as bp
-from bpcore import _core, _threads
+from bpcore import _core, _layers, _threads
 
 COMMON = {"deadline": None, "derandomize": True, "database": None}
 SLOW_TO_DRAW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
@@ -39,7 +39,7 @@ def gradient(case: Case, theta):
 
 
 def test_every_layer_is_drawn():
-    assert set(LAYERS) == set(VALUES) == set(CATALOGUE) - {"input"}
+    assert set(LAYERS) == set(VALUES) == set(_layers.KINDS) - {"input"}
 
 
 # ---- values and first derivatives ----
