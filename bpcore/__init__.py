@@ -5,9 +5,7 @@ from bpcore import _threads
 _threads.read_forced()
 _threads.read_limit()
 
-from bpcore import _activations as activations  # noqa: E402
-from bpcore import _losses as losses  # noqa: E402
-from bpcore import datasets, debug  # noqa: E402
+from bpcore import activations, datasets, debug, losses  # noqa: E402
 from bpcore._activations import Activation  # noqa: E402
 from bpcore._callbacks import Callback, EarlyStopping  # noqa: E402
 from bpcore._check import check_gradients  # noqa: E402

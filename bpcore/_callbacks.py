@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -61,13 +62,18 @@ class _Function(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stops once `monitor` ("loss", "val_loss" or "val_accuracy") has not improved by more than `min_delta` for
-    `patience` epochs; with `restore_best`, puts the parameters of the best epoch back."""
+    """Stops once `monitor` has not improved by more than `min_delta` for `patience` epochs; with `restore_best`, puts
+    the parameters of the best epoch back.
+
+    monitor: "loss", "val_loss" or "val_accuracy"; of several outputs also "val_digit_loss" and the like, see `History`.
+    """
 
     def __init__(
         self, monitor: str = "val_loss", *, patience: int = 10, min_delta: float = 0.0, restore_best: bool = True
     ) -> None:
-        self.monitor = _validate.choice("monitor", monitor, ("loss", "val_loss", "val_accuracy"))
+        of_output = isinstance(monitor, str) and re.fullmatch("val_.+_(loss|accuracy)", monitor)
+        valid = ("loss", "val_loss", "val_accuracy")
+        self.monitor = monitor if of_output else _validate.choice("monitor", monitor, valid)
         self.patience = _validate.integer("patience", patience, 0, 2**31)
         self.min_delta = _validate.real("min_delta", min_delta)
         self.restore_best = _validate.flag("restore_best", restore_best)
@@ -80,8 +86,8 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, state: State) -> None:
         """Compares."""
-        last = getattr(state.history, self.monitor)[-1]
-        value = -last if self.monitor == "val_accuracy" else last
+        last = state.history[self.monitor][-1]
+        value = -last if self.monitor.endswith("accuracy") else last
         if value < self.best - self.min_delta:
             self.best, self.best_epoch = value, state.epoch
             if self.restore_best:
@@ -116,7 +122,8 @@ def check(callbacks: list[Callback], kept: tuple[str, ...]) -> None:
     """ValueError where a callback watches what the history will not hold."""
     for callback in callbacks:
         if isinstance(callback, EarlyStopping) and callback.monitor not in kept:
-            cure = "this loss has no accuracy" if "val_loss" in kept else "give fit validation_data=(X, y)"
+            missing = "accuracy" if callback.monitor.endswith("accuracy") else "output of this name"
+            cure = f"there is no {missing}" if "val_loss" in kept else "give fit validation_data=(X, y)"
             raise ValueError(
                 f"callbacks: EarlyStopping watches {callback.monitor}, and there is only {', '.join(kept)}; {cure}"
             )

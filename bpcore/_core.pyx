@@ -1006,6 +1006,8 @@ cdef class Predictor:
                 self.n_free += 1
             else:
                 free(arena)
+        if status == BP_E_LABEL:
+            raise ValueError("x: expected whole numbers from 0 to n - 1 of each Embedding; net.predict(x) says which is not")
         if status:
             self.plan.fail(status)
 

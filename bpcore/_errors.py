@@ -6,7 +6,8 @@ from __future__ import annotations
 class DivergenceError(ArithmeticError):
     """The loss or a parameter stopped being finite; the network keeps its last finite parameters.
 
-    `epoch` and `batch` (both from 1; epochs of all fits of this network) say where it happened.
+    `epoch` and `batch` (both from 1; epochs of all fits of this network) say where it happened, `what` is "loss",
+    "parameters", or "theta" where others than `fit` have written numbers to theta that are not finite.
     """
 
     def __init__(self, what: str, epoch: int, batch: int) -> None:
@@ -14,6 +15,11 @@ class DivergenceError(ArithmeticError):
         self.what, self.epoch, self.batch = what, epoch, batch
 
     def __str__(self) -> str:
+        if self.what == "theta":
+            return (
+                f"theta holds numbers that are not finite in epoch {self.epoch}, batch {self.batch}, and fit writes "
+                "none: a callback has, or whoever wrote to net.theta or net.params before; write finite numbers there"
+            )
         verb = "is" if self.what == "loss" else "are"
         return (
             f"the {self.what} {verb} no longer finite in epoch {self.epoch}, batch {self.batch}; the network keeps the "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bpcore._layers import Dense, Input, Layer
@@ -54,6 +55,16 @@ class Graph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     parameters: dict[str, Parameter]
+
+    def without_origins(self) -> Graph:
+        """The same, its layers named as here, without the networks that their first weights came from."""
+        bare: dict[int, Layer] = {}
+        for node in self.nodes:
+            if hasattr(node.layer, "_origin") and id(node.layer) not in bare:
+                layer = bare[id(node.layer)] = copy.copy(node.layer)  # leaves the origin behind
+                object.__setattr__(layer, "name", node.base if layer.name else None)
+        nodes = tuple(replace(node, layer=bare.get(id(node.layer), node.layer)) for node in self.nodes)
+        return replace(self, nodes=nodes)
 
     @property
     def is_chain(self) -> bool:
@@ -127,16 +138,32 @@ def ordered(inputs: list[Symbol], outputs: list[Symbol]) -> list[Symbol]:
     return list(found.values())
 
 
+def _own_names(order: list[Symbol]) -> dict[int, str]:
+    """The names that layers have of their own, by id; one of another network gets a number where its name is taken."""
+    found: dict[int, str] = {}
+    taken: set[str] = set()
+    for of_network in (False, True):
+        for symbol in order:
+            layer, name = symbol.layer, symbol.layer.name
+            if name is None or id(layer) in found or hasattr(layer, "_origin") != of_network:
+                continue
+            if name == "input" and not isinstance(symbol, Input):
+                raise ValueError("layers: expected names of their own, got 'input' twice; an Input is called so")
+            number = 1
+            while name in taken:
+                if not of_network:
+                    raise ValueError(f"layers: expected names of their own, got {name!r} twice")
+                number += 1
+                name = f"{layer.name}_{number}"
+            found[id(layer)] = name
+            taken.add(name)
+    return found
+
+
 def _names(order: list[Symbol], names: dict[int, str]) -> list[str]:
     """A name a node: the layer's own, or op and number; `@2` for its second use."""
-    given: dict[str, int] = {}
-    for symbol in order:
-        own = symbol.layer.name
-        if own == "input" and not isinstance(symbol, Input):
-            raise ValueError("layers: expected names of their own, got 'input' twice; an Input is called so")
-        if own is not None and given.setdefault(own, id(symbol.layer)) != id(symbol.layer):
-            raise ValueError(f"layers: expected names of their own, got {own!r} twice")
-    names = dict(names)
+    own = _own_names(order)
+    given, names = {*own.values(), *names.values()}, dict(names)
     count: dict[str, int] = {}
     uses: dict[int, int] = {}
     found = []
@@ -151,7 +178,7 @@ def _names(order: list[Symbol], names: dict[int, str]) -> list[str]:
                     break
             if layer.name is not None:
                 count[op] -= op == "input"
-            names[id(layer)] = layer.name or name
+            names[id(layer)] = own.get(id(layer), name)
         uses[id(layer)] = use = uses.get(id(layer), 0) + 1
         found.append(names[id(layer)] + (f"@{use}" if use > 1 else ""))
     return found

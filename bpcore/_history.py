@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bpcore import _validate
+
 
 @dataclass
 class History:
@@ -12,6 +14,8 @@ class History:
     `epoch` counts from the network's first, as verbose=1 prints it: a second `fit` of 3 epochs has 4, 5, 6.  `loss` is
     the weighted mean over the epoch's batches as they were trained; `val_loss` and `val_accuracy` are empty
     without validation data (and accuracy without classes); `seconds` is the time spent training.
+    Of several outputs, `outputs` holds what `evaluate` says of each on the validation data: "val_digit_loss" and, of
+    classes, "val_digit_accuracy" for an output named digit.  history["loss"] is history.loss, and so are all others.
     """
 
     epoch: list[int] = field(default_factory=list)
@@ -20,6 +24,14 @@ class History:
     val_accuracy: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     samples_per_second: list[float] = field(default_factory=list)
+    outputs: dict[str, list[float]] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> list[float]:
+        if name in self.outputs:
+            return self.outputs[name]
+        names = [one for one in self.__dataclass_fields__ if one != "outputs"]
+        found: list[float] = getattr(self, _validate.choice("history", name, [*names, *self.outputs]))
+        return found
 
     def __repr__(self) -> str:
         if not self.epoch:

@@ -28,8 +28,8 @@ def check(net: Network, data: Data, batch: int) -> None:
         raise ValueError("sample_weight: LevenbergMarquardt takes one weight an example, (n,)")
     if batch < data.n:
         raise ValueError("batch_size: LevenbergMarquardt takes all examples at once; use batch_size=None")
-    if net.n_params > MAX_PARAMS:
-        raise ValueError(f"optimizer: LevenbergMarquardt is for up to {MAX_PARAMS:,} parameters, got {net.n_params:,}")
+    if not 0 < net.n_params <= MAX_PARAMS:
+        raise ValueError(f"optimizer: LevenbergMarquardt is for 1 to {MAX_PARAMS:,} parameters, got {net.n_params:,}")
 
 
 def _share(one: Any, shape: Shape) -> float:

@@ -11,7 +11,9 @@ import numpy as np
 
 from bpcore import _validate
 
-__all__ = ["BinaryCrossEntropy", "CrossEntropy", "Huber", "Loss", "MeanSquaredError", "SquaredError", "Weighted"]
+__all__ = [
+    "NAMES", "BinaryCrossEntropy", "CrossEntropy", "Huber", "Loss", "MeanSquaredError", "SquaredError", "Weighted",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class MatMul(Layer):
 
     transpose_a: bool = field(default=False, kw_only=True)
     transpose_b: bool = field(default=False, kw_only=True)
-    name: str | None = field(default=None, kw_only=True)
+    name: str | None = field(default=None, kw_only=True, repr=False)
     op: ClassVar[str] = "matmul"
     saved: ClassVar[tuple[str, ...]] = ("transpose_a", "transpose_b")
     many: ClassVar[bool] = True

@@ -62,6 +62,7 @@ class Network:
         self._memory = Memory()
         self._bind(_aligned(sum(p.rows * p.cols for p in graph.parameters.values()), dtype))
         self._draw()
+        self._graph = graph.without_origins()
 
     def _bind(self, theta: np.ndarray) -> None:
         """Makes theta the parameters, and the views of it."""
@@ -116,7 +117,9 @@ class Network:
 
         Used twice, it is one set of weights, as a layer is, and what is frozen stays so.  Several outputs come as a
         list.
-        Networks share nothing: training the new one leaves this one as it is.
+        Networks share nothing: training the new one leaves this one as it is, and a layer of this one that is also
+        called by itself is another layer there, with weights of its own.  Layers keep their names but where the new
+        network has others of these: then a number is added.
         """
         own = [self._nodes[i] for i in self._graph.inputs]
         found = symbols("inputs", list(inputs), distinct=False)
@@ -171,7 +174,8 @@ class Network:
         for i in ends[1]:
             if i not in made:
                 raise ValueError(f"outputs: {self._nodes[i].name} depends on more than the inputs given")
-        names = {id(self._nodes[i].layer): self._nodes[i].base for i in within}
+        own = [i for i in ends[0] if isinstance(self._nodes[i].layer, Input)]
+        names = {id(self._nodes[i].layer): self._nodes[i].base for i in (*own, *within)}
         twin = type(self).__new__(type(self))
         twin._create(lay_out(first, [made[i] for i in ends[1]], names), self._dtype, self._seed)
         for name, view in twin.params.items():
@@ -182,7 +186,7 @@ class Network:
     @property
     def frozen(self) -> frozenset[str]:
         """Names of layers whose parameters `fit` leaves alone (their gradients are taken for zero); may be assigned:
-        net.frozen = {"dense_1"}."""
+        net.frozen = {"dense_1"}; RuntimeError while `fit` runs."""
         return self._frozen
 
     @frozen.setter
@@ -192,8 +196,14 @@ class Network:
             raise TypeError(f"frozen: expected names of layers, got {names!r}")
         bases = {node.base for node in self._nodes if node.parameters}
         found = frozenset(_validate.choice("frozen", name, sorted(bases)) for name in names)
-        self._frozen = found
-        self._plans = _plans.PlanCache()
+        try:
+            with self._fitting:
+                self._frozen = found
+                self._plans = _plans.PlanCache()
+        except RuntimeError:
+            raise RuntimeError(
+                "frozen: a fit goes on with what was frozen when it began; call state.stop(), set it, and fit again"
+            ) from None
 
     # ---- what it is ----
 

@@ -22,7 +22,7 @@ class LayerNorm(Layer):
     """
 
     eps: float = field(default=1e-5, kw_only=True)
-    name: str | None = field(default=None, kw_only=True)
+    name: str | None = field(default=None, kw_only=True, repr=False)
     op: ClassVar[str] = "layer_norm"
     saved: ClassVar[tuple[str, ...]] = ("eps",)
 
@@ -64,7 +64,7 @@ class Dropout(Layer):
     """
 
     rate: float
-    name: str | None = field(default=None, kw_only=True)
+    name: str | None = field(default=None, kw_only=True, repr=False)
     op: ClassVar[str] = "dropout"
     saved: ClassVar[tuple[str, ...]] = ("rate",)
 

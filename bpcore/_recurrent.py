@@ -194,6 +194,7 @@ class SimpleRNN(Recurrent):
 
         h_t = f(x_t W + b + h_{t-1} U),  h_{-1} = 0
 
+    W is (features, units), U is (units, units), b is (units,).
     It is trained by backpropagation through time (Werbos 1990).  activation: f, a name of `bp.activations.NAMES` that
     works on each element alone.  sequences: all states, (time, units), instead of the last.
     reverse: from the last step to the first; h_t then stands at t, and the last state is that of step 0.
@@ -236,7 +237,8 @@ class LSTM(Recurrent):
         [i, f, g, o] = x_t W + b + h_{t-1} U
         c_t = s(f) c_{t-1} + s(i) tanh(g),  h_t = s(o) tanh(c_t),  s(z) = 1 / (1 + e^-z),  h_{-1} = c_{-1} = 0
 
-    (time, features) becomes (units,), the last h.  The gates stand in PyTorch's order; b is the sum of its two biases.
+    (time, features) becomes (units,), the last h, or (time, units) with sequences=True.  W is (features, 4 units), U is
+    (units, 4 units), b is (4 units,), the gates in PyTorch's order; b is the sum of its two biases.
     forget_bias: what b begins with at f; 1 keeps the memory open at first (Jozefowicz et al. 2015), else b is 0.
     The other arguments, and masks, are those of `SimpleRNN`.
     """
@@ -279,8 +281,9 @@ class GRU(Recurrent):
         [r, u, n] = x_t W + b,  [R, V, N] = h_{t-1} U
         r = s(r + R),  u = s(u + V),  h_t = (1 - u) tanh(n + r (N + b_n)) + u h_{t-1},  h_{-1} = 0
 
-    (time, features) becomes (units,), the last h.  (In the paper r stands before the product: U acts on r h.)  b is the
-    sum of PyTorch's two biases but for n, where b_n (units,) is the recurrent one; both begin with 0.
+    (time, features) becomes (units,), the last h, or (time, units) with sequences=True.  (In the paper r stands before
+    the product: U acts on r h.)  W is (features, 3 units), U is (units, 3 units), b is (3 units,), the sum of PyTorch's
+    two biases but for n, where b_n (units,) is the recurrent one; both begin with 0.
     The other arguments, and masks, are those of `SimpleRNN`.
     """
 

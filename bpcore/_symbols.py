@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from bpcore import _validate
+
 Shape = tuple[int, ...]
 
 
 class Symbol:
     """What a layer will compute, of known shape (an example's): `h = Dense(64, "relu")(x)`.
 
-    Symbols are combined with `+`, `-` and `*` (with one another, of the same shape, or with a number) and `/` (by a
-    number), and cut by `h[...]` as an array of that shape is.
+    Symbols are combined with `+`, `-` and `*` (with one another, of the same shape, or with a number), `/` (by a
+    number), `**` (a whole number from 1) and `@` (`MatMul`); `h[...]` is a part, as of an array of that shape, by
+    integers, slices and `...`: but where every axis has an integer it is (1,), for an example has an axis at least.
+    TypeError for other operands: `bp.Function` takes any function of your own.
     """
 
     layer: Any
@@ -59,13 +63,24 @@ class Symbol:
 
     __rmul__ = __mul__
 
+    def __pow__(self, exponent: Any) -> Symbol:
+        n = _validate.integer(f"the exponent of {self!r} (bp.Function takes other powers)", exponent, 1, 64)
+        half = self ** (n // 2) if n > 1 else self
+        return self if n == 1 else half * half * self if n % 2 else half * half
+
     def __truediv__(self, other: Any) -> Symbol:
         if isinstance(other, Symbol):
-            return NotImplemented
+            raise _undefined(f"{self!r} / {other!r}")
         number = _number(other)
         if number == 0:
             raise ZeroDivisionError(f"{self!r} / 0")
         return _scaled(self, 1 / number)
+
+    def __rtruediv__(self, other: Any) -> Symbol:
+        raise _undefined(f"{other!r} / {self!r}")
+
+    def __rpow__(self, other: Any) -> Symbol:
+        raise _undefined(f"{other!r} ** {self!r}")
 
     def __matmul__(self, other: Any) -> Symbol:
         from bpcore._matmul import MatMul
@@ -80,9 +95,11 @@ class Symbol:
         return Slice(index)(self)
 
 
-def _number(value: Any) -> float:
-    from bpcore import _validate
+def _undefined(what: str) -> TypeError:
+    return TypeError(f"{what}: no layer computes this; bp.Function(forward, backward) takes a function of your own")
 
+
+def _number(value: Any) -> float:
     return _validate.real("the number beside a layer's output", value, -np.inf)
 
 

@@ -70,6 +70,13 @@ class Data:
         """Whether the only output is classes."""
         return len(self.losses) == 1 and _losses.has_accuracy(self.losses[0].loss)
 
+    @property
+    def of_outputs(self) -> list[str]:
+        """What a History keeps of each of several outputs."""
+        both = zip(self.names, self.losses, strict=True) if len(self.losses) > 1 else ()
+        kinds = ("loss", "accuracy")
+        return [f"val_{name}_{kind}" for name, one in both for kind in kinds[: 1 + _losses.has_accuracy(one.loss)]]
+
     def key(self, flags: int, rows: int, n_threads: int, only: int | None = None) -> _plans.Key:
         """Of the plan for this data; only: with the loss of that output alone, unweighted."""
         costs = [
@@ -151,7 +158,8 @@ def fit(net: Network, X: Any, y: Any, s: Settings) -> History:
     verbose = _validate.integer("verbose", s.verbose, 0, 1)
     callbacks = _callbacks.resolve(s.callbacks)
     accuracy = ("val_accuracy",) if data.has_accuracy else ()
-    _callbacks.check(callbacks, ("loss", *(("val_loss", *accuracy) if validation else ())))
+    validated = ("val_loss", *accuracy, *validation.of_outputs) if validation else ()
+    _callbacks.check(callbacks, ("loss", *validated))
     if not net.theta.flags.writeable:
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
     with net._fitting, net._plans.take(net, data.key(_plans.TRAIN, batch, n_threads)) as made:
@@ -180,7 +188,8 @@ class _Loop:
     ) -> None:
         self.net, self.n, self.validation, self.n_threads = net, data.n, validation, n_threads
         self.callbacks, self.verbose = callbacks, verbose
-        self.state = _callbacks.State(net, History(), net.epoch, net.step)
+        outputs: dict[str, list[float]] = {name: [] for name in validation.of_outputs} if validation else {}
+        self.state = _callbacks.State(net, History(outputs=outputs), net.epoch, net.step)
         newton = isinstance(optimizer, _optimizers.LevenbergMarquardt)
         self.run: Any = _levenberg.Run(net, data, n_threads) if newton else data.run(net, made)
         memory = net._memory
@@ -237,6 +246,8 @@ class _Loop:
             loss, weight, _, _, batches, _ = self.run.progress()
             if status in (_core.NONFINITE_LOSS, _core.NONFINITE_PARAM):
                 what = "loss" if status == _core.NONFINITE_LOSS else "parameters"
+                if not np.isfinite(self.net.theta).all():  # a step that diverges leaves the last finite ones
+                    what = "theta"
                 raise DivergenceError(what, self.net.epoch + 1, batches + 1)
             if by_batch and batches > before[2]:
                 self._count(first_step)
@@ -258,9 +269,8 @@ class _Loop:
         state.epoch, state.loss = self.net.epoch, history.loss[-1]
         if self.validation is not None:
             result = self.validation.evaluate(self.net, self.n_threads)
-            history.val_loss.append(result["loss"])
-            if "accuracy" in result:
-                history.val_accuracy.append(result["accuracy"])
+            for name, value in result.items():
+                history[f"val_{name.replace('.', '_')}"].append(value)
 
     def _print(self, last_epoch: int) -> None:
         history = self.state.history

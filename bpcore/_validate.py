@@ -59,8 +59,10 @@ def real(
         or (open_low and number == low)
         or (open_high and number == high)
     ):
-        left, right = "(" if open_low else "[", ")" if open_high or high == math.inf else "]"
-        raise ValueError(f"{name}: expected a finite number in {left}{low:g}, {high:g}{right}, got {value!r}")
+        left = "(" if open_low or low == -math.inf else "["
+        right = ")" if open_high or high == math.inf else "]"
+        bounds = f" in {left}{low:g}, {high:g}{right}" if (low, high) != (-math.inf, math.inf) else ""
+        raise ValueError(f"{name}: expected a finite number{bounds}, got {value!r}")
     return number
 
 
@@ -260,6 +262,8 @@ def weights(value: Any, n: int, positions: tuple[int, ...], dtype: np.dtype[Any]
         raise ValueError(f"sample_weight: expected a weight that {dtype} can hold, got at most {top}; scale them")
     if top > 1e15:
         raise ValueError(f"sample_weight: expected weights up to 1e15, got {top}; scale them, only ratios count")
+    if a.ndim > 1 and math.prod(positions) == 1:
+        return (a > 0).reshape(n)  # where it counts, its weight is all of its sequence's
     return a
 
 

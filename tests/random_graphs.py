@@ -1,8 +1,9 @@
 """Random graphs, by Hypothesis, and what they compute, in NumPy or whatever has its functions.
 
-An operation is an entry of OPERATIONS (how it is drawn) and one of VALUES (what it computes).
+A layer is an entry of LAYERS (how it is chosen) and one of VALUES (what it computes).
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -19,127 +20,260 @@ import bpcore as bp
 SMOOTH = ("identity", "logistic", "tanh", "elu", "gelu", "silu", "softplus", "softsign", "exp", "softmax")
 LARGEST = 10.0  # of the values within: beyond, differences tell nothing
 
-NUMPY = SimpleNamespace(xp=np, erf=scipy.special.erf)
+# detach: what has no gradient from here on; that of complex steps is the imaginary part
+NUMPY = SimpleNamespace(xp=np, erf=scipy.special.erf, detach=np.real)
 
 
-# ---- what is drawn ----
+# ---- what is chosen ----
 
-SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
-NUMBERS = st.sampled_from([-1.5, -0.5, 0.25, 2.0])
-
-
-def _one(draw, pool, suits=lambda symbol: True):
-    found = [symbol for symbol in pool if suits(symbol)]
-    assume(found)
-    return draw(st.sampled_from(found))
+NUMBERS = (-1.5, -0.5, 0.25, 2.0)
+# functions of the user's own: quotients, whose bits do not depend on the rows beside a row
+BEND = bp.Function(lambda a: a / (1 + a * a), lambda g, a: g * (1 - a * a) / (1 + a * a) ** 2, name="bend")
+RATIO = bp.Function(lambda a, b: a / (1 + b * b),
+                    lambda g, a, b: [g / (1 + b * b), -2 * g * a * b / (1 + b * b) ** 2], name="ratio")  # fmt: skip
+CUSTOM = {"bend": BEND, "ratio": RATIO}
 
 
-def _dense(draw, pool):
-    layer = bp.Dense(draw(st.integers(1, 4)), draw(st.sampled_from(SMOOTH)), bias=draw(st.booleans()))
-    return layer(_one(draw, pool))
+class Choices:
+    """What is chosen, by Hypothesis.
+
+    inputs: operations may have inputs of their own, masks and whole numbers.  truncate: gradients may be cut in time,
+    and are then no derivatives.
+    """
+
+    def __init__(self, draw, inputs=True, truncate=True):
+        self.draw, self.inputs, self.truncate = draw, inputs, truncate
+
+    def of(self, options):
+        return self.draw(st.sampled_from(list(options)))
+
+    def integer(self, low, high):
+        return self.draw(st.integers(low, high))
+
+    def flag(self):
+        return self.draw(st.booleans())
+
+    def some(self, options, least, most):
+        return [self.of(options) for _ in range(self.integer(least, most))]
+
+    def shape(self):
+        return tuple(self.some(range(1, 5), 1, 3))
 
 
-def _arithmetic(draw, pool):
-    a = _one(draw, pool)
-    b = _one(draw, pool, lambda symbol: symbol.shape == a.shape)
-    number = draw(NUMBERS)
-    return draw(st.sampled_from([a + b, a - b, b - a / 2, a * b, -a, number * a, a + number, number - a, a * a]))
+class Seeded(Choices):
+    """The same by random numbers."""
+
+    def __init__(self, seed, **settings):
+        super().__init__(None, **settings)
+        self.rng = np.random.default_rng(seed)
+
+    def of(self, options):
+        return list(options)[self.rng.integers(len(options))]
+
+    def integer(self, low, high):
+        return int(self.rng.integers(low, high + 1))
+
+    def flag(self):
+        return self.of([False, True])
 
 
-def _add(draw, pool):
-    a = _one(draw, pool)
-    others = draw(st.lists(st.sampled_from([s for s in pool if s.shape == a.shape]), max_size=4))
-    factors = draw(st.one_of(st.none(), st.lists(NUMBERS, min_size=len(others) + 1, max_size=len(others) + 1)))
-    return bp.Add(factors, constant=draw(NUMBERS))(a, *others)
+def _in_axes(pick, a, axes):
+    """a, or its numbers in so many axes."""
+    if len(a.shape) == axes:
+        return a
+    sizes, n = [], math.prod(a.shape)
+    for _ in range(axes - 1):
+        sizes.append(pick.of([d for d in range(1, n + 1) if n % d == 0]))
+        n //= sizes[-1]
+    return bp.Reshape((*sizes, n))(a)
 
 
-def _concat(draw, pool):
-    a = _one(draw, pool)
-    axis = draw(st.integers(0, len(a.shape) - 1))
+def _matrices(pick, a):
+    return a if len(a.shape) > 1 else _in_axes(pick, a, 2)
+
+
+def _dense(pick, a, pool):
+    return bp.Dense(pick.integer(1, 4), pick.of(SMOOTH), bias=pick.flag())(a)
+
+
+def _like(a, pool):
+    return [b for b in pool if b.shape == a.shape] or [a]
+
+
+def _arithmetic(pick, a, pool):
+    b, number = pick.of(_like(a, pool)), pick.of(NUMBERS)
+    return pick.of([a + b, a - b, b - a / 2, a * b, -a, number * a, a + number, number - a, a * a])
+
+
+def _add(pick, a, pool):
+    others = pick.some(_like(a, pool), 0, 4)
+    factors = [pick.of(NUMBERS) for _ in range(len(others) + 1)] if pick.flag() else None
+    return bp.Add(factors, constant=pick.of(NUMBERS))(a, *others)
+
+
+def _concat(pick, a, pool):
+    axis = pick.integer(0, len(a.shape) - 1)
 
     def fits(b):
         return len(b.shape) == len(a.shape) and all(
             m == n for i, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if i != axis
         )
 
-    rest = draw(st.lists(st.sampled_from([b for b in pool if fits(b)]), min_size=1, max_size=3))
-    return bp.concat([a, *rest], axis - draw(st.sampled_from([0, len(a.shape)])))
+    rest = pick.some([b for b in pool if fits(b)] or [a], 1, 3)
+    return bp.concat([a, *rest], axis - pick.of([0, len(a.shape)]))
 
 
-def _slice(draw, pool):
-    a = _one(draw, pool)
+def _slice(pick, a, pool):
     index = []
-    for size in a.shape[: draw(st.integers(1, len(a.shape)))]:
-        if draw(st.booleans()):
-            index.append(draw(st.integers(-size, size - 1)))
+    for size in a.shape[: pick.integer(1, len(a.shape))]:
+        if pick.flag():
+            index.append(pick.integer(-size, size - 1))
         else:
-            low, high = sorted((draw(st.integers(0, size - 1)), draw(st.integers(0, size - 1))))
-            step = draw(st.integers(1, 3))
+            low, high = sorted((pick.integer(0, size - 1), pick.integer(0, size - 1)))
+            step = pick.integer(1, 3)
             up, down = slice(low, high + 1, step), slice(high, low - 1 if low else None, -step)
-            index.append(draw(st.sampled_from([up, down])))
-    if draw(st.booleans()):
+            index.append(pick.of([up, down]))
+    if pick.flag():
         index.append(...)
     return a[tuple(index)]
 
 
-def _permute(draw, pool):
-    a = _one(draw, pool)
-    return bp.Permute(tuple(draw(st.permutations(range(len(a.shape))))))(a)
+def _permute(pick, a, pool):
+    return bp.Permute(pick.of(list(itertools.permutations(range(len(a.shape))))))(a)
 
 
-def _reshape(draw, pool):
-    a = _one(draw, pool)
+def _reshape(pick, a, pool):
     n = math.prod(a.shape)
-    divisor = draw(st.sampled_from([d for d in range(1, n + 1) if n % d == 0]))
-    return bp.Reshape(draw(st.sampled_from([-1, (divisor, -1), (n // divisor, 1, divisor)])))(a)
+    divisor = pick.of([d for d in range(1, n + 1) if n % d == 0])
+    return bp.Reshape(pick.of([-1, (divisor, -1), (n // divisor, 1, divisor)]))(a)
 
 
-def _activate(draw, pool):
-    a = _one(draw, pool)
-    if draw(st.booleans()):
-        return bp.Activate("softmax", axis=draw(st.integers(-len(a.shape), len(a.shape) - 1)))(a)
-    return bp.Activate(draw(st.sampled_from(SMOOTH)))(a)
+def _activate(pick, a, pool):
+    if pick.flag():
+        return bp.Activate("softmax", axis=pick.integer(-len(a.shape), len(a.shape) - 1))(a)
+    return bp.Activate(pick.of(SMOOTH))(a)
 
 
-def _shared(draw, pool):
-    """A layer with weights once more, on an input of the shape of its first."""
-    with_weights = [symbol for symbol in pool if symbol.inputs and symbol.layer.parameters(symbol.inputs[0].shape)]
-    if not with_weights:
-        return _dense(draw, pool)
-    first = draw(st.sampled_from(with_weights))
-    return first.layer(_one(draw, pool, lambda symbol: symbol.shape == first.inputs[0].shape))
-
-
-def _matmul(draw, pool):
+def _matmul(pick, a, pool):
     """a b, a a^T or a^T a"""
-    a = _one(draw, pool, lambda symbol: len(symbol.shape) > 1)
+    a = _matrices(pick, a)
     fits = [b for b in pool if len(b.shape) == len(a.shape) and b.shape[:-1] == (*a.shape[:-2], a.shape[-1])]
-    if fits and draw(st.booleans()):
-        return a @ draw(st.sampled_from(fits))
-    turned = draw(st.booleans())
+    if fits and pick.flag():
+        return a @ pick.of(fits)
+    turned = pick.flag()
     return bp.MatMul(transpose_a=turned, transpose_b=not turned)(a, a)
 
 
-# each takes Hypothesis's draw and the symbols made so far, and makes one more
-OPERATIONS = {
+def _window(pick, n, dilations=(1,), names=("same",)):
+    """A window that fits n positions: size, stride, dilation and padding."""
+    size, stride, dilation = pick.integer(1, 3), pick.integer(1, 2), pick.of(dilations)
+    reach = (size - 1) * dilation + 1
+    whole = [p for p in range(size) if n + 2 * p >= reach]
+    return size, stride, dilation, pick.of([*names, *whole, *["valid"] * (reach <= n)])
+
+
+def _convolution(kind):
+    def make(pick, a, pool):
+        a = _in_axes(pick, a, 3 if kind is bp.Conv2D else 2)
+        windows = [_window(pick, n, (1, 2), ("same",) if kind is bp.Conv2D else ("same", "causal"))
+                   for n in a.shape[:-1]]  # fmt: skip
+        groups = pick.of([g for g in range(1, a.shape[-1] + 1) if a.shape[-1] % g == 0])
+        size, stride, dilation, padding = zip(*windows, strict=True) if kind is bp.Conv2D else windows[0]
+        if kind is bp.Conv2D and not all(isinstance(p, int) for p in padding):
+            padding = "same"
+        return kind(groups * pick.integer(1, 2), size, pick.of(SMOOTH), stride=stride, dilation=dilation,
+                    padding=padding, groups=groups, bias=pick.flag())(a)  # fmt: skip
+
+    return make
+
+
+def _time_delay(pick, a, pool):
+    a = _in_axes(pick, a, 2)
+    taps = pick.integer(1, min(3, a.shape[0]))
+    dilation = pick.of([d for d in (1, 2) if (taps - 1) * d < a.shape[0]])
+    return bp.TimeDelay(pick.integer(1, 4), taps, pick.of(SMOOTH), dilation=dilation, bias=pick.flag())(a)
+
+
+def _pool(kind):
+    def make(pick, a, pool):
+        a = _in_axes(pick, a, kind.axes + 1)
+        windows = [_window(pick, n) for n in a.shape[:-1]]
+        size, stride, _, padding = zip(*windows, strict=True) if kind.axes == 2 else windows[0]
+        if kind.axes == 2 and not all(isinstance(p, int) for p in padding):
+            padding = "same"
+        return kind(size, stride=stride, padding=padding)(a)
+
+    return make
+
+
+def _recurrent(kind):
+    def make(pick, a, pool):
+        a = _in_axes(pick, a, 2)
+        options = {name: pick.flag() for name in ("sequences", "reverse", "bias")}
+        if pick.truncate and pick.flag():
+            options["truncate"] = pick.integer(1, 3)
+        if kind is bp.SimpleRNN:
+            options["activation"] = pick.of(["tanh", "logistic", "identity", "softsign"])
+        mask = [bp.Input(a.shape[0])] if pick.inputs and pick.flag() else []
+        return kind(pick.integer(1, 3), **options)(a, *mask)
+
+    return make
+
+
+def _embedding(pick, a, pool):
+    """Of whole numbers: the only operation that does not read a."""
+    return bp.Embedding(pick.integer(2, 5), pick.integer(1, 3))(bp.Input(pick.shape()[:2], integer=True))
+
+
+def _function(pick, a, pool):
+    return BEND(a) if pick.flag() else RATIO(a, pick.of(_like(a, pool)))
+
+
+def _again(pick, a, pool):
+    """A layer with weights once more: on a, where it has the shape of its first input, or on that."""
+    with_weights = [symbol for symbol in pool if symbol.inputs and symbol.layer.parameters(symbol.inputs[0].shape)]
+    if not with_weights:
+        return _dense(pick, a, pool)
+    first = pick.of(with_weights)
+    x, *mask = first.inputs
+    return first.layer(a if a.shape == x.shape and first.layer.op != "embedding" else x, *mask)
+
+
+# by the name of the layer: each takes what chooses, the symbol it reads and all symbols made so far, and makes one more
+LAYERS = {
     "dense": _dense,
-    "dense again": _dense,
-    "arithmetic": _arithmetic,
     "add": _add,
+    "multiply": lambda pick, a, pool: a * pick.of(_like(a, pool)),
     "concat": _concat,
     "slice": _slice,
     "permute": _permute,
     "reshape": _reshape,
     "activate": _activate,
-    "scale": lambda draw, pool: bp.Scale()(_one(draw, pool)),
-    "bias": lambda draw, pool: bp.Bias()(_one(draw, pool)),
-    "shared": _shared,
-    "shared again": _shared,
-    "layer_norm": lambda draw, pool: bp.LayerNorm(eps=0.1)(_one(draw, pool)),
+    "scale": lambda pick, a, pool: bp.Scale()(a),
+    "bias": lambda pick, a, pool: bp.Bias()(a),
+    "layer_norm": lambda pick, a, pool: bp.LayerNorm(eps=0.1)(a),
+    "dropout": lambda pick, a, pool: bp.Dropout(0.3)(a),
     "matmul": _matmul,
+    "conv2d": _convolution(bp.Conv2D),
+    "conv1d": _convolution(bp.Conv1D),
+    "time_delay": _time_delay,
+    "max_pool2d": _pool(bp.MaxPool2D),
+    "average_pool2d": _pool(bp.AveragePool2D),
+    "max_pool1d": _pool(bp.MaxPool1D),
+    "average_pool1d": _pool(bp.AveragePool1D),
+    "global_max_pool": lambda pick, a, pool: bp.GlobalMaxPool()(_matrices(pick, a)),
+    "global_average_pool": lambda pick, a, pool: bp.GlobalAveragePool()(_matrices(pick, a)),
+    "simple_rnn": _recurrent(bp.SimpleRNN),
+    "lstm": _recurrent(bp.LSTM),
+    "gru": _recurrent(bp.GRU),
+    "embedding": _embedding,
+    "function": _function,
 }
-# those with a second derivative, for hvp and its kin
-TWICE = tuple(name for name in OPERATIONS if name != "layer_norm")
+OPERATIONS = {**LAYERS, "arithmetic": _arithmetic, "again": _again}
+RECURRENT = ("simple_rnn", "lstm", "gru")
+# those without a second derivative, for hvp and its kin
+ONCE = {"function"}
+TWICE = tuple(name for name in OPERATIONS if name not in ONCE)
 
 
 # ---- what it computes ----
@@ -183,6 +317,100 @@ def _layer_norm_value(np_, layer, parameters, inputs):
     return s * x / np_.xp.sqrt((x * x).mean(-1, keepdims=True) + layer.eps) + b
 
 
+def padding(layer, axis, n, size, dilation):
+    """Positions before and after an axis of n, and those that a window of `size` may take."""
+    own, stride = (value[axis] if isinstance(value, tuple) else value for value in (layer.padding, layer.stride))
+    reach = (size - 1) * dilation + 1
+    if own == "same":
+        both = max((-(-n // stride) - 1) * stride + reach - n, 0)
+        before, after = both // 2, both - both // 2
+    else:
+        before, after = {"valid": (0, 0), "causal": (reach - 1, 0)}.get(own, (own, own))
+    return before, after, np.arange(0, n + before + after - reach + 1, stride)
+
+
+def windows(np_, layer, x, sizes, fill):
+    """(n, *positions, *sizes, channels) of x (n, *lengths, channels)."""
+    dilations = np.broadcast_to(getattr(layer, "dilation", 1), len(sizes))
+    for axis, (size, d) in enumerate(zip(sizes, dilations, strict=True)):
+        at = 1 + 2 * axis
+        if layer.op == "time_delay":
+            before, after, first = 0, 0, np.arange(x.shape[at] - (size - 1) * d)
+        else:
+            before, after, first = padding(layer, axis, x.shape[at], size, d)
+        shape = [(*x.shape[:at], n, *x.shape[at + 1 :]) for n in (before, after)]
+        x = np_.xp.concatenate([np.full(shape[0], fill), x, np.full(shape[1], fill)], axis=at)
+        x = x[(slice(None),) * at + (first[:, None] + d * np.arange(size),)]
+    n = len(sizes)  # position and place in the window come by turns
+    return np_.xp.transpose(x, (0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1))
+
+
+def _convolution_value(np_, layer, parameters, inputs):
+    (x,), (W, *b), g = inputs, parameters, layer.groups
+    *sizes, channels, filters = W.shape
+    x = windows(np_, layer, x, sizes, 0.0)
+    x = x.reshape(*x.shape[: 1 + len(sizes)], math.prod(sizes), g, channels)
+    z = np_.xp.einsum("...igc,icgf->...gf", x, W.reshape(math.prod(sizes), channels, g, filters // g))
+    z = z.reshape(*z.shape[:-2], filters)
+    return activation(np_, layer.activation, z + b[0] if b else z)
+
+
+def _greatest(np_, x):
+    """The first of the greatest real parts over the last axis but one."""
+    at = np_.xp.expand_dims(np_.xp.argmax(x.real, -2), -2)
+    return np_.xp.take_along_axis(x, at, -2)[..., 0, :]
+
+
+def _pool_value(np_, layer, parameters, inputs):
+    (x,), sizes = inputs, layer.size if isinstance(layer.size, tuple) else (layer.size,)
+
+    def flat(x, fill):
+        x = windows(np_, layer, x, sizes, fill)
+        return x.reshape(*x.shape[: 1 + len(sizes)], math.prod(sizes), x.shape[-1])
+
+    if layer.kind == "max_pool":
+        return _greatest(np_, flat(x, -math.inf))
+    return flat(x, 0.0).sum(-2) / flat(np.ones(x.shape), 0.0).sum(-2)
+
+
+def _rnn_step(np_, layer, z, h, U, b):
+    return (activation(np_, layer.activation, z + h[0] @ U),)
+
+
+def _lstm_step(np_, layer, z, state, U, b):
+    i, f, g, o = np_.xp.split(z + state[0] @ U, 4, -1)
+    c = activation(np_, "logistic", f) * state[1] + activation(np_, "logistic", i) * np_.xp.tanh(g)
+    return activation(np_, "logistic", o) * np_.xp.tanh(c), c
+
+
+def _gru_step(np_, layer, z, h, U, b):
+    (r, u, n), (R, V, N) = np_.xp.split(z, 3, -1), np_.xp.split(h[0] @ U, 3, -1)
+    u = activation(np_, "logistic", u + V)
+    n = np_.xp.tanh(n + activation(np_, "logistic", r + R) * (N + b[1] if b else N))
+    return ((1 - u) * n + u * h[0],)
+
+
+def recurrent(step):
+    """The value of a recurrent layer whose states move by step(np_, layer, x W + b, states, U, biases)."""
+
+    def value(np_, layer, parameters, inputs):
+        (x, *mask), (W, U, *b) = inputs, parameters
+        z = x @ W + b[0] if b else x @ W
+        states = (0 * z[:, 0, : layer.units],) * (2 if layer.op == "lstm" else 1)
+        every = [None] * x.shape[1]
+        for k, t in enumerate(reversed(range(len(every))) if layer.reverse else range(len(every))):
+            if layer.truncate and k and k % layer.truncate == 0:
+                states = tuple(map(np_.detach, states))
+            new = step(np_, layer, z[:, t], states, U, b)
+            if mask:
+                on = mask[0][:, t, None] != 0
+                new = tuple(np_.xp.where(on, *pair) for pair in zip(new, states, strict=True))
+            states, every[t] = new, new[0]
+        return np_.xp.stack(every, 1) if layer.sequences else states[0]
+
+    return value
+
+
 def turned(np_, x, wanted):
     """Matrices, turned where that is wanted."""
     return np_.xp.swapaxes(x, -1, -2) if wanted else x
@@ -211,6 +439,18 @@ VALUES = {
     "layer_norm": _layer_norm_value,
     "matmul": lambda np_, layer, parameters, inputs: turned(np_, inputs[0], layer.transpose_a)
     @ turned(np_, inputs[1], layer.transpose_b),
+    "dropout": lambda np_, layer, parameters, inputs: inputs[0],  # but in fit
+    **dict.fromkeys(("conv2d", "conv1d", "time_delay"), _convolution_value),
+    **dict.fromkeys(("max_pool2d", "average_pool2d", "max_pool1d", "average_pool1d"), _pool_value),
+    "global_max_pool": lambda np_, layer, parameters, inputs: _greatest(
+        np_, inputs[0].reshape(len(inputs[0]), -1, inputs[0].shape[-1])),
+    "global_average_pool": lambda np_, layer, parameters, inputs: inputs[0].reshape(
+        len(inputs[0]), -1, inputs[0].shape[-1]).mean(1),
+    "simple_rnn": recurrent(_rnn_step),
+    "lstm": recurrent(_lstm_step),
+    "gru": recurrent(_gru_step),
+    "embedding": lambda np_, layer, parameters, inputs: parameters[0][inputs[0]],
+    "function": lambda np_, layer, parameters, inputs: layer.forward(*inputs),
 }  # fmt: skip
 
 
@@ -246,6 +486,18 @@ def loss_of(np_, loss, a, y):
         "cross_entropy": lambda: -xp.sum(y * xp.log(a), -1),
         "binary_cross_entropy": lambda: -xp.sum(y * xp.log(a) + (1 - y) * xp.log(1 - a), -1),
     }[loss]()
+
+
+def average(E, w):
+    """C = sum w E / sum w, E the sum of the means over positions of each output, (n, positions); where w has positions,
+    the mean weighted by them, over the rows where one counts."""
+    if w is None:
+        return sum(e.mean(-1) for e in E).mean()
+    if w.ndim == 1:
+        return (w * sum(e.mean(-1) for e in E)).sum() / w.sum()
+    w = w.reshape(len(w), -1)
+    (e,), total = E, w.sum(-1)
+    return ((w * e).sum(-1) / (total + (total == 0))).sum() / (total > 0).sum()
 
 
 # ---- a graph with losses and data ----
@@ -287,17 +539,16 @@ class Case:
         return list(answers) if isinstance(answers, tuple) else [answers]
 
     def cost(self, params, X=None, np_=NUMPY, table=VALUES):
-        """C, as bp.h defines it: sum w E / sum w, E the weighted sum of the means over positions."""
+        """C, as bp.h defines it."""
         found = values(self.net, params, self.X if X is None else X, np_, table)
-        E = 0
+        E = []
         for i, y, loss, weight in zip(self.net._graph.outputs, self.y, self.loss, self.weight, strict=True):
             a = found[i]
             if y.ndim < a.ndim:
                 y = np.eye(a.shape[-1])[y]
             e = loss_of(np_, loss, a, y)
-            E = E + weight * e.reshape(len(e), -1).mean(-1)
-        w = np.ones(len(self.X[0])) if self.w is None else self.w
-        return (w * E).sum() / w.sum()
+            E.append(weight * e.reshape(len(e), -1))
+        return average(E, self.w)
 
     def gradient(self):
         """dC/dtheta by complex steps: no difference is taken, so all digits are right."""
@@ -310,12 +561,12 @@ class Case:
         return grad
 
 
-def _loss_of_output(draw, rng, symbol, n):
+def _loss_of_output(pick, rng, symbol, n):
     """A loss that suits an output, and targets."""
-    f = getattr(symbol.layer, "activation", "")
+    f = "" if symbol.layer.op in RECURRENT else getattr(symbol.layer, "activation", "")
     last = getattr(symbol.layer, "axis", -1) in (-1, len(symbol.shape) - 1)
     kinds = {"logistic": ["binary_cross_entropy"], "softmax": ["cross_entropy", "labels"] * last}.get(f, [])
-    kind = draw(st.sampled_from([*kinds, *kinds, "squared_error", "mse", "huber"]))
+    kind = pick.of([*kinds, *kinds, "squared_error", "mse", "huber"])
     if kind == "labels":
         return "cross_entropy", rng.integers(0, symbol.shape[-1], (n, *symbol.shape[:-1]))
     if kind == "cross_entropy":
@@ -325,29 +576,88 @@ def _loss_of_output(draw, rng, symbol, n):
     return bp.losses.Huber(delta=0.7) if kind == "huber" else kind, rng.standard_normal((n, *symbol.shape))
 
 
-@st.composite
-def cases(draw, operations=tuple(OPERATIONS), most=8, single=False, dtype="float64", rows=(1, 6)):
-    """Cases of up to `most` operations; single: of one input and one output."""
-    inputs = [bp.Input(draw(SHAPES)) for _ in range(1 if single else draw(st.integers(1, 2)))]
+def _walk(symbols, found=None):
+    """All that these are made of, each once, after what it is made of."""
+    found = {} if found is None else found
+    for symbol in symbols:
+        if id(symbol) not in found:
+            _walk(symbol.inputs, found)
+            found[id(symbol)] = symbol
+    return list(found.values())
+
+
+def _case(pick, ends, rng, n, dtype="float64"):
+    """A case of these outputs, with parameters and data drawn at random; None where its numbers are too large."""
+    made = _walk(ends)
+    inputs = [x for x in made if isinstance(x, bp.Input)]
+    masks = {id(x) for symbol in made if symbol.layer.op in RECURRENT for x in symbol.inputs[1:]}
+    net = bp.Network(inputs, ends, dtype=dtype)
+    net.theta = 0.6 * rng.standard_normal(net.n_params)
+    X = []
+    for x, node in zip(inputs, net._ends(net._graph.inputs), strict=True):
+        shape = (n, *x.shape)
+        drawn = rng.integers(0, node.n_labels, shape) if x.integer else rng.uniform(-1, 1, shape)
+        X.append(np.round((drawn + 1) / 2) if id(x) in masks else drawn)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not all(np.abs(value).max() < LARGEST for value in values(net, net.params, X)):
+            return None
+    losses, y = zip(*(_loss_of_output(pick, rng, symbol, n) for symbol in ends), strict=True)
+    weight = [pick.of([1.0, 0.3]) for _ in ends]
+    w = rng.uniform(0.1, 2, n) if pick.flag() else None
+    positions = ends[0].shape[:-1]
+    if w is not None and len(ends) == 1 and positions and pick.flag():
+        w = rng.uniform(0, 2, (n, *positions)) * (rng.random((n, *positions)) < 0.7)
+        w.flat[0] = 1.0
+    return Case(net, X, list(y), list(losses), weight, w)
+
+
+def graph(pick, operations=tuple(OPERATIONS), most=8, dtype="float64", rows=(1, 6), steps=0):
+    """A case of up to `most` operations, of one input and one output where none may be added; steps: of sequences of up
+    to so many.  None where its numbers are too large."""
+    single = not pick.inputs
+    if single:
+        operations = [name for name in operations if name != "embedding"]
+    inputs = [bp.Input((pick.integer(1, steps), pick.integer(1, 2)) if steps else pick.shape())
+              for _ in range(1 if single else pick.integer(1, 2))]  # fmt: skip
     pool = list(inputs)
-    for _ in range(draw(st.integers(1, most))):
-        pool.append(OPERATIONS[draw(st.sampled_from(operations))](draw, pool))
-    pool += [bp.Dense(2, "tanh")(x) for x in inputs if not any(x in s.inputs for s in pool)]
-    read = {id(x) for symbol in pool for x in symbol.inputs}
+    for _ in range(pick.integer(1, most)):
+        pool.append(OPERATIONS[pick.of(operations)](pick, pick.of(pool), pool))
+    made = _walk(pool)
+    pool += [bp.Dense(2, "tanh")(x) for x in inputs if not any(x in s.inputs for s in made)]
+    read = {id(x) for symbol in _walk(pool) for x in symbol.inputs}
     ends = [symbol for symbol in pool if id(symbol) not in read]
     if len(ends) > (1 if single else 3):
-        ends = [bp.Dense(3, draw(st.sampled_from(SMOOTH)))(bp.concat([bp.Reshape(-1)(end) for end in ends]))]
-    elif not single and draw(st.booleans()):  # what others read may be an output as well
+        while len(ends) > 1:  # a layer has at most 8 inputs
+            ends = [*ends[8:], bp.concat([bp.Reshape(-1)(end) for end in ends[:8]])]
+        ends = [bp.Dense(3, pick.of(SMOOTH))(ends[0])]
+    elif not single and pick.flag():  # what others read may be an output as well
         within = [s for s in pool if s.inputs and all(s is not end for end in ends)]
-        ends += within[: draw(st.integers(0, 1))]
-    net = bp.Network(inputs[0], ends[0], dtype=dtype) if single else bp.Network(inputs, ends, dtype=dtype)
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    net.theta = 0.6 * rng.standard_normal(net.n_params)
-    n = draw(st.integers(*rows))
-    X = [rng.uniform(-1, 1, (n, *x.shape)) for x in inputs]
-    with np.errstate(over="ignore", invalid="ignore"):
-        assume(all(np.abs(value).max() < LARGEST for value in values(net, net.params, X)))
-    losses, y = zip(*(_loss_of_output(draw, rng, symbol, n) for symbol in ends), strict=True)
-    weight = [draw(st.sampled_from([1.0, 0.3])) for _ in ends]
-    w = rng.uniform(0.1, 2, n) if draw(st.booleans()) else None
-    return Case(net, X, list(y), list(losses), weight, w)
+        ends += within[: pick.integer(0, 1)]
+    rng = np.random.default_rng(pick.integer(0, 2**32 - 1))
+    return _case(pick, ends, rng, pick.integer(*rows), dtype)
+
+
+@st.composite
+def cases(draw, single=False, truncate=True, **settings):
+    """Cases by Hypothesis; single: of one input and one output."""
+    case = graph(Choices(draw, not single, truncate), **settings)
+    assume(case is not None)
+    return case
+
+
+PAIRS = [(first, second) for first in LAYERS for second in LAYERS if second != "embedding"]
+
+
+def pair(first, second, turn=0, rows=3, **settings):
+    """A case in which layer `second` reads what layer `first` makes, of an image, through a Reshape where it must."""
+    names = list(LAYERS)
+    for attempt in range(100):
+        pick = Seeded((names.index(first), names.index(second), turn, attempt), **settings)
+        x = bp.Input((2, 3, 4))
+        a = LAYERS[first](pick, bp.Activate("tanh")(bp.Scale()(x)), [x])
+        b = LAYERS[second](pick, a, [a])
+        end = b.inputs[0].inputs[0] if b.inputs[0] is not a else a
+        assert (a.layer.op, b.layer.op) == (first, second) and end is a
+        if (case := _case(pick, [b], pick.rng, rows)) is not None:
+            return case
+    raise AssertionError(f"{first}, {second}: all numbers were too large")

@@ -212,11 +212,11 @@ def test_wrong_numbers():
                      lambda X=X: net.fit(X, y, check_finite=False), lambda X=X: net.evaluate(X, y)):  # fmt: skip
             with pytest.raises(ValueError, match=r"X: expected numbers from 0 to 4; X\[1, 2\] is"):
                 call()
-        with pytest.raises(ValueError, match="a number of X for an Embedding"):
+        with pytest.raises(ValueError, match="x: expected whole numbers from 0 to n - 1 .* net.predict"):
             net.predictor()(X)
-        with pytest.raises(ValueError, match="a number of X for an Embedding"):
+        with pytest.raises(ValueError, match="x: expected whole numbers from 0 to n - 1 .* net.predict"):
             net.predictor()(X[1])
-    with pytest.raises(ValueError, match="a number of X for an Embedding"):
+    with pytest.raises(ValueError, match="x: expected whole numbers from 0 to n - 1 .* net.predict"):
         net.predictor()(good + 0.5)
     with pytest.raises(TypeError, match="whole numbers"):
         net.predict(good.astype(float))

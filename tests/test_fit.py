@@ -114,6 +114,43 @@ def test_validation_is_evaluate_at_each_epochs_end():
     assert state_of(alone) == state_of(plain)  # looking changes nothing
 
 
+def test_validation_of_each_output():
+    x = bp.Input(3, name="x")
+    net = bp.Network(x, [bp.Dense(4, "softmax", name="kind")(x), bp.Dense(2, name="size")(x)])
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((50, 3)), [rng.integers(0, 4, 50), rng.standard_normal((50, 2))]
+    seen = []
+    history = net.fit(*data, epochs=3, validation_data=data,
+                      callbacks=lambda state: seen.append(state.net.evaluate(*data)))  # fmt: skip
+    names = {"val_kind_loss": "kind.loss", "val_kind_accuracy": "kind.accuracy", "val_size_loss": "size.loss"}
+    assert list(history.outputs) == list(names)
+    for name, one in names.items():
+        assert history[name] == history.outputs[name] == [each[one] for each in seen] and len(history[name]) == 3
+    assert history["loss"] is history.loss and history["val_loss"] == [each["loss"] for each in seen]
+    with pytest.raises(ValueError, match="Did you mean 'val_kind_loss'"):
+        history["val_kin_loss"]
+    assert net.fit(*data, epochs=1).outputs == {}
+
+
+@pytest.mark.parametrize("monitor, sign", [("val_kind_loss", 1), ("val_kind_accuracy", -1), ("val_size_loss", 1)])
+def test_early_stopping_by_one_output(monitor, sign):
+    x = bp.Input(3)
+    net = bp.Network(x, [bp.Dense(4, "softmax", name="kind")(x), bp.Dense(2, name="size")(x)])
+    rng = np.random.default_rng(1)
+    train, held = (
+        (rng.standard_normal((n, 3)), [rng.integers(0, 4, n), rng.standard_normal((n, 2))]) for n in (40, 30)
+    )
+    stop = bp.EarlyStopping(monitor, patience=3)
+    history = net.fit(*train, epochs=500, validation_data=held, callbacks=stop, optimizer=bp.SGD(lr=0.1))
+    values = sign * np.array(history[monitor])
+    assert len(values) < 500 and stop.best == values.min() and stop.best_epoch == 1 + values.argmin() == len(values) - 3
+    name = f"{monitor.split('_')[1]}.{monitor.split('_')[2]}"
+    assert net.evaluate(*held)[name] == history[monitor][stop.best_epoch - 1]
+    for wrong, cure in (("val_other_loss", "no output of this name"), ("val_size_accuracy", "no accuracy")):
+        with pytest.raises(ValueError, match=cure):
+            net.fit(*train, validation_data=held, callbacks=bp.EarlyStopping(wrong))
+
+
 def test_validation_uses_the_loss_of_the_call():
     net = make()
     loss = bp.losses.Huber(0.5)

@@ -291,6 +291,7 @@ def test_refused():
         (classes, X, np.arange(9) % 3, {}, "loss: .*cross_entropy"),
         (two, X, [y[:, :1]] * 2, {"loss": ["mse", bp.losses.Huber()]}, "loss: .*of each output, got .'mse', 'huber'"),
         (large, X, y, {}, r"optimizer: .*10,000 parameters, got 20,003"),
+        (bp.Network(x, x + 1), X, X, {}, r"optimizer: .*1 to 10,000 parameters, got 0"),
     ):  # fmt: skip
         before = facts(net_)
         with pytest.raises(ValueError, match=words):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from random_graphs import TWICE, Case, by_name, cases, values
+from random_graphs import CUSTOM, LAYERS, PAIRS, RECURRENT, TWICE, VALUES, Case, by_name, cases, pair, values
 
 import bpcore as bp
-from bpcore import _core, _threads
+from bpcore import _core, _layers, _threads
 
 COMMON = {"deadline": None, "derandomize": True, "database": None}
 SLOW_TO_DRAW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
@@ -38,11 +38,14 @@ def gradient(case: Case, theta):
         case.net.theta = before
 
 
+def test_every_layer_is_drawn():
+    assert set(LAYERS) == set(VALUES) == set(_layers.KINDS) - {"input"}
+
+
 # ---- values and first derivatives ----
 
 
-@many(400)
-def test_values_and_costs(case):
+def check_values(case):
     """To 1e-12 of the largest: NumPy's evaluation of the same nodes."""
     found = values(case.net, case.net.params, case.X)
     for answer, i in zip(case.predicted(case.X), case.net._graph.outputs, strict=True):
@@ -52,8 +55,7 @@ def test_values_and_costs(case):
     close(case.net.value_and_grad(*case.args, **case.options)[0], cost, 1e-10)
 
 
-@many(300)
-def test_gradients(case):
+def check_gradients(case):
     """By each parameter, to 1e-9 of its largest entry (or of a thousandth): complex steps of NumPy's evaluation."""
     got = by_name(case.net, case.net.value_and_grad(*case.args, **case.options)[1])
     want = by_name(case.net, case.gradient())
@@ -61,8 +63,7 @@ def test_gradients(case):
         close(got[name], want[name], 1e-9)
 
 
-@many(200)
-def test_gradients_against_central_differences(case):
+def check_differences(case):
     """Of C itself, as it is evaluated: along one direction, to 1e-7."""
     net = case.net
     g = net.value_and_grad(*case.args, **case.options)[1]
@@ -73,6 +74,36 @@ def test_gradients_against_central_differences(case):
         cost.append(net.evaluate(*case.args, **case.options)["loss"])
     net.theta = theta
     assert abs((cost[1] - cost[0]) / (2 * h) - g @ v) <= 1e-7 * max(1, cost[0], np.linalg.norm(g) * np.linalg.norm(v))
+
+
+test_values_and_costs = many(400)(check_values)
+test_gradients = many(300)(check_gradients)
+test_gradients_against_central_differences = many(200, truncate=False)(check_differences)
+
+
+@pytest.mark.parametrize("second", sorted({second for _, second in PAIRS}))
+def test_every_pair(second):
+    """Each layer before it: values, gradients, and the same bits on three threads."""
+    for first in (one for one, other in PAIRS if other == second):
+        for turn in range(3):
+            case = pair(first, second, turn)
+            check_values(case)
+            check_gradients(case)
+            check_differences(pair(first, second, turn, truncate=False))
+        case = pair(first, second, rows=37)
+        assert facts(case, 1) == facts(case, 3), first
+
+
+@pytest.mark.parametrize("layer", RECURRENT)
+def test_long_sequences(layer):
+    """Of 1 to 200 steps."""
+
+    @many(25, operations=(layer, layer, "dense", "add"), most=4, steps=200, rows=(1, 3))
+    def check(case):
+        check_values(case)
+        check_gradients(case)
+
+    check()
 
 
 @many(200)
@@ -106,7 +137,7 @@ def test_jacobians(case):
 # ---- second derivatives ----
 
 
-@many(300, operations=TWICE)
+@many(300, operations=TWICE, truncate=False)
 def test_products_with_the_hessian(case):
     """To 1e-6 of the largest: central differences of gradients.  H is symmetric, to 1e-11."""
     net, rng = case.net, np.random.default_rng(2)
@@ -120,7 +151,7 @@ def test_products_with_the_hessian(case):
     assert abs(u @ Hv - v @ Hu) <= 1e-11 * max(1, np.linalg.norm(Hv) * np.linalg.norm(u))
 
 
-@many(300, operations=TWICE)
+@many(300, operations=TWICE, truncate=False)
 def test_products_with_gauss_newton(case):
     """v^T G v is not negative, G is symmetric, and G is linear."""
     net, rng = case.net, np.random.default_rng(3)
@@ -179,6 +210,44 @@ def test_a_row_has_the_bits_of_its_batch(case):
             assert some.tobytes() == all_[first:end].tobytes()
 
 
+LAYOUTS = [
+    np.asfortranarray,
+    lambda a: np.repeat(a, 2, 0)[::2],
+    lambda a: a[::-1].copy()[::-1],
+    lambda a: a.astype(a.dtype.newbyteorder()),
+    lambda a: np.moveaxis(np.moveaxis(a, -1, 0).copy(), 0, -1),
+]
+
+
+@many(100, rows=(1, 40))
+def test_layouts_of_x(case):
+    want = [answer.tobytes() for answer in case.predicted(case.X)]
+    for layout in LAYOUTS:
+        assert [answer.tobytes() for answer in case.predicted([layout(x) for x in case.X])] == want
+
+
+@many(150)
+def test_parts_and_networks_as_layers(case):
+    """The values of each node, by its part; and twice those of the network, by it and a copy under the same names."""
+    net, found = case.net, values(case.net, case.net.params, case.X)
+    data = dict(zip(net.inputs, case.X, strict=True))
+    for i, node in enumerate(net._nodes):
+        if not node.inputs:
+            continue
+        used = [i]
+        for k in used:
+            used += net._nodes[k].inputs
+        part = net.part([net._nodes[k].name for k in net._graph.inputs if k in used], node.name)
+        close(part.predict({name: data[name] for name in part.inputs}), found[i], 1e-12)
+    inputs = [bp.Input(node.shape, integer=node.layer.integer) for node in net._ends(net._graph.inputs)]
+    pairs = [net(*inputs), net.part(list(net.inputs), list(net.outputs))(*inputs)]
+    ends = [a + b for a, b in zip(*(ends if isinstance(ends, list) else [ends] for ends in pairs), strict=True)]
+    twice = bp.Network(inputs, ends, dtype="float64")
+    assert twice.n_params == 2 * net.n_params
+    for got, want in zip(Case(twice, case.X, [], [], [], None).predicted(case.X), case.predicted(case.X), strict=True):
+        close(got, 2 * want, 1e-15)
+
+
 @many(200, single=True, dtype="float32", rows=(1, 40))
 def test_a_predictor_has_the_bits_of_predict(case):
     (X,) = case.X
@@ -196,7 +265,7 @@ def test_files(tmp_path):
         net = case.net
         net.fit(*case.args, **case.options, optimizer=bp.Adam(lr=1e-3), batch_size=2)
         net.save(tmp_path / "net")
-        back = bp.load(tmp_path / "net")
+        back = bp.load(tmp_path / "net", custom=CUSTOM)
         assert [(n.name, n.shape, n.inputs, n.parameters) for n in back._nodes] == [
             (n.name, n.shape, n.inputs, n.parameters) for n in net._nodes
         ]

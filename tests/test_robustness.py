@@ -81,8 +81,9 @@ def subnormals_live():
 
 def overflowing(kind, n, at):
     """Data whose row `at` makes the loss (or only an update) overflow float32, and the optimiser that does it."""
-    X = RNG.standard_normal((n, 3)).astype(np.float32) * np.float32(1e-3)
-    y = RNG.standard_normal((n, 2)).astype(np.float32) * np.float32(1e-3)
+    rng = np.random.default_rng(n)  # the same whatever ran before
+    X = rng.standard_normal((n, 3)).astype(np.float32) * np.float32(1e-3)
+    y = rng.standard_normal((n, 2)).astype(np.float32) * np.float32(1e-3)
     X[at] = 3e38 if kind == "loss" else 3e18
     return X, y, bp.SGD(lr=1.0 if kind == "loss" else 1e5, momentum=0.5)
 
@@ -225,6 +226,22 @@ def test_divergence_error_travels():
 
     error = pickle.loads(pickle.dumps(bp.DivergenceError("loss", 3, 7)))
     assert (error.what, error.epoch, error.batch) == ("loss", 3, 7) and isinstance(error, ArithmeticError)
+
+
+@pytest.mark.parametrize("optimizer", [bp.SGD(), bp.Adam(), bp.LevenbergMarquardt()])
+def test_numbers_that_a_callback_writes_are_not_blamed_on_lr(optimizer):
+    def write(state):
+        if state.epoch == 2:
+            state.net.theta[3] = np.nan
+
+    rng = np.random.default_rng(0)
+    X, y = rng.random((40, 3)), rng.random((40, 1))
+    net = bp.Network([bp.Input(3), bp.Dense(4, "tanh"), bp.Dense(1)])
+    with pytest.raises(bp.DivergenceError, match="theta holds numbers .* in epoch 3.*callback") as caught:
+        net.fit(X, y, epochs=5, optimizer=optimizer, batch_size=None, callbacks=write)
+    assert caught.value.what == "theta" and "lr" not in str(caught.value)
+    with pytest.raises(bp.DivergenceError, match="theta holds"):
+        net.fit(X, y)
 
 
 # ---- exceptions ----

@@ -17,7 +17,7 @@ def padding(layer, sizes, lengths, dilations):
     for axis in reversed(range(len(sizes))):
         given = getattr(layer, "padding", "valid")
         own = given[axis] if isinstance(given, tuple) else given
-        stride = layer.stride[axis] if isinstance(layer.stride, tuple) else layer.stride
+        stride = axes_of(getattr(layer, "stride", 1), len(sizes))[axis]
         reach = (sizes[axis] - 1) * dilations[axis] + 1
         if own == "same":
             both = max((-(-lengths[axis] // stride) - 1) * stride + reach - lengths[axis], 0)
@@ -35,9 +35,9 @@ def convolved(layer, a, W, b):
     n = a.ndim - 2
     sizes, dilations = list(W.shape[:n]), axes_of(layer.dilation, n)
     a = F.pad(a.movedim(-1, 1), padding(layer, sizes, a.shape[1:-1], dilations))
-    W = W.movedim((-1, -2), (0, 1))
+    W = W.movedim((-1, -2), (0, 1)).contiguous()
     conv = {1: F.conv1d, 2: F.conv2d}[n]
-    return conv(a, W, b, axes_of(layer.stride, n), 0, dilations, layer.groups).movedim(1, -1)
+    return conv(a, W, b, axes_of(getattr(layer, "stride", 1), n), 0, dilations, layer.groups).movedim(1, -1)
 
 
 def pooled(layer, a):

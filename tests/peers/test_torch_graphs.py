@@ -1,10 +1,12 @@
 """The random graphs of tests/random_graphs.py, values and gradients against PyTorch in float64: norm-wise to 1e-10."""
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
-from random_graphs import cases, index_of, values
+from random_graphs import PAIRS, RECURRENT, VALUES, average, cases, index_of, pair, values
+from test_torch_graph_convolution import convolved, pooled
 
 import bpcore as bp
 
@@ -44,6 +46,46 @@ def add(_, layer, parameters, inputs):
     return sum(f * x for f, x in zip(layer.factors or (1,) * len(inputs), inputs, strict=True)) + layer.constant
 
 
+def convolution(_, layer, parameters, inputs):
+    W, b = (*parameters, None)[:2]
+    return ACTIVATIONS[layer.activation](convolved(layer, inputs[0], W, b), -1)
+
+
+def step(layer, x, states, W, U, b):
+    """The next states, by PyTorch's cells: rows of W are units, and it has a second bias."""
+    (h, *_), zeros = states, torch.zeros(W.shape[1], dtype=W.dtype)
+    first = b[0] if b else zeros
+    if layer.op == "lstm":
+        return torch.lstm_cell(x, states, W.T, U.T, first, zeros)
+    if layer.op == "gru":
+        second = torch.cat([zeros[: 2 * layer.units], b[1]]) if b else zeros
+        return (torch.gru_cell(x, h, W.T, U.T, first, second),)
+    if layer.activation == "tanh":
+        return (torch.rnn_tanh_cell(x, h, W.T, U.T, first, zeros),)
+    return (ACTIVATIONS[layer.activation](F.linear(x, W.T, first) + F.linear(h, U.T), -1),)
+
+
+def recurrent(_, layer, parameters, inputs):
+    (x, *mask), (W, U, *b) = inputs, parameters
+    states = (torch.zeros(len(x), layer.units, dtype=x.dtype),) * (2 if layer.op == "lstm" else 1)
+    every = [None] * x.shape[1]
+    order = range(x.shape[1])[:: -1 if layer.reverse else 1]
+    for k, t in enumerate(order):
+        if layer.truncate and k and k % layer.truncate == 0:
+            states = tuple(state.detach() for state in states)
+        new = step(layer, x[:, t], states, W, U, b)
+        if mask:
+            new = tuple(torch.where(mask[0][:, t, None] != 0, *both) for both in zip(new, states, strict=True))
+        states, every[t] = new, new[0]
+    return torch.stack(every, 1) if layer.sequences else states[0]
+
+
+def user(_, layer, parameters, inputs):
+    """See BEND and RATIO."""
+    a, b = (*inputs, inputs[0])[:2]
+    return {"bend": lambda: a / (1 + a * a), "ratio": lambda: a / (1 + b * b)}[layer.name]()
+
+
 TABLE = {
     "dense": dense,
     "add": add,
@@ -63,6 +105,21 @@ TABLE = {
     "matmul": lambda _, layer, parameters, inputs: (
         (inputs[0].mT if layer.transpose_a else inputs[0]) @ (inputs[1].mT if layer.transpose_b else inputs[1])
     ),
+    "dropout": lambda _, layer, parameters, inputs: F.dropout(inputs[0], layer.rate, training=False),
+    **dict.fromkeys(("conv2d", "conv1d", "time_delay"), convolution),
+    **dict.fromkeys(
+        ("max_pool2d", "average_pool2d", "max_pool1d", "average_pool1d"),
+        lambda _, layer, parameters, inputs: pooled(layer, inputs[0]),
+    ),
+    "global_max_pool": lambda _, layer, parameters, inputs: F.adaptive_max_pool1d(
+        inputs[0].flatten(1, -2).mT, 1
+    ).squeeze(-1),
+    "global_average_pool": lambda _, layer, parameters, inputs: F.adaptive_avg_pool1d(
+        inputs[0].flatten(1, -2).mT, 1
+    ).squeeze(-1),
+    **dict.fromkeys(RECURRENT, recurrent),
+    "embedding": lambda _, layer, parameters, inputs: F.embedding(inputs[0], parameters[0]),
+    "function": user,
 }
 
 
@@ -86,24 +143,46 @@ def close(got, want):
     assert np.linalg.norm(got - want) <= TOLERANCE * max(np.linalg.norm(want), 1e-3)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None,
-          suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])  # fmt: skip
-@given(case=cases(rows=(1, 40)))
-def test_values_and_gradients(case):
+def test_every_layer_is_here():
+    assert set(TABLE) == set(VALUES)
+
+
+def check(case):
     net = case.net
     params = {name: torch.tensor(view, requires_grad=True) for name, view in net.params.items()}
     found = values(net, params, [torch.tensor(x) for x in case.X], None, TABLE)
-    E = 0
+    E = []
     for i, answer, y, loss, weight in zip(
         net._graph.outputs, case.predicted(case.X), case.y, case.loss, case.weight, strict=True
     ):
         close(answer, found[i])
         e = loss_of(loss, found[i], torch.tensor(y))
-        E = E + weight * e.reshape(len(e), -1).mean(-1)
-    w = torch.ones_like(E) if case.w is None else torch.tensor(case.w)
-    cost = (w * E).sum() / w.sum()
+        E.append(weight * e.reshape(len(e), -1))
+    cost = average(E, None if case.w is None else torch.tensor(case.w))
     value, grad = net.value_and_grad(*case.args, **case.options)
     close(value, cost)
     if params:
         want = torch.autograd.grad(cost, list(params.values()), allow_unused=True, materialize_grads=True)
         close(grad, torch.cat([g.reshape(-1) for g in want]))
+
+
+def many(n, **drawn):
+    checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+    set_ = settings(max_examples=n, deadline=None, derandomize=True, database=None, suppress_health_check=checks)
+    return set_(given(case=cases(**drawn))(check))
+
+
+test_values_and_gradients = many(300, rows=(1, 40))
+
+
+@pytest.mark.parametrize("second", sorted({second for _, second in PAIRS}))
+def test_every_pair(second):
+    for first in (one for one, other in PAIRS if other == second):
+        for turn in range(3):
+            check(pair(first, second, turn, rows=(1, 3, 37)[turn]))
+
+
+@pytest.mark.parametrize("layer", RECURRENT)
+def test_long_sequences(layer):
+    """Of 1 to 200 steps."""
+    many(40, operations=(layer, layer, "dense", "add"), most=4, steps=200, rows=(1, 20))()
