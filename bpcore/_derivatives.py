@@ -7,6 +7,7 @@ layer says what its tangent is made of (`Layer.tangent`), and the plan does the 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from bpcore._network import Network
 
 SEED = _plans.TRAIN | _core.INPUT_GRAD
+_SEEDS = 32  # ways back for one way forward: a signal is heard in between
+_HIDDEN_ROOM = 4096  # as in hidden_jacobian.inc
 
 
 @dataclass(frozen=True)
@@ -35,43 +38,100 @@ class _Linear(BuiltIn):
 # ---- of outputs by inputs ----
 
 
-def _single(net: Network, what: str) -> tuple[Any, Any]:
-    (first, *more), (last, *others) = net._ends(net._graph.inputs), net._ends(net._graph.outputs)
-    if more or others or first.layer.integer:
-        raise ValueError(f"{what}: expected a network of one real input and one output; use net.part(inputs, outputs)")
-    return first, last
+def _pulled(
+    net: Network, arrays: Sequence[np.ndarray], output: int, first: int, count: int
+) -> list[np.ndarray | None]:
+    """da^L_k/dx at each row, for `count` numbers k of an output from `first` on: by input (n, count, its numbers), None
+    for whole numbers."""
+    n, threads = len(arrays[0]), _threads.resolve(None)
+    ins, last = net._ends(net._graph.inputs), net._nodes[net._graph.outputs[output]]
+    outs = [None if node.layer.integer else np.zeros((n, count, node.n_out), net.dtype) for node in ins]
+    for done in range(0, count, _SEEDS):
+        with net._plans.take(net, _seeded(output, last.n_out, min(_SEEDS, count - done), threads)) as made:
+            run = _core.Run(made.plan, net.theta)
+            grads = [made.plan.grad(buffer) for buffer in made.inputs]
+            wanted = [(g, out[:, done:]) for g, out in zip(grads, outs, strict=True) if out is not None and g >= 0]
+            run.ports(list(zip(made.inputs, arrays, strict=True)), wanted)
+            run.seeds(first + done, count)
+            _training.whole(run, n, threads)
+    return outs
 
 
-def _pulled(net: Network, X: np.ndarray, seeds: np.ndarray, repeat: int) -> np.ndarray:
-    """dC/dx for each row of X and each of `repeat` rows of seeds (dC/da^L): (n * repeat, n_0)."""
-    n, threads = len(X) * repeat, _threads.resolve(None)
-    out = np.empty((n, net.n_inputs), net.dtype)
-    positions = math.prod(net._ends(net._graph.outputs)[0].shape[:-1])
-    cost = _plans.Cost(0, _Linear(), float(positions), seeds.shape[1], False)
-    key = _plans.Key(SEED, n, threads, (cost,), fixed=True)
-    with net._plans.take(net, key) as made:
-        run = _core.Run(made.plan, net.theta)
-        run.ports([(made.inputs[0], X), (made.targets[0], seeds)], [(made.plan.grad(made.inputs[0]), out)],
-                  repeats=(repeat, 1))  # fmt: skip
-        _training.whole(run, n, threads)
-    return out
+@functools.lru_cache(maxsize=256)
+def _seeded(output: int, n_out: int, seeds: int, threads: int) -> _plans.Key:
+    cost = _plans.Cost(output, _Linear(), 1.0, n_out, False)
+    return _plans.Key(SEED, _plans.INFERENCE_ROWS, threads, (cost,), seeds=seeds)
 
 
-def input_gradient(net: Network, X: Any, output: Any) -> np.ndarray:
+def _real_inputs(net: Network, what: str, X: Any) -> list[np.ndarray]:
+    nodes = net._ends(net._graph.inputs)
+    if all(node.layer.integer for node in nodes):
+        raise ValueError(f"{what}: expected a network with an input of real numbers, got whole numbers alone; use "
+                         "net.part(inputs, outputs) to begin behind the Embedding")  # fmt: skip
+    return _validate.inputs(X, nodes, net.dtype)
+
+
+def _one_or_list(found: list[Any]) -> Any:
+    return found[0] if len(found) == 1 else found
+
+
+def input_gradient(net: Network, X: Any, output: Any) -> Any:
     """See Network.input_gradient."""
-    first, last = _single(net, "input_gradient")
-    (X,) = _validate.inputs(X, [first], net.dtype)
-    k = _validate.integer("output", output, -last.n_out, last.n_out - 1) % last.n_out
-    seed = np.zeros((1, last.n_out), net.dtype)
-    seed[0, k] = 1
-    return _pulled(net, X, seed, 1).reshape(X.shape)
+    arrays = _real_inputs(net, "input_gradient", X)
+    outputs = net._ends(net._graph.outputs)
+    number, k = 0, output
+    if len(outputs) > 1:
+        if not isinstance(output, tuple) or len(output) != 2:
+            raise TypeError(f"output: expected a pair (name, k) for a network of several outputs, got {output!r}")
+        names = [node.name for node in outputs]
+        number, k = names.index(_validate.choice("output", output[0], names)), output[1]
+    n_out = outputs[number].n_out
+    k = _validate.integer("output", k, -n_out, n_out - 1) % n_out
+    quick = _quick(net) if n_out == 1 else None
+    if quick is not None:
+        return quick(arrays[0])
+    found = _pulled(net, arrays, number, k, 1)
+    return _one_or_list([None if d is None else d.reshape(x.shape) for d, x in zip(found, arrays, strict=True)])
 
 
-def jacobian(net: Network, X: Any) -> np.ndarray:
+def jacobian(net: Network, X: Any) -> Any:
     """See Network.jacobian."""
-    first, last = _single(net, "jacobian")
-    (X,) = _validate.inputs(X, [first], net.dtype)
-    return _pulled(net, X, np.eye(last.n_out, dtype=net.dtype), last.n_out).reshape(len(X), last.n_out, first.n_out)
+    quick = _quick(net)
+    if quick is not None:
+        first, _, last = nodes = net._nodes
+        (X,) = _validate.inputs(X, nodes[:1], net.dtype)
+        return quick(X).reshape(-1, last.shape[0], first.shape[0])
+    arrays = _real_inputs(net, "jacobian", X)
+    outputs = net._ends(net._graph.outputs)
+    return _one_or_list([_one_or_list(_pulled(net, arrays, i, 0, node.n_out)) for i, node in enumerate(outputs)])
+
+
+def _quick(net: Network) -> _core.Predictor | None:
+    """What answers rows with their Jacobians, where those of one hidden layer are an operation; see
+    csrc/kernels/hidden_jacobian.inc."""
+    threads = _threads.resolve(None)
+    if threads not in net._plans.jacobians:
+        net._plans.jacobians[threads] = _hidden_jacobian(net, threads)
+    return net._plans.jacobians[threads]
+
+
+def _hidden_jacobian(net: Network, threads: int) -> _core.Predictor | None:
+    nodes = net._nodes
+    if not net._graph.is_chain or len(nodes) != 3 or nodes[2].layer.activation != "identity":
+        return None
+    n_in, n, n_out = (node.n_out for node in nodes)
+    f = nodes[1].layer.activation
+    if not isinstance(f, str) or f in ("identity", "softmax") or n_in * n * n_out > _HIDDEN_ROOM:
+        return None
+    plan = _core.Plan(net.dtype)
+    slots = [[plan.param(p.offset, p.rows, p.cols, p.decay) for p in map(net._parameters.get, node.parameters)]
+             for node in nodes[1:]]  # fmt: skip
+    x = plan.buffer(n_in)
+    d = plan.op("activation", [plan.op("dense", [x], slots[0])], function=f + "'")
+    J = plan.op("hidden_jacobian", [d], [slots[0][0], slots[1][0]])
+    plan.keep(J)
+    plan.compile(_plans.PREDICT, 1, threads)
+    return _core.Predictor(plan, net.theta, x, J, (n_in,), (n_out * n_in,), threads)
 
 
 # ---- of each example ----

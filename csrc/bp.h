@@ -230,6 +230,9 @@ int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int
 bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int *in, int n_params, const int *param,
                      const void *detail, int tag, int *out);
 void bp_plan_keep(bp_plan *plan, int buffer);
+/* Before compiling: the way back is gone n times a row, once from each unit vector as the gradient by what the only
+ * loss reads, after one way forward; parameters have no gradients.  For derivatives of outputs by inputs. */
+void bp_plan_seeds(bp_plan *plan, int64_t n);
 /* detail of the operation "activation"; NULL for a name that is not there. */
 const void *bp_activation_detail(const char *name);
 /* Adds `weight` times the mean of a loss over `positions` (of a sequence, an image), each with its share of the columns
@@ -322,7 +325,7 @@ typedef struct {
 } bp_in_port;
 typedef struct {
     int buffer;
-    void *data; /* (n, cols), contiguous, the plan's dtype */
+    void *data; /* (n, cols), contiguous, the plan's dtype; of a plan with seeds see bp_run_seeds */
 } bp_out_port;
 
 typedef struct bp_run bp_run;
@@ -339,6 +342,9 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
                        int weight_port); /* index into `in` of the weights, or -1 */
 /* Row r of the data is row r / repeat % rows of this port's array, rather than row r or that of an order. */
 void bp_run_repeat(bp_run *run, int port, int64_t repeat);
+/* The plan's seeds are the unit vectors from `first` on; what goes out is (n, apart, cols), of which a row fills the
+ * first. */
+void bp_run_seeds(bp_run *run, int64_t first, int64_t apart);
 void bp_run_optimizer(bp_run *run, const bp_opt *opt);
 void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self);
 /* Key of what training draws, and the network's count of steps at the run's beginning. */

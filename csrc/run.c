@@ -50,6 +50,7 @@ struct bp_run {
     int n_in, n_out, weight_port;
     bp_in_port *in;
     int64_t *repeat;         /* by port; see bp_run_repeat */
+    int64_t first_seed, apart; /* see bp_run_seeds */
     bp_out_port *out;
     bp_opt opt;
 
@@ -103,6 +104,7 @@ bp_run *bp_run_new(bp_plan *plan, const bp_blas *blas, void *theta, int64_t n_pa
     run->theta = theta;
     run->n_params = n_params;
     run->weight_port = -1;
+    run->apart = plan->seeds ? plan->seeds : 1;
     run->replay_left = -1;
     run->x = (bp_context){.plan = plan,
                           .ops = plan->ops,
@@ -170,6 +172,11 @@ void bp_run_optimizer(bp_run *run, const bp_opt *opt) {
 
 void bp_run_repeat(bp_run *run, int port, int64_t repeat) { run->repeat[port] = repeat; }
 
+void bp_run_seeds(bp_run *run, int64_t first, int64_t apart) {
+    run->first_seed = first;
+    run->apart = apart;
+}
+
 void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self) {
     run->x.callback = fn;
     run->x.callback_self = self;
@@ -219,13 +226,14 @@ static double *part(bp_run *run, int loss, int64_t tile) {
 /* A row tile: `count` rows of the chunk from `row` lie at row `at` of the buffers. */
 typedef struct {
     int64_t number, row, at, count;
+    int64_t seed;   /* of the plan's, on the way back */
     int shard, add; /* shards: its gradients join (or begin) those of this one */
 } bp_tile;
 
 static bp_tile tile_of(const bp_run *run, int64_t tile, int64_t height, int thread) {
     const bp_plan *plan = run->plan;
     int64_t row = tile * height;
-    return (bp_tile){tile, row, plan->windowed ? thread * height : row, min64(height, run->rows - row), 0, 0};
+    return (bp_tile){tile, row, plan->windowed ? thread * height : row, min64(height, run->rows - row), 0, 0, 0};
 }
 
 /* Rows that repeat (see bp_run_repeat), from `first` on: what is there already is copied. */
@@ -256,9 +264,11 @@ static void gather(bp_run *run, const bp_tile *t) {
 static void scatter(bp_run *run, const bp_tile *t) {
     for (int i = 0; i < run->n_out; i++) {
         const bp_out_port *port = &run->out[i];
+        int64_t apart = run->apart, runs = apart > 1 ? t->count : 1; /* of memory */
         size_t row = (size_t)run->plan->buffers[port->buffer].cols * run->plan->size;
-        memcpy((char *)port->data + (size_t)(run->at.pos + run->off + t->row) * row,
-               bp_at(&run->x, port->buffer, t->at, run->plan->size), (size_t)t->count * row);
+        char *to = (char *)port->data + (size_t)((run->at.pos + run->off + t->row) * apart + t->seed) * row;
+        for (int64_t r = 0; r < runs; r++, to += (size_t)apart * row)
+            memcpy(to, bp_at(&run->x, port->buffer, t->at + r, run->plan->size), (size_t)(t->count / runs) * row);
     }
 }
 
@@ -316,6 +326,20 @@ static bp_status loss(bp_run *run, int number, const bp_tile *t) {
     return BP_OK;
 }
 
+/* dC/dout = a unit vector, of each row */
+static void seed(bp_run *run, const bp_tile *t) {
+    const bp_plan *plan = run->plan;
+    int grad = plan->losses[0].grad;
+    int64_t cols = plan->buffers[grad].cols;
+    char *rows = bp_at(&run->x, grad, t->at, plan->size);
+    memset(rows, 0, (size_t)(t->count * cols) * plan->size);
+    for (int64_t i = run->first_seed + t->seed; i < t->count * cols; i += cols) {
+        if (plan->dtype == BP_F32) ((float *)(void *)rows)[i] = 1;
+        else ((double *)(void *)rows)[i] = 1;
+    }
+    memset(part(run, 0, t->number), 0, 3 * sizeof(double));
+}
+
 static void shard_gradients(bp_run *run, const bp_tile *t) {
     const bp_plan *plan = run->plan;
     char *grads = plan->arena + plan->shard_grads + (size_t)t->shard * (size_t)plan->n_theta * plan->size;
@@ -342,7 +366,9 @@ static bp_status do_item(bp_run *run, const bp_item *item, const bp_tile *t, con
     case BP_FORWARD:
         return op->type->forward[plan->dtype](&run->x, op, cell);
     case BP_LOSS:
-        return loss(run, item->op, t);
+        if (!plan->seeds) return loss(run, item->op, t);
+        seed(run, t);
+        return BP_OK;
     case BP_BACKWARD:
         return op->type->backward[plan->dtype](&run->x, op, cell);
     case BP_PARAM_GRADS:
@@ -354,11 +380,38 @@ static bp_status do_item(bp_run *run, const bp_item *item, const bp_tile *t, con
     }
 }
 
-static bp_status do_tile(bp_run *run, const bp_stage *stage, const bp_tile *t) {
-    const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
+/* The user's Python is called on the calling thread, with its floating-point environment. */
+static bp_status do_outside(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell) {
+    bp_fpenv own = bp_fpenv_flush();
+    bp_fpenv_restore(run->x.caller_fpenv);
+    bp_status status = do_item(run, item, t, cell);
+    bp_fpenv_restore(own);
+    if (bp_pool_generation() != run->generation) { /* the user forked: this child is alone, the step ends here */
+        bp_barrier_init(&run->barrier, 1);
+        return BP_E_CALLBACK;
+    }
+    return status;
+}
+
+/* In a tile only that of seeds is left to do so. */
+static int calls_python(const bp_plan *plan, const bp_item *item) {
+    if (!plan->seeds || (item->kind != BP_FORWARD && item->kind != BP_BACKWARD)) return 0;
+    const bp_op *op = &plan->ops[item->op];
+    return op->scope == BP_SCOPE_CHUNK && (item->kind == BP_FORWARD || op->aux < 0);
+}
+
+static bp_status do_tile(bp_run *run, const bp_stage *stage, bp_tile *t) {
+    const bp_plan *plan = run->plan;
+    const bp_item *first = &plan->items[stage->first], *end = first + stage->count;
     bp_status status = BP_OK;
-    for (; item < end && !status; item++)
-        status = do_item(run, item, t, &(bp_cell){t->at, t->at + t->count, 0, item->cols, run->off + t->row});
+    for (t->seed = 0; t->seed < (plan->seeds ? plan->seeds : 1); t->seed++)
+        for (const bp_item *item = first; item < end && !status; item++) {
+            /* one way forward, but for what the way back has overwritten */
+            if (t->seed && item->kind == BP_FORWARD && !plan->ops[item->op].type->backward_first) continue;
+            if (t->seed && item->kind == BP_GATHER) continue;
+            bp_cell cell = {t->at, t->at + t->count, 0, item->cols, run->off + t->row};
+            status = (calls_python(plan, item) ? do_outside : do_item)(run, item, t, &cell);
+        }
     return status;
 }
 
@@ -372,19 +425,11 @@ static bp_status do_cell(bp_run *run, const bp_stage *stage, int64_t task) {
     return status;
 }
 
-/* All rows at once, on the calling thread, with its floating-point environment. */
+/* All rows at once. */
 static bp_status do_chunk(bp_run *run, const bp_stage *stage) {
     const bp_item *item = &run->plan->items[stage->first];
     bp_tile t = {.count = run->rows};
-    bp_fpenv own = bp_fpenv_flush();
-    bp_fpenv_restore(run->x.caller_fpenv);
-    bp_status status = do_item(run, item, &t, &(bp_cell){0, t.count, 0, item->cols, run->off});
-    bp_fpenv_restore(own);
-    if (bp_pool_generation() != run->generation) { /* the user forked: this child is alone, the step ends here */
-        bp_barrier_init(&run->barrier, 1);
-        return BP_E_CALLBACK;
-    }
-    return status;
+    return do_outside(run, item, &t, &(bp_cell){0, t.count, 0, item->cols, run->off});
 }
 
 /* The shards in use in this batch: each has tiles in its first chunk. */
