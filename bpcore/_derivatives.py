@@ -71,8 +71,8 @@ def _real_inputs(net: Network, what: str, X: Any) -> list[np.ndarray]:
     return _validate.inputs(X, nodes, net.dtype)
 
 
-def _one_or_list(found: list[Any]) -> Any:
-    return found[0] if len(found) == 1 else found
+def _one_or_all(found: list[Any]) -> Any:
+    return found[0] if len(found) == 1 else tuple(found)
 
 
 def input_gradient(net: Network, X: Any, output: Any) -> Any:
@@ -91,7 +91,7 @@ def input_gradient(net: Network, X: Any, output: Any) -> Any:
     if quick is not None:
         return quick(arrays[0])
     found = _pulled(net, arrays, number, k, 1)
-    return _one_or_list([None if d is None else d.reshape(x.shape) for d, x in zip(found, arrays, strict=True)])
+    return _one_or_all([None if d is None else d.reshape(x.shape) for d, x in zip(found, arrays, strict=True)])
 
 
 def jacobian(net: Network, X: Any) -> Any:
@@ -103,7 +103,7 @@ def jacobian(net: Network, X: Any) -> Any:
         return quick(X).reshape(-1, last.shape[0], first.shape[0])
     arrays = _real_inputs(net, "jacobian", X)
     outputs = net._ends(net._graph.outputs)
-    return _one_or_list([_one_or_list(_pulled(net, arrays, i, 0, node.n_out)) for i, node in enumerate(outputs)])
+    return _one_or_all([_one_or_all(_pulled(net, arrays, i, 0, node.n_out)) for i, node in enumerate(outputs)])
 
 
 def _quick(net: Network) -> _core.Predictor | None:

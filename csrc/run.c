@@ -191,7 +191,7 @@ static void set_chunk(bp_run *run, int64_t off) {
     run->off = off;
     run->x.step = run->first_step + run->at.done.steps;
     run->rows = min64(run->plan->chunk_rows, run->batch_rows - off);
-    run->x.online = run->rows == 1 && !run->plan->inference;
+    run->x.online = run->rows == 1 && !run->plan->inference && !run->plan->seeds;
     run->stage = 0;
     run->updating = 0;
 }
@@ -226,14 +226,14 @@ static double *part(bp_run *run, int loss, int64_t tile) {
 /* A row tile: `count` rows of the chunk from `row` lie at row `at` of the buffers. */
 typedef struct {
     int64_t number, row, at, count;
-    int64_t seed;   /* of the plan's, on the way back */
+    int64_t seed, seeds; /* of the plan's, on the way back: the first, and how many together */
     int shard, add; /* shards: its gradients join (or begin) those of this one */
 } bp_tile;
 
 static bp_tile tile_of(const bp_run *run, int64_t tile, int64_t height, int thread) {
     const bp_plan *plan = run->plan;
     int64_t row = tile * height;
-    return (bp_tile){tile, row, plan->windowed ? thread * height : row, min64(height, run->rows - row), 0, 0, 0};
+    return (bp_tile){tile, row, plan->windowed ? thread * height : row, min64(height, run->rows - row), 0, 1, 0, 0};
 }
 
 /* Rows that repeat (see bp_run_repeat), from `first` on: what is there already is copied. */
@@ -264,11 +264,13 @@ static void gather(bp_run *run, const bp_tile *t) {
 static void scatter(bp_run *run, const bp_tile *t) {
     for (int i = 0; i < run->n_out; i++) {
         const bp_out_port *port = &run->out[i];
-        int64_t apart = run->apart, runs = apart > 1 ? t->count : 1; /* of memory */
         size_t row = (size_t)run->plan->buffers[port->buffer].cols * run->plan->size;
-        char *to = (char *)port->data + (size_t)((run->at.pos + run->off + t->row) * apart + t->seed) * row;
-        for (int64_t r = 0; r < runs; r++, to += (size_t)apart * row)
-            memcpy(to, bp_at(&run->x, port->buffer, t->at + r, run->plan->size), (size_t)(t->count / runs) * row);
+        char *to = (char *)port->data + (size_t)((run->at.pos + run->off + t->row) * run->apart + t->seed) * row;
+        const char *from = bp_at(&run->x, port->buffer, t->at, run->plan->size);
+        if (run->apart == 1) memcpy(to, from, (size_t)t->count * row);
+        for (int64_t k = 0; k < t->seeds && run->apart > 1; k++)
+            for (int64_t r = 0; r < t->count; r++, from += row)
+                memcpy(to + (size_t)(r * run->apart + k) * row, from, row);
     }
 }
 
@@ -326,16 +328,32 @@ static bp_status loss(bp_run *run, int number, const bp_tile *t) {
     return BP_OK;
 }
 
-/* dC/dout = a unit vector, of each row */
-static void seed(bp_run *run, const bp_tile *t) {
+/* What the way back reads of a buffer, for each of the seeds that go it together. */
+static void repeat_rows(bp_run *run, int buffer, const bp_tile *t) {
+    const bp_buffer *b = &run->plan->buffers[buffer];
+    size_t size = b->kind == BP_REAL ? run->plan->size : sizeof(int32_t), bytes = (size_t)(t->count * b->cols) * size;
+    char *from = bp_at(&run->x, buffer, t->at, size);
+    for (int64_t i = 1; i < t->seeds; i++) memcpy(from + (size_t)i * bytes, from, bytes);
+}
+
+/* dC/dout (seeds, rows, cols): unit vectors */
+static void sow(bp_run *run, const bp_tile *t) {
     const bp_plan *plan = run->plan;
+    for (int i = 0; i < plan->n_ops; i++) {
+        const bp_op *op = &plan->ops[i];
+        if (plan->buffers[op->out].grad < 0 || (t->seed && !op->type->backward_first)) continue;
+        for (int j = 0; j < op->n_aux; j++) repeat_rows(run, op->aux + j, t);
+        for (int j = 0; j < op->n_in && !(op->type->ignores & BP_IGNORES_IN); j++) repeat_rows(run, op->in[j], t);
+        if (!(op->type->ignores & BP_IGNORES_OUT)) repeat_rows(run, op->out, t);
+    }
     int grad = plan->losses[0].grad;
-    int64_t cols = plan->buffers[grad].cols;
-    char *rows = bp_at(&run->x, grad, t->at, plan->size);
-    memset(rows, 0, (size_t)(t->count * cols) * plan->size);
-    for (int64_t i = run->first_seed + t->seed; i < t->count * cols; i += cols) {
-        if (plan->dtype == BP_F32) ((float *)(void *)rows)[i] = 1;
-        else ((double *)(void *)rows)[i] = 1;
+    int64_t cols = plan->buffers[grad].cols, n = t->seeds * t->count;
+    char *to = bp_at(&run->x, grad, t->at, plan->size);
+    memset(to, 0, (size_t)(n * cols) * plan->size);
+    for (int64_t r = 0; r < n; r++) {
+        int64_t at = r * cols + run->first_seed + t->seed + r / t->count;
+        if (plan->dtype == BP_F32) ((float *)(void *)to)[at] = 1;
+        else ((double *)(void *)to)[at] = 1;
     }
     memset(part(run, 0, t->number), 0, 3 * sizeof(double));
 }
@@ -367,7 +385,7 @@ static bp_status do_item(bp_run *run, const bp_item *item, const bp_tile *t, con
         return op->type->forward[plan->dtype](&run->x, op, cell);
     case BP_LOSS:
         if (!plan->seeds) return loss(run, item->op, t);
-        seed(run, t);
+        sow(run, t);
         return BP_OK;
     case BP_BACKWARD:
         return op->type->backward[plan->dtype](&run->x, op, cell);
@@ -393,25 +411,35 @@ static bp_status do_outside(bp_run *run, const bp_item *item, const bp_tile *t, 
     return status;
 }
 
-/* In a tile only that of seeds is left to do so. */
 static int calls_python(const bp_plan *plan, const bp_item *item) {
-    if (!plan->seeds || (item->kind != BP_FORWARD && item->kind != BP_BACKWARD)) return 0;
+    if (item->kind != BP_FORWARD && item->kind != BP_BACKWARD) return 0;
     const bp_op *op = &plan->ops[item->op];
     return op->scope == BP_SCOPE_CHUNK && (item->kind == BP_FORWARD || op->aux < 0);
 }
 
-static bp_status do_tile(bp_run *run, const bp_stage *stage, bp_tile *t) {
+static bp_status do_tile(bp_run *run, const bp_stage *stage, const bp_tile *t) {
+    const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
+    bp_status status = BP_OK;
+    for (; item < end && !status; item++)
+        status = do_item(run, item, t, &(bp_cell){t->at, t->at + t->count, 0, item->cols, run->off + t->row});
+    return status;
+}
+
+/* One way forward, but for what the way back overwrites; then back from the seeds, as many together as have room. */
+static bp_status do_seeds(bp_run *run, const bp_stage *stage, bp_tile *t) {
     const bp_plan *plan = run->plan;
     const bp_item *first = &plan->items[stage->first], *end = first + stage->count;
     bp_status status = BP_OK;
-    for (t->seed = 0; t->seed < (plan->seeds ? plan->seeds : 1); t->seed++)
+    for (t->seed = 0; t->seed < plan->seeds && !status; t->seed += t->seeds) {
+        t->seeds = min64(plan->row_tile / t->count, plan->seeds - t->seed);
         for (const bp_item *item = first; item < end && !status; item++) {
-            /* one way forward, but for what the way back has overwritten */
-            if (t->seed && item->kind == BP_FORWARD && !plan->ops[item->op].type->backward_first) continue;
             if (t->seed && item->kind == BP_GATHER) continue;
-            bp_cell cell = {t->at, t->at + t->count, 0, item->cols, run->off + t->row};
+            if (t->seed && item->kind == BP_FORWARD && !plan->ops[item->op].type->backward_first) continue;
+            int64_t rows = item->kind == BP_BACKWARD ? t->seeds * t->count : t->count;
+            bp_cell cell = {t->at, t->at + rows, 0, item->cols, run->off + t->row};
             status = (calls_python(plan, item) ? do_outside : do_item)(run, item, t, &cell);
         }
+    }
     return status;
 }
 
@@ -459,7 +487,7 @@ static bp_status do_stage_task(bp_run *run, const bp_stage *stage, int64_t task,
         bp_tile t = tile_of(run, tile, stage->row_tile, thread);
         t.shard = (int)task;
         t.add = run->off || tile > first;
-        status = do_tile(run, stage, &t);
+        status = run->plan->seeds ? do_seeds(run, stage, &t) : do_tile(run, stage, &t);
     }
     return status;
 }
