@@ -11,6 +11,7 @@ LOSS: int
 BACKWARD: int
 INPUT_GRAD: int
 REUSE: int
+EACH: int
 PAUSED: int
 DONE: int
 NONFINITE_LOSS: int

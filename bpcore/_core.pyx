@@ -38,7 +38,7 @@ cdef extern from "bp.h" nogil:
         BP_LONGDOUBLE
     enum:
         BP_MAX_OPERANDS, BP_MAX_THREADS, BP_MAX_SETTINGS, BP_MAX_OUTER, BP_PARAM_DECAY, BP_PARAM_FROZEN
-        BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE
+        BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE, BP_DO_EACH
     ctypedef struct bp_plan
     ctypedef struct bp_run
     ctypedef struct bp_op_type
@@ -150,8 +150,8 @@ cdef extern from "bp.h" nogil:
 
 # ---- constants ----
 
-FORWARD, CACHE, LOSS, BACKWARD, INPUT_GRAD, REUSE = (
-    BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE)
+FORWARD, CACHE, LOSS, BACKWARD, INPUT_GRAD, REUSE, EACH = (
+    BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE, BP_DO_EACH)
 PAUSED, DONE, NONFINITE_LOSS, NONFINITE_PARAM = BP_PAUSED, BP_DONE, BP_E_NONFINITE_LOSS, BP_E_NONFINITE_PARAM
 MAX_THREADS = BP_MAX_THREADS
 MAX_OPERANDS = BP_MAX_OPERANDS
@@ -639,7 +639,7 @@ cdef class Run:
 
     def optimizer(self, str kind, states=(), int64_t t=0, double lr=0.0, double momentum=0.0, bint nesterov=False,
                   double beta1=0.0, double beta2=0.0, double eps=0.0, double weight_decay=0.0):
-        """kind: none, gradient (states[0] receives it), each (that of each batch, a row of states[0]), sgd, adam; states:
+        """kind: none, gradient (states[0] receives it), each (that of each row, in states[0]), sgd, adam; states:
         arrays shaped as theta."""
         cdef bp_opt opt
         memset(&opt, 0, sizeof(opt))

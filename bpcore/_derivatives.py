@@ -23,7 +23,8 @@ from bpcore._tangents import Tangents
 if TYPE_CHECKING:
     from bpcore._network import Network
 
-SEED = _plans.TRAIN | _core.INPUT_GRAD
+PULL = _plans.TRAIN | _core.INPUT_GRAD
+EACH = _plans.TRAIN | _core.EACH
 _SEEDS = 32  # ways back for one way forward: a signal is heard in between
 _HIDDEN_ROOM = 4096  # as in hidden_jacobian.inc
 
@@ -47,7 +48,7 @@ def _pulled(
     ins, last = net._ends(net._graph.inputs), net._nodes[net._graph.outputs[output]]
     outs = [None if node.layer.integer else np.zeros((n, count, node.n_out), net.dtype) for node in ins]
     for done in range(0, count, _SEEDS):
-        with net._plans.take(net, _seeded(output, last.n_out, min(_SEEDS, count - done), threads)) as made:
+        with net._plans.take(net, _seeded(PULL, output, last.n_out, min(_SEEDS, count - done), threads)) as made:
             run = _core.Run(made.plan, net.theta)
             grads = [made.plan.grad(buffer) for buffer in made.inputs]
             wanted = [(g, out[:, done:]) for g, out in zip(grads, outs, strict=True) if out is not None and g >= 0]
@@ -58,9 +59,9 @@ def _pulled(
 
 
 @functools.lru_cache(maxsize=256)
-def _seeded(output: int, n_out: int, seeds: int, threads: int) -> _plans.Key:
+def _seeded(flags: int, output: int, n_out: int, seeds: int, threads: int) -> _plans.Key:
     cost = _plans.Cost(output, _Linear(), 1.0, n_out, False)
-    return _plans.Key(SEED, _plans.INFERENCE_ROWS, threads, (cost,), seeds=seeds)
+    return _plans.Key(flags, _plans.INFERENCE_ROWS, threads, (cost,), seeds=seeds)
 
 
 def _real_inputs(net: Network, what: str, X: Any) -> list[np.ndarray]:
@@ -142,29 +143,26 @@ def per_sample_gradients(net: Network, X: Any, y: Any, loss: Any) -> np.ndarray:
     data = _training.Data(net, X, y, loss, None)
     grads = np.zeros((data.n, net.n_params), net.dtype)
     threads = _threads.resolve(None)
-    with net._plans.take(net, data.key(_plans.TRAIN, 1, threads)) as made:
+    with net._plans.take(net, data.key(EACH, _plans.INFERENCE_ROWS, threads)) as made:
         run = data.run(net, made)
         run.optimizer("each", (grads,))
-        run.begin(data.n, 1)
-        while run.slice(threads, _training.SLICE_SECONDS, fresh=False) == _core.PAUSED:
-            pass
+        _training.whole(run, data.n, threads)
     return grads
 
 
 def output_gradients(net: Network, X: np.ndarray) -> np.ndarray:
-    """Gradients of each output of each example by theta: (n * n_L, n_params)."""
+    """Gradients of each output of each example by theta: (n, n_L, n_params)."""
     (last,) = net._ends(net._graph.outputs)
-    grads = np.zeros((len(X) * last.n_out, net.n_params), net.dtype)
+    grads = np.zeros((len(X), last.n_out, net.n_params), net.dtype)
     threads = _threads.resolve(None)
-    cost = _plans.Cost(0, _Linear(), float(math.prod(last.shape[:-1])), last.n_out, False)
-    with net._plans.take(net, _plans.Key(_plans.TRAIN, 1, threads, (cost,))) as made:
-        run = _core.Run(made.plan, net.theta)
-        seeds = np.eye(last.n_out, dtype=net.dtype)
-        run.ports([(made.inputs[0], X), (made.targets[0], seeds)], repeats=(last.n_out, 1))
-        run.optimizer("each", (grads,))
-        run.begin(len(grads), 1)
-        while run.slice(threads, _training.SLICE_SECONDS, fresh=False) == _core.PAUSED:
-            pass
+    for first in range(0, last.n_out, _SEEDS):
+        key = _seeded(EACH, 0, last.n_out, min(_SEEDS, last.n_out - first), threads)
+        with net._plans.take(net, key) as made:
+            run = _core.Run(made.plan, net.theta)
+            run.ports([(made.inputs[0], X)])
+            run.optimizer("each", (grads[:, first:],))
+            run.seeds(first, last.n_out)
+            _training.whole(run, len(X), threads)
     return grads
 
 

@@ -70,7 +70,7 @@ class Run:
         rows = max(1, _BLOCK // (n_out * n_params))
         for first in range(0, len(X), rows):
             part = slice(first, first + rows)
-            J = output_gradients(net, X[part]).astype(float)
+            J = output_gradients(net, X[part]).reshape(-1, n_params).astype(float)
             (a,) = net._predict([X[part]], self.n_threads)
             r = (a - np.reshape(target.array[part], a.shape)).ravel()
             w = np.repeat(weight[part], n_out)

@@ -47,7 +47,7 @@ class Key:
     n_threads: int
     losses: tuple[Cost, ...] = ()
     weights: int = 0  # of an example: none, one, or one a position
-    seeds: int = 0  # ways back, from unit vectors: no parameter has a gradient
+    seeds: int = 0  # ways back, from unit vectors
 
 
 @dataclass
@@ -69,7 +69,7 @@ def compiled(net: Network, key: Key) -> Compiled:
     """A plan of this network's own operations."""
     plan, graph = _core.Plan(net.dtype), net._graph
     made = Compiled(plan, [], [], [], [], [], [])
-    frozen = {name for node in graph.nodes if key.seeds or node.base in net._frozen for name in node.parameters}
+    frozen = {name for node in graph.nodes if key.flags & _core.INPUT_GRAD and key.seeds or node.base in net._frozen for name in node.parameters}
     slots = {
         name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen) for name, p in graph.parameters.items()
     }

@@ -211,14 +211,16 @@ const char *bp_activation_name(int i);            /* NULL past the end */
 const char *bp_loss_name(int i);
 
 /* What a plan does, a sum of flags.  REUSE: buffers share memory where one is read for the last time before the other
- * is written; only those kept (and gradients of inputs) hold their values when all is done. */
+ * is written; only those kept (and gradients of inputs) hold their values when all is done.  EACH: gradients by the
+ * parameters are those of each row (BP_OPT_EACH), not summed. */
 enum {
     BP_DO_FORWARD = 1,
     BP_DO_CACHE = 2,
     BP_DO_LOSS = 4,
     BP_DO_BACKWARD = 8,
     BP_DO_INPUT_GRAD = 16,
-    BP_DO_REUSE = 32
+    BP_DO_REUSE = 32,
+    BP_DO_EACH = 64
 };
 
 bp_plan *bp_plan_new(bp_dtype dtype);
@@ -231,7 +233,7 @@ bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int 
                      const void *detail, int tag, int *out);
 void bp_plan_keep(bp_plan *plan, int buffer);
 /* Before compiling: the way back is gone n times a row, once from each unit vector as the gradient by what the only
- * loss reads, after one way forward; parameters have no gradients.  For derivatives of outputs by inputs. */
+ * loss reads, after one way forward: derivatives of the outputs, by inputs or (EACH) by parameters.  0: it is not. */
 void bp_plan_seeds(bp_plan *plan, int64_t n);
 /* detail of the operation "activation"; NULL for a name that is not there. */
 const void *bp_activation_detail(const char *name);
@@ -309,13 +311,13 @@ void bp_scan(const bp_array *array, bp_dtype dtype, double low, double high, int
 typedef enum { BP_OPT_NONE, BP_OPT_GRADIENT, BP_OPT_EACH, BP_OPT_SGD, BP_OPT_ADAM } bp_opt_kind;
 
 /* v = momentum v + g; theta -= lr (nesterov ? g + momentum v : v);  Adam as Kingma and Ba, epsilon outside the root.
- * BP_OPT_GRADIENT writes the gradient to state[0] and leaves theta alone; BP_OPT_EACH writes that of each batch, one
- * after the other. */
+ * BP_OPT_GRADIENT writes the gradient to state[0] and leaves theta alone; BP_OPT_EACH writes that of each row, (n,
+ * n_params) or, of a plan with seeds, as bp_run_seeds says; only where the plan does BP_DO_EACH. */
 typedef struct {
     bp_opt_kind kind;
     double lr, momentum, beta1, beta2, eps, weight_decay;
     int nesterov;
-    void *state[2]; /* shaped as theta, or NULL */
+    void *state[2]; /* shaped as theta (BP_OPT_EACH: one a row), or NULL */
     int64_t t;      /* updates made so far */
 } bp_opt;
 

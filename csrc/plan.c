@@ -9,7 +9,7 @@
 enum {
     INFER_TILE = 32,
     TRAIN_TILE = 64,
-    PYTHON_TILE = 1024,       /* of seeds, where the user's Python is called: less often */
+    PYTHON_TILE = 1024,       /* of tiles that are alone, where the user's Python is called: less often */
     SEARCHED = 64,            /* places that a buffer may take over */
     LEAST_TILE = 16, /* so that a tile of one column is whole cache lines */
     GRID_ROWS = 256,          /* a cell of a large layer */
@@ -246,10 +246,10 @@ static int wants_backward(const bp_plan *plan, const bp_op *op) {
 }
 
 static bp_scope item_scope(const bp_plan *plan, const bp_item *item) {
+    if (plan->alone) return BP_SCOPE_ROWS;
     switch (item->kind) {
     case BP_FORWARD:
     case BP_BACKWARD:
-        if (plan->seeds) return BP_SCOPE_ROWS; /* tile by tile, back and forth */
         /* what the user's function computed backward is cached: only its forward needs the whole chunk */
         if (item->kind == BP_BACKWARD && plan->ops[item->op].scope == BP_SCOPE_CHUNK && plan->ops[item->op].aux >= 0)
             return BP_SCOPE_CELLS;
@@ -289,7 +289,7 @@ static bp_status cut_stages(bp_plan *plan) {
     for (int i = plan->n_ops - 1; i >= 0 && plan->flags & BP_DO_BACKWARD; i--)
         if (wants_backward(plan, &plan->ops[i]))
             plan->items[n++] = (bp_item){BP_BACKWARD, i, plan->buffers[plan->ops[i].in[0]].cols, 0};
-    if (plan->shards) plan->items[n++] = (bp_item){BP_PARAM_GRADS, 0, 0, 0};
+    if (plan->shards || plan->flags & BP_DO_EACH) plan->items[n++] = (bp_item){BP_PARAM_GRADS, 0, 0, 0};
     plan->items[n++] = (bp_item){BP_SCATTER, 0, 0, 0};
     plan->n_items = n;
 
@@ -467,7 +467,7 @@ static void touch(bp_life *lives, int buffer, int item) {
  * forward serve all seeds. */
 static void touch_op(const bp_plan *plan, bp_life *lives, const bp_op *op, bp_item_kind kind, int item) {
     int ignores = kind == BP_BACKWARD && !(plan->seeds && op->type->backward_first) ? op->type->ignores : 0;
-    int last = kind == BP_BACKWARD && plan->seeds ? plan->n_items - 1 : item;
+    int last = kind != BP_FORWARD && plan->seeds ? plan->n_items - 1 : item;
     for (int j = 0; j < op->n_in; j++) {
         if (!(ignores & BP_IGNORES_IN)) touch(lives, op->in[j], last);
         if (kind == BP_BACKWARD) touch(lives, plan->buffers[op->in[j]].grad, item);
@@ -499,7 +499,7 @@ static void find_lives(const bp_plan *plan, bp_life *lives) {
         for (int k = 0; item->kind == BP_PARAM_GRADS && k < plan->n_ops; k++)
             if (plan->ops[k].n_params) touch_op(plan, lives, &plan->ops[k], BP_PARAM_GRADS, i);
     }
-    for (int k = 0; plan->flags & BP_DO_BACKWARD && !plan->shards && !plan->seeds && k < plan->n_ops; k++)
+    for (int k = 0; plan->flags & BP_DO_BACKWARD && !plan->shards && !plan->alone && k < plan->n_ops; k++)
         if (plan->ops[k].n_params) touch_op(plan, lives, &plan->ops[k], BP_PARAM_GRADS, INT32_MAX);
     for (int i = 0; i < plan->n_buffers; i++) {
         const bp_buffer *b = &plan->buffers[i];
@@ -574,7 +574,7 @@ static bp_status lay_out(bp_plan *plan) {
     if (status) return status;
     size_t buffers = total;
     plan->parts = take(&total, plan->n_losses * plan->n_tiles, 3 * sizeof(double));
-    if (plan->flags & BP_DO_BACKWARD && !plan->seeds) {
+    if (plan->flags & BP_DO_BACKWARD && !plan->alone) {
         plan->scratch_bytes = ((size_t)plan->block_max * plan->size + BP_ALIGN - 1) / BP_ALIGN * BP_ALIGN;
         plan->scratch = take(&total, plan->n_threads, plan->scratch_bytes);
         if (plan->shards) plan->shard_grads = take(&total, plan->shards, (size_t)plan->n_theta * plan->size);
@@ -601,7 +601,7 @@ static bp_status lay_out(bp_plan *plan) {
 
 /* Shards pay where many rows meet few weights: a tile's activations outweigh the gradient it is added to. */
 static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
-    if (!(plan->flags & BP_DO_BACKWARD) || plan->seeds || has_chunk_op || !plan->n_theta || bp_forced.phase2 == 1) return 0;
+    if (!(plan->flags & BP_DO_BACKWARD) || plan->alone || has_chunk_op || !plan->n_theta || bp_forced.phase2 == 1) return 0;
     int64_t tiles = ceil_div(plan->rows, plan->row_tile);
     if (bp_forced.phase2 == 2 || (tiles >= 4 && plan->n_theta <= TRAIN_TILE * units))
         return (int)min64(BP_MAX_SHARDS, tiles);
@@ -610,7 +610,7 @@ static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
 
 /* Rows of a tile: many where a tile reads all weights once, fewer where weights are used many times a row. */
 static int64_t choose_tile(const bp_plan *plan, int calls_python) {
-    if (plan->seeds && calls_python) return PYTHON_TILE;
+    if (plan->alone && calls_python) return PYTHON_TILE;
     int64_t tile = plan->inference ? INFER_TILE : plan->rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2, least = 0;
     double flops = 0;
     for (int i = 0; i < plan->n_ops; i++) {
@@ -633,10 +633,11 @@ static void size_chunks(bp_plan *plan) {
         if (!is_grid(plan, &(bp_item){BP_FORWARD, i, 0, 0})) together += flops;
         else if (flops > apart) apart = flops;
     }
+    int back = !(plan->flags & BP_DO_BACKWARD) ? 0 : plan->seeds && !(plan->flags & BP_DO_EACH) ? 1 : 2;
     /* forward, to the inputs, to the parameters */
-    double passes = plan->seeds ? 1 + (double)plan->seeds : plan->flags & BP_DO_BACKWARD ? 3 : 1;
+    double passes = 1 + back * (plan->seeds ? (double)plan->seeds : 1);
     double most = fmin(ROWS_FLOPS / (together * passes), GRID_FLOPS / apart);
-    if (plan->flags & BP_DO_BACKWARD && !plan->seeds) most = fmin(most, UPDATE_FLOPS / plan->flops_row);
+    if (back && !plan->alone) most = fmin(most, UPDATE_FLOPS / plan->flops_row);
     plan->flops_row *= passes;
     plan->flops = plan->flops_row * (double)plan->rows;
     int64_t limit = max64((int64_t)fmin(most, MAX_CHUNK_ROWS) / plan->row_tile, 1) * plan->row_tile;
@@ -647,8 +648,10 @@ static void size_chunks(bp_plan *plan) {
 bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads) {
     if (plan->arena || rows < 1 || n_threads < 1 || n_threads > BP_MAX_THREADS) return BP_E_SHAPE;
     if (flags & (BP_DO_LOSS | BP_DO_BACKWARD) && !plan->n_losses) return BP_E_SHAPE;
-    if (plan->seeds && (plan->n_losses != 1 || plan->losses[0].fused || !(flags & BP_DO_BACKWARD))) return BP_E_SHAPE;
+    if ((plan->seeds || flags & BP_DO_EACH) && !(flags & BP_DO_BACKWARD)) return BP_E_SHAPE;
+    if (plan->seeds && (plan->n_losses != 1 || plan->losses[0].fused)) return BP_E_SHAPE;
     plan->flags = flags;
+    plan->alone = plan->seeds || flags & BP_DO_EACH;
     plan->rows = rows;
     plan->n_threads = n_threads;
     int has_chunk_op = 0, has_table = 0;
@@ -666,19 +669,19 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
         units += op->n_params ? plan->buffers[op->out].cols : 0;
     }
     if (plan->n_ops) units += plan->buffers[plan->ops[0].in[0]].cols;
-    if (plan->seeds && has_chunk_op) plan->n_threads = 1; /* the calling thread */
+    if (plan->alone && has_chunk_op) plan->n_threads = 1; /* the calling thread */
     plan->row_tile = choose_tile(plan, has_chunk_op);
     plan->shards = choose_shards(plan, units, has_chunk_op || has_table);
-    plan->windowed = plan->shards || plan->seeds || (plan->inference && !has_chunk_op);
+    plan->windowed = plan->shards || plan->alone || (plan->inference && !has_chunk_op);
     size_chunks(plan);
 
     /* BLAS may treat the rows of a product differently; a prediction must not */
     for (int i = 0; i < plan->n_ops; i++)
-        plan->ops[i].native = bp_forced.backend != 1 || plan->inference || plan->seeds;
+        plan->ops[i].native = bp_forced.backend != 1 || plan->inference || plan->alone;
     bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
     if (!status && flags & BP_DO_LOSS) status = place_losses(plan);
     if (!status) status = cut_stages(plan);
-    int trains = flags & BP_DO_BACKWARD && !plan->seeds;
+    int trains = flags & BP_DO_BACKWARD && !plan->alone;
     if (!status && trains) status = find_tables(plan);
     if (!status && trains) status = cut_blocks(plan);
     if (!status) status = lay_out(plan);

@@ -191,7 +191,7 @@ static void set_chunk(bp_run *run, int64_t off) {
     run->off = off;
     run->x.step = run->first_step + run->at.done.steps;
     run->rows = min64(run->plan->chunk_rows, run->batch_rows - off);
-    run->x.online = run->rows == 1 && !run->plan->inference && !run->plan->seeds;
+    run->x.online = run->rows == 1 && !run->plan->inference && !run->plan->alone;
     run->stage = 0;
     run->updating = 0;
 }
@@ -261,16 +261,19 @@ static void gather(bp_run *run, const bp_tile *t) {
     }
 }
 
+/* Where row r of a tile (of seeds, rows) goes, in what goes out. */
+static int64_t out_row(const bp_run *run, const bp_tile *t, int64_t r) {
+    return (run->at.pos + run->off + t->row + r % t->count) * run->apart + t->seed + r / t->count;
+}
+
 static void scatter(bp_run *run, const bp_tile *t) {
     for (int i = 0; i < run->n_out; i++) {
         const bp_out_port *port = &run->out[i];
         size_t row = (size_t)run->plan->buffers[port->buffer].cols * run->plan->size;
-        char *to = (char *)port->data + (size_t)((run->at.pos + run->off + t->row) * run->apart + t->seed) * row;
         const char *from = bp_at(&run->x, port->buffer, t->at, run->plan->size);
-        if (run->apart == 1) memcpy(to, from, (size_t)t->count * row);
-        for (int64_t k = 0; k < t->seeds && run->apart > 1; k++)
-            for (int64_t r = 0; r < t->count; r++, from += row)
-                memcpy(to + (size_t)(r * run->apart + k) * row, from, row);
+        int64_t rows = t->seeds * t->count, run_of = run->apart == 1 ? rows : 1; /* rows in one run of memory */
+        for (int64_t r = 0; r < rows; r += run_of)
+            memcpy((char *)port->data + (size_t)out_row(run, t, r) * row, from + (size_t)r * row, (size_t)run_of * row);
     }
 }
 
@@ -343,8 +346,10 @@ static void sow(bp_run *run, const bp_tile *t) {
         const bp_op *op = &plan->ops[i];
         if (plan->buffers[op->out].grad < 0 || (t->seed && !op->type->backward_first)) continue;
         for (int j = 0; j < op->n_aux; j++) repeat_rows(run, op->aux + j, t);
-        for (int j = 0; j < op->n_in && !(op->type->ignores & BP_IGNORES_IN); j++) repeat_rows(run, op->in[j], t);
-        if (!(op->type->ignores & BP_IGNORES_OUT)) repeat_rows(run, op->out, t);
+        int ignores = op->type->ignores;
+        if (op->n_params && plan->flags & BP_DO_EACH) ignores &= ignores & BP_GRAD_IGNORES_OUT ? BP_IGNORES_OUT : 0;
+        for (int j = 0; j < op->n_in && !(ignores & BP_IGNORES_IN); j++) repeat_rows(run, op->in[j], t);
+        if (!(ignores & BP_IGNORES_OUT)) repeat_rows(run, op->out, t);
     }
     int grad = plan->losses[0].grad;
     int64_t cols = plan->buffers[grad].cols, n = t->seeds * t->count;
@@ -358,18 +363,30 @@ static void sow(bp_run *run, const bp_tile *t) {
     memset(part(run, 0, t->number), 0, 3 * sizeof(double));
 }
 
-static void shard_gradients(bp_run *run, const bp_tile *t) {
+/* The gradient of rows r0..r1 of the buffers, shaped as theta. */
+static void gradient_of_rows(bp_run *run, int64_t r0, int64_t r1, int add, char *grads) {
     const bp_plan *plan = run->plan;
-    char *grads = plan->arena + plan->shard_grads + (size_t)t->shard * (size_t)plan->n_theta * plan->size;
     for (int i = 0; i < plan->n_params; i++) {
         const bp_param *p = &plan->params[i];
         if (p->flags & BP_PARAM_FROZEN) continue;
         for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
             const bp_op *op = &plan->ops[plan->uses[u].op];
-            op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, t->at, t->at + t->count,
+            op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, r0, r1,
                                               &(bp_cell){0, p->rows, 0, p->cols, 0},
-                                              grads + (size_t)p->offset * plan->size, p->cols,
-                                              t->add || u != p->first_use);
+                                              grads + (size_t)p->offset * plan->size, p->cols, add || u != p->first_use);
+        }
+    }
+}
+
+static void param_grads(bp_run *run, const bp_tile *t) {
+    const bp_plan *plan = run->plan;
+    if (plan->shards) {
+        char *grads = plan->arena + plan->shard_grads + (size_t)t->shard * (size_t)plan->n_theta * plan->size;
+        gradient_of_rows(run, t->at, t->at + t->count, t->add, grads);
+    } else if (run->opt.kind == BP_OPT_EACH) {
+        for (int64_t r = 0; r < t->seeds * t->count; r++) {
+            size_t at = (size_t)(out_row(run, t, r) * run->n_params) * plan->size;
+            gradient_of_rows(run, t->at + r, t->at + r + 1, 0, (char *)run->opt.state[0] + at);
         }
     }
 }
@@ -390,7 +407,7 @@ static bp_status do_item(bp_run *run, const bp_item *item, const bp_tile *t, con
     case BP_BACKWARD:
         return op->type->backward[plan->dtype](&run->x, op, cell);
     case BP_PARAM_GRADS:
-        shard_gradients(run, t);
+        param_grads(run, t);
         return BP_OK;
     default:
         scatter(run, t);
@@ -412,6 +429,7 @@ static bp_status do_outside(bp_run *run, const bp_item *item, const bp_tile *t, 
 }
 
 static int calls_python(const bp_plan *plan, const bp_item *item) {
+    if (item->kind == BP_LOSS) return !plan->losses[item->op].type;
     if (item->kind != BP_FORWARD && item->kind != BP_BACKWARD) return 0;
     const bp_op *op = &plan->ops[item->op];
     return op->scope == BP_SCOPE_CHUNK && (item->kind == BP_FORWARD || op->aux < 0);
@@ -426,12 +444,13 @@ static bp_status do_tile(bp_run *run, const bp_stage *stage, const bp_tile *t) {
 }
 
 /* One way forward, but for what the way back overwrites; then back from the seeds, as many together as have room. */
-static bp_status do_seeds(bp_run *run, const bp_stage *stage, bp_tile *t) {
+static bp_status do_alone(bp_run *run, const bp_stage *stage, bp_tile *t) {
     const bp_plan *plan = run->plan;
+    int64_t seeds = plan->seeds ? plan->seeds : 1;
     const bp_item *first = &plan->items[stage->first], *end = first + stage->count;
     bp_status status = BP_OK;
-    for (t->seed = 0; t->seed < plan->seeds && !status; t->seed += t->seeds) {
-        t->seeds = min64(plan->row_tile / t->count, plan->seeds - t->seed);
+    for (t->seed = 0; t->seed < seeds && !status; t->seed += t->seeds) {
+        t->seeds = min64(plan->row_tile / t->count, seeds - t->seed);
         for (const bp_item *item = first; item < end && !status; item++) {
             if (t->seed && item->kind == BP_GATHER) continue;
             if (t->seed && item->kind == BP_FORWARD && !plan->ops[item->op].type->backward_first) continue;
@@ -487,7 +506,7 @@ static bp_status do_stage_task(bp_run *run, const bp_stage *stage, int64_t task,
         bp_tile t = tile_of(run, tile, stage->row_tile, thread);
         t.shard = (int)task;
         t.add = run->off || tile > first;
-        status = run->plan->seeds ? do_seeds(run, stage, &t) : do_tile(run, stage, &t);
+        status = run->plan->alone ? do_alone(run, stage, &t) : do_tile(run, stage, &t);
     }
     return status;
 }
@@ -729,8 +748,6 @@ static void end_batch(bp_run *run, int updated) {
     done->loss += run->sum[0];
     done->weight += run->sum[1];
     done->hits += run->sum[2];
-    if (run->opt.kind == BP_OPT_EACH)
-        run->opt.state[0] = (char *)run->opt.state[0] + (size_t)run->n_params * run->plan->size;
     done->steps += updated;
     run->at.t += updated;
     done->rows += run->batch_rows;
@@ -775,7 +792,7 @@ static void advance(bp_run *run, int n_threads) {
             for (int64_t i = 0; i < tiles; i++)
                 for (int j = 0; j < (k ? 1 : 3); j++) run->sum[j] += part(run, k, i)[j];
         }
-        if (plan->flags & BP_DO_BACKWARD && run->opt.kind != BP_OPT_NONE) {
+        if (plan->flags & BP_DO_BACKWARD && run->opt.kind != BP_OPT_NONE && !plan->alone) {
             if (trains(run) && !isfinite(run->sum[0])) {
                 run->status = BP_E_NONFINITE_LOSS;
                 set_batch(run);
