@@ -39,9 +39,7 @@ class _Linear(BuiltIn):
 # ---- of outputs by inputs ----
 
 
-def _pulled(
-    net: Network, arrays: Sequence[np.ndarray], output: int, first: int, count: int
-) -> list[np.ndarray | None]:
+def _pulled(net: Network, arrays: Sequence[np.ndarray], output: int, first: int, count: int) -> list[np.ndarray | None]:
     """da^L_k/dx at each row, for `count` numbers k of an output from `first` on: by input (n, count, its numbers), None
     for whole numbers."""
     n, threads = len(arrays[0]), _threads.resolve(None)

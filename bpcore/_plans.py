@@ -69,7 +69,8 @@ def compiled(net: Network, key: Key) -> Compiled:
     """A plan of this network's own operations."""
     plan, graph = _core.Plan(net.dtype), net._graph
     made = Compiled(plan, [], [], [], [], [], [])
-    frozen = {name for node in graph.nodes if key.flags & _core.INPUT_GRAD and key.seeds or node.base in net._frozen for name in node.parameters}
+    by_inputs = key.flags & _core.INPUT_GRAD and key.seeds
+    frozen = {name for node in graph.nodes if by_inputs or node.base in net._frozen for name in node.parameters}
     slots = {
         name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen) for name, p in graph.parameters.items()
     }

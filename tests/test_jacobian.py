@@ -205,8 +205,8 @@ def test_refused(name):
     X = rows(net, 4)
     for wrong, error, words in (
         (X[:, :2], ValueError, "X: expected shape"), (X[0], ValueError, r"use X.reshape\(1, -1\)"),
-        (X[:0], ValueError, "at least one row"), (np.where(X == X[2, 1], np.nan, X), ValueError, r"X\[2, 1\] is nan"),
-        (np.where(X == X[3, 0], np.inf, X), ValueError, r"X\[3, 0\] is inf"), (X + 0j, TypeError, "real numbers"),
+        (X[:0], ValueError, "at least one row"), (np.where(X[2, 1] == X, np.nan, X), ValueError, r"X\[2, 1\] is nan"),
+        (np.where(X[3, 0] == X, np.inf, X), ValueError, r"X\[3, 0\] is inf"), (X + 0j, TypeError, "real numbers"),
         (np.ma.masked_array(X), TypeError, "masked arrays"), (X.astype(str), TypeError, "real numbers"),
     ):  # fmt: skip
         for call in (net.jacobian, lambda X: net.input_gradient(X, output=0)):
@@ -214,7 +214,7 @@ def test_refused(name):
                 call(wrong)
     single = made(name, "float32")
     with pytest.raises(ValueError, match="overflows float32"):
-        single.jacobian(np.where(X == X[2, 1], 1e39, X))
+        single.jacobian(np.where(X[2, 1] == X, 1e39, X))
 
 
 def test_whole_numbers_have_no_derivative():
