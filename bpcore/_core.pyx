@@ -515,7 +515,7 @@ def is_source(dtype):
 
 
 def ready(x, cnp.npy_intp cols, cnp.dtype dtype):
-    """Whether x is a small array (n, cols), n > 0, of float32 or float64, all finite in dtype: nothing else to check."""
+    """Whether x is a small array (n, cols), n > 0, of float32 or float64, finite in dtype: nothing is left to check."""
     if not cnp.PyArray_CheckExact(x):
         return False
     cdef cnp.ndarray a = x
@@ -659,7 +659,7 @@ cdef class Run:
         bp_run_random(self.run, seed, step)
 
     def seeds(self, int64_t first, int64_t apart):
-        """The plan's seeds are the unit vectors from `first` on; outs are (n, apart, cols), or parts of it from the first."""
+        """The plan's seeds are the unit vectors from `first` on; outs are views of (n, apart, cols) from `first` on."""
         bp_run_seeds(self.run, first, apart)
 
     def begin(self, int64_t n, int64_t batch, cnp.ndarray order=None):

@@ -66,17 +66,21 @@ class Run:
 
         n_out, n_params = net.n_outputs, net.n_params
         A, g = np.zeros((n_params, n_params)), np.zeros(n_params)
-        weight = np.ones(len(X)) if self.data.weight is None else np.asarray(self.data.weight, float)
+        weight = None if self.data.weight is None else np.asarray(self.data.weight, float)
         rows = max(1, _BLOCK // (n_out * n_params))
         for first in range(0, len(X), rows):
             part = slice(first, first + rows)
-            J = output_gradients(net, X[part]).reshape(-1, n_params).astype(float)
+            J = output_gradients(net, X[part]).reshape(-1, n_params).astype(float, copy=False)
             (a,) = net._predict([X[part]], self.n_threads)
             r = (a - np.reshape(target.array[part], a.shape)).ravel()
-            w = np.repeat(weight[part], n_out)
-            A += J.T @ (w[:, None] * J)
-            g += J.T @ (w * r)
-        return A / weight.sum(), g / weight.sum()
+            if weight is not None:
+                root = np.sqrt(np.repeat(weight[part], n_out))
+                J *= root[:, None]
+                r = root * r
+            A += J.T @ J
+            g += J.T @ r
+        total = len(X) if weight is None else weight.sum()
+        return A / total, g / total
 
     def slice(self, n_threads: int, seconds: float, max_steps: int = -1, fresh: bool = True) -> int:
         """One step; none where no damping makes the cost fall."""

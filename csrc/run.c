@@ -373,7 +373,8 @@ static void gradient_of_rows(bp_run *run, int64_t r0, int64_t r1, int add, char 
             const bp_op *op = &plan->ops[plan->uses[u].op];
             op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, r0, r1,
                                               &(bp_cell){0, p->rows, 0, p->cols, 0},
-                                              grads + (size_t)p->offset * plan->size, p->cols, add || u != p->first_use);
+                                              grads + (size_t)p->offset * plan->size, p->cols,
+                                              add || u != p->first_use);
         }
     }
 }

@@ -1,4 +1,4 @@
-/* What a run may be told: ports whose rows repeat, gradients of each row, derivatives of outputs, draws, several losses. */
+/* What a run may be told: ports whose rows repeat, gradients of each row and of outputs, draws, several losses. */
 #include "harness.h"
 
 #include <math.h>
@@ -208,7 +208,8 @@ static void test_seeds(const numbers *d) {
         bp_plan *plan = bp_plan_new(BP_F64);
         int x = bp_plan_buffer(plan, BP_REAL, N_IN), z = -1, a = -1, target = bp_plan_buffer(plan, BP_REAL, N_OUT);
         int decay = each ? BP_PARAM_DECAY : BP_PARAM_FROZEN;
-        int params[2] = {bp_plan_param(plan, 0, N_IN, N_OUT, decay), bp_plan_param(plan, N_IN * N_OUT, N_OUT, 1, decay)};
+        int params[2] = {bp_plan_param(plan, 0, N_IN, N_OUT, decay),
+                         bp_plan_param(plan, N_IN * N_OUT, N_OUT, 1, decay)};
         CHECK(!bp_plan_op(plan, bp_op_find("dense"), 1, &x, 2, params, NULL, -1, &z));
         CHECK(!bp_plan_op(plan, bp_op_find("activation"), 1, &z, 0, NULL, bp_activation_detail("tanh"), -1, &a));
         CHECK(!bp_plan_loss(plan, "linear", a, target, 0, 0, 1, 1));
