@@ -73,12 +73,9 @@ class Run:
             J = output_gradients(net, X[part]).reshape(-1, n_params).astype(float, copy=False)
             (a,) = net._predict([X[part]], self.n_threads)
             r = (a - np.reshape(target.array[part], a.shape)).ravel()
-            if weight is not None:
-                root = np.sqrt(np.repeat(weight[part], n_out))
-                J *= root[:, None]
-                r = root * r
-            A += J.T @ J
-            g += J.T @ r
+            w = None if weight is None else np.repeat(weight[part], n_out)[:, None]
+            A += J.T @ (J if w is None else w * J)
+            g += J.T @ (r if w is None else w[:, 0] * r)
         total = len(X) if weight is None else weight.sum()
         return A / total, g / total
 
