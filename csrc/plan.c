@@ -107,7 +107,7 @@ bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int 
     if (!grown) return BP_E_NOMEM;
     plan->ops = grown;
     bp_op op = {.type = type, .n_in = n_in, .n_params = n_params, .out = -1, .scope = type->scope, .aux = -1,
-                .tag = tag, .detail = detail};
+                .relu = -1, .factor = -1, .tag = tag, .detail = detail};
     memcpy(op.in, in, (size_t)n_in * sizeof *in);
     if (n_params) memcpy(op.param, param, (size_t)n_params * sizeof *param);
     bp_status status = type->declare(plan, &op);
@@ -162,8 +162,13 @@ bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, dou
         }
     }
     int in = fused ? last->in[0] : out;
-    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, in, -1, positions, a->cols / positions,
-                                        y->cols / positions, attr, weight, weight / (double)positions};
+    bp_loss_call call = {.labels = y->kind == BP_INT32,
+                         .cols = a->cols / positions,
+                         .target_cols = y->cols / positions,
+                         .positions = positions,
+                         .attr = attr};
+    grown[plan->n_losses++] =
+        (bp_cost){type, out, target, tag, fused, in, -1, weight, weight / (double)positions, call};
     return BP_OK;
 }
 
@@ -228,6 +233,7 @@ static bp_status declare_gradients(bp_plan *plan) {
 static bp_status place_losses(bp_plan *plan) {
     for (int i = 0; i < plan->n_losses; i++) {
         bp_cost *loss = &plan->losses[i];
+        loss->call.fused = loss->fused;
         loss->grad = plan->buffers[loss->in].grad;
         if (loss->grad >= 0 || !loss->type) continue;
         int grad = bp_plan_buffer(plan, BP_REAL, plan->buffers[loss->in].cols);
@@ -243,6 +249,28 @@ static int wants_backward(const bp_plan *plan, const bp_op *op) {
     for (int j = 0; j < op->n_in; j++)
         if (plan->buffers[op->in[j]].grad >= 0) return 1;
     return 0;
+}
+
+/* Products take elementwise functions along while their tiles are in registers: a ReLU after them, and the factor f' of
+ * any function before them.  z then has no place of its own. */
+static void fuse_products(bp_plan *plan) {
+    for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_REUSE; i++) {
+        bp_op *f = &plan->ops[i], *before = maker_of(plan, f->in[0]);
+        const bp_buffer *z = &plan->buffers[f->in[0]], *a = &plan->buffers[f->out];
+        if (!f->type->elementwise || f->skip || f->aux < 0) continue;
+        f->fused_forward = before && before->type->fuses && before->native && z->consumers == 1 && !z->kept &&
+                           !strcmp(bp_op_function(plan, f, 0), "relu");
+        for (int k = 0; k < plan->n_losses; k++)
+            if (plan->losses[k].in == f->in[0]) f->fused_forward = 0;
+        if (f->fused_forward) before->relu = f->aux;
+        if (a->grad < 0 || z->grad < 0 || a->consumers != 1 || z->consumers != 1 || a->kept || f->add[0]) continue;
+        for (int k = i + 1; k < plan->n_ops; k++) {
+            bp_op *after = &plan->ops[k];
+            if (after->in[0] != f->out || !after->type->fuses || !after->native || after->add[0]) continue;
+            after->factor = f->aux;
+            f->fused_backward = 1;
+        }
+    }
 }
 
 static bp_scope item_scope(const bp_plan *plan, const bp_item *item) {
@@ -282,16 +310,25 @@ static bp_status cut_stages(bp_plan *plan) {
     plan->stages = calloc(most, sizeof(bp_stage));
     if (!plan->items || !plan->stages) return BP_E_NOMEM;
     int n = 0;
-    plan->items[n++] = (bp_item){BP_GATHER, 0, 0, 0};
+    plan->items[n++] = (bp_item){.kind = BP_GATHER};
     for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_FORWARD; i++)
-        if (!plan->ops[i].skip) plan->items[n++] = (bp_item){BP_FORWARD, i, plan->buffers[plan->ops[i].out].cols, 0};
-    for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++) plan->items[n++] = (bp_item){BP_LOSS, i, 0, 0};
+        if (!plan->ops[i].skip && !plan->ops[i].fused_forward)
+            plan->items[n++] = (bp_item){.kind = BP_FORWARD, .op = i, .cols = plan->buffers[plan->ops[i].out].cols};
+    for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++)
+        plan->items[n++] = (bp_item){.kind = BP_LOSS, .op = i};
     for (int i = plan->n_ops - 1; i >= 0 && plan->flags & BP_DO_BACKWARD; i--)
-        if (wants_backward(plan, &plan->ops[i]))
-            plan->items[n++] = (bp_item){BP_BACKWARD, i, plan->buffers[plan->ops[i].in[0]].cols, 0};
-    if (plan->shards || plan->flags & BP_DO_EACH) plan->items[n++] = (bp_item){BP_PARAM_GRADS, 0, 0, 0};
-    plan->items[n++] = (bp_item){BP_SCATTER, 0, 0, 0};
+        if (wants_backward(plan, &plan->ops[i]) && !plan->ops[i].fused_backward)
+            plan->items[n++] = (bp_item){.kind = BP_BACKWARD, .op = i, .cols = plan->buffers[plan->ops[i].in[0]].cols};
+    if (plan->shards || plan->flags & BP_DO_EACH) plan->items[n++] = (bp_item){.kind = BP_PARAM_GRADS};
+    plan->items[n++] = (bp_item){.kind = BP_SCATTER};
     plan->n_items = n;
+    for (int i = 0; i < n; i++) {
+        bp_item *item = &plan->items[i];
+        const bp_op *op = &plan->ops[item->op];
+        if (item->kind != BP_FORWARD && item->kind != BP_BACKWARD) continue;
+        item->on = op;
+        item->call = (item->kind == BP_FORWARD ? op->type->forward : op->type->backward)[plan->dtype];
+    }
 
     bp_stage *stage = NULL;
     for (int i = 0; i < n; i++) {
@@ -408,9 +445,19 @@ static void cut_parameters(bp_plan *plan, int tables) {
             for (int64_t k = 0; k < p->rows; k += rows) {
                 bp_cell cell = {k, min64(k + rows, p->rows), c, min64(c + cols, p->cols), 0};
                 plan->blocks[plan->n_blocks++] =
-                    (bp_block){i, i + 1, 0, cell, p->offset + k * p->cols + c, cell.r1 - k, cell.c1 - c, p->cols};
+                    (bp_block){i, i + 1, 0, 0, cell, p->offset + k * p->cols + c, cell.r1 - k, cell.c1 - c, p->cols};
             }
     }
+}
+
+/* Whether plain SGD can be made with a parameter's gradient: one operation makes that, in one go.  (Small parameters
+ * lie next to each other: parts of vectors stored there would make their neighbours wait.) */
+static int has_step(const bp_plan *plan, const bp_block *block) {
+    const bp_param *p = &plan->params[block->param];
+    if (plan->shards || block->whole || p->first_use < 0 || p->first_use != p->last_use) return 0;
+    const bp_use *use = &plan->uses[p->first_use];
+    const bp_op *op = &plan->ops[use->op];
+    return op->type->step[plan->dtype] && !use->slot && op->native && op->positions * plan->chunk_rows <= BP_STEP_ROWS;
 }
 
 static bp_status cut_blocks(bp_plan *plan) {
@@ -428,6 +475,7 @@ static bp_status cut_blocks(bp_plan *plan) {
         if (!tables) plan->n_dense = plan->n_blocks;
     }
     for (int i = 0; i < plan->n_blocks; i++) {
+        plan->blocks[i].steps = has_step(plan, &plan->blocks[i]);
         int64_t n = plan->blocks[i].rows * plan->blocks[i].width;
         double uses = plan->blocks[i].whole ? 1 : uses_of(plan, &plan->params[plan->blocks[i].param]);
         plan->block_cost[i + 1] = plan->block_cost[i] + (int64_t)((double)n * uses) + BLOCK_COST;
@@ -475,6 +523,8 @@ static void touch_op(const bp_plan *plan, bp_life *lives, const bp_op *op, bp_it
     int out_ignored = kind == BP_PARAM_GRADS ? op->type->ignores & BP_GRAD_IGNORES_OUT : ignores & BP_IGNORES_OUT;
     if (!out_ignored) touch(lives, op->out, last);
     for (int j = 0; j < op->n_aux; j++) touch(lives, op->aux + j, last);
+    if (kind == BP_FORWARD) touch(lives, op->relu, item);
+    if (kind == BP_BACKWARD) touch(lives, op->factor, last);
     if (kind != BP_FORWARD) touch(lives, plan->buffers[op->out].grad, item);
 }
 
@@ -485,6 +535,7 @@ static void find_lives(const bp_plan *plan, bp_life *lives) {
         int from = plan->buffers[op->out].grad, to = plan->buffers[op->in[0]].grad;
         if (op->type->grad_in_place && from >= 0 && to >= 0 && plan->buffers[op->in[0]].consumers == 1 && !op->add[0])
             lives[to].holder = lives[from].holder;
+        if (op->fused_forward) lives[op->in[0]].holder = lives[op->out].holder;
     }
     for (int i = 0; i < plan->n_items; i++) {
         const bp_item *item = &plan->items[i];
@@ -631,7 +682,7 @@ static void size_chunks(bp_plan *plan) {
         const bp_op *op = &plan->ops[i];
         double flops = flops_of(plan, op);
         plan->flops_row += flops;
-        if (!is_grid(plan, &(bp_item){BP_FORWARD, i, 0, 0})) together += flops;
+        if (!is_grid(plan, &(bp_item){.kind = BP_FORWARD, .op = i})) together += flops;
         else if (flops > apart) apart = flops;
     }
     int back = !(plan->flags & BP_DO_BACKWARD) ? 0 : plan->seeds && !(plan->flags & BP_DO_EACH) ? 1 : 2;
@@ -681,6 +732,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
         plan->ops[i].native = bp_forced.backend != 1 || plan->inference || plan->alone;
     bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
     if (!status && flags & BP_DO_LOSS) status = place_losses(plan);
+    if (!status) fuse_products(plan);
     if (!status) status = cut_stages(plan);
     int trains = flags & BP_DO_BACKWARD && !plan->alone;
     if (!status && trains) status = find_tables(plan);

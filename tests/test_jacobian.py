@@ -39,6 +39,7 @@ def recurrent(layer):
 NETS = {
     "hidden": lambda: [bp.Input(3), bp.Dense(8, "tanh"), bp.Dense(5)],
     "deep": deep,
+    "relu": lambda: [bp.Input(4), bp.Dense(9, "relu"), bp.Dense(8, "elu"), bp.Dense(3, "relu"), bp.Dense(40)],
     "own": own_layer,
     "convolution": convolution,
     "dropout": lambda: [bp.Input(4), bp.Dense(6, "silu"), bp.Dropout(0.5), bp.Dense(3, "logistic")],
