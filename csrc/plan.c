@@ -660,10 +660,13 @@ static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
     return 0;
 }
 
-/* Rows of a tile: many where a tile reads all weights once, fewer where weights are used many times a row. */
+/* Rows of a tile: many where a tile reads all weights once, fewer where weights are used many times a row, or where a
+ * second thread would have nothing to do; a small rest costs as much as a whole tile. */
 static int64_t choose_tile(const bp_plan *plan, int calls_python) {
     if (plan->alone && calls_python) return PYTHON_TILE;
-    int64_t tile = plan->inference ? INFER_TILE : plan->rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2, least = 0;
+    int64_t tile = plan->rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2, least = 0;
+    if (plan->rows <= 2 * LEAST_TILE && plan->rows > 2 * LEAST_TILE - 8) tile = LEAST_TILE;
+    if (plan->inference) tile = INFER_TILE;
     double flops = 0;
     for (int i = 0; i < plan->n_ops; i++) {
         if (plan->ops[i].n_params && !plan->ops[i].type->by_row) flops += flops_of(plan, &plan->ops[i]);
