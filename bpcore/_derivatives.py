@@ -130,7 +130,7 @@ def _hidden_jacobian(net: Network, threads: int) -> _core.Predictor | None:
     J = plan.op("hidden_jacobian", [d], [slots[0][0], slots[1][0]])
     plan.keep(J)
     plan.compile(_plans.PREDICT, 1, threads)
-    return _core.Predictor(plan, net.theta, x, J, (n_in,), (n_out * n_in,), threads)
+    return _core.Predictor(plan, net.theta, {"input": (x, (n_in,))}, {"jacobian": (J, (n_out * n_in,))}, threads)
 
 
 # ---- of each example ----
@@ -148,20 +148,19 @@ def per_sample_gradients(net: Network, X: Any, y: Any, loss: Any) -> np.ndarray:
     return grads
 
 
-def output_gradients(net: Network, X: np.ndarray) -> np.ndarray:
-    """Gradients of each output of each example by theta: (n, n_L, n_params)."""
-    (last,) = net._ends(net._graph.outputs)
-    grads = np.zeros((len(X), last.n_out, net.n_params), net.dtype)
-    threads = _threads.resolve(None)
-    for first in range(0, last.n_out, _SEEDS):
-        key = _seeded(EACH, 0, last.n_out, min(_SEEDS, last.n_out - first), threads)
+def output_gradients(net: Network, arrays: list[np.ndarray], output: int) -> np.ndarray:
+    """Gradients of each number of output number `output` of each example by theta: (n * n_L, n_params)."""
+    n, n_out, threads = len(arrays[0]), net._nodes[net._graph.outputs[output]].n_out, _threads.resolve(None)
+    grads = np.zeros((n, n_out, net.n_params), net.dtype)
+    for first in range(0, n_out, _SEEDS):
+        key = _seeded(EACH, output, n_out, min(_SEEDS, n_out - first), threads)
         with net._plans.take(net, key) as made:
             run = _core.Run(made.plan, net.theta)
-            run.ports([(made.inputs[0], X)])
+            run.ports(list(zip(made.inputs, arrays, strict=True)))
             run.optimizer("each", (grads[:, first:],))
-            run.seeds(first, last.n_out)
-            _training.whole(run, len(X), threads)
-    return grads
+            run.seeds(first, n_out)
+            _training.whole(run, n, threads)
+    return grads.reshape(-1, net.n_params)
 
 
 # ---- second derivatives ----

@@ -462,8 +462,6 @@ def test_refused_calls_change_nothing():
         for call in (net.fit, net.evaluate, net.value_and_grad):
             with pytest.raises(ValueError, match=words):
                 call(X_, y_, **{"loss": LOSSES, **settings})
-    with pytest.raises(ValueError, match="one input and one output; use net"):
-        net.predictor()
     for output, error, words in (
         (0, TypeError, r"output: expected a pair \(name, k\)"), (("label", 0), ValueError, "Did you mean 'labels'"),
         (("labels", 3), ValueError, "output: expected an integer from -3 to 2"),
