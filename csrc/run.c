@@ -316,12 +316,12 @@ static bp_status loss(bp_run *run, int number, const bp_tile *t) {
     return BP_OK;
 }
 
-static void shard_gradients(bp_run *run, const bp_tile *t) {
+static void shard_gradients(bp_run *run, int segment, const bp_tile *t) {
     const bp_plan *plan = run->plan;
     char *grads = plan->arena + plan->shard_grads + (size_t)t->shard * (size_t)plan->n_theta * plan->size;
     for (int i = 0; i < plan->n_params; i++) {
         const bp_param *p = &plan->params[i];
-        if (p->flags & BP_PARAM_FROZEN) continue;
+        if (p->flags & BP_PARAM_FROZEN || p->segment != segment) continue;
         for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
             const bp_op *op = &plan->ops[plan->uses[u].op];
             op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, t->at, t->at + t->count,
@@ -346,7 +346,7 @@ static bp_status do_item(bp_run *run, const bp_item *item, const bp_tile *t, con
     case BP_BACKWARD:
         return op->type->backward[plan->dtype](&run->x, op, cell);
     case BP_PARAM_GRADS:
-        shard_gradients(run, t);
+        shard_gradients(run, item->op, t);
         return BP_OK;
     default:
         scatter(run, t);
@@ -395,6 +395,7 @@ static int shards_of(const bp_run *run) {
 
 static int64_t stage_tasks(const bp_run *run, const bp_stage *stage) {
     if (stage->scope == BP_SCOPE_CHUNK) return 1;
+    if (stage->scope == BP_SCOPE_BLOCKS) return stage->end_block - stage->first_block;
     if (run->plan->shards) return shards_of(run);
     int64_t tiles = ceil_div(run->rows, stage->row_tile);
     return stage->scope == BP_SCOPE_CELLS ? tiles * ceil_div(stage->cols, stage->col_tile) : tiles;
@@ -451,6 +452,15 @@ static void block_gradient(bp_run *run, const bp_block *block, int i, char *G, i
     }
 }
 
+/* Where a block's gradient waits, of which earlier stages or chunks have summed a part; rows are block->ld apart. */
+static char *kept_gradient(const bp_run *run, const bp_block *block) {
+    return run->plan->arena + run->plan->chunk_grad + (size_t)(block->at - run->plan->kept_from) * run->plan->size;
+}
+
+static void sum_block(bp_run *run, const bp_block *block, char *G, int64_t ld) {
+    for (int i = block->param; i < block->end; i++) block_gradient(run, block, i, G, ld);
+}
+
 static bp_status update_block(bp_run *run, const bp_update *step, const bp_block *block, const char *G, int64_t ld) {
     const bp_plan *plan = run->plan;
     bp_update u = *step;
@@ -478,7 +488,7 @@ static int apply_block(bp_run *run, const bp_update *step, const bp_block *block
     const bp_plan *plan = run->plan;
     const bp_param *p = &plan->params[block->param];
     if (plan->shards || block->whole || p->first_use < 0 || p->first_use != p->last_use) return -1;
-    if (run->batch_rows > plan->chunk_rows) return -1;
+    if (plan->rows > 1) return -1; /* the rest of an epoch is as its other batches, whatever is summed early */
     const bp_use *use = &plan->uses[p->first_use];
     const bp_op *op = &plan->ops[use->op];
     bp_update u = *step;
@@ -504,11 +514,12 @@ static bp_status do_block(bp_run *run, const bp_update *step, const bp_block *bl
         for (int i = block->param; i < block->end; i++)
             if (plan->params[i].first_use < 0) block_gradient(run, block, i, G, ld);
     } else {
-        if (run->batch_rows > plan->chunk_rows) {
-            G = plan->arena + plan->chunk_grad + (size_t)block->at * plan->size;
+        int early = plan->params[block->param].segment > 0;
+        if (early || run->batch_rows > plan->chunk_rows) {
+            G = kept_gradient(run, block);
             ld = block->ld;
         }
-        for (int i = block->param; i < block->end; i++) block_gradient(run, block, i, G, ld);
+        if (!early) sum_block(run, block, G, ld);
     }
     return run->off + run->rows == run->batch_rows ? update_block(run, step, block, G, ld) : BP_OK;
 }
@@ -613,7 +624,13 @@ static int64_t first_block(const bp_run *run, int64_t n_tasks, int thread, int n
 
 static bp_status do_task(bp_run *run, const bp_update *step, int64_t task, int thread) {
     const bp_plan *plan = run->plan;
-    if (!run->updating) return do_stage_task(run, &plan->stages[run->stage], task, thread);
+    const bp_stage *stage = &plan->stages[run->stage];
+    if (!run->updating && stage->scope == BP_SCOPE_BLOCKS) {
+        const bp_block *block = &plan->blocks[stage->first_block + task];
+        sum_block(run, block, kept_gradient(run, block), block->ld);
+        return BP_OK;
+    }
+    if (!run->updating) return do_stage_task(run, stage, task, thread);
     if (task >= n_blocks(run)) return do_table(run, step, task - n_blocks(run), thread);
     return do_block(run, step, &plan->blocks[task], thread);
 }
