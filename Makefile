@@ -41,6 +41,7 @@ bench: $(BENCH) $(BUILT) ## measure against other libraries, write the README's 
 	$(PY) bench/bench_barrier.py
 	$(PY) bench/bench_graph.py
 	$(PY) bench/bench_jacobian.py
+	$(PY) bench/bench_checkpoint.py
 	$(PY) bench/report.py
 
 bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
@@ -53,6 +54,7 @@ bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
 	$(PY) bench/bench_barrier.py --quick
 	$(PY) bench/bench_graph.py --quick
 	$(PY) bench/bench_jacobian.py --quick
+	$(PY) bench/bench_checkpoint.py --quick
 
 wheel: $(ENVIRONMENT) ## build sdist and wheel into dist
 	$(PY) -m build

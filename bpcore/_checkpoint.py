@@ -1,23 +1,25 @@
-"""Checkpoints: after which layers a network is cut, so that training stores what crosses a cut and recomputes the rest."""
+"""Checkpoints: after which layers a network is cut; training stores what crosses a cut and recomputes the rest."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from bpcore import _validate
 from bpcore._graph import Graph
 from bpcore._layers import Input, Layer
 from bpcore._symbols import Symbol
 
-Checkpoint = bool | tuple[str, ...] | None
+Checkpoint = Literal[True] | tuple[str, ...] | None
 
 
 def resolve(graph: Graph, value: Any) -> Checkpoint:
     """None, True, or the names of nodes in their order; value may name them or be their layers or symbols."""
-    if value is None or value is True:
-        return value
+    if value is None:
+        return None
+    if value is True:
+        return True
     if isinstance(value, (str, Symbol, Layer)) or not isinstance(value, Iterable):
         raise TypeError(f"checkpoint: expected None, True or a list of layers (names or outputs), got {value!r}")
     chosen = {_name(graph, one) for one in value}
@@ -34,7 +36,8 @@ def _name(graph: Graph, one: Any) -> str:
     if not found:
         raise ValueError(f"checkpoint: expected layers of this network, got {one!r}")
     if len(found) > 1:
-        raise ValueError(f"checkpoint: expected a layer that is used once, got {one!r}; name the use: {', '.join(found)}")
+        uses = ", ".join(found)
+        raise ValueError(f"checkpoint: expected a layer that is used once, got {one!r}; name the use: {uses}")
     return found[0]
 
 

@@ -56,14 +56,12 @@ class Network:
         ends = chained(layers) if outputs is None else (symbols("inputs", layers), symbols("outputs", outputs))
         graph = lay_out(*ends)
         cut = _checkpoint.resolve(graph, checkpoint)
-        self._create(graph, checked, number)
-        self._checkpoint = cut
+        self._create(graph, checked, number, cut)
 
-    def _create(self, graph: Graph, dtype: np.dtype[Any], seed: int) -> None:
-        self._dtype, self._seed, self._graph = dtype, seed, graph
+    def _create(self, graph: Graph, dtype: np.dtype[Any], seed: int, checkpoint: _checkpoint.Checkpoint = None) -> None:
+        self._dtype, self._seed, self._graph, self._checkpoint = dtype, seed, graph, checkpoint
         origins = [(node.base, getattr(node.layer, "_origin", None)) for node in graph.nodes]
         self._frozen = frozenset(base for base, origin in origins if origin and origin[1] in origin[0].frozen)
-        self._checkpoint: _checkpoint.Checkpoint = None
         self.step = 0
         self.epoch = 0
         self._memory = Memory()
@@ -111,9 +109,9 @@ class Network:
     def _like(self, dtype: Any) -> Network:
         """The same network, with the same parameters, in another dtype; without memory of training."""
         twin = type(self).__new__(type(self))
-        twin._create(self._graph, np.dtype(dtype), self._seed)
+        twin._create(self._graph, np.dtype(dtype), self._seed, self._checkpoint)
         twin._theta[:] = self._theta
-        twin._frozen, twin._checkpoint = self._frozen, self._checkpoint
+        twin._frozen = self._frozen
         return twin
 
     # ---- as a layer, and parts of it ----
@@ -204,16 +202,19 @@ class Network:
         self._plans = _plans.PlanCache()
 
     @property
-    def checkpoint(self) -> bool | tuple[str, ...] | None:
+    def checkpoint(self) -> _checkpoint.Checkpoint:
         """After which layers the network is cut, to train in less memory; may be assigned: net.checkpoint = True.
 
         None: everything that the way back reads is stored.  A list of layers (names, see `summary`, or their outputs):
         what is read across a cut is stored; the rest is computed again, part by part, when the way back comes to it,
         which costs up to another forward pass.  True: sqrt(2 n) parts of n layers (after Chen et al. 2016), where that
-        saves a tenth of the memory.  The
-        gradients of a part's parameters are summed as soon as it is done, where they are smaller than their layer's
-        input and output; else these stay until the update.  No bit depends on it.  Python functions of your own are
-        not called again: what they gave is stored.  Raises ValueError for a name that is no layer's.
+        saves a tenth of the memory.
+
+        The update needs each parameter's gradient: it is summed as soon as its part is done, where it is smaller than
+        the layer's input and output for the batch; where not (wide dense layers, small batches), these are stored until
+        the update, and little is saved.  Python functions of your own are not called again: what they gave is stored.
+        No bit depends on a checkpoint; `hvp` takes no notice of it.  Raises ValueError or TypeError for what is no
+        layer of the network.
         """
         return self._checkpoint
 
@@ -351,7 +352,8 @@ class Network:
         memory = f"a step on 32 examples: {reused}, without reuse {apart}"
         if self._checkpoint is not None and cut != reused:
             after = ", ".join(self._nodes[i].name for i in _checkpoint.cuts(self._graph, self._checkpoint))
-            memory = f"a step on 32 examples: {cut}, without checkpoint {reused}, without reuse {apart}\ncut after: {after}"
+            memory = f"a step on 32 examples: {cut}, without checkpoint {reused}, without reuse {apart}\n"
+            memory += f"cut after: {after}"
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], memory])
 
     # ---- training ----

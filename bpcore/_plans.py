@@ -68,7 +68,7 @@ class Compiled:
 
 
 def compiled(net: Network, key: Key) -> Compiled:
-    """A plan of this network's own operations, cut where it is to be; where bpcore chooses, only if that saves memory."""
+    """A plan of this network's own operations, cut where it is to be; with `True` only if that saves memory."""
     cuts = [] if key.stores_all or not key.flags & _core.BACKWARD else _checkpoint.cuts(net._graph, net.checkpoint)
     made = _compiled(net, key, cuts)
     if not cuts or net.checkpoint is not True:

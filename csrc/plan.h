@@ -91,7 +91,7 @@ struct bp_plan {
     size_t arena_bytes, unshared_bytes;
     size_t scratch, scratch_bytes; /* a thread's gradient block: offset of thread 0's, bytes each */
     size_t shard_grads;            /* (shards, n_theta) */
-    size_t chunk_grad;             /* of theta from kept_from on, where gradients are summed before the last chunk ends */
+    size_t chunk_grad;             /* of theta from kept_from on: parts of gradients, of a chunk or a segment */
     int64_t kept_from;
     bp_pace pace;
     char *copy; /* memory for a run's safety copy, kept for the next run: fresh pages cost as much as the copy */
