@@ -19,7 +19,7 @@ def dense():
 
 def grid():
     """Layers large enough for cells where parallel work is forced."""
-    return bp.Network([bp.Input(40), *(bp.Dense(300, "tanh") for _ in range(5)), bp.Dense(4)])
+    return bp.Network([bp.Input(40), *(bp.Dense(280, "tanh") for _ in range(5)), bp.Dense(4)])
 
 
 def convolutional():
