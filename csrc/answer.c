@@ -45,6 +45,7 @@ static void answer_tile(answer *a, int64_t first, int64_t rows, int thread) {
     }
     for (int i = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
+        if (op->fused_forward) continue;
         bp_status status = op->type->forward[plan->dtype](
             &x, op, &(bp_cell){at, at + rows, 0, plan->buffers[op->out].cols, first});
         if (status) {

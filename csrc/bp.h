@@ -116,11 +116,12 @@ typedef bp_status bp_cell_fn(const bp_context *x, const bp_op *op, const bp_cell
 typedef void bp_param_fn(const bp_context *x, const bp_op *op, int slot, int64_t r0, int64_t r1, const bp_cell *block,
                          void *G, int64_t ld, int add);
 
-/* The same gradient, not written but applied to theta at once, where an operation does that faster.  Returns -1 where
- * it does not, having done nothing; else whether a parameter is no longer finite. */
+/* The same for the first parameter, not written but applied, theta -= lr (scale G), where rows times positions are at
+ * most BP_STEP_ROWS.  Returns whether a number is no longer finite. */
+enum { BP_STEP_ROWS = 256 };
 typedef struct bp_update bp_update;
-typedef int bp_update_fn(const bp_context *x, const bp_op *op, int slot, int64_t r0, int64_t r1, const bp_cell *block,
-                         const bp_update *u, void *theta);
+typedef int bp_step_fn(const bp_context *x, const bp_op *op, int64_t r0, int64_t r1, const bp_cell *block,
+                       const bp_update *u, void *theta);
 
 typedef struct {
     const char *name;
@@ -129,13 +130,15 @@ typedef struct {
     int ignores; /* a sum of BP_IGNORES_...: what is not read on the way back; aux and gradients may be */
     int by_row; /* of its parameter it reads only the rows that the whole numbers of its input name */
     int grad_in_place; /* backward may write the gradient of its only input over that of its output */
+    int elementwise; /* backward is dz = df * da, with df cached */
+    int fuses; /* its products do what an elementwise operation before or after it does; see bp_op.relu, factor */
     int backward_first; /* param_grad needs what backward leaves, whether an input has a gradient or not */
     /* Checks operands and declares the output (op->out) and cached buffers (op->aux, op->aux + 1, ...). */
     bp_status (*declare)(bp_plan *plan, bp_op *op);
     bp_cell_fn *forward[2];
     bp_cell_fn *backward[2];      /* to the inputs; adds where op->add[i], skips where the input has no gradient */
     bp_param_fn *param_grad[2];   /* NULL without parameters */
-    bp_update_fn *param_update[2]; /* may be NULL */
+    bp_step_fn *step[2];          /* may be NULL */
     double (*flops)(const bp_plan *plan, const bp_op *op); /* of forward, a row; NULL: one per output */
 } bp_op_type;
 
@@ -153,6 +156,10 @@ struct bp_op {
     int segment; /* between checkpoints; the operations of each but the last are computed again on the way back */
     int back;    /* the operation that goes the way back: itself, or its copy, which reads what is computed again */
     int again;   /* of a copy: its forward is needed once more */
+    int stays;   /* it has no copy */
+    int relu;   /* df of the ReLU after it, whose place its output has: it does that, too; or -1 */
+    int factor; /* df of the function before it, by which its backward multiplies; or -1 */
+    int fused_forward, fused_backward; /* done by another operation */
     int tag;  /* handed to the user's callback */
     const void *detail; /* what the type's functions need: a table entry, a user's functions, bp_settings */
 };

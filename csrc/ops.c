@@ -29,7 +29,7 @@ void bp_ops_bind(const bp_kernels *k) {
         memcpy(builtin[i]->forward, k->operations[i].forward, sizeof builtin[i]->forward);
         memcpy(builtin[i]->backward, k->operations[i].backward, sizeof builtin[i]->backward);
         memcpy(builtin[i]->param_grad, k->operations[i].param_grad, sizeof builtin[i]->param_grad);
-        memcpy(builtin[i]->param_update, k->operations[i].param_update, sizeof builtin[i]->param_update);
+        memcpy(builtin[i]->step, k->operations[i].step, sizeof builtin[i]->step);
     }
 }
 

@@ -1,5 +1,5 @@
 /* Philox4x32: J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. */
-#include "bp.h"
+#include "kernels/kernels.h"
 
 __extension__ typedef unsigned __int128 uint128;
 
@@ -17,20 +17,23 @@ void bp_philox(const uint32_t counter[4], const uint32_t key[2], int rounds, uin
     out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
 }
 
-/* Two 64-bit words: element 2i and 2i + 1 of the stream (purpose, layer, step). */
-static void words(uint64_t out[2], uint64_t seed, uint32_t purpose, uint32_t layer, uint32_t step, uint32_t i) {
-    uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, counter[4] = {purpose, layer, step, i}, w[4];
-    bp_philox(counter, key, 10, w);
-    out[0] = (uint64_t)w[1] << 32 | w[0];
-    out[1] = (uint64_t)w[3] << 32 | w[2];
+/* A stream (purpose, layer, step) of 64-bit words: 2i and 2i + 1 come from the counter that ends with i. */
+typedef struct {
+    uint64_t seed;
+    uint32_t purpose, layer, step, w[4][BP_PHILOX_BLOCKS];
+} stream;
+
+/* Word i, where words are asked for in ascending order from `first` on. */
+static uint64_t word(stream *s, int64_t i, int64_t first) {
+    uint32_t block = (uint32_t)(i / 2), at = block % BP_PHILOX_BLOCKS;
+    if (i == first || (at == 0 && i % 2 == 0))
+        bp_active->philox(s->seed, s->purpose, s->layer, s->step, block - at, s->w);
+    return i % 2 ? (uint64_t)s->w[3][at] << 32 | s->w[2][at] : (uint64_t)s->w[1][at] << 32 | s->w[0][at];
 }
 
 void bp_uniform(double *out, int64_t n, uint64_t seed, uint32_t purpose, uint32_t layer, uint32_t step) {
-    uint64_t w[2] = {0, 0};
-    for (int64_t i = 0; i < n; i++) {
-        if (i % 2 == 0) words(w, seed, purpose, layer, step, (uint32_t)(i / 2));
-        out[i] = (double)(w[i % 2] >> 11) * 0x1p-53;
-    }
+    stream s = {.seed = seed, .purpose = purpose, .layer = layer, .step = step};
+    for (int64_t i = 0; i < n; i++) out[i] = (double)(word(&s, i, 0) >> 11) * 0x1p-53;
 }
 
 void bp_permutation(int64_t *out, int64_t n, uint64_t seed, uint32_t purpose, uint32_t step) {
@@ -38,11 +41,10 @@ void bp_permutation(int64_t *out, int64_t n, uint64_t seed, uint32_t purpose, ui
 }
 
 void bp_permutation_part(int64_t *out, int64_t first, int64_t end, uint64_t seed, uint32_t purpose, uint32_t step) {
-    uint64_t w[2] = {0, 0};
+    stream s = {.seed = seed, .purpose = purpose, .step = step};
     for (int64_t i = first; i < end; i++) {
-        if (i % 2 == 0 || i == first) words(w, seed, purpose, 0, step, (uint32_t)(i / 2));
         /* j uniform in 0..i: the high word of w (i + 1) */
-        int64_t j = (int64_t)((uint128)w[i % 2] * (uint64_t)(i + 1) >> 64);
+        int64_t j = (int64_t)((uint128)word(&s, i, first) * (uint64_t)(i + 1) >> 64);
         out[i] = out[j];
         out[j] = i;
     }

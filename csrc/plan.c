@@ -106,7 +106,7 @@ bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int 
     if (!grown) return BP_E_NOMEM;
     plan->ops = grown;
     bp_op op = {.type = type, .n_in = n_in, .n_params = n_params, .out = -1, .scope = type->scope, .aux = -1,
-                .tag = tag, .back = plan->n_ops, .detail = detail};
+                .relu = -1, .factor = -1, .tag = tag, .back = plan->n_ops, .detail = detail};
     memcpy(op.in, in, (size_t)n_in * sizeof *in);
     if (n_params) memcpy(op.param, param, (size_t)n_params * sizeof *param);
     bp_status status = type->declare(plan, &op);
@@ -162,8 +162,13 @@ bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, dou
         }
     }
     int in = fused ? last->in[0] : out;
-    grown[plan->n_losses++] = (bp_cost){type, out, target, tag, fused, in, -1, positions, a->cols / positions,
-                                        y->cols / positions, attr, weight, weight / (double)positions};
+    bp_loss_call call = {.labels = y->kind == BP_INT32,
+                         .cols = a->cols / positions,
+                         .target_cols = y->cols / positions,
+                         .positions = positions,
+                         .attr = attr};
+    grown[plan->n_losses++] =
+        (bp_cost){type, out, target, tag, fused, in, -1, weight, weight / (double)positions, call};
     return BP_OK;
 }
 
@@ -234,6 +239,7 @@ static bp_status declare_gradients(bp_plan *plan) {
 static bp_status place_losses(bp_plan *plan) {
     for (int i = 0; i < plan->n_losses; i++) {
         bp_cost *loss = &plan->losses[i];
+        loss->call.fused = loss->fused;
         loss->grad = plan->buffers[loss->in].grad;
         if (loss->grad >= 0 || !loss->type) continue;
         loss->grad = gradient_buffer(plan, plan->buffers[loss->in].cols);
@@ -256,6 +262,13 @@ static int is_trained(const bp_plan *plan, const bp_op *op, int slot) {
     return !(plan->params[op->param[slot]].flags & BP_PARAM_FROZEN) && plan->buffers[op->out].grad >= 0;
 }
 
+/* Whether plain SGD can be made with an operation's first gradient, in one go; not where a batch may have several chunks,
+ * for one that happens to have a single chunk is as the others. */
+static int takes_step(const bp_plan *plan, const bp_op *op) {
+    return op->type->step[plan->dtype] && op->native && plan->rows <= plan->chunk_rows &&
+           op->positions * plan->chunk_rows <= BP_STEP_ROWS;
+}
+
 /* With owners a gradient that is summed early is kept until the update: that pays where it is smaller than the operands
  * whose memory it sets free. */
 static int sums_early(const bp_plan *plan, const bp_op *op) {
@@ -263,7 +276,19 @@ static int sums_early(const bp_plan *plan, const bp_op *op) {
     for (int i = 0; i < op->n_params; i++)
         numbers += (double)plan->params[op->param[i]].rows * (double)plan->params[op->param[i]].cols;
     if (plan->shards || plan->rows > plan->chunk_rows) return 1; /* there is room for all gradients anyway */
-    return plan->rows > 1 && numbers <= (double)plan->rows * cols;
+    if (takes_step(plan, op)) return 0; /* it would round otherwise */
+    return numbers <= (double)plan->rows * cols;
+}
+
+/* Whether an operation's values stay where they are: those of the last segment, which is walked back at once; of one
+ * that runs the user's Python, which is called once; of one whose parameters' gradients are summed later, and of a
+ * function that would need what stays. */
+static int stays(const bp_plan *plan, const bp_op *op, int last) {
+    const bp_op *before = maker_of(plan, op->in[0]);
+    if (op->segment == last || op->skip || op->scope == BP_SCOPE_CHUNK) return 1;
+    for (int i = 0; i < op->n_params; i++)
+        if (is_trained(plan, op, i) && plan->params[op->param[i]].segment < op->segment) return 1;
+    return op->type->elementwise && before && before->segment == op->segment && before->stays;
 }
 
 /* Cuts the operations into segments; a parameter's is the first that it is used in, or 0. */
@@ -280,23 +305,16 @@ static void find_segments(bp_plan *plan) {
         for (int u = p->first_use; u >= 0; u = plan->uses[u].next)
             if (!sums_early(plan, &plan->ops[plan->uses[u].op])) p->segment = 0;
     }
-}
-
-/* Whether an operation's values stay where they are: those of the last segment, which is walked back at once; of one
- * that runs the user's Python, which is called once; of one whose parameters' gradients are summed later. */
-static int stays(const bp_plan *plan, const bp_op *op, int last) {
-    if (op->segment == last || op->skip || op->scope == BP_SCOPE_CHUNK) return 1;
-    for (int i = 0; i < op->n_params; i++)
-        if (is_trained(plan, op, i) && plan->params[op->param[i]].segment < op->segment) return 1;
-    return 0;
+    for (int i = 0; i < plan->n_ops; i++)
+        plan->ops[i].stays = stays(plan, &plan->ops[i], plan->ops[plan->n_ops - 1].segment);
 }
 
 /* Marks the operations whose forward is needed again, from the last to the first.  kept: buffers that are not written
  * again, because they stay, or are read in a later segment; `needed` is all zero. */
-static void find_again(bp_plan *plan, int last, char *kept, char *needed) {
+static void find_again(bp_plan *plan, char *kept, char *needed) {
     for (int i = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
-        int fixed = stays(plan, op, last);
+        int fixed = op->stays;
         kept[op->out] |= (char)fixed;
         for (int j = 0; j < op->n_in; j++) {
             int maker = plan->buffers[op->in[j]].maker;
@@ -309,7 +327,7 @@ static void find_again(bp_plan *plan, int last, char *kept, char *needed) {
         for (int j = 0; j < op->n_params; j++) trained |= is_trained(plan, op, j);
         int reads_in = (back && !(ignores & BP_IGNORES_IN)) || trained;
         int reads_out = (back && !(ignores & BP_IGNORES_OUT)) || (trained && !(ignores & BP_GRAD_IGNORES_OUT));
-        if (stays(plan, op, last)) continue;
+        if (op->stays) continue;
         op->again = (op->n_aux && (back || trained)) || (!kept[op->out] && (needed[op->out] || reads_out));
         for (int j = 0; j < op->n_in && (op->again || reads_in); j++) needed[op->in[j]] = 1;
     }
@@ -346,21 +364,27 @@ static bp_status copy_operation(bp_plan *plan, int i, const char *kept, int *in_
         int aux = buffer_again(plan, op->aux + j, number);
         if (aux < 0) return BP_E_NOMEM;
         if (j == 0) copy->aux = aux;
+        in_place_of[op->aux + j] = aux;
     }
     return BP_OK;
 }
 
 /* Copies the operations of all segments but the last; their parameters' gradients and the way back are the copies'. */
 static bp_status copy_operations(bp_plan *plan) {
-    int n = plan->n_buffers, last = plan->n_ops ? plan->ops[plan->n_ops - 1].segment : 0;
-    if (!last) return BP_OK;
+    int n = plan->n_buffers;
+    if (!plan->n_ops || !plan->ops[plan->n_ops - 1].segment) return BP_OK;
     char *kept = calloc((size_t)n, 1), *needed = calloc((size_t)n, 1);
     int *in_place_of = malloc(sizeof(int) * (size_t)n);
     bp_status status = kept && needed && in_place_of ? BP_OK : BP_E_NOMEM;
     for (int i = 0; i < n && !status; i++) in_place_of[i] = i;
-    if (!status) find_again(plan, last, kept, needed);
+    if (!status) find_again(plan, kept, needed);
     for (int i = 0; i < plan->n_ops && !status; i++)
-        if (!stays(plan, &plan->ops[i], last)) status = copy_operation(plan, i, kept, in_place_of);
+        if (!plan->ops[i].stays) status = copy_operation(plan, i, kept, in_place_of);
+    for (int i = plan->n_ops; i < plan->n_ops + plan->n_copies && !status; i++) {
+        bp_op *copy = &plan->ops[i];
+        if (copy->relu >= 0) copy->relu = in_place_of[copy->relu];
+        if (copy->factor >= 0) copy->factor = in_place_of[copy->factor];
+    }
     for (int i = 0; i < plan->n_uses; i++) plan->uses[i].op = plan->ops[plan->uses[i].op].back;
     free(kept);
     free(needed);
@@ -369,6 +393,31 @@ static bp_status copy_operations(bp_plan *plan) {
 }
 
 /* ---- stages ---- */
+
+/* Whether two operations go the way back together. */
+static int alike(const bp_op *a, const bp_op *b) { return a->segment == b->segment && a->stays == b->stays; }
+
+/* Products take elementwise functions along while their tiles are in registers: a ReLU after them, and the factor f' of
+ * any function before them.  z then has no place of its own. */
+static void fuse_products(bp_plan *plan) {
+    for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_REUSE; i++) {
+        bp_op *f = &plan->ops[i], *before = maker_of(plan, f->in[0]);
+        const bp_buffer *z = &plan->buffers[f->in[0]], *a = &plan->buffers[f->out];
+        if (!f->type->elementwise || f->skip || f->aux < 0) continue;
+        f->fused_forward = before && alike(f, before) && before->type->fuses && before->native && z->consumers == 1 && !z->kept &&
+                           !strcmp(bp_op_function(plan, f, 0), "relu");
+        for (int k = 0; k < plan->n_losses; k++)
+            if (plan->losses[k].in == f->in[0]) f->fused_forward = 0;
+        if (f->fused_forward) before->relu = f->aux;
+        if (a->grad < 0 || z->grad < 0 || a->consumers != 1 || z->consumers != 1 || a->kept || f->add[0]) continue;
+        for (int k = i + 1; k < plan->n_ops; k++) {
+            bp_op *after = &plan->ops[k];
+            if (after->in[0] != f->out || !alike(f, after) || !after->type->fuses || !after->native || after->add[0]) continue;
+            after->factor = f->aux;
+            f->fused_backward = 1;
+        }
+    }
+}
 
 static bp_scope item_scope(const bp_plan *plan, const bp_item *item) {
     switch (item->kind) {
@@ -415,14 +464,17 @@ static int walk_back(bp_plan *plan, int n) {
         for (first = end; first > 0 && plan->ops[first - 1].segment == segment; first--) {}
         for (int i = first; i < end; i++) {
             int back = plan->ops[i].back;
-            if (plan->ops[back].again)
-                plan->items[n++] = (bp_item){BP_FORWARD, back, plan->buffers[plan->ops[i].out].cols, 0};
+            if (plan->ops[back].again && !plan->ops[back].fused_forward)
+                plan->items[n++] =
+                    (bp_item){.kind = BP_FORWARD, .op = back, .cols = plan->buffers[plan->ops[i].out].cols};
         }
         for (int i = end - 1; i >= first; i--)
-            if (wants_backward(plan, &plan->ops[i]))
-                plan->items[n++] =
-                    (bp_item){BP_BACKWARD, plan->ops[i].back, plan->buffers[plan->ops[i].in[0]].cols, 0};
-        if (segment && has_gradients(plan, segment)) plan->items[n++] = (bp_item){BP_PARAM_GRADS, segment, 0, 0};
+            if (wants_backward(plan, &plan->ops[i]) && !plan->ops[i].fused_backward)
+                plan->items[n++] = (bp_item){.kind = BP_BACKWARD,
+                                             .op = plan->ops[i].back,
+                                             .cols = plan->buffers[plan->ops[i].in[0]].cols};
+        if (segment && has_gradients(plan, segment))
+            plan->items[n++] = (bp_item){.kind = BP_PARAM_GRADS, .op = segment};
     }
     return n;
 }
@@ -433,14 +485,23 @@ static bp_status cut_stages(bp_plan *plan) {
     plan->stages = calloc(most, sizeof(bp_stage));
     if (!plan->items || !plan->stages) return BP_E_NOMEM;
     int n = 0;
-    plan->items[n++] = (bp_item){BP_GATHER, 0, 0, 0};
+    plan->items[n++] = (bp_item){.kind = BP_GATHER};
     for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_FORWARD; i++)
-        if (!plan->ops[i].skip) plan->items[n++] = (bp_item){BP_FORWARD, i, plan->buffers[plan->ops[i].out].cols, 0};
-    for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++) plan->items[n++] = (bp_item){BP_LOSS, i, 0, 0};
+        if (!plan->ops[i].skip && !plan->ops[i].fused_forward)
+            plan->items[n++] = (bp_item){.kind = BP_FORWARD, .op = i, .cols = plan->buffers[plan->ops[i].out].cols};
+    for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++)
+        plan->items[n++] = (bp_item){.kind = BP_LOSS, .op = i};
     if (plan->flags & BP_DO_BACKWARD) n = walk_back(plan, n);
-    if (plan->shards) plan->items[n++] = (bp_item){BP_PARAM_GRADS, 0, 0, 0};
-    plan->items[n++] = (bp_item){BP_SCATTER, 0, 0, 0};
+    if (plan->shards) plan->items[n++] = (bp_item){.kind = BP_PARAM_GRADS};
+    plan->items[n++] = (bp_item){.kind = BP_SCATTER};
     plan->n_items = n;
+    for (int i = 0; i < n; i++) {
+        bp_item *item = &plan->items[i];
+        const bp_op *op = &plan->ops[item->op];
+        if (item->kind != BP_FORWARD && item->kind != BP_BACKWARD) continue;
+        item->on = op;
+        item->call = (item->kind == BP_FORWARD ? op->type->forward : op->type->backward)[plan->dtype];
+    }
 
     bp_stage *stage = NULL;
     int segment = 0;
@@ -563,9 +624,19 @@ static void cut_parameters(bp_plan *plan, int segment, int tables) {
             for (int64_t k = 0; k < p->rows; k += rows) {
                 bp_cell cell = {k, min64(k + rows, p->rows), c, min64(c + cols, p->cols), 0};
                 plan->blocks[plan->n_blocks++] =
-                    (bp_block){i, i + 1, 0, cell, p->offset + k * p->cols + c, cell.r1 - k, cell.c1 - c, p->cols};
+                    (bp_block){i, i + 1, 0, 0, cell, p->offset + k * p->cols + c, cell.r1 - k, cell.c1 - c, p->cols};
             }
     }
+}
+
+/* Whether plain SGD can be made with a parameter's gradient: one operation makes that, in one go.  (Small parameters
+ * lie next to each other: parts of vectors stored there would make their neighbours wait.) */
+static int has_step(const bp_plan *plan, const bp_block *block) {
+    const bp_param *p = &plan->params[block->param];
+    if (plan->shards || block->whole || p->first_use < 0 || p->first_use != p->last_use) return 0;
+    const bp_use *use = &plan->uses[p->first_use];
+    const bp_op *op = &plan->ops[use->op];
+    return !use->slot && takes_step(plan, op);
 }
 
 static bp_status cut_blocks(bp_plan *plan) {
@@ -589,6 +660,7 @@ static bp_status cut_blocks(bp_plan *plan) {
     plan->n_dense = plan->n_blocks;
     cut_parameters(plan, 0, 1);
     for (int i = 0; i < plan->n_blocks; i++) {
+        plan->blocks[i].steps = has_step(plan, &plan->blocks[i]);
         int64_t n = plan->blocks[i].rows * plan->blocks[i].width;
         double uses = plan->blocks[i].whole ? 1 : uses_of(plan, &plan->params[plan->blocks[i].param]);
         plan->block_cost[i + 1] = plan->block_cost[i] + (int64_t)((double)n * uses) + BLOCK_COST;
@@ -634,6 +706,8 @@ static void touch_op(const bp_plan *plan, bp_life *lives, const bp_op *op, bp_it
     int out_ignored = kind == BP_PARAM_GRADS ? op->type->ignores & BP_GRAD_IGNORES_OUT : ignores & BP_IGNORES_OUT;
     if (!out_ignored) touch(lives, op->out, item);
     for (int j = 0; j < op->n_aux; j++) touch(lives, op->aux + j, item);
+    if (kind == BP_FORWARD) touch(lives, op->relu, item);
+    if (kind == BP_BACKWARD) touch(lives, op->factor, item);
     if (kind != BP_FORWARD) touch(lives, plan->buffers[op->out].grad, item);
 }
 
@@ -654,6 +728,8 @@ static void find_lives(const bp_plan *plan, bp_life *lives) {
         if (op->type->grad_in_place && from >= 0 && to >= 0 && plan->buffers[op->in[0]].consumers == 1 && !op->add[0])
             lives[to].holder = lives[from].holder;
     }
+    for (int i = 0; i < plan->n_ops + plan->n_copies; i++)
+        if (plan->ops[i].fused_forward) lives[plan->ops[i].in[0]].holder = plan->ops[i].out;
     for (int i = 0; i < plan->n_items; i++) {
         const bp_item *item = &plan->items[i];
         const bp_op *op = &plan->ops[item->op];
@@ -818,7 +894,7 @@ static void size_chunks(bp_plan *plan) {
         const bp_op *op = &plan->ops[i];
         double flops = flops_of(plan, op);
         plan->flops_row += flops;
-        if (!is_grid(plan, &(bp_item){BP_FORWARD, i, 0, 0})) together += flops;
+        if (!is_grid(plan, &(bp_item){.kind = BP_FORWARD, .op = i})) together += flops;
         else if (flops > apart) apart = flops;
     }
     int passes = plan->flags & BP_DO_BACKWARD ? 3 : 1; /* forward, to the inputs, to the parameters */
@@ -863,10 +939,9 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
     if (!status && flags & BP_DO_LOSS) status = place_losses(plan);
     if (!status && flags & BP_DO_BACKWARD) status = find_tables(plan);
-    if (!status && flags & BP_DO_BACKWARD) {
-        find_segments(plan);
-        status = copy_operations(plan);
-    }
+    if (!status && flags & BP_DO_BACKWARD) find_segments(plan);
+    if (!status) fuse_products(plan);
+    if (!status && flags & BP_DO_BACKWARD) status = copy_operations(plan);
     if (!status) status = cut_stages(plan);
     if (!status && flags & BP_DO_BACKWARD) status = cut_blocks(plan);
     if (!status) status = lay_out(plan);

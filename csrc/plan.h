@@ -10,6 +10,8 @@ typedef struct {
     int op;       /* or loss; of BP_PARAM_GRADS the parameters' segment */
     int64_t cols; /* of what an operation writes */
     int stage;
+    bp_cell_fn *call; /* FORWARD, BACKWARD: what is done on a cell, and for which operation */
+    const bp_op *on;
 } bp_item;
 
 /* Items run one after another on each task's cell; a barrier follows the stage. */
@@ -24,6 +26,7 @@ typedef struct {
 /* One task of phase 2: a cell of parameter `param`, or the whole of param..end-1, small ones in a row. */
 typedef struct {
     int param, end, whole;
+    int steps;               /* plain SGD is made with the gradient, in one go */
     bp_cell cell;            /* unless whole */
     int64_t at;              /* in theta, elements */
     int64_t rows, width, ld; /* as it lies there: whole ones are one row */
@@ -34,8 +37,8 @@ typedef struct {
     const bp_loss_type *type; /* NULL: the user's */
     int out, target, tag, fused;
     int in, grad; /* what it reads (z^L where it is fused) and writes */
-    int64_t positions, cols, target_cols; /* columns of a position */
-    double attr, weight, share; /* share: weight / positions */
+    double weight, share; /* share: weight / positions */
+    bp_loss_call call;    /* what all its calls have in common */
 } bp_cost;
 
 /* A parameter of which a batch names some rows; see tables.c.  Offsets in the arena, of int32. */

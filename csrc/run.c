@@ -52,6 +52,7 @@ struct bp_run {
     int64_t *repeat;         /* by port; see bp_run_repeat */
     bp_out_port *out;
     bp_opt opt;
+    int plain;               /* SGD without momentum and decay */
 
     int64_t n, batch;
     const int64_t *order;
@@ -86,7 +87,7 @@ struct bp_run {
 
 static int trains(const bp_run *run) { return run->opt.kind == BP_OPT_SGD || run->opt.kind == BP_OPT_ADAM; }
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t tiles_of(int64_t rows, int64_t tile) { return rows <= tile ? rows > 0 : (rows + tile - 1) / tile; }
 
 /* ---- setting up ---- */
 
@@ -164,6 +165,7 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
 void bp_run_optimizer(bp_run *run, const bp_opt *opt) {
     free_snapshot(run);
     run->opt = *opt;
+    run->plain = opt->kind == BP_OPT_SGD && !opt->state[0] && opt->weight_decay == 0;
     run->x.training = trains(run);
     run->at.t = opt->t;
 }
@@ -284,35 +286,31 @@ static void average_positions(const bp_plan *plan, int buffer, void *weights, in
 static bp_status loss(bp_run *run, int number, const bp_tile *t) {
     const bp_plan *plan = run->plan;
     const bp_cost *loss = &plan->losses[number];
-    const bp_buffer *target = &plan->buffers[loss->target];
-    int labels = target->kind == BP_INT32, weight = run->weight_port < 0 ? -1 : run->in[run->weight_port].buffer;
-    double *sum = part(run, number, t->number);
-    bp_loss_call call = {.out = bp_at(&run->x, loss->in, t->at, plan->size),
-                         .target = bp_at(&run->x, loss->target, t->at, labels ? sizeof(int32_t) : plan->size),
-                         .weight = weight < 0 ? NULL : bp_at(&run->x, weight, t->at, plan->size),
-                         .grad = loss->grad < 0 ? NULL : bp_at(&run->x, loss->grad, t->at, plan->size),
-                         .labels = labels,
-                         .fused = loss->fused,
-                         .rows = t->count * loss->positions,
-                         .cols = loss->cols,
-                         .target_cols = loss->target_cols,
-                         .positions = loss->positions,
-                         .attr = loss->attr};
-    if (weight >= 0 && plan->buffers[weight].cols > 1) {
-        if (plan->buffers[weight].cols != loss->positions) return BP_E_SHAPE;
-        average_positions(plan, weight, bp_at(&run->x, weight, t->at, plan->size), t->count);
-        call.positions = 1;
+    int weight = run->weight_port < 0 ? -1 : run->in[run->weight_port].buffer;
+    bp_loss_call call = loss->call;
+    call.rows = t->count * call.positions;
+    call.out = bp_at(&run->x, loss->in, t->at, plan->size);
+    call.target = bp_at(&run->x, loss->target, t->at, call.labels ? sizeof(int32_t) : plan->size);
+    if (loss->grad >= 0) call.grad = bp_at(&run->x, loss->grad, t->at, plan->size);
+    if (weight >= 0) {
+        call.weight = bp_at(&run->x, weight, t->at, plan->size);
+        if (plan->buffers[weight].cols > 1) {
+            if (plan->buffers[weight].cols != call.positions) return BP_E_SHAPE;
+            average_positions(plan, weight, bp_at(&run->x, weight, t->at, plan->size), t->count);
+            call.positions = 1;
+        }
     }
     bp_status status = loss->type ? loss->type->fn[plan->dtype](&call)
                                   : run->x.callback(run->x.callback_self, loss->tag, call.rows, call.cols, NULL, NULL,
                                                     NULL, &call, NULL);
     if (status) return status;
+    double *sum = part(run, number, t->number);
     memcpy(sum, call.sum, sizeof call.sum);
-    if (loss->positions == 1 && loss->weight == 1) return BP_OK;
+    if (loss->call.positions == 1 && loss->weight == 1) return BP_OK;
     if (call.grad) multiply(plan->dtype, call.grad, call.rows * call.cols, loss->share);
     sum[0] *= loss->share;
-    sum[1] /= (double)loss->positions;
-    sum[2] /= (double)loss->positions;
+    sum[1] /= (double)loss->call.positions;
+    sum[2] /= (double)loss->call.positions;
     return BP_OK;
 }
 
@@ -333,38 +331,28 @@ static void shard_gradients(bp_run *run, int segment, const bp_tile *t) {
 }
 
 static bp_status do_item(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell) {
-    const bp_plan *plan = run->plan;
-    const bp_op *op = &plan->ops[item->op];
-    switch (item->kind) {
-    case BP_GATHER:
-        gather(run, t);
-        return BP_OK;
-    case BP_FORWARD:
-        return op->type->forward[plan->dtype](&run->x, op, cell);
-    case BP_LOSS:
-        return loss(run, item->op, t);
-    case BP_BACKWARD:
-        return op->type->backward[plan->dtype](&run->x, op, cell);
-    case BP_PARAM_GRADS:
-        shard_gradients(run, item->op, t);
-        return BP_OK;
-    default:
-        scatter(run, t);
-        return BP_OK;
-    }
+    if (item->call) return item->call(&run->x, item->on, cell);
+    if (item->kind == BP_LOSS) return loss(run, item->op, t);
+    if (item->kind == BP_GATHER) gather(run, t);
+    else if (item->kind == BP_PARAM_GRADS) shard_gradients(run, item->op, t);
+    else scatter(run, t);
+    return BP_OK;
 }
 
 static bp_status do_tile(bp_run *run, const bp_stage *stage, const bp_tile *t) {
     const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
+    bp_cell cell = {.r0 = t->at, .r1 = t->at + t->count, .row = run->off + t->row};
     bp_status status = BP_OK;
-    for (; item < end && !status; item++)
-        status = do_item(run, item, t, &(bp_cell){t->at, t->at + t->count, 0, item->cols, run->off + t->row});
+    for (; item < end && !status; item++) {
+        cell.c1 = item->cols;
+        status = do_item(run, item, t, &cell);
+    }
     return status;
 }
 
 static bp_status do_cell(bp_run *run, const bp_stage *stage, int64_t task) {
     const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
-    int64_t down = ceil_div(run->rows, stage->row_tile), c0 = task / down * stage->col_tile;
+    int64_t down = tiles_of(run->rows, stage->row_tile), c0 = task / down * stage->col_tile;
     bp_tile t = tile_of(run, task % down, stage->row_tile, 0); /* cells of the same weights follow each other */
     bp_cell cell = {t.at, t.at + t.count, c0, min64(c0 + stage->col_tile, stage->cols), run->off + t.row};
     bp_status status = BP_OK;
@@ -389,7 +377,7 @@ static bp_status do_chunk(bp_run *run, const bp_stage *stage) {
 
 /* The shards in use in this batch: each has tiles in its first chunk. */
 static int shards_of(const bp_run *run) {
-    int64_t tiles = ceil_div(min64(run->plan->chunk_rows, run->batch_rows), run->plan->row_tile);
+    int64_t tiles = tiles_of(min64(run->plan->chunk_rows, run->batch_rows), run->plan->row_tile);
     return (int)min64(run->plan->shards, tiles);
 }
 
@@ -397,8 +385,8 @@ static int64_t stage_tasks(const bp_run *run, const bp_stage *stage) {
     if (stage->scope == BP_SCOPE_CHUNK) return 1;
     if (stage->scope == BP_SCOPE_BLOCKS) return stage->end_block - stage->first_block;
     if (run->plan->shards) return shards_of(run);
-    int64_t tiles = ceil_div(run->rows, stage->row_tile);
-    return stage->scope == BP_SCOPE_CELLS ? tiles * ceil_div(stage->cols, stage->col_tile) : tiles;
+    int64_t tiles = tiles_of(run->rows, stage->row_tile);
+    return stage->scope == BP_SCOPE_CELLS ? tiles * tiles_of(stage->cols, stage->col_tile) : tiles;
 }
 
 static bp_status do_stage_task(bp_run *run, const bp_stage *stage, int64_t task, int thread) {
@@ -406,7 +394,7 @@ static bp_status do_stage_task(bp_run *run, const bp_stage *stage, int64_t task,
     if (stage->scope == BP_SCOPE_CELLS) return do_cell(run, stage, task);
     int64_t first = task, end = task + 1;
     if (run->plan->shards) {
-        int64_t tiles = ceil_div(run->rows, stage->row_tile), n = shards_of(run);
+        int64_t tiles = tiles_of(run->rows, stage->row_tile), n = shards_of(run);
         first = tiles * task / n;
         end = tiles * (task + 1) / n;
     }
@@ -483,27 +471,15 @@ static bp_status update_block(bp_run *run, const bp_update *step, const bp_block
     return bad ? BP_E_NONFINITE_PARAM : BP_OK;
 }
 
-/* Gradient and update in one, where the block's operation can do that; -1 where not. */
-static int apply_block(bp_run *run, const bp_update *step, const bp_block *block) {
-    const bp_plan *plan = run->plan;
-    const bp_param *p = &plan->params[block->param];
-    if (plan->shards || block->whole || p->first_use < 0 || p->first_use != p->last_use) return -1;
-    if (plan->rows > 1) return -1; /* the rest of an epoch is as its other batches, whatever is summed early */
-    const bp_use *use = &plan->uses[p->first_use];
-    const bp_op *op = &plan->ops[use->op];
-    bp_update u = *step;
-    u.decay = p->flags & BP_PARAM_DECAY;
-    if (!op->type->param_update[plan->dtype]) return -1;
-    return op->type->param_update[plan->dtype](&run->x, op, use->slot, 0, run->rows, &block->cell, &u,
-                                               run->theta);
-}
-
 static bp_status do_block(bp_run *run, const bp_update *step, const bp_block *block, int thread) {
     const bp_plan *plan = run->plan;
     char *G = plan->arena + plan->scratch + (size_t)thread * plan->scratch_bytes;
     int64_t ld = block->width;
-    int spoilt = apply_block(run, step, block);
-    if (spoilt >= 0) return spoilt ? BP_E_NONFINITE_PARAM : BP_OK;
+    if (block->steps && run->plain && run->batch_rows <= plan->chunk_rows) {
+        const bp_op *op = &plan->ops[plan->uses[plan->params[block->param].first_use].op];
+        int bad = op->type->step[plan->dtype](&run->x, op, 0, run->rows, &block->cell, step, run->theta);
+        return bad ? BP_E_NONFINITE_PARAM : BP_OK;
+    }
     if (plan->shards) { /* a block is whole rows: one run of memory */
         size_t bytes = (size_t)(block->rows * block->width) * plan->size;
         const char *grads = plan->arena + plan->shard_grads + (size_t)block->at * plan->size;
@@ -530,7 +506,7 @@ static int64_t n_blocks(const bp_run *run) { return trains(run) ? run->plan->n_d
 static int64_t table_tasks(const bp_run *run) {
     int64_t n = 0;
     for (int i = 0; i < run->plan->n_tables && trains(run); i++)
-        n += ceil_div(run->plan->tables[i].touched, TABLE_ROWS);
+        n += tiles_of(run->plan->tables[i].touched, TABLE_ROWS);
     return n;
 }
 
@@ -557,7 +533,7 @@ static void copy_row(bp_run *run, int i, int64_t row, int64_t entry, int restore
 static bp_status do_table(bp_run *run, const bp_update *step, int64_t task, int thread) {
     const bp_plan *plan = run->plan;
     int i = 0;
-    for (int64_t n; task >= (n = ceil_div(plan->tables[i].touched, TABLE_ROWS)); i++) task -= n;
+    for (int64_t n; task >= (n = tiles_of(plan->tables[i].touched, TABLE_ROWS)); i++) task -= n;
     const bp_table *t = &plan->tables[i];
     const bp_param *p = &plan->params[t->param];
     size_t bytes = (size_t)p->cols * plan->size, scratch = plan->scratch + (size_t)thread * plan->scratch_bytes;
@@ -715,7 +691,7 @@ static void advance(bp_run *run, int n_threads) {
             return;
         }
         for (int k = 0; k < plan->n_losses && plan->flags & BP_DO_LOSS; k++) {
-            int64_t tiles = plan->losses[k].type ? ceil_div(run->rows, plan->row_tile) : 1;
+            int64_t tiles = plan->losses[k].type ? tiles_of(run->rows, plan->row_tile) : 1;
             for (int64_t i = 0; i < tiles; i++)
                 for (int j = 0; j < (k ? 1 : 3); j++) run->sum[j] += part(run, k, i)[j];
         }

@@ -248,7 +248,7 @@ def test_nothing_is_computed_twice_without_need():
         sums = 3 * sums - x
     net = bp.Network(x, bp.Dense(1)(bp.Dense(4)(sums)))
     assert recomputed(net, [node.name for node in net._nodes[1:-1]]) == 0
-    net = bp.Network([bp.Input(4), *(bp.Dense(4, "tanh") for _ in range(4))])
+    net = bp.Network([bp.Input((8, 4)), *(bp.Dense(4, "tanh") for _ in range(4))])
     assert recomputed(net, ["dense_3"]) == 6  # a product and a function each
     assert recomputed(net, ["dense_1"]) == 2
     net.frozen = {"dense_1", "dense_2"}

@@ -34,8 +34,10 @@ struct bp_update {
 typedef struct {
     bp_cell_fn *forward[2], *backward[2];
     bp_param_fn *param_grad[2];
-    bp_update_fn *param_update[2];
+    bp_step_fn *step[2];
 } bp_op_kernels;
+
+enum { BP_PHILOX_BLOCKS = 32 };
 
 /* The kernels of one instruction set, by bp_dtype. */
 typedef struct {
@@ -46,6 +48,8 @@ typedef struct {
     /* n elements of theta and state from `at`; G is their gradient.  Returns 0 when all of theta stayed finite. */
     int (*update[2])(const bp_update *u, int64_t at, int64_t n, const void *G, void *theta);
     void (*sum[2])(void *sum, const void *term, int64_t n); /* sum += term */
+    void (*philox)(uint64_t seed, uint32_t purpose, uint32_t layer, uint32_t step, uint32_t first,
+                   uint32_t w[4][BP_PHILOX_BLOCKS]);
     bp_activation activations[BP_N_ACTIVATIONS + 1];        /* closed by a NULL name */
     bp_loss_type losses[BP_N_LOSSES + 1];
 } bp_kernels;

@@ -1,10 +1,10 @@
-/* The table of operations: OPERATION(type, forward, backward, param_grad, param_update).  What a type declares stands
- * in its file beside the kernels; operations.inc lists the files. */
+/* The table of operations: OPERATION(type, forward, backward, param_grad, step).  What a type declares stands in its
+ * file beside the kernels; operations.inc lists the files. */
 #ifndef BP_OPERATIONS_H
 #define BP_OPERATIONS_H
 
 #define BP_OPERATIONS(OPERATION)                                                                                      \
-    OPERATION(dense, BOTH(dense_forward), BOTH(dense_backward), BOTH(dense_param_grad), BOTH(dense_param_update))      \
+    OPERATION(dense, BOTH(dense_forward), BOTH(dense_backward), BOTH(dense_param_grad), BOTH(dense_step))             \
     OPERATION(activation, BOTH(activation_forward), BOTH(elementwise_backward), NONE, NONE)                           \
     OPERATION(user_function, BOTH(user_forward), BOTH(elementwise_backward), NONE, NONE)                              \
     OPERATION(python_function, BOTH(python_forward), BOTH(elementwise_backward), NONE, NONE)                          \
