@@ -126,15 +126,12 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    machine = harness.machine()
-    harness.print_machine(machine)
+    machine = harness.print_machine()
     results = measure(options)
     fitted = slopes(results)
     print_results(results, fitted)
     content = {"machine": machine, "rows": ROWS, "results": results, "slopes": fitted}
-    path = harness.write_json("backward" + "_quick" * options.quick, content)
-    plot(results, fitted, path.with_suffix(".png"))
-    print(f"written to {path} and {path.with_suffix('.png')}")
+    plot(results, fitted, harness.write_json("backward", options, content).with_suffix(".png"))
     worst = max(result["gradients_differ"] for result in results)
     if not worst <= TOLERANCE:
         print(f"the gradients differ by {worst:.1e}", file=sys.stderr)

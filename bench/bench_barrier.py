@@ -63,8 +63,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The cost of a barrier.")
     parser.add_argument("--threads", type=harness.positive(int), default=2, metavar="N")
     options = harness.parse(parser)
-    machine = harness.machine()
-    harness.print_machine(machine)
+    machine = harness.print_machine()
     with tempfile.TemporaryDirectory() as folder:
         arguments = [str(options.threads), str(options.rounds), str(options.seconds * RUN_SHARE)]
         found = parse(subprocess.check_output([build(Path(folder)), *arguments], text=True))
@@ -74,7 +73,7 @@ def main() -> int:
     least = found["smallest_step"]
     print(f"smallest step that gains: {f'{1e6 * least:.2f} us' if least else 'none up to the largest'}")
     content = {"machine": machine, "threads": options.threads, **found}
-    print(f"written to {harness.write_json('barrier' + '_quick' * options.quick, content)}")
+    harness.write_json("barrier", options, content)
     return 0
 
 

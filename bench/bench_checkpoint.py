@@ -100,8 +100,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    machine = harness.machine()
-    harness.print_machine(machine)
+    machine = harness.print_machine()
     results = {name: measure(make, batch, options) for name, (make, batch) in CASES.items()}
     rows = []
     for name, one in results.items():
@@ -117,7 +116,7 @@ def main() -> int:
         )
     harness.print_table(["network", "MiB stored", "checkpoint", "ratio", "ms stored", "checkpoint", "ratio"], rows)
     content = {"machine": machine, "results": results}
-    print(f"written to {harness.write_json('checkpoint' + '_quick' * options.quick, content)}")
+    harness.write_json("checkpoint", options, content)
     return int(not all(one["same_bits"] for one in results.values()))
 
 

@@ -95,21 +95,15 @@ def rate(run: dict[str, Any]) -> float:
 
 def print_results(results: list[dict[str, Any]], options: argparse.Namespace) -> None:
     head = ["net/batch", *options.libraries, "ratio", "best peer", "% of peak", "loss differs"]
-    harness.print_table(head, [_row(result, options.libraries[0]) for result in results])
-    print("samples a second at the best number of threads (xN), median +- half the spread in percent")
+    harness.print_table(head, [_row(result, options.libraries) for result in results])
+    print("samples a second, median +- half the spread in percent, at the best number of threads (xN)")
 
 
-def _row(result: dict[str, Any], subject: str) -> list[str]:
-    cells = []
-    for run in harness.best(result["runs"], rate):
-        figures = run["samples_per_second"]
-        spread = 50 * (figures["max"] - figures["min"]) / figures["median"]
-        cells.append(f"{harness.number(figures['median'])} x{run['threads']} +-{spread:2.0f}")
-    ours = [run for run in result["runs"] if harness.family(run["library"]) == harness.family(subject)]
-    share = max(run["percent_of_peak"] for run in ours)
-    shown = f"{result['ratio']:.2f}" if result["ratio"] and result["losses_agree"] else "-"
-    peer = result["best_peer"] or "-"
-    return [result["net"], *cells, shown, peer, f"{share:.1f}", f"{result['loss_disagreement']:.0e}"]
+def _row(result: dict[str, Any], libraries: list[str]) -> list[str]:
+    cells = harness.cells(result, libraries, rate, "samples_per_second", harness.number, result["losses_agree"])
+    subject = harness.family(libraries[0])
+    share = max(run["percent_of_peak"] for run in result["runs"] if harness.family(run["library"]) == subject)
+    return [result["net"], *cells, f"{share:.1f}", f"{result['loss_disagreement']:.0e}"]
 
 
 def net(text: str) -> tuple[tuple[int, ...], int]:
@@ -127,7 +121,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--name", help="results/NAME.json (default epoch, epoch_adam, epoch_adam_tanh_float64, ...)")
     harness.add_crew_options(parser, libraries=LIBRARIES)
     options = harness.parse(parser)
-    options.libraries = harness.installed(options.libraries)
     unusual = [options.optimizer, options.activation, options.dtype]
     unusual = [name for name in unusual if name not in ("sgd", "relu", "float32")]
     options.name = options.name or "_".join(["epoch", *unusual])
@@ -136,15 +129,14 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    machine = harness.machine()
+    machine = harness.print_machine()
     peaks = peak.measure(options.threads)
-    harness.print_machine(machine, peaks)
+    harness.print_peaks(peaks)
     float32_flops = max(figures["flops"] for figures in peaks.values())
     flops = float32_flops * 4 / np.dtype(options.dtype).itemsize
     results = []
     with harness.workers(options.libraries, options.threads) as crew:
         versions = {str(worker): worker.versions for worker in crew}
-        crew.sort(key=lambda worker: options.libraries.index(worker.library))
         for sizes, batch in options.nets:
             lr = RATES[options.optimizer]
             spec = Spec(sizes, batch, options.activation, options.optimizer, lr, options.dtype)
@@ -159,7 +151,7 @@ def main() -> int:
         "settings": {"rounds": options.rounds, "seconds": options.seconds, "tolerance": tolerance},
         "results": results,
     }
-    print(f"written to {harness.write_json(options.name + '_quick' * options.quick, content)}")
+    harness.write_json(options.name, options, content)
     disagreeing = [result["net"] for result in results if not result["losses_agree"]]
     if disagreeing:
         print(f"losses differ by more than {tolerance}: {', '.join(disagreeing)}", file=sys.stderr)

@@ -80,43 +80,32 @@ def rate(run: dict[str, Any]) -> float:
 
 def print_results(results: list[dict[str, Any]], options: argparse.Namespace) -> None:
     head = ["case", *options.libraries, "ratio", "best peer", "loss differs"]
-    harness.print_table(head, [_row(result, options.libraries) for result in results])
-    print("milliseconds a step at the best number of threads (xN), median +- half the spread in percent")
-
-
-def _row(result: dict[str, Any], libraries: list[str]) -> list[str]:
-    cells = dict.fromkeys(libraries, "-")
-    for run in harness.best(result["runs"], rate):
-        figures = run["step_ms"]
-        spread = 50 * (figures["max"] - figures["min"]) / figures["median"]
-        cells[run["library"]] = f"{figures['median']:.3g} x{run['threads']} +-{spread:2.0f}"
-    shown = f"{result['ratio']:.2f}" if result["ratio"] and result["losses_agree"] else "-"
-    return [result["title"], *cells.values(), shown, result["best_peer"] or "-", f"{result['loss_disagreement']:.0e}"]
+    rows = []
+    for result in results:
+        cells = harness.cells(result, options.libraries, rate, "step_ms", "{:.3g}".format, result["losses_agree"])
+        rows.append([result["title"], *cells, f"{result['loss_disagreement']:.0e}"])
+    harness.print_table(head, rows)
+    print("milliseconds a step, median +- half the spread in percent, at the best number of threads (xN)")
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Milliseconds a training step of graphs, library against library.")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, metavar="NAME", help=", ".join(CASES))
     harness.add_crew_options(parser, libraries=LIBRARIES)
-    options = harness.parse(parser)
-    options.libraries = harness.installed(options.libraries)
-    return options
+    return harness.parse(parser)
 
 
 def main() -> int:
     options = arguments()
-    machine = harness.machine()
-    harness.print_machine(machine)
+    machine = harness.print_machine()
     results = []
     with harness.workers(options.libraries, options.threads) as crew:
         versions = {str(worker): worker.versions for worker in crew}
-        crew.sort(key=lambda worker: options.libraries.index(worker.library))
         for name in options.cases:
             print(f"measuring {name}", file=sys.stderr)
             results.append(measure(crew, name, options) | {"date": machine["date"], "commit": machine["commit"]})
     print_results(results, options)
-    file = "graph" + "_quick" * options.quick
-    before = harness.RESULTS / f"{file}.json"
+    before = harness.results_file("graph", options)
     kept = json.loads(before.read_text())["results"] if before.exists() else []
     kept = [result for result in kept if result["case"] in CASES and result["case"] not in options.cases]
     content = {
@@ -125,7 +114,7 @@ def main() -> int:
         "settings": {"rounds": options.rounds, "seconds": options.seconds, "tolerance": TOLERANCE},
         "results": sorted([*kept, *results], key=lambda result: result["case"]),
     }
-    print(f"written to {harness.write_json(file, content)}")
+    harness.write_json("graph", options, content)
     disagreeing = [result["case"] for result in results if not result["losses_agree"]]
     if disagreeing:
         print(f"losses differ by more than {TOLERANCE}: {', '.join(disagreeing)}", file=sys.stderr)

@@ -4,9 +4,9 @@
 
 Memory is the most that a fresh process holds resident while it trains 784-128-10, batch 64, on 20,000 float32 rows for
 two epochs on one thread, beyond what it held with NumPy imported and the data made (Linux only). Import time is
-beyond NumPy's. Both are medians over fresh processes. Installed are the library's own files, not those of what it
-depends on; bpcore's are counted in a wheel built for the purpose, and the size of that wheel is given. Writes
-results/memory.json.
+beyond NumPy's, from bytecode. Both are medians over fresh processes, the first left out. Installed are the library's
+own files, not those of what it depends on; bpcore's are counted in a wheel built for the purpose, and the size of that
+wheel is given. Writes results/memory.json.
 """
 
 from __future__ import annotations
@@ -65,12 +65,14 @@ def resident(field: str) -> int:
 
 def measure(library: str, processes: int) -> dict[str, float]:
     command = [sys.executable, __file__, "--child", library]
+    env = harness.environment(1)
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # a library is installed with its bytecode: the first process writes it
     with harness.affinity(1):
         lines = [
-            subprocess.run(command, env=harness.environment(1), stdout=subprocess.PIPE, text=True, check=True).stdout
-            for _ in range(processes)
+            subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout
+            for _ in range(1 + processes)
         ]
-    answers = [json.loads(line) for line in lines]
+    answers = [json.loads(line) for line in lines[1:]]
     return {figure: statistics.median(answer[figure] for answer in answers) for figure in answers[0]}
 
 
@@ -126,8 +128,7 @@ def main() -> int:
     if options.child:
         print(json.dumps(child(options.child)))
         return 0
-    machine = harness.machine()
-    harness.print_machine(machine)
+    machine = harness.print_machine()
     results = []
     for library in harness.installed(options.libraries):
         print(f"measuring {library}", file=sys.stderr)
@@ -135,7 +136,7 @@ def main() -> int:
         results.append({"library": library, **figures, **installed(library)})
     print_results(results)
     content = {"machine": machine, "net": SPEC.name, "samples": SAMPLES, "epochs": EPOCHS, "results": results}
-    print(f"written to {harness.write_json('memory' + '_quick' * options.quick, content)}")
+    harness.write_json("memory", options, content)
     return 0
 
 

@@ -23,15 +23,22 @@ NETS = ("4-16-3", "784-128-10", "100-256-256-2")
 ROWS = (1, 1000)
 TOLERANCE = 1e-4
 SEED = 1986
+UNIT = "microseconds a call, median +- half the spread in percent, at the best number of threads (xN)"
 
 
 def measure(crew: list[harness.Worker], spec: Spec, rows: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds a call of one net and number of rows, by library and threads."""
+    """One net and number of rows."""
     X = np.random.default_rng(SEED).standard_normal((rows, spec.sizes[0])).astype(spec.dtype)
     theta = start_weights(spec, SEED)
     for worker in crew:
         worker.make("Predict", spec=spec, theta=theta, X=X)
-    answers = [np.reshape(worker.time(1)[1], (rows, -1)) for worker in crew]
+    compared = compare(crew, (rows, -1), options)
+    return {"net": "-".join(map(str, spec.sizes)), "rows": rows, **compared}
+
+
+def compare(crew: list[harness.Worker], shape: tuple[int, ...], options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds a call by library and threads, and how far the answers differ once they are given this shape."""
+    answers = [np.reshape(worker.time(1)[1], shape) for worker in crew]
     timings = harness.alternate(crew, options.rounds, options.seconds)
     runs = [
         {"library": worker.library, "threads": worker.threads, "seconds": timing.unit()}
@@ -40,8 +47,6 @@ def measure(crew: list[harness.Worker], spec: Spec, rows: int, options: argparse
     difference = max(float(np.abs(answer - answers[0]).max()) for answer in answers)
     ratio, peer = harness.ratio(runs, options.libraries[0], rate)
     return {
-        "net": "-".join(map(str, spec.sizes)),
-        "rows": rows,
         "runs": runs,
         "answers_differ": difference,
         "answers_agree": difference <= TOLERANCE,
@@ -55,15 +60,18 @@ def rate(run: dict[str, Any]) -> float:
 
 
 def print_results(results: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    rows = []
-    for result in results:
-        runs = harness.best(result["runs"], rate)
-        cells = [f"{1e6 * run['seconds']['median']:.3g} x{run['threads']}" for run in runs]
-        shown = f"{result['ratio']:.2f}" if result["ratio"] and result["answers_agree"] else "-"
-        peer = result["best_peer"] or "-"
-        rows.append([result["net"], str(result["rows"]), *cells, shown, peer, f"{result['answers_differ']:.0e}"])
-    harness.print_table(["net", "rows", *options.libraries, "ratio", "best peer", "answers differ"], rows)
-    print("microseconds a call at the best number of threads (xN), median")
+    rows = [[result["net"], str(result["rows"]), *row(result, options.libraries)] for result in results]
+    harness.print_table(["net", "rows", *head(options.libraries)], rows)
+    print(UNIT)
+
+
+def head(libraries: list[str]) -> list[str]:
+    return [*libraries, "ratio", "best peer", "answers differ"]
+
+
+def row(result: dict[str, Any], libraries: list[str]) -> list[str]:
+    cells = harness.cells(result, libraries, rate, "seconds", harness.microseconds, result["answers_agree"])
+    return [*cells, f"{result['answers_differ']:.0e}"]
 
 
 def arguments() -> argparse.Namespace:
@@ -73,26 +81,22 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rows", nargs="+", type=harness.positive(int), default=list(ROWS), metavar="N")
     harness.add_crew_options(parser, libraries=LIBRARIES)
-    options = harness.parse(parser)
-    options.libraries = harness.installed(options.libraries)
-    return options
+    return harness.parse(parser)
 
 
 def main() -> int:
     options = arguments()
-    machine = harness.machine()
-    harness.print_machine(machine)
+    machine = harness.print_machine()
     results = []
     with harness.workers(options.libraries, options.threads) as crew:
         versions = {str(worker): worker.versions for worker in crew}
-        crew.sort(key=lambda worker: options.libraries.index(worker.library))
         for sizes in options.nets:
             for rows in options.rows:
                 print(f"measuring {'-'.join(map(str, sizes))}, rows: {rows}", file=sys.stderr)
                 results.append(measure(crew, Spec(sizes, batch=rows), rows, options))
     print_results(results, options)
     content = {"machine": machine, "versions": versions, "tolerance": TOLERANCE, "results": results}
-    print(f"written to {harness.write_json('predict' + '_quick' * options.quick, content)}")
+    harness.write_json("predict", options, content)
     return 0 if all(result["answers_agree"] for result in results) else 1
 
 

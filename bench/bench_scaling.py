@@ -89,9 +89,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    machine = harness.machine()
+    machine = harness.print_machine()
     peaks = peak.measure(options.threads)
-    harness.print_machine(machine, peaks)
+    harness.print_peaks(peaks)
     sweeps: dict[str, list[dict[str, Any]]] = {}
     with harness.workers(["bpcore"], options.threads) as crew:
         for sweep in options.sweeps:
@@ -103,7 +103,7 @@ def main() -> int:
             add_slopes(sweeps[sweep])
             print_results(sweep, sweeps[sweep])
     content = {"machine": machine, "peaks": peaks, "sweeps": sweeps}
-    print(f"written to {harness.write_json('scaling' + '_quick' * options.quick, content)}")
+    harness.write_json("scaling", options, content)
     return 0
 
 

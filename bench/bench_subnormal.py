@@ -30,8 +30,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    machine = harness.machine()
-    harness.print_machine(machine)
+    machine = harness.print_machine()
     rng = np.random.default_rng(SEED)
     X = rng.standard_normal((ROWS, SPEC.sizes[0])).astype(SPEC.dtype)
     y = rng.integers(SPEC.sizes[-1], size=ROWS)
@@ -48,7 +47,7 @@ def main() -> int:
     )
     print(f"ratio {ratio:.2f} (at most {LIMIT})")
     content = {"machine": machine, "rows": ROWS, "scales": SCALES, "seconds": seconds, "ratio": ratio}
-    print(f"written to {harness.write_json('subnormal' + '_quick' * options.quick, content)}")
+    harness.write_json("subnormal", options, content)
     return int(not ratio <= LIMIT)
 
 

@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import gc
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -53,16 +54,16 @@ class WorkerError(RuntimeError):
 
 
 class Worker:
-    """A process holding one library with one number of threads."""
+    """A process holding one library, or that of a source tree, with one number of threads."""
 
-    def __init__(self, library: str, threads: int) -> None:
+    def __init__(self, library: str, threads: int, tree: Path | None = None) -> None:
         self.library, self.threads = library, threads
         with affinity(threads):
             self._process = subprocess.Popen(
                 [sys.executable, __file__, library, str(threads)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=environment(threads),
+                env=environment(threads) | ({"PYTHONPATH": str(tree)} if tree else {}),
                 start_new_session=True,  # Ctrl-C is the parent's to handle
             )
         try:
@@ -72,6 +73,7 @@ class Worker:
             raise
         self.versions: dict[str, str] = hello["versions"]
         self.import_seconds: float = hello["import_seconds"]
+        self.path = Path(hello["path"])
 
     def __str__(self) -> str:
         return f"{self.library}, {self.threads} thread{'s' if self.threads > 1 else ''}"
@@ -117,14 +119,15 @@ def environment(threads: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def workers(libraries: Iterable[str], threads: Iterable[int]) -> Iterator[list[Worker]]:
-    """One worker for each library and number of threads."""
+def workers(
+    libraries: Iterable[str], threads: Iterable[int], trees: Iterable[Path | None] = (None,)
+) -> Iterator[list[Worker]]:
+    """One worker for each library, number of threads and tree, in this order."""
     crew: list[Worker] = []
     with contextlib.ExitStack() as stack:
-        for n in threads:
-            for library in libraries:
-                crew.append(Worker(library, n))
-                stack.callback(crew[-1].close)
+        for library, n, tree in itertools.product(libraries, threads, trees):
+            crew.append(Worker(library, n, tree))
+            stack.callback(crew[-1].close)
         yield crew
 
 
@@ -137,14 +140,14 @@ class Timing:
 
     def unit(self) -> dict[str, float]:
         """Median, least and greatest of the seconds of a unit."""
-        return _spread(self.seconds)
+        return spread(self.seconds)
 
     def rate(self, work: float = 1.0) -> dict[str, float]:
         """Median, least and greatest of work a second, for so much work in a unit."""
-        return _spread([work / s for s in self.seconds])
+        return spread([work / s for s in self.seconds])
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
@@ -244,13 +247,15 @@ def add_crew_options(parser: argparse.ArgumentParser, libraries: Sequence[str]) 
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line, --rounds, --seconds and --quick added."""
+    """The command line, --rounds, --seconds and --quick added, without the libraries that are not installed."""
     parser.add_argument("--rounds", type=positive(int), default=7, help="timed runs of each (default 7)")
     parser.add_argument("--seconds", type=positive(float), default=0.5, help="length of a run (default 0.5)")
     parser.add_argument("--quick", action="store_true", help="a minute in all: 3 rounds of 0.1 s")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds = 3, 0.1
+    if hasattr(options, "libraries"):
+        options.libraries = installed(options.libraries)
     return options
 
 
@@ -269,24 +274,35 @@ def machine() -> dict[str, Any]:
         "numpy_blas": f"{blas['name']} {blas['version']}",
         "load_before": os.getloadavg()[0],
         "date": time.strftime("%Y-%m-%d %H:%M"),
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
-def print_machine(description: dict[str, Any], peaks: dict[int, dict] | None = None) -> None:
+def print_machine() -> dict[str, Any]:
+    """Prints, and returns, what `machine` says."""
+    description = machine()
     print("{cpu}, {cores_allowed} of {cores} cores, {system}".format(**description))
     print("Python {python}, NumPy {numpy} ({numpy_blas}), {date}".format(**description))
-    for n, figures in (peaks or {}).items():
-        print(f"float32 FMA peak, {n} thread{'s' if n > 1 else ''}: {figures['flops'] / 1e9:.0f} GFLOP/s")
     if description["load_before"] > 0.5:
         print(f"warning: the machine is busy (load {description['load_before']:.1f})")
+    return description
 
 
-def write_json(name: str, content: dict[str, Any]) -> Path:
-    """results/NAME.json."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def print_peaks(peaks: dict[int, dict[str, Any]]) -> None:
+    for n, figures in peaks.items():
+        print(f"float32 FMA peak, {n} thread{'s' if n > 1 else ''}: {figures['flops'] / 1e9:.0f} GFLOP/s")
+
+
+def results_file(name: str, options: argparse.Namespace) -> Path:
+    return RESULTS / f"{name}{'_quick' * options.quick}.json"
+
+
+def write_json(name: str, options: argparse.Namespace, content: dict[str, Any]) -> Path:
+    """results/NAME.json, or NAME_quick.json."""
+    path = results_file(name, options)
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"written to {path}")
     return path
 
 
@@ -309,6 +325,27 @@ def ratio(
         return None, None
     peer = max(peers, key=figure)
     return max(map(figure, ours)) / figure(peer), peer["library"]
+
+
+def cells(
+    result: dict[str, Any], libraries: Sequence[str], rate: Callable[[dict[str, Any]], float],
+    figures: str, shown: Callable[[float], str], agree: bool,
+) -> list[str]:  # fmt: skip
+    """Of a row: each library's best run with its spread and threads; the ratio, if results agree; the best peer."""
+    row = dict.fromkeys(libraries, "-")
+    for run in best(result["runs"], rate):
+        row[run["library"]] = f"{with_spread(run[figures], shown)} x{run['threads']}"
+    return [*row.values(), f"{result['ratio']:.2f}" if result["ratio"] and agree else "-", result["best_peer"] or "-"]
+
+
+def with_spread(figures: dict[str, float], shown: Callable[[float], str]) -> str:
+    """The median +- half the spread in percent."""
+    spread = 50 * (figures["max"] - figures["min"]) / figures["median"]
+    return f"{shown(figures['median'])} +-{spread:2.0f}"
+
+
+def microseconds(seconds: float) -> str:
+    return f"{1e6 * seconds:.3g}"
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -367,8 +404,9 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str | None:
-    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+def commit(tree: Path = HERE) -> str | None:
+    """What git calls the state of a tree."""
+    command = ["git", "-C", str(tree), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -392,7 +430,8 @@ class _Session:
         if self.variant not in self.adapter.VARIANTS:
             raise ValueError(f"variant {self.variant!r} of {self.name}: there are {self.adapter.VARIANTS}")
         versions = self.adapter.load(self.threads, self.variant)
-        return {"versions": versions, "import_seconds": time.perf_counter() - start}
+        seconds = time.perf_counter() - start
+        return {"versions": versions, "import_seconds": seconds, "path": sys.modules[self.name].__file__}
 
     def make(self, task: str, arguments: dict[str, Any]) -> None:
         self.task = None  # frees the last one before the next is built

@@ -82,8 +82,9 @@ def main() -> int:
         sizes, batch, threads, seconds = json.loads(options.child)
         print(train(Spec(tuple(sizes), batch), threads, seconds))
         return 0
+    harness.print_machine()
     peaks = peak.measure([options.threads])
-    harness.print_machine(harness.machine(), peaks)
+    harness.print_peaks(peaks)
     flops = peaks[options.threads]["flops"]
     names = [*GROUPS, "executor"]
     rows = []

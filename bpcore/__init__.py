@@ -1,8 +1,7 @@
 """bpcore: backpropagation on the CPU.  Neural networks trained and run by a C core under a thin Python face."""
 
-from bpcore import _blas, _threads
+from bpcore import _threads
 
-_blas.connect()
 _threads.read_forced()
 _threads.read_limit()
 

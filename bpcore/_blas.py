@@ -1,9 +1,12 @@
-"""Finds SciPy's BLAS without importing scipy.linalg, checks what it says of itself, and hands it to C."""
+"""Finds SciPy's BLAS without importing scipy.linalg, checks what it says of itself, and hands it to C.
+
+Only `BPCORE_BACKEND=blas` calls it, so only that loads SciPy: it takes longer than the rest of bpcore's import.
+"""
 
 from __future__ import annotations
 
-import atexit
 import ctypes
+import functools
 import importlib.machinery
 import importlib.util
 import os
@@ -56,8 +59,9 @@ def check_signature(name: str, signature: str) -> None:
         )
 
 
+@functools.cache
 def connect() -> None:
-    """Hands SciPy's BLAS, and the switch of its thread pool, to C."""
+    """Once: hands SciPy's BLAS, and the switch of its thread pool, to C."""
     module = load_cython_blas()
     table = getattr(module, "__pyx_capi__", {})
     for name in _EXPECTED:
@@ -71,8 +75,17 @@ def connect() -> None:
             address = [ctypes.cast(getattr(library, f), ctypes.c_void_p).value or 0 for f in (get, set_)]
             _core.set_blas_threads(*address)
             break
-    os.register_at_fork(after_in_child=_core.after_fork_in_child)
-    atexit.register(_core.close)
+
+
+def described() -> str:
+    """What the library says of its version, or "unknown"."""
+    library = ctypes.CDLL(load_cython_blas().__file__)
+    for name in ("scipy_openblas_get_config", "openblas_get_config"):
+        if hasattr(library, name):
+            get = getattr(library, name)
+            get.restype = ctypes.c_char_p
+            return str(get().decode())
+    return "unknown"
 
 
 def _capsule_name(capsule: object) -> str:

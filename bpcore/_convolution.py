@@ -63,6 +63,13 @@ def _set(layer: Any, **values: Any) -> None:
         object.__setattr__(layer, name, value)
 
 
+def _set_lengths(layer: Any, *names: str) -> None:
+    """Checks them: a pair for an image, an integer for a sequence."""
+    for name in names:
+        value = getattr(layer, name)
+        _set(layer, **{name: _pair(name, value) if layer.axes == 2 else _validate.integer(name, value, 1, _MOST)})
+
+
 class _Convolution(Layer):
     """What convolutions share; the window as (height, width), the input as (height, width, channels)."""
 
@@ -175,61 +182,40 @@ class Conv2D(_Convolution):
     saved: ClassVar[tuple[str, ...]] = (
         "filters", "size", "activation", "stride", "padding", "dilation", "groups", "bias",
     )  # fmt: skip
+    axes: ClassVar[int] = 2
+    paddings: ClassVar[tuple[str, ...]] = ("valid", "same")
 
     def __post_init__(self) -> None:
-        _set(
-            self,
-            size=_pair("size", self.size),
-            stride=_pair("stride", self.stride),
-            dilation=_pair("dilation", self.dilation),
-            padding=_padding(self.padding, ("valid", "same"), 2),
-            groups=_validate.integer("groups", self.groups, 1, _MOST),
-        )
+        _set_lengths(self, "size", "stride", "dilation")
+        _set(self, padding=_padding(self.padding, self.paddings, self.axes))
+        _set(self, groups=_validate.integer("groups", self.groups, 1, _MOST))
         self._check("filters")
 
     def __repr__(self) -> str:
-        return f"Conv2D({self.filters}, {self.size}, {_activations.label(self.activation)!r})"
+        return f"{type(self).__name__}({self.filters}, {self.size}, {_activations.label(self.activation)!r})"
 
     def _windows(self) -> tuple[int, list[int], list[int], list[int], list[Any]]:
-        paddings = [_of_axis(self.padding, axis) for axis in (0, 1)]
-        return self.filters, list(self.size), list(self.stride), list(self.dilation), paddings
+        size, stride, dilation, padding = (
+            [_of_axis(value, axis) for axis in range(self.axes)]
+            for value in (self.size, self.stride, self.dilation, self.padding)
+        )
+        return self.filters, size, stride, dilation, padding
 
 
-@dataclass(frozen=True, eq=False)
-class Conv1D(_Convolution):
+@dataclass(frozen=True, eq=False, repr=False)
+class Conv1D(Conv2D):
     """A convolution of sequences, (time, features) to (time', filters), a = f(z):
 
         z[t, f] = b[f] + sum over i, c of W[i, c, f] a[t s + i d - p, c]
 
     as `Conv2D`, of which it is the case of height 1.
     padding: also "causal": all of it before the first element, so that z[t] depends on nothing later than a[t].
-    W is (size, features / groups, filters), b is (filters,).
+    size, stride and dilation are integers.  W is (size, features / groups, filters), b is (filters,).
     """
 
-    filters: int
-    size: int
-    activation: str | Activation = "identity"
-    stride: int = field(default=1, kw_only=True)
-    padding: Any = field(default="valid", kw_only=True)
-    dilation: int = field(default=1, kw_only=True)
-    groups: int = field(default=1, kw_only=True)
-    bias: bool = field(default=True, kw_only=True)
-    init: Any = field(default="auto", kw_only=True)
-    name: str | None = field(default=None, kw_only=True)
     op: ClassVar[str] = "conv1d"
-    saved: ClassVar[tuple[str, ...]] = Conv2D.saved
-
-    def __post_init__(self) -> None:
-        _set(self, padding=_padding(self.padding, ("valid", "same", "causal"), 1))
-        for name in ("size", "stride", "dilation", "groups"):
-            _set(self, **{name: _validate.integer(name, getattr(self, name), 1, _MOST)})
-        self._check("filters")
-
-    def __repr__(self) -> str:
-        return f"Conv1D({self.filters}, {self.size}, {_activations.label(self.activation)!r})"
-
-    def _windows(self) -> tuple[int, list[int], list[int], list[int], list[Any]]:
-        return self.filters, [self.size], [self.stride], [self.dilation], [self.padding]
+    axes: ClassVar[int] = 1
+    paddings: ClassVar[tuple[str, ...]] = ("valid", "same", "causal")
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,9 +264,7 @@ class _Pool(Layer):
     def __post_init__(self) -> None:
         if self.stride is None:
             _set(self, stride=self.size)
-        for name in ("size", "stride"):
-            value = getattr(self, name)
-            _set(self, **{name: _pair(name, value) if self.axes == 2 else _validate.integer(name, value, 1, _MOST)})
+        _set_lengths(self, "size", "stride")
         _set(self, padding=_padding(self.padding, ("valid", "same"), self.axes))
         for axis in range(self.axes):
             padding, width = _of_axis(self.padding, axis), _of_axis(self.size, axis)

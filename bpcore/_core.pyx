@@ -14,7 +14,9 @@ from libc.stdlib cimport calloc, free
 from posix.stdlib cimport posix_memalign
 from libc.string cimport memcpy, memset
 
+import atexit
 import math
+import os
 import threading
 import time
 
@@ -273,6 +275,10 @@ def after_fork_in_child():
     if _blas_threads.held:
         _blas_threads.held = 1
         _give_back_blas()
+
+
+atexit.register(close)
+os.register_at_fork(after_in_child=after_fork_in_child)
 
 
 @cython.final
@@ -958,7 +964,11 @@ def isa():
 
 def force(bint parallel_always, str phase2, str backend=""):
     """What BPCORE_PARALLEL=always, BPCORE_PHASE2=owners|shards and BPCORE_BACKEND=blas|native ask for; "" leaves it
-    to the shapes."""
+    to the shapes.  BLAS is loaded when it is first asked for."""
+    if backend == "blas":
+        from bpcore._blas import connect
+
+        connect()
     bp_set_backend(("", "blas", "native").index(backend))
     bp_set_parallel_always(parallel_always)
     bp_set_phase2(("", "owners", "shards").index(phase2))

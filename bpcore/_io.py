@@ -14,10 +14,9 @@ import numpy as np
 
 from bpcore import _checkpoint, _optimizers, _validate
 from bpcore._activations import NAMES, Activation
-from bpcore._catalogue import LAYERS
 from bpcore._function import Function
 from bpcore._graph import Graph, lay_out, symbols
-from bpcore._layers import Input
+from bpcore._layers import KINDS, Input
 from bpcore._symbols import Symbol
 
 if TYPE_CHECKING:
@@ -199,7 +198,7 @@ def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tupl
     for node in graph["nodes"]:
         _keys(path, "a node", node, {"name", "op", "inputs", "attributes"})
         name, op, attributes = node["name"], node["op"], node["attributes"]
-        kind = LAYERS.get(op) if isinstance(op, str) else None
+        kind = KINDS.get(op) if isinstance(op, str) else None
         if not isinstance(name, str) or kind is None:
             raise _bad(path, f"unknown operation {op!r}, or a name that is not a string: {name!r}")
         inputs = _strings(path, name, node["inputs"])

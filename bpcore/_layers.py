@@ -58,6 +58,9 @@ class Spec(NamedTuple):
     decay: bool
 
 
+KINDS: dict[str, type[Any]] = {}  # every kind of layer, by the name that a file gives it
+
+
 class Layer:
     """What every layer is: called on symbols it gives a symbol, and it tells the plan what to compute.
 
@@ -68,6 +71,10 @@ class Layer:
     saved: ClassVar[tuple[str, ...]] = ()  # the attributes that a file keeps
     name: str | None
     many: ClassVar[bool] = False  # takes several inputs
+
+    def __init_subclass__(cls) -> None:
+        if "op" in vars(cls):
+            KINDS[cls.op] = cls
 
     def __call__(self, *inputs: Symbol) -> Symbol:
         """The symbol of what this layer makes of `inputs`."""

@@ -22,6 +22,7 @@ def orthogonal(units: int, *at: int) -> np.ndarray:
     return Q * np.where(np.diag(R) < 0, -1.0, 1.0)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Recurrent(Layer):
     """What recurrent layers share.
 
@@ -29,12 +30,13 @@ class Recurrent(Layer):
     """
 
     units: int
-    sequences: bool
-    reverse: bool
-    truncate: int | None
-    bias: bool
-    init: str
-    recurrent_init: str
+    sequences: bool = field(default=False, kw_only=True)
+    reverse: bool = field(default=False, kw_only=True)
+    truncate: int | None = field(default=None, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+    init: str = field(default="auto", kw_only=True)
+    recurrent_init: str = field(default="orthogonal", kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
     cell: ClassVar[int]  # as C counts them
     gates: ClassVar[int]
     many: ClassVar[bool] = True
@@ -119,15 +121,7 @@ class SimpleRNN(Recurrent):
     Raises ValueError for an input that is no sequence, or a mask of another length.
     """
 
-    units: int
     activation: str = "tanh"
-    sequences: bool = field(default=False, kw_only=True)
-    reverse: bool = field(default=False, kw_only=True)
-    truncate: int | None = field(default=None, kw_only=True)
-    bias: bool = field(default=True, kw_only=True)
-    init: str = field(default="auto", kw_only=True)
-    recurrent_init: str = field(default="orthogonal", kw_only=True)
-    name: str | None = field(default=None, kw_only=True)
     op: ClassVar[str] = "simple_rnn"
     saved: ClassVar[tuple[str, ...]] = ("units", "activation", *_SAVED[1:])
     cell: ClassVar[int] = 0
@@ -154,15 +148,7 @@ class LSTM(Recurrent):
     The other arguments, and masks, are those of `SimpleRNN`.
     """
 
-    units: int
-    sequences: bool = field(default=False, kw_only=True)
-    reverse: bool = field(default=False, kw_only=True)
-    truncate: int | None = field(default=None, kw_only=True)
-    bias: bool = field(default=True, kw_only=True)
     forget_bias: float = field(default=1.0, kw_only=True)
-    init: str = field(default="auto", kw_only=True)
-    recurrent_init: str = field(default="orthogonal", kw_only=True)
-    name: str | None = field(default=None, kw_only=True)
     op: ClassVar[str] = "lstm"
     saved: ClassVar[tuple[str, ...]] = _SAVED
     cell: ClassVar[int] = _LSTM
@@ -190,14 +176,6 @@ class GRU(Recurrent):
     The other arguments, and masks, are those of `SimpleRNN`.
     """
 
-    units: int
-    sequences: bool = field(default=False, kw_only=True)
-    reverse: bool = field(default=False, kw_only=True)
-    truncate: int | None = field(default=None, kw_only=True)
-    bias: bool = field(default=True, kw_only=True)
-    init: str = field(default="auto", kw_only=True)
-    recurrent_init: str = field(default="orthogonal", kw_only=True)
-    name: str | None = field(default=None, kw_only=True)
     op: ClassVar[str] = "gru"
     saved: ClassVar[tuple[str, ...]] = _SAVED
     cell: ClassVar[int] = 2

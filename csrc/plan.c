@@ -262,8 +262,8 @@ static int is_trained(const bp_plan *plan, const bp_op *op, int slot) {
     return !(plan->params[op->param[slot]].flags & BP_PARAM_FROZEN) && plan->buffers[op->out].grad >= 0;
 }
 
-/* Whether plain SGD can be made with an operation's first gradient, in one go; not where a batch may have several chunks,
- * for one that happens to have a single chunk is as the others. */
+/* Whether plain SGD can be made with an operation's first gradient, in one go; not where a batch may have several
+ * chunks, for one that happens to have a single chunk is as the others. */
 static int takes_step(const bp_plan *plan, const bp_op *op) {
     return op->type->step[plan->dtype] && op->native && plan->rows <= plan->chunk_rows &&
            op->positions * plan->chunk_rows <= BP_STEP_ROWS;
@@ -394,8 +394,10 @@ static bp_status copy_operations(bp_plan *plan) {
 
 /* ---- stages ---- */
 
-/* Whether two operations go the way back together. */
-static int alike(const bp_op *a, const bp_op *b) { return a->segment == b->segment && a->stays == b->stays; }
+/* Whether an operation can take a function along: it has to be where the function is on the way back, too. */
+static int takes_along(const bp_op *product, const bp_op *f) {
+    return product->type->fuses && product->native && product->segment == f->segment && product->stays == f->stays;
+}
 
 /* Products take elementwise functions along while their tiles are in registers: a ReLU after them, and the factor f' of
  * any function before them.  z then has no place of its own. */
@@ -404,7 +406,7 @@ static void fuse_products(bp_plan *plan) {
         bp_op *f = &plan->ops[i], *before = maker_of(plan, f->in[0]);
         const bp_buffer *z = &plan->buffers[f->in[0]], *a = &plan->buffers[f->out];
         if (!f->type->elementwise || f->skip || f->aux < 0) continue;
-        f->fused_forward = before && alike(f, before) && before->type->fuses && before->native && z->consumers == 1 && !z->kept &&
+        f->fused_forward = before && takes_along(before, f) && z->consumers == 1 && !z->kept &&
                            !strcmp(bp_op_function(plan, f, 0), "relu");
         for (int k = 0; k < plan->n_losses; k++)
             if (plan->losses[k].in == f->in[0]) f->fused_forward = 0;
@@ -412,7 +414,7 @@ static void fuse_products(bp_plan *plan) {
         if (a->grad < 0 || z->grad < 0 || a->consumers != 1 || z->consumers != 1 || a->kept || f->add[0]) continue;
         for (int k = i + 1; k < plan->n_ops; k++) {
             bp_op *after = &plan->ops[k];
-            if (after->in[0] != f->out || !alike(f, after) || !after->type->fuses || !after->native || after->add[0]) continue;
+            if (after->in[0] != f->out || !takes_along(after, f) || after->add[0]) continue;
             after->factor = f->aux;
             f->fused_backward = 1;
         }
@@ -873,9 +875,12 @@ static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
     return 0;
 }
 
-/* Rows of a tile: many where a tile reads all weights once, fewer where weights are used many times a row. */
+/* Rows of a tile: many where a tile reads all weights once, fewer where weights are used many times a row, or where a
+ * second thread would have nothing to do; a small rest costs as much as a whole tile. */
 static int64_t choose_tile(const bp_plan *plan) {
-    int64_t tile = plan->inference ? INFER_TILE : plan->rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2, least = 0;
+    int64_t tile = plan->rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2, least = 0;
+    if (plan->rows <= 2 * LEAST_TILE && plan->rows > 2 * LEAST_TILE - 8) tile = LEAST_TILE;
+    if (plan->inference) tile = INFER_TILE;
     double flops = 0;
     for (int i = 0; i < plan->n_ops; i++) {
         if (plan->ops[i].n_params && !plan->ops[i].type->by_row) flops += flops_of(plan, &plan->ops[i]);

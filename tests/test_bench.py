@@ -116,3 +116,77 @@ def test_every_graph_trains_alike_on_one_and_two_threads():
             result = bench_graph.measure(crew, case, options)
             assert result["loss_disagreement"] == 0
             assert result["best_peer"] is None
+
+
+def test_a_row_of_a_table():
+    import bench_epoch
+    import harness
+
+    runs = [{**run("a", n, n * 1e6), "ms": {"median": 2 / n, "min": 1.8 / n, "max": 2.2 / n}} for n in (1, 2)]
+    result = {"runs": runs, "ratio": 1.234, "best_peer": "b"}
+    shown = (["a", "b"], bench_epoch.rate, "ms", "{:.1f}".format)
+    assert harness.cells(result, *shown, True) == ["1.0 +-10 x2", "-", "1.23", "b"]
+    assert harness.cells(result, *shown, False)[2] == "-"
+    assert harness.cells({"runs": runs, "ratio": None, "best_peer": None}, *shown, True)[2:] == ["-", "-"]
+
+
+def test_predictions_and_jacobians_are_compared():
+    import bench_jacobian
+    import bench_predict
+    import harness
+    from adapters import Spec
+
+    options = Namespace(libraries=["bpcore", "numpy"], rounds=1, seconds=0.01)
+    with harness.workers(options.libraries, [1, 2]) as crew:
+        assert [str(worker) for worker in crew[1:3]] == ["bpcore, 2 threads", "numpy, 1 thread"]
+        result = bench_predict.measure(crew, Spec((4, 6, 3), batch=5), 5, options)
+        assert result["answers_agree"] and result["best_peer"] == "numpy"
+        assert len(bench_predict.row(result, options.libraries)) == len(bench_predict.head(options.libraries)) == 5
+        options.libraries = ["bpcore"]
+        assert bench_jacobian.measure(crew[:2], options)["answers_differ"] == 0
+
+
+def test_versions_are_compared_pair_by_pair():
+    import bench_versions
+    import harness
+
+    tree = BENCH.parent
+    options = Namespace(threads=[1, 2], rounds=3, seconds=0.01)
+    with harness.workers(["bpcore"], options.threads, [tree, tree]) as crew:
+        assert [worker.threads for worker in crew] == [1, 1, 2, 2]
+        assert all(worker.path.is_relative_to(tree) for worker in crew)
+        for case in (bench_versions.case("3-4-2/8"), bench_versions.case("residual")):
+            results = bench_versions.measure(crew, case, "adam", options)
+            assert [result["threads"] for result in results] == [1, 2]
+            for result in results:
+                assert result["loss_disagreement"] == 0 and 0.05 < result["ratio"]["median"] < 20
+                assert bench_versions.row(result)[-1] == "same"
+        crew[1].make = lambda *_, **__: crew[1].call("nothing")
+        failed = bench_versions.measure(crew, bench_versions.case("3-4-2/8"), "sgd", options)
+        assert "nothing" in failed[0]["failed"] and bench_versions.row(failed[1])[3:] == ["-"] * 5
+
+
+def test_a_version_that_git_does_not_know_leaves_nothing_behind():
+    import bench_versions
+    import harness
+
+    with pytest.raises(harness.WorkerError, match="no-such-version"), bench_versions.built("no-such-version"):
+        pass
+    with bench_versions.built(str(BENCH.parent)) as tree:
+        assert tree == BENCH.parent
+
+
+def test_ratios_are_of_the_same_round(monkeypatch):
+    import bench_versions
+    import harness
+
+    class Still:
+        threads = 1
+        make = staticmethod(lambda kind, **_: None)
+        time = staticmethod(lambda epochs: (0.0, [2.0, 1.0]))
+
+    rounds = [[4.0, 8.0, 2.0], [2.0, 2.0, 4.0]]
+    monkeypatch.setattr(harness, "alternate", lambda *_: [harness.Timing(1, seconds) for seconds in rounds])
+    options = Namespace(threads=[1], rounds=3, seconds=0.1)
+    (result,) = bench_versions.measure([Still, Still], ((2, 2), 4), "sgd", options)
+    assert result["ratio"] == {"median": 2.0, "min": 0.5, "max": 4.0}

@@ -574,7 +574,7 @@ HOSTILE = [
 ]  # fmt: skip
 ATTRIBUTES = [
     (kind.op, name)
-    for kind in bp._catalogue.LAYERS.values()
+    for kind in bp._layers.KINDS.values()
     if kind.op in VALUES or kind.op == "input"
     for name in kind.saved
     if name != "integer"
@@ -584,6 +584,13 @@ FINE = {
     ("add", "constant"): [-1, 1.5, 2**31, 2**63, -(2**63)], ("dense", "bias"): [True], ("activate", "axis"): [-1],
     ("concat", "axis"): [-1],
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", bp._layers.KINDS.values(), ids=list(bp._layers.KINDS))
+def test_every_kind_of_layer_is_public_and_its_errors_name_it(kind):
+    assert getattr(bp, kind.__name__) is kind and kind.__doc__ and kind.__name__ in bp.__all__
+    with pytest.raises(TypeError, match=rf"\b{kind.__name__}\.__init__"):
+        kind(nothing=1)
 
 
 def test_every_attribute_is_tried():

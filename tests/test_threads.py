@@ -272,12 +272,13 @@ def test_this_scipys_own_signatures_are_taken_and_what_lacks_is_named():
     sys.modules["scipy.linalg.cython_blas"] = fake
     import bpcore
     """
-    assert "ImportError: bpcore: this SciPy" in (message := run(script, code=1)) and "exports no sgemm" in message
+    message = run(script, code=1, BPCORE_BACKEND="blas")
+    assert "ImportError: bpcore: this SciPy" in message and "exports no sgemm" in message
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_scipy_linalg_and_bpcore_live_together(order):
-    """Importing bpcore brings one module of SciPy's, not the whole of scipy.linalg, and hides none."""
+    """bpcore on BLAS takes one module of SciPy's, not the whole of scipy.linalg, and hides none."""
     script = """
     import json, sys
     if {first}:
@@ -298,7 +299,7 @@ def test_scipy_linalg_and_bpcore_live_together(order):
     net.fit(np.repeat(a, 50, 0), np.ones(100))
     print(json.dumps(found))
     """
-    found = run(script.format(first=order == "before"))
+    found = run(script.format(first=order == "before"), BPCORE_BACKEND="blas")
     assert found == ([True, True, False] if order == "before" else [False, False, False])
 
 
@@ -314,10 +315,9 @@ def test_import_is_light():
     brought = run(script)
     assert "bpcore._core" in brought
     for heavy in (
-        "scipy.linalg",
-        "scipy.special",
-        "scipy.sparse",
+        "scipy",
         "safetensors",
+        "importlib.metadata",
         "difflib",
         "tempfile",
     ):

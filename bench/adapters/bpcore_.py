@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
 import io
 import os
 from typing import Any
 
 import numpy as np
-import scipy
 from numpy.typing import NDArray
 
 from adapters import Prediction, Spec
@@ -27,7 +27,7 @@ def load(threads: int, variant: str) -> dict[str, str]:
     bp.set_num_threads(threads)
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         bp.show_config()
-    return {"bpcore": bp.__version__, "scipy": scipy.__version__, "config": shown.getvalue()}
+    return {"bpcore": bp.__version__, "scipy": importlib.metadata.version("scipy"), "config": shown.getvalue()}
 
 
 def network(spec: Spec) -> Any:
@@ -106,9 +106,9 @@ class Gradient:
 class Graph:
     """A case of bench/graphs: its network, trained by fit."""
 
-    def __init__(self, case: str, params: dict[str, NDArray], X: Any, y: Any) -> None:
+    def __init__(self, case: str, params: dict[str, NDArray], X: Any, y: Any, optimizer: str = "sgd") -> None:
         self.case, self.params, self.X, self.y = importlib.import_module(f"graphs.{case}"), params, X, y
-        self.optimizer = bp.SGD(lr=self.case.LR)
+        self.optimizer = bp.SGD(lr=self.case.LR) if optimizer == "sgd" else bp.Adam()
         self.reset()
 
     def reset(self) -> None:
