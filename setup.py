@@ -19,7 +19,7 @@ core = Extension(
     "bpcore._core",
     ["bpcore/_core.pyx", *sorted(glob("csrc/*.c")), *sorted(glob("csrc/kernels/*.c"))],
     include_dirs=["csrc", numpy.get_include()],
-    depends=glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.inc", recursive=True),
+    depends=["bpcore/include/bpcore.h", *glob("csrc/**/*.h", recursive=True), *glob("csrc/**/*.inc", recursive=True)],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     extra_compile_args=[*flags, "-pthread"],
     extra_link_args=link,

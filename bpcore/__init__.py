@@ -25,7 +25,7 @@ from bpcore._convolution import (  # noqa: E402
 )
 from bpcore._embedding import Embedding  # noqa: E402
 from bpcore._errors import DivergenceError  # noqa: E402
-from bpcore._function import Function  # noqa: E402
+from bpcore._function import Function, get_include  # noqa: E402
 from bpcore._history import History  # noqa: E402
 from bpcore._io import load  # noqa: E402
 from bpcore._layers import Dense, Input  # noqa: E402
@@ -62,6 +62,7 @@ __all__ = [
     "concat",
     "datasets",
     "debug",
+    "get_include",
     "get_num_threads",
     "load",
     "losses",

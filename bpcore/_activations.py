@@ -38,10 +38,7 @@ class Activation:
     @property
     def is_low_level(self) -> bool:
         """Whether both functions are scipy.LowLevelCallable."""
-        kinds = [type(function).__name__ == "LowLevelCallable" for function in (self.f, self.df)]
-        if any(kinds) and not all(kinds):
-            raise TypeError("Activation: f and df must both be LowLevelCallable, or both Python functions")
-        return all(kinds)
+        return _validate.low_level("Activation", f=self.f, df=self.df)
 
 
 def resolve(value: Any) -> str | Activation:

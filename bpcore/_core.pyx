@@ -27,7 +27,7 @@ cnp.import_array()
 cdef extern from "bp.h" nogil:
     ctypedef enum bp_status:
         BP_OK, BP_PAUSED, BP_DONE, BP_E_NONFINITE_LOSS, BP_E_NONFINITE_PARAM, BP_E_LABEL, BP_E_CALLBACK, BP_E_NOMEM
-        BP_E_SHAPE, BP_E_LIMIT
+        BP_E_SHAPE, BP_E_LIMIT, BP_E_FUNCTION
     ctypedef enum bp_dtype:
         BP_F32, BP_F64
     ctypedef enum bp_kind:
@@ -95,13 +95,19 @@ cdef extern from "bp.h" nogil:
         int64_t n[16]
         double x[9]
     ctypedef struct bp_function_call:
-        int n_in, backward
+        int n_in
         int64_t rows, out_cols
-        int64_t cols[8]
-        const void *input "in" [8]
+        const int64_t *cols
+        const void **input "in"
         void *out
-        void *grad[8]
-        int add[8]
+        const void *out_grad
+        void **in_grad
+    ctypedef int bp_operation_fn(bp_function_call *)
+    ctypedef struct bp_c_function:
+        int64_t out_cols
+        bp_operation_fn *fn[2]
+        void *data[2]
+        int *code
     ctypedef bp_status (*bp_callback_fn)(void *, int, int64_t, int64_t, const void *, void *, void *,
                                          bp_loss_call *, bp_function_call *) noexcept
 
@@ -133,7 +139,7 @@ cdef extern from "bp.h" nogil:
     void bp_run_begin(bp_run *, int64_t, int64_t, const int64_t *)
     bp_status bp_epoch(bp_run *, int, double, int64_t, int)
     bp_progress bp_run_progress(const bp_run *)
-    bp_status bp_answer(const bp_plan *, const void *, void *, const bp_array *, int, int, void *, int)
+    bp_status bp_answer(const bp_plan *, const void *, void *, int, const bp_in_port *, int, const bp_out_port *, int)
     int64_t bp_run_updates(const bp_run *)
     void bp_pool_tasks(int64_t *, int)
     void bp_pool_tasks_reset()
@@ -304,21 +310,25 @@ cdef class OneAtATime:
 
 # ---- plan ----
 
-cdef _scalar_function(object llc, bp_scalar_function *out):
+cdef void *_c_function(object llc, str what, tuple signatures, int *which, void **data) except NULL:
+    """What a scipy.LowLevelCallable of one of these signatures points to; the signature's number and the user's data."""
     capsule = tuple.__getitem__(llc, 0)  # SciPy closes the short way
     cdef const char *signature = PyCapsule_GetName(capsule)
-    if signature == NULL:
-        raise ValueError("Activation: expected a LowLevelCallable with a signature, got one without")
-    cdef void *pointer = PyCapsule_GetPointer(capsule, signature)
-    if signature == b"double (double)":
+    got = None if signature == NULL else signature.decode()
+    if got not in signatures:
+        raise ValueError(f"{what}: expected a LowLevelCallable of signature {' or '.join(map(repr, signatures))}, got "
+                         f"{'one without' if got is None else repr(got)}")
+    which[0], data[0] = signatures.index(got), PyCapsule_GetContext(capsule)
+    return PyCapsule_GetPointer(capsule, signature)
+
+
+cdef _scalar_function(object llc, bp_scalar_function *out):
+    cdef int which
+    cdef void *pointer = _c_function(llc, "Activation", ("double (double)", "double (double, void *)"), &which, &out.data)
+    if which == 0:
         out.plain = <double (*)(double) noexcept nogil>pointer
-    elif signature == b"double (double, void *)":
-        out.with_data = <double (*)(double, void *) noexcept nogil>pointer
-        out.data = PyCapsule_GetContext(capsule)
     else:
-        raise ValueError(
-            "Activation: expected a LowLevelCallable of signature 'double (double)' or 'double (double, void *)', "
-            f"got {signature.decode()!r}")
+        out.with_data = <double (*)(double, void *) noexcept nogil>pointer
 
 
 @cython.final
@@ -361,8 +371,8 @@ cdef class Plan:
         return number
 
     def op(self, str name, inputs, params=(), function=None, settings=None):
-        """Adds operation `name`; `function` is an activation's name or a pair (f, df), `settings` a pair of lists of
-        integers and reals (see the operation's file).  Number of its output."""
+        """Adds operation `name`; `function` is an activation's name, a pair (f, df) or what an operation of the user's
+        needs, `settings` a pair of lists of integers and reals (see the operation's file).  Number of its output."""
         cdef int ins[BP_MAX_OPERANDS]
         cdef int ps[BP_MAX_OPERANDS]
         cdef int out = -1, tag = -1
@@ -385,6 +395,10 @@ cdef class Plan:
             user = UserFunction(*function)
             self.details.append(user)
             detail = &(<UserFunction>user).functions
+        elif name == "c_function":
+            own = CFunction(*function)
+            self.details.append(own)
+            detail = &(<CFunction>own).function
         elif function is not None:
             tag = len(self.functions)
             self.functions.append(function)
@@ -437,6 +451,15 @@ cdef class Plan:
         """Number of the buffer that the operation behind `buffer` cached (df), or -1."""
         return bp_plan_cache(self.plan, buffer)
 
+    cdef fail(self, bp_status status):
+        """Raises what a status means."""
+        if status == BP_E_FUNCTION:
+            for detail in self.details:
+                if isinstance(detail, CFunction):
+                    (<CFunction>detail).check()
+            raise RuntimeError("a bp.Function in C returned other than 0")
+        _raise(status)
+
     def describe(self):
         """Numbers of a compiled plan: shards (0: owners), n_stages, recomputed, chunk_rows, arena_bytes, unshared_bytes,
         flops."""
@@ -471,9 +494,38 @@ cdef class UserFunction:
         self.keep = (f, df)
 
 
+@cython.final
+cdef class CFunction:
+    """An operation of the user's: a pair of scipy.LowLevelCallable, kept alive with what they point to."""
+    cdef bp_c_function function
+    cdef int code[2]
+    cdef object keep
+    cdef str name
+
+    def __cinit__(self, forward, backward, int64_t out_cols, str name):
+        cdef int which
+        self.function.out_cols, self.function.code = out_cols, self.code
+        for i, (what, llc) in enumerate((("forward", forward), ("backward", backward))):
+            self.function.fn[i] = <bp_operation_fn *>_c_function(
+                llc, f"{name}: {what}", ("int (bp_function_call *)",), &which, &self.function.data[i])
+        self.keep, self.name = (forward, backward), name
+
+    cdef check(self):
+        """Raises RuntimeError where one of them failed."""
+        for i, what in enumerate(("forward", "backward")):
+            code, self.code[i] = self.code[i], 0
+            if code:
+                raise RuntimeError(f"{self.name}: {what} returned {code}, and 0 is what says that all went well")
+
+
 def check_low_level(f, df):
-    """Raises ValueError unless both have a signature that can be called."""
+    """Raises ValueError unless both have the signature of an activation."""
     UserFunction(f, df)
+
+
+def check_c_function(forward, backward, name):
+    """Raises ValueError unless both have the signature of an operation."""
+    CFunction(forward, backward, 1, name)
 
 
 def register_operation(uintptr_t address):
@@ -667,7 +719,7 @@ cdef class Run:
             error, self.error = self.error, None
             raise error
         if status > BP_E_NONFINITE_PARAM:
-            _raise(status)
+            self.plan.fail(status)
         return status
 
     def progress(self):
@@ -697,23 +749,22 @@ cdef class Run:
         cdef cnp.ndarray result
         arrays = [_copy_in(call.input[i], call.rows, call.cols[i], dtype).reshape(rows + shapes[i])
                   for i in range(call.n_in)]
-        if not call.backward:
+        if call.out_grad == NULL:
             result = _checked(forward(*arrays), f"{name}: forward", rows + out_shape, dtype)
             memcpy(call.out, cnp.PyArray_DATA(result), result.nbytes)
             return
-        parts = backward(_copy_in(call.out, call.rows, call.out_cols, dtype).reshape(rows + out_shape), *arrays)
+        parts = backward(_copy_in(call.out_grad, call.rows, call.out_cols, dtype).reshape(rows + out_shape), *arrays)
         if call.n_in == 1 and not isinstance(parts, (list, tuple)):
             parts = (parts,)
         if not isinstance(parts, (list, tuple)) or len(parts) != call.n_in:
             got = len(parts) if isinstance(parts, (list, tuple)) else type(parts).__name__
             raise ValueError(f"{name}: backward: expected {call.n_in} gradients, one an input, got {got}")
         for i in range(call.n_in):
-            if call.grad[i] == NULL:
+            if call.in_grad[i] == NULL:
                 continue
             result = _checked(parts[i], f"{name}: backward: gradient {i}", rows + shapes[i], dtype)
-            if call.add[i]:
-                result = _copy_in(call.grad[i], call.rows, call.cols[i], dtype) + result.reshape(call.rows, -1)
-            memcpy(call.grad[i], cnp.PyArray_DATA(result), result.nbytes)
+            result = _copy_in(call.in_grad[i], call.rows, call.cols[i], dtype) + result.reshape(call.rows, -1)
+            memcpy(call.in_grad[i], cnp.PyArray_DATA(result), result.nbytes)
 
     cdef _call_loss(self, int tag, bp_loss_call *call):
         value, gradient, out_shape = self.plan.functions[tag]
@@ -765,22 +816,23 @@ cdef class Predictor:
     """
     cdef Plan plan
     cdef cnp.ndarray theta
-    cdef object dtype, slow, in_shape, out_shape
+    cdef object dtype, slow
+    cdef dict inputs, outputs
     cdef int input, output, n_threads, number, n_free
-    cdef bint flat  # both shapes have one axis
+    cdef bint flat  # one input and one output, of one axis each
     cdef cnp.npy_intp n_in, n_out
     cdef size_t arena_bytes
     cdef double flops_row
     cdef void *free[ARENAS]
 
-    def __cinit__(self, Plan plan, cnp.ndarray theta, int input, int output, tuple in_shape, tuple out_shape,
-                  int n_threads, slow=None):
-        """in_shape, out_shape: an example's; slow: answers (n, *in_shape) in place of the plan, where that calls
-        Python."""
+    def __cinit__(self, Plan plan, cnp.ndarray theta, dict inputs, dict outputs, int n_threads, slow=None):
+        """inputs, outputs: (buffer, an example's shape) by name; slow: the outputs for a list of inputs (n, *shape), in
+        place of the plan, where that calls Python."""
         self.plan, self.theta, self.slow, self.dtype = plan, theta, slow, plan.dtype
-        self.input, self.output, self.n_threads = input, output, n_threads
-        self.in_shape, self.out_shape, self.flat = in_shape, out_shape, len(in_shape) == len(out_shape) == 1
-        self.n_in, self.n_out = math.prod(in_shape), math.prod(out_shape)
+        self.inputs, self.outputs, self.n_threads = inputs, outputs, n_threads
+        self.n_in, self.n_out = (sum(math.prod(shape) for _, shape in ends.values()) for ends in (inputs, outputs))
+        (self.input, first), (self.output, last) = next(iter(inputs.values())), next(iter(outputs.values()))
+        self.flat = len(inputs) == len(outputs) == len(first) == len(last) == 1
         self.number = plan.dtype.num
         cdef bp_plan_info info = bp_plan_describe(plan.plan)
         self.arena_bytes, self.flops_row = info.arena_bytes, info.flops / plan.rows
@@ -794,78 +846,115 @@ cdef class Predictor:
 
     @property
     def n_inputs(self):
-        """Length of a row that comes in."""
+        """Numbers of an example, of all inputs."""
         return self.n_in
 
     @property
     def n_outputs(self):
-        """Length of a row that goes out."""
+        """Numbers of an answer, of all outputs."""
         return self.n_out
 
     def __call__(self, x, out=None):
         """a^L for a row x (n_0,): (n_L,); or for rows (n, n_0): (n, n_L); in the network's dtype, written to `out`
-        where that is given."""
+        where that is given.  Of several inputs x is a list, or a dict by name; of several outputs a tuple comes, and
+        `out` is a list, or a dict by name."""
         cdef cnp.ndarray a, to
         cdef cnp.npy_intp[2] shape
-        cdef bp_array array
-        if not cnp.PyArray_CheckExact(x):
-            x = _real(x)
+        cdef bp_in_port port
+        cdef bp_out_port answers
         if not self.flat:
             return self.shaped(x, out)
+        if not cnp.PyArray_CheckExact(x):
+            x = _real(x)
         a = x
         cdef int ndim = cnp.PyArray_NDIM(a), number = cnp.PyArray_TYPE(a)
         if not (0 < ndim < 3) or a.shape[ndim - 1] != self.n_in or a.shape[0] == 0:
             raise ValueError(f"x: expected shape ({self.n_in},) or (n, {self.n_in}) with n > 0, got {np.shape(x)}")
         if 0 <= number < 32 and _SOURCE_OF[number] >= 0 and cnp.PyArray_ISNOTSWAPPED(a):
-            array.data = <const char *>cnp.PyArray_DATA(a)
-            array.type = <bp_source>_SOURCE_OF[number]
-            array.swapped = 0
+            port.array.data = <const char *>cnp.PyArray_DATA(a)
+            port.array.type = <bp_source>_SOURCE_OF[number]
+            port.array.swapped = 0
         else:
             a = _real(x)
-            array = _describe(a)
-        array.rows = 1 if ndim == 1 else a.shape[0]
-        array.n_outer = 0
-        array.cols = self.n_in
-        array.col_stride = a.strides[ndim - 1]
-        array.row_stride = a.strides[0] if ndim == 2 else array.col_stride * self.n_in
-        shape[0], shape[ndim - 1] = array.rows, self.n_out
+            port.array = _describe(a)
+        port.buffer = self.input
+        port.array.rows = 1 if ndim == 1 else a.shape[0]
+        port.array.n_outer = 0
+        port.array.cols = self.n_in
+        port.array.col_stride = a.strides[ndim - 1]
+        port.array.row_stride = a.strides[0] if ndim == 2 else port.array.col_stride * self.n_in
+        shape[0], shape[ndim - 1] = port.array.rows, self.n_out
         if out is None:
             to = cnp.PyArray_SimpleNew(ndim, shape, self.number)
         else:
-            to = self.check_out(out, a, ndim, array.rows)
+            to = self.check_out(out, a, ndim, port.array.rows)
         if self.slow is not None:
-            answers = self.slow(a.reshape(-1, self.n_in))
-            to[...] = answers if ndim == 2 else answers[0]
+            (found,) = self.slow([a.reshape(-1, self.n_in)])
+            to[...] = found if ndim == 2 else found[0]
             return to
-        self.answer(&array, <char *>cnp.PyArray_DATA(to))
+        answers.buffer, answers.data = self.output, cnp.PyArray_DATA(to)
+        self.answer(1, &port, 1, &answers)
         return to
 
     cdef shaped(self, x, out):
-        """Examples or answers of several axes; not contiguous, they are copied."""
-        axes = len(self.in_shape)
-        if x.ndim not in (axes, axes + 1) or x.shape[x.ndim - axes:] != self.in_shape or x.size == 0:
-            shape = ", ".join(map(str, self.in_shape))
-            raise ValueError(f"x: expected shape ({shape}) or (n, {shape}) with n > 0, got {x.shape}")
-        x = np.ascontiguousarray(_real(x))
-        cdef cnp.ndarray rows = x.reshape(-1, self.n_in)
-        shape = (*x.shape[:x.ndim - axes], *self.out_shape)
+        """Examples or answers of several axes, several inputs or outputs; what is not contiguous is copied."""
+        from bpcore._validate import parts
+
+        xs, lead = [], None
+        for (name, value), (_, shape) in zip(parts("x", x, list(self.inputs)), self.inputs.values(), strict=True):
+            value = _real(value, name)
+            before = value.shape[:value.ndim - len(shape)]
+            if value.shape[len(before):] != shape or len(before) > 1 or value.size == 0:
+                words = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
+                raise ValueError(f"{name}: expected shape ({words}) or (n, {words.rstrip(',')}) with n > 0, got "
+                                 f"{value.shape}")
+            if before != (before if lead is None else lead):
+                raise ValueError(f"x: expected a row of each input, or as many rows in each, got {name} of shape "
+                                 f"{value.shape} beside one of {xs[0].shape}")
+            lead = before
+            xs.append(np.ascontiguousarray(value))
+        shapes = [(*lead, *shape) for _, shape in self.outputs.values()]
         if out is None:
-            out = np.empty(shape, self.dtype)
-        elif (type(out) is not np.ndarray or out.shape != shape or out.dtype != self.dtype
-              or not (out.flags.c_contiguous and out.flags.writeable and out.dtype.isnative)
-              or np.may_share_memory(out, x)):
-            got = f"{out.dtype} of shape {out.shape}" if type(out) is np.ndarray else type(out).__name__
-            raise ValueError(f"out: expected a writeable, C-contiguous array of {self.dtype} and shape {shape} that "
-                             f"shares no memory with x, got {got}")
-        cdef bp_array array
-        if self.slow is not None:
-            out[...] = self.slow(rows.reshape(-1, *self.in_shape)).reshape(shape)
+            outs = [np.empty(shape, self.dtype) for shape in shapes]
         else:
-            array = _describe(rows)
-            array.rows, array.cols = rows.shape[0], self.n_in
-            array.row_stride, array.col_stride = self.n_in * rows.itemsize, rows.itemsize
-            self.answer(&array, cnp.PyArray_BYTES(out))
-        return out
+            outs = []
+            for (name, to), shape in zip(parts("out", out, list(self.outputs)), shapes, strict=True):
+                outs.append(self.check_shaped(to, name, shape, [*xs, *outs]))
+        n = lead[0] if lead else 1
+        if self.slow is not None:
+            rows = [a.reshape(n, *shape) for a, (_, shape) in zip(xs, self.inputs.values(), strict=True)]
+            for to, found in zip(outs, self.slow(rows), strict=True):
+                to[...] = found.reshape(to.shape)
+        else:
+            self.answer_all(n, xs, outs)
+        return outs[0] if len(outs) == 1 else tuple(outs)
+
+    cdef answer_all(self, cnp.npy_intp n, list xs, list outs):
+        cdef bp_in_port *ins = <bp_in_port *>calloc(len(xs), sizeof(bp_in_port))
+        cdef bp_out_port *answers = <bp_out_port *>calloc(len(outs), sizeof(bp_out_port))
+        try:
+            if ins == NULL or answers == NULL:
+                raise MemoryError
+            for i, (x, (buffer, _)) in enumerate(zip(xs, self.inputs.values(), strict=True)):
+                rows = x.reshape(n, -1)
+                ins[i].buffer, ins[i].array = buffer, _describe(rows)
+                ins[i].array.cols, ins[i].array.col_stride = rows.shape[1], rows.itemsize
+                ins[i].array.row_stride = rows.shape[1] * rows.itemsize
+            for i, (to, (buffer, _)) in enumerate(zip(outs, self.outputs.values(), strict=True)):
+                answers[i].buffer, answers[i].data = buffer, cnp.PyArray_DATA(to)
+            self.answer(len(xs), ins, len(outs), answers)
+        finally:
+            free(ins)
+            free(answers)
+
+    cdef check_shaped(self, out, str name, tuple shape, list others):
+        if (type(out) is np.ndarray and out.shape == shape and out.dtype == self.dtype and out.dtype.isnative
+                and out.flags.c_contiguous and out.flags.writeable
+                and not any(np.may_share_memory(out, other) for other in others)):
+            return out
+        got = f"{out.dtype} of shape {out.shape}" if type(out) is np.ndarray else type(out).__name__
+        raise ValueError(f"{name}: expected a writeable, C-contiguous array of {self.dtype} and shape {shape} that "
+                         f"shares no memory with x{' and other outputs' if len(self.outputs) > 1 else ''}, got {got}")
 
     cdef cnp.ndarray check_out(self, out, cnp.ndarray a, int ndim, cnp.npy_intp rows):
         cdef cnp.ndarray to
@@ -882,36 +971,41 @@ cdef class Predictor:
         raise ValueError(f"out: expected a writeable, C-contiguous array of {self.dtype} and shape {shape} that shares no "
                          f"memory with x, got {got}")
 
-    cdef answer(self, bp_array *array, char *to):
-        cdef int64_t rows = array.rows, most = <int64_t>max(32, _UNHEARD_FLOPS * self.n_threads / (self.flops_row + 1))
-        cdef size_t row = self.n_out * self.dtype.itemsize if rows > most else 0
+    cdef answer(self, int n_in, bp_in_port *ins, int n_out, bp_out_port *outs):
+        cdef int64_t rows = ins[0].array.rows, some, most = <int64_t>max(32, _UNHEARD_FLOPS * self.n_threads / (self.flops_row + 1))
         cdef bint release = self.flops_row * rows > _RELEASE_FLOPS
         cdef unsigned long generation = _generation
         cdef void *arena = NULL
         cdef bp_status status = BP_OK
+        cdef int i
         if self.n_free > 0:
             self.n_free -= 1
             arena = self.free[self.n_free]
         elif posix_memalign(&arena, 64, self.arena_bytes + 64):
             raise MemoryError("bpcore: out of memory")
         try:
-            while rows > 0 and not status:
-                array.rows = min(rows, most)
+            while True:
+                some = min(rows, most)
+                for i in range(n_in):
+                    ins[i].array.rows = some
                 if release:
                     _enter(False)
                     try:
                         with nogil:
-                            status = bp_answer(self.plan.plan, cnp.PyArray_DATA(self.theta), arena, array, self.input,
-                                               self.output, to, self.n_threads)
+                            status = bp_answer(self.plan.plan, cnp.PyArray_DATA(self.theta), arena, n_in, ins, n_out,
+                                               outs, self.n_threads)
                     finally:
                         _leave(False, generation)
                     PyErr_CheckSignals()
                 else:
-                    status = bp_answer(self.plan.plan, cnp.PyArray_DATA(self.theta), arena, array, self.input,
-                                       self.output, to, 1)
-                rows -= array.rows
-                array.data += array.rows * array.row_stride
-                to += array.rows * row
+                    status = bp_answer(self.plan.plan, cnp.PyArray_DATA(self.theta), arena, n_in, ins, n_out, outs, 1)
+                rows -= some
+                if rows == 0 or status:
+                    break
+                for i in range(n_in):
+                    ins[i].array.data += some * ins[i].array.row_stride
+                for i, (_, shape) in enumerate(self.outputs.values()):
+                    outs[i].data = <char *>outs[i].data + some * <int64_t>(math.prod(shape) * self.dtype.itemsize)
         finally:
             if self.n_free < ARENAS:
                 self.free[self.n_free] = arena
@@ -919,20 +1013,20 @@ cdef class Predictor:
             else:
                 free(arena)
         if status:
-            _raise(status)
+            self.plan.fail(status)
 
 
-cdef _real(x):
+cdef _real(x, str name="x"):
     """Anything that NumPy makes an array of real numbers of."""
     if isinstance(x, np.ma.MaskedArray):
-        raise TypeError("x: masked arrays are not supported; use x.filled(...)")
+        raise TypeError(f"{name}: masked arrays are not supported; use {name}.filled(...)")
     if not cnp.PyArray_CheckExact(x):
         try:
             x = np.asarray(x)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"x: expected an array of numbers, got {type(x).__name__} ({error})") from None
+            raise ValueError(f"{name}: expected an array of numbers, got {type(x).__name__} ({error})") from None
     if x.dtype.kind not in "fiub" or not is_source(x.dtype):
-        raise TypeError(f"x: expected real numbers, got dtype {x.dtype}")
+        raise TypeError(f"{name}: expected real numbers, got dtype {x.dtype}")
     return x
 
 

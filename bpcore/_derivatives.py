@@ -91,16 +91,16 @@ def per_sample_gradients(net: Network, X: Any, y: Any, loss: Any) -> np.ndarray:
     return grads
 
 
-def output_gradients(net: Network, X: np.ndarray) -> np.ndarray:
-    """Gradients of each output of each example by theta: (n * n_L, n_params)."""
-    (last,) = net._ends(net._graph.outputs)
-    grads = np.zeros((len(X) * last.n_out, net.n_params), net.dtype)
+def output_gradients(net: Network, arrays: list[np.ndarray], output: int) -> np.ndarray:
+    """Gradients of each number of output number `output` of each example by theta: (n * n_L, n_params)."""
+    last = net._ends(net._graph.outputs)[output]
+    grads = np.zeros((len(arrays[0]) * last.n_out, net.n_params), net.dtype)
     threads = _threads.resolve(None)
-    cost = _plans.Cost(0, _Linear(), float(math.prod(last.shape[:-1])), last.n_out, False)
+    cost = _plans.Cost(output, _Linear(), float(math.prod(last.shape[:-1])), last.n_out, False)
     with net._plans.take(net, _plans.Key(_plans.TRAIN, 1, threads, (cost,))) as made:
         run = _core.Run(made.plan, net.theta)
-        seeds = np.eye(last.n_out, dtype=net.dtype)
-        run.ports([(made.inputs[0], X), (made.targets[0], seeds)], repeats=(last.n_out, 1))
+        ins = [*zip(made.inputs, arrays, strict=True), (made.targets[0], np.eye(last.n_out, dtype=net.dtype))]
+        run.ports(ins, repeats=(*(last.n_out for _ in arrays), 1))
         run.optimizer("each", (grads,))
         run.begin(len(grads), 1)
         while run.slice(threads, _training.SLICE_SECONDS, fresh=False) == _core.PAUSED:

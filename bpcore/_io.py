@@ -7,7 +7,6 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -266,7 +265,8 @@ def _function(path: str, value: Any, custom: Mapping[str, Any]) -> Function:
             f"load: {path!r} uses the function {name!r} of your own; give it back by custom={{{name!r}: "
             "bp.Function(forward, backward)}"
         )
-    return replace(custom[name], name=name)
+    function: Function = custom[name]
+    return function.called(name)
 
 
 def _settings(path: str, training: dict[str, Any]) -> _optimizers.Optimizer | None:

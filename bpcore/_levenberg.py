@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bpcore import _core
 from bpcore._optimizers import LevenbergMarquardt
+from bpcore._symbols import Shape
 
 if TYPE_CHECKING:
     from bpcore._network import Network
@@ -20,16 +22,19 @@ _BLOCK = 1 << 18  # elements of J at a time: a signal is heard between blocks
 def check(net: Network, data: Data, batch: int) -> None:
     """ValueError where the method does not apply."""
     losses = [getattr(one.loss, "name", None) for one in data.losses]
-    if len(net.inputs) > 1:
-        raise ValueError(f"X: LevenbergMarquardt needs one input, got {', '.join(net.inputs)}")
-    if len(net.outputs) > 1 or losses[0] not in ("squared_error", "mse"):
-        raise ValueError(f"loss: LevenbergMarquardt needs one output and squared_error or mse, got {losses}")
+    if not {*losses} <= {"squared_error", "mse"}:
+        raise ValueError(f"loss: LevenbergMarquardt needs squared_error or mse of each output, got {losses}")
     if data.weights > 1:
         raise ValueError("sample_weight: LevenbergMarquardt takes one weight an example, (n,)")
     if batch < data.n:
         raise ValueError("batch_size: LevenbergMarquardt takes all examples at once; use batch_size=None")
     if net.n_params > MAX_PARAMS:
         raise ValueError(f"optimizer: LevenbergMarquardt is for up to {MAX_PARAMS:,} parameters, got {net.n_params:,}")
+
+
+def _share(one: Any, shape: Shape) -> float:
+    """s, where the loss of an output of this shape is s |a - y|^2 / 2."""
+    return one.weight * (2 / shape[-1] if one.loss.name == "mse" else 1.0) / math.prod(shape[:-1])
 
 
 class Run:
@@ -60,22 +65,26 @@ class Run:
         return self.cost, 1.0, 0.0, self.data.n, 1, self.steps
 
     def _normal_equations(self) -> tuple[np.ndarray, np.ndarray]:
-        """J^T W J / sum w and J^T W r / sum w, with r = a - y, in float64, a block of rows after the other."""
-        net, (X,), (target,) = self.net, self.data.arrays, self.data.targets
+        """J^T W J / sum w and J^T W r / sum w, with r = a - y, in float64, a block of rows after the other; W: an
+        example's weight times its output's share."""
+        net, data = self.net, self.data
         from bpcore._derivatives import output_gradients  # which needs _training
 
-        n_out, n_params = net.n_outputs, net.n_params
+        n_params = net.n_params
         A, g = np.zeros((n_params, n_params)), np.zeros(n_params)
-        weight = np.ones(len(X)) if self.data.weight is None else np.asarray(self.data.weight, float)
-        rows = max(1, _BLOCK // (n_out * n_params))
-        for first in range(0, len(X), rows):
+        weight = np.ones(data.n) if data.weight is None else np.asarray(data.weight, float)
+        shares = [_share(one, node.shape) for one, node in zip(data.losses, net._ends(net._graph.outputs), strict=True)]
+        rows = max(1, _BLOCK // (net.n_outputs * n_params))
+        for first in range(0, data.n, rows):
             part = slice(first, first + rows)
-            J = output_gradients(net, X[part]).astype(float)
-            (a,) = net._predict([X[part]], self.n_threads)
-            r = (a - np.reshape(target.array[part], a.shape)).ravel()
-            w = np.repeat(weight[part], n_out)
-            A += J.T @ (w[:, None] * J)
-            g += J.T @ (w * r)
+            inputs = [X[part] for X in data.arrays]
+            answers = net._predict(inputs, self.n_threads)
+            for k, (a, target, share) in enumerate(zip(answers, data.targets, shares, strict=True)):
+                J = output_gradients(net, inputs, k).astype(float)
+                r = (a - np.reshape(target.array[part], a.shape)).ravel()
+                w = np.repeat(weight[part] * share, a[0].size)
+                A += J.T @ (w[:, None] * J)
+                g += J.T @ (w * r)
         return A / weight.sum(), g / weight.sum()
 
     def slice(self, n_threads: int, seconds: float, max_steps: int = -1, fresh: bool = True) -> int:

@@ -428,20 +428,23 @@ class Network:
         """The network as it is now, to be asked from any number of threads: `answer = net.predictor()`.
 
         `answer(x)` takes a row (n_0,), any array or buffer of real numbers, and gives (n_L,), in about a microsecond;
-        or rows (n, n_0), and gives (n, n_L), on up to `n_threads` threads.  `out=` takes the result.  The bits are
-        those of `predict`.  Nothing is scanned: NaN and infinity are computed with.  Later training does not change it.
+        or rows (n, n_0), and gives (n, n_L), on up to `n_threads` threads.  `out=` takes the result.  Of several inputs
+        x is a list, or a dict by name; of several outputs a tuple comes, and `out=` is a list, or a dict by name.  The
+        bits are those of `predict`.  Nothing is scanned: NaN and infinity are computed with.  Later training does not
+        change it.
         """
         self._fitting.check("predictor")
         threads = _threads.resolve(n_threads)
         theta = _aligned(self._theta.size, self._dtype)
         theta[:] = self._theta
-        if len(self.inputs) > 1 or len(self.outputs) > 1:
-            raise ValueError("predictor: expected a network of one input and one output; use net.predict")
         made = _plans.compiled(self, _plans.Key(_plans.PREDICT, 1, threads))
         calls_python = not all(node.layer.low_level for node in self._nodes)
-        slow = functools.partial(_only, self.copy(), threads) if calls_python else None
-        (shape,), (out,) = self.inputs.values(), self.outputs.values()
-        return _core.Predictor(made.plan, theta, made.inputs[0], made.outputs[0], shape, out, threads, slow)
+        slow = functools.partial(self.copy()._predict, threads=threads) if calls_python else None
+        inputs, outputs = (
+            {name: (buffer, shape) for buffer, (name, shape) in zip(buffers, ends.items(), strict=True)}
+            for buffers, ends in ((made.inputs, self.inputs), (made.outputs, self.outputs))
+        )
+        return _core.Predictor(made.plan, theta, inputs, outputs, threads, slow)
 
     def stepper(self, *, streams: int | None = None, n_threads: int | None = None) -> Stepper:
         """The recurrent network as it is now, to be fed one time step after the other: `step = net.stepper()`.
@@ -593,8 +596,8 @@ class Network:
         """H v, H the second derivatives of C over X and y by theta: (n_params,), for v (n_params,).
 
         Exact, by the R-operator (Pearlmutter 1994), at some four times the cost of a gradient.  For bpcore's own
-        activations and losses, cross-entropies on the outputs they belong to; ValueError names a layer that has no
-        second derivative here.
+        activations and losses, cross-entropies on the outputs they belong to, and for a bp.Function with a tangent;
+        ValueError names a layer that has no second derivative here.
         """
         self._fitting.check("hvp")
         return _derivatives.hvp(self, X, y, v, loss, sample_weight)
@@ -644,8 +647,3 @@ class Network:
         theta = _aligned(state["_theta"].size, self._dtype)
         theta[:] = state["_theta"]
         self._bind(theta)
-
-
-def _only(net: Network, threads: int, X: np.ndarray) -> np.ndarray:
-    """Answers of a network of one input and one output."""
-    return net._predict([X], threads)[0]

@@ -76,8 +76,8 @@ class LevenbergMarquardt:
     theta -= (J^T W J + mu m I)^-1 J^T W r,  r = a - y;  m is the mean of J^T W J's diagonal, mu = damping min(1, C) at
     first (Yamashita and Fukushima 2001), times `factor` until the cost falls, or divided by it while it falls further,
     `tries` times at most; then theta stays.  Each weight's own diagonal (Marquardt) would let saturated units run away.
-    Needs one input and one output, batch_size=None, squared_error or mse, and at most 10,000 parameters: it solves
-    n_params equations a step, during which Ctrl-C is not heard.
+    W has the weights of examples, and of the losses of several outputs.  Needs batch_size=None, squared_error or mse of
+    each output, and at most 10,000 parameters: it solves n_params equations a step, during which Ctrl-C is not heard.
     """
 
     damping: float = 1e-3

@@ -103,6 +103,14 @@ def function(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected a function, got {value!r} of type {type(value).__name__}")
 
 
+def low_level(owner: str, **functions: Any) -> bool:
+    """Whether all of them are scipy.LowLevelCallable, or none is."""
+    kinds = {type(one).__name__ == "LowLevelCallable" for one in functions.values()}
+    if len(kinds) > 1:
+        raise TypeError(f"{owner}: {' and '.join(functions)} must both be LowLevelCallable, or both Python functions")
+    return kinds.pop()
+
+
 def path(value: Any) -> str:
     """A file's name."""
     try:

@@ -3,22 +3,25 @@
 #include "kernels/kernels.h"
 #include "plan.h"
 
-enum { MAX_MOVED = 32 }; /* buffers of a plan whose input is read in place */
+enum { MAX_MOVED = 32 }; /* buffers of a plan whose inputs are read in place */
 static const double ALONE_FLOPS = 1e6; /* fewer are done by the caller alone */
 
 typedef struct {
     const bp_plan *plan;
     bp_context x;
-    const bp_array *X;
-    int in, out;
-    char *to;
+    int n_in, n_out;
+    const bp_in_port *in;
+    const bp_out_port *out;
+    int64_t rows;
     atomic_llong next; /* tile of rows */
     atomic_int failure; /* bp_status of a tile, or BP_OK */
 } answer;
 
-/* Whether rows of X can be read where they lie: as the plan would hold them, and by products, which read no further
- * than the last row. */
-static int in_place(const bp_plan *plan, const bp_array *X, int in) {
+/* Whether rows of an input can be read where they lie: as the plan would hold them, and by products, which read no
+ * further than the last row. */
+static int in_place(const bp_plan *plan, const bp_in_port *port) {
+    const bp_array *X = &port->array;
+    int in = port->buffer;
     int64_t size = (int64_t)plan->size, cols = plan->buffers[in].cols;
     if (plan->n_buffers > MAX_MOVED) return 0;
     for (int i = 0; i < plan->n_ops; i++)
@@ -33,15 +36,19 @@ static void answer_tile(answer *a, int64_t first, int64_t rows, int thread) {
     const bp_plan *plan = a->plan;
     bp_context x = a->x;
     bp_buffer buffers[MAX_MOVED];
-    int64_t at = thread * plan->row_tile, cols = plan->buffers[a->in].cols;
-    if (in_place(plan, a->X, a->in)) {
-        memcpy(buffers, plan->buffers, (size_t)plan->n_buffers * sizeof *buffers);
-        size_t ahead = (uintptr_t)a->X->data - (uintptr_t)x.arena;
-        buffers[a->in].offset = ahead + (size_t)((first - at) * cols) * plan->size;
-        x.buffers = buffers;
-    } else {
-        size_t size = plan->buffers[a->in].kind == BP_REAL ? plan->size : sizeof(int32_t);
-        bp_gather(a->X, NULL, first, rows, &plan->buffers[a->in], plan->dtype, bp_at(&x, a->in, at, size));
+    int64_t at = thread * plan->row_tile;
+    for (int i = 0; i < a->n_in; i++) {
+        const bp_in_port *port = &a->in[i];
+        const bp_buffer *b = &plan->buffers[port->buffer];
+        if (in_place(plan, port)) {
+            if (x.buffers != buffers) memcpy(buffers, plan->buffers, (size_t)plan->n_buffers * sizeof *buffers);
+            size_t ahead = (uintptr_t)port->array.data - (uintptr_t)x.arena;
+            buffers[port->buffer].offset = ahead + (size_t)((first - at) * b->cols) * plan->size;
+            x.buffers = buffers;
+        } else {
+            size_t size = b->kind == BP_REAL ? plan->size : sizeof(int32_t);
+            bp_gather(&port->array, NULL, first, rows, b, plan->dtype, bp_at(&x, port->buffer, at, size));
+        }
     }
     for (int i = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
@@ -53,16 +60,19 @@ static void answer_tile(answer *a, int64_t first, int64_t rows, int thread) {
             return;
         }
     }
-    size_t row = (size_t)plan->buffers[a->out].cols * plan->size;
-    memcpy(a->to + (size_t)first * row, bp_at(&x, a->out, at, plan->size), (size_t)rows * row);
+    for (int i = 0; i < a->n_out; i++) {
+        const bp_out_port *port = &a->out[i];
+        size_t row = (size_t)plan->buffers[port->buffer].cols * plan->size;
+        memcpy((char *)port->data + (size_t)first * row, bp_at(&x, port->buffer, at, plan->size), (size_t)rows * row);
+    }
 }
 
 static void answer_tiles(void *arg, int thread, int n_threads) {
     answer *a = arg;
     int64_t tile = a->plan->row_tile, first;
     (void)n_threads;
-    while ((first = tile * atomic_fetch_add_explicit(&a->next, 1, memory_order_relaxed)) < a->X->rows)
-        answer_tile(a, first, a->X->rows - first < tile ? a->X->rows - first : tile, thread);
+    while ((first = tile * atomic_fetch_add_explicit(&a->next, 1, memory_order_relaxed)) < a->rows)
+        answer_tile(a, first, a->rows - first < tile ? a->rows - first : tile, thread);
 }
 
 static void prepare(void *arg, int n_threads, bp_fpenv caller) {
@@ -71,20 +81,21 @@ static void prepare(void *arg, int n_threads, bp_fpenv caller) {
     a->x.caller_fpenv = caller;
 }
 
-bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, const bp_array *X, int in, int out, void *to,
-                    int n_threads) {
+bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, int n_in, const bp_in_port *in, int n_out,
+                    const bp_out_port *out, int n_threads) {
     if (!plan->arena || !plan->windowed || (plan->flags | BP_DO_REUSE) != (BP_DO_FORWARD | BP_DO_REUSE))
         return BP_E_SHAPE;
     answer a = {.plan = plan,
                 .x = {.plan = plan, .ops = plan->ops, .buffers = plan->buffers, .params = plan->params, .arena = arena,
                       .theta = theta},
-                .X = X,
+                .n_in = n_in,
+                .n_out = n_out,
                 .in = in,
                 .out = out,
-                .to = to};
+                .rows = in[0].array.rows};
     if (n_threads > plan->n_threads) n_threads = plan->n_threads;
-    if (plan->flops_row * (double)X->rows < ALONE_FLOPS && !bp_forced.parallel_always) n_threads = 1;
-    if (X->rows <= plan->row_tile) n_threads = 1;
+    if (plan->flops_row * (double)a.rows < ALONE_FLOPS && !bp_forced.parallel_always) n_threads = 1;
+    if (a.rows <= plan->row_tile) n_threads = 1;
     bp_pool_run(n_threads, answer_tiles, prepare, &a);
     return (bp_status)atomic_load(&a.failure);
 }

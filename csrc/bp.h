@@ -18,6 +18,8 @@
 #ifndef BP_H
 #define BP_H
 
+#include "../bpcore/include/bpcore.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,7 +35,8 @@ typedef enum {
     BP_E_CALLBACK,         /* a callback of the user's failed; nothing was updated */
     BP_E_NOMEM,
     BP_E_SHAPE,            /* operands do not fit the operation */
-    BP_E_LIMIT             /* more operands than BP_MAX_OPERANDS, or a size beyond the address space */
+    BP_E_LIMIT,            /* more operands than BP_MAX_OPERANDS, or a size beyond the address space */
+    BP_E_FUNCTION          /* an operation of the user's, in C, returned other than 0; nothing was updated */
 } bp_status;
 
 typedef enum { BP_F32 = 0, BP_F64 = 1 } bp_dtype;
@@ -181,6 +184,15 @@ typedef struct {
     bp_scalar_function f, df;
 } bp_user_function;
 
+/* The user's own operation, scipy.LowLevelCallable of "int (bp_function_call *)": forward, backward. */
+typedef int bp_operation_fn(bp_function_call *call);
+typedef struct {
+    int64_t out_cols;
+    bp_operation_fn *fn[2];
+    void *data[2];
+    int *code; /* (2,): what they returned last that was not 0 */
+} bp_c_function;
+
 /* One call of a loss on a block of rows: reads out and target, writes the gradient.  bpcore's own losses work on whole
  * vectors: what lies within BP_ALIGN bytes behind the last row is read, and in grad overwritten. */
 typedef struct {
@@ -202,19 +214,8 @@ typedef struct {
     bp_loss_fn *fn[2];
 } bp_loss_type;
 
-/* One call of an operation of the user's: writes out (rows, out_cols); or, backward, reads the gradient with respect to
- * out there, and writes (or, where add[i], adds) the gradients with respect to in[i] (rows, cols[i]). */
-typedef struct {
-    int n_in, backward;
-    int64_t rows, out_cols, cols[BP_MAX_OPERANDS];
-    const void *in[BP_MAX_OPERANDS];
-    void *out;
-    void *grad[BP_MAX_OPERANDS]; /* NULL where it is not wanted */
-    int add[BP_MAX_OPERANDS];
-} bp_function_call;
-
 /* The user's Python: an activation's operands as (rows, cols), df NULL where it is not wanted; or the call of a loss,
- * or of an operation. */
+ * or of an operation, which adds to gradients as one in C does. */
 typedef bp_status bp_callback_fn(void *self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df,
                                  bp_loss_call *loss, bp_function_call *function);
 
@@ -369,11 +370,11 @@ bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps
 bp_progress bp_run_progress(const bp_run *run);
 int64_t bp_run_updates(const bp_run *run); /* the optimiser's t */
 
-/* Forward for all rows of X, from buffer `in` to `out`: to is (rows, cols of out), contiguous.  The plan, compiled to
- * do nothing but forward and without functions of the user's Python, and theta are only read: callers may share them.
- * The arena, bp_plan_describe(plan).arena_bytes, aligned to BP_ALIGN, is this call's alone. */
-bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, const bp_array *X, int in, int out, void *to,
-                    int n_threads);
+/* Forward for all rows of the inputs, as many in each, to data of the outputs.  The plan, compiled to do nothing but
+ * forward and without functions of the user's Python, and theta are only read: callers may share them.  The arena,
+ * bp_plan_describe(plan).arena_bytes, aligned to BP_ALIGN, is this call's alone. */
+bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, int n_in, const bp_in_port *in, int n_out,
+                    const bp_out_port *out, int n_threads);
 
 /* ---- threads ---------------------------------------------------------------------------------------------- */
 

@@ -13,7 +13,8 @@ import pytest
 from bpcore import _core
 
 ROOT = Path(__file__).parent.parent
-CORE = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".c", ".h", ".inc"})
+HEADER = ROOT / "bpcore/include/bpcore.h"
+CORE = [HEADER, *sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".c", ".h", ".inc"})]
 TESTS = sorted((ROOT / "tests/c").glob("*.[ch]"))
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-Icsrc"]
 WARNINGS = "all extra pedantic shadow conversion missing-prototypes strict-prototypes undef vla error"

@@ -113,6 +113,46 @@ def test_a_step_is_that_of_numpy():
     assert net.evaluate(X1, Y1)["loss"] < C
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_several_inputs_and_outputs(weighted):
+    """Linear least squares over three outputs together, two of a shared layer: what lstsq finds, by weights and shares.
+
+    E = |l - y_0|^2 / 2 + 3 (m - y_1)^2 + the mean over positions and units of (s - y_2)^2
+    """
+    a, b = bp.Input(3, name="a"), bp.Input((5, 2), name="b")
+    shared = bp.Dense(2, bias=False, name="shared")
+    outputs = [shared(a), shared(a[::-1])[:1], bp.Dense(2, name="own")(b)]
+    net = bp.Network([a, b], outputs, dtype="float64")
+    A, B = RNG.standard_normal((40, 3)), RNG.standard_normal((40, 5, 2))
+    Y = [RNG.standard_normal((40, *shape)) for shape in ((2,), (1,), (5, 2))]
+    w = RNG.uniform(0.1, 2, 40) if weighted else np.ones(40)
+    settings = {"optimizer": bp.LevenbergMarquardt(damping=1e-8), "sample_weight": w if weighted else None}
+    fit(net, [A, B], Y, 2, loss=["squared_error", bp.losses.Weighted("mse", 3.0), "mse"], **settings)
+    half, three = np.sqrt(w / 2)[:, None], np.sqrt(3 * w)[:, None]
+    first = np.linalg.lstsq(np.r_[half * A, three * A[:, ::-1]], np.r_[half * Y[0][:, :1], three * Y[1]], rcond=None)[0]
+    second = np.linalg.lstsq(half * A, half * Y[0][:, 1:], rcond=None)[0]
+    np.testing.assert_allclose(net.params["shared.W"], np.c_[first, second], atol=1e-9)
+    root = np.sqrt(np.repeat(w, 5))[:, None]
+    best = np.linalg.lstsq(root * np.c_[B.reshape(-1, 2), np.ones(200)], root * Y[2].reshape(-1, 2), rcond=None)[0]
+    np.testing.assert_allclose(net.params["own.W"], best[:2], atol=1e-9)
+    np.testing.assert_allclose(net.params["own.b"], best[2], atol=1e-9)
+
+
+def test_several_inputs_of_whole_numbers_on_any_threads():
+    x, words = bp.Input(2, name="x"), bp.Input(3, integer=True, name="words")
+    h = bp.Dense(4, "tanh")(bp.concat([x, bp.Reshape(-1)(bp.Embedding(5, 2)(words))]))
+    X = {"x": RNG.standard_normal((60, 2)), "words": RNG.integers(0, 5, (60, 3))}
+    Y = {"u": np.sin(X["x"][:, :1] + X["words"][:, :1]), "v": np.cos(X["x"])}
+    found = []
+    for n_threads in (1, 2, 3):
+        net = bp.Network([x, words], [bp.Dense(1, name="u")(h), bp.Dense(2, name="v")(h)], dtype="float64", seed=1)
+        start = net.evaluate(X, Y)["loss"]
+        history = fit(net, X, Y, 15, n_threads=n_threads)
+        found.append((history.loss, facts(net)))
+        assert net.evaluate(X, Y)["loss"] < 0.1 * start
+    assert found[0] == found[1] == found[2]
+
+
 # ---- as any optimiser ----
 
 
@@ -241,7 +281,6 @@ def test_refused():
     net, X, y = line(), RNG.standard_normal((9, 4)), RNG.standard_normal((9, 3))
     x = bp.Input(4)
     two = bp.Network(x, [bp.Dense(1)(x), bp.Dense(1)(x)])
-    both = bp.Network([x, (z := bp.Input(4))], bp.Dense(3)(x + z))
     large = bp.Network([bp.Input(4), bp.Dense(2500), bp.Dense(3)])
     classes = bp.Network([bp.Input(4), bp.Dense(3, "softmax")])
     own = bp.Loss(lambda a, y: ((a - y) ** 2).sum(1), lambda a, y: 2 * (a - y))
@@ -250,8 +289,7 @@ def test_refused():
         (net, X, y, {"loss": bp.losses.Huber()}, "loss: .*squared_error or mse.*huber"),
         (net, X, y, {"loss": own}, "loss: .*squared_error or mse"),
         (classes, X, np.arange(9) % 3, {}, "loss: .*cross_entropy"),
-        (two, X, [y[:, :1]] * 2, {}, "loss: .*one output"),
-        (both, [X, X], y, {}, "X: LevenbergMarquardt needs one input"),
+        (two, X, [y[:, :1]] * 2, {"loss": ["mse", bp.losses.Huber()]}, "loss: .*of each output, got .'mse', 'huber'"),
         (large, X, y, {}, r"optimizer: .*10,000 parameters, got 20,003"),
     ):  # fmt: skip
         before = facts(net_)

@@ -177,6 +177,156 @@ def test_functions_of_the_users():
         broken(X[0])
 
 
+# ---- several inputs and outputs ----
+
+
+def several(dtype="float32", own="tanh"):
+    """An image, words and numbers to three outputs, one of which is within."""
+    image, words, x = bp.Input((4, 3), name="image"), bp.Input(2, integer=True, name="words"), bp.Input(6, name="x")
+    h = bp.Dense(8, own)(bp.concat([bp.Reshape(-1)(image), bp.Reshape(-1)(bp.Embedding(7, 3)(words)), x]))
+    outputs = [bp.Dense(3, "softmax", name="class")(h), h, bp.Reshape((2, 4), name="grid")(bp.Dense(8)(h) * h)]
+    return bp.Network([image, words, x], outputs, dtype=dtype, seed=2)
+
+
+def examples(n, dtype="f4"):
+    return [RNG.standard_normal((n, 4, 3)).astype(dtype), RNG.integers(0, 7, (n, 2)), RNG.standard_normal((n, 6))]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_several_have_the_bits_of_predict(dtype):
+    net = several(dtype)
+    X = examples(150, dtype)
+    wanted = net.predict(X)
+    for n_threads in (1, 2, 3):
+        answer = net.predictor(n_threads=n_threads)
+        assert (answer.n_inputs, answer.n_outputs) == (net.n_inputs, net.n_outputs) == (20, 19)
+        for rows in (1, 31, 33, 150):
+            found = answer([x[:rows] for x in X])
+            assert type(found) is tuple and [a.shape for a in found] == [a[:rows].shape for a in wanted]
+            assert all(a.tobytes() == b[:rows].tobytes() for a, b in zip(found, wanted, strict=True))
+        for i in (0, 149):
+            one = [x[i] for x in X]
+            for x in (one, tuple(one), dict(zip(net.inputs, one, strict=True))):
+                found = answer(x)
+                assert [a.shape for a in found] == [(3,), (8,), (2, 4)] and found[0].dtype == dtype
+                assert all(a.tobytes() == b[i].tobytes() for a, b in zip(found, wanted, strict=True))
+    strange = [np.asfortranarray(X[0]), X[1][::-1][::-1].astype(">i2"), X[2].tolist()]
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(answer(strange), wanted, strict=True))
+
+
+def test_inputs_read_in_place_beside_others():
+    """Two of three inputs are read by products alone, where they lie; an input may be an output, too."""
+    a, b, c = bp.Input(5, name="a"), bp.Input(7, name="b"), bp.Input(4, name="c")
+    net = bp.Network([a, b, c], [bp.Dense(4)(a) + bp.Dense(4, "tanh")(b) * c, bp.Dense(2)(c)], seed=1)
+    X = [RNG.standard_normal((3001, n)).astype("f4") for n in (5, 7, 4)]
+    wanted = net.predict(X)
+    _core.force(True, "")
+    try:
+        for n_threads in (1, 3):
+            found = net.predictor(n_threads=n_threads)(X)
+            assert all(a.tobytes() == b.tobytes() for a, b in zip(found, wanted, strict=True))
+    finally:
+        _core.force(False, "")
+
+
+def test_one_of_each_and_several_of_the_other():
+    a, b = bp.Input(3, name="a"), bp.Input(3, name="b")
+    X = RNG.standard_normal((40, 3))
+    joined, split = bp.Network([a, b], bp.Dense(2)(a - b)), bp.Network(a, [bp.Dense(2)(a), bp.Dense(1)(a)])
+    assert joined.predictor()([X, X + 1]).tobytes() == joined.predict([X, X + 1]).tobytes()
+    for x in (X, {"a": X}):
+        assert all(p.tobytes() == q.tobytes() for p, q in zip(split.predictor()(x), split.predict(X), strict=True))
+    assert split.predictor()(X[0])[1].shape == (1,)
+
+
+def test_more_rows_than_go_between_two_looks_for_a_signal(monkeypatch):
+    """A million flops a row: rows go in parts, and each output goes on where it was."""
+    a, b = bp.Input(300, name="a"), bp.Input(300, name="b")
+    h = bp.Dense(700, "tanh")(a) + bp.Dense(700)(b)
+    net = bp.Network([a, b], [bp.Dense(3)(bp.Dense(700)(h)), bp.Dense(2)(h)], seed=1)
+    X = [RNG.standard_normal((1500, 300)).astype("f4") for _ in range(2)]
+    for n_threads in (1, 2):
+        found = net.predictor(n_threads=n_threads)(X)
+        assert all(p.tobytes() == q.tobytes() for p, q in zip(found, net.predict(X), strict=True))
+
+
+def test_out_of_several():
+    net = several()
+    answer, X = net.predictor(), examples(20)
+    wanted = net.predict(X)
+    one = [np.empty(a.shape[1:], "f4") for a in wanted]
+    many = {name: np.empty(a.shape, "f4") for name, a in zip(net.outputs, wanted, strict=True)}
+    found = answer([x[3] for x in X], out=one)
+    assert all(a is b and a.tobytes() == c[3].tobytes() for a, b, c in zip(found, one, wanted, strict=True))
+    found = answer(X, many)
+    assert all(a is b and a.tobytes() == c.tobytes() for a, b, c in zip(found, many.values(), wanted, strict=True))
+    shared = np.empty((20, 8), "f4")
+    locked = np.empty((20, 3), "f4")
+    locked.flags.writeable = False
+    good = list(many.values())
+    for out, words in (
+        (good[:2], r"^out: expected a list of 3 \(class, .*, grid\) or a dict by name, got 2"),
+        (good[0], "^out: expected a list of 3 .* got ndarray"),
+        ([locked, *good[1:]], r"^out\[0\]: expected a writeable, C-contiguous array of float32 and shape \(20, 3\)"),
+        ([*good[:2], good[2].astype("f8")], r"^out\[2\]: .*\(20, 2, 4\) .*got float64"),
+        ([good[0], shared, shared.reshape(20, 2, 4)], r"^out\[2\]: .*shares no memory with x and other outputs"),
+        ([good[0], np.empty((8, 20), "f4").T, good[2]], r"^out\[1\]: "),
+    ):
+        with pytest.raises(ValueError, match=words):
+            answer(X, out)
+    with pytest.raises(ValueError, match="shares no memory with x"):
+        answer([X[0], X[1], shared.reshape(-1)[:120].reshape(20, 6)], [good[0], shared, good[2]])
+
+
+@pytest.mark.parametrize(
+    "change, error, words",
+    [
+        (lambda X: X[:2], ValueError, r"^x: expected a list of 3 \(image, words, x\) or a dict by name, got 2"),
+        (lambda X: X[0], ValueError, "^x: expected a list of 3 .*got ndarray"),
+        (lambda X: {"image": X[0]}, ValueError, "^x: expected the keys image, words, x, got image"),
+        (lambda X: [X[0], X[1], X[2][:, :5]], ValueError, r"^x\[2\]: expected shape \(6,\) or \(n, 6\) .*got \(9, 5\)"),
+        (lambda X: [X[0][0, 0], *X[1:]], ValueError, r"^x\[0\]: expected shape \(4, 3\) or \(n, 4, 3\)"),
+        (lambda X: [X[0], X[1], X[2][:8]], ValueError, r"as many rows in each, got x\[2\] of shape \(8, 6\) beside"),
+        (lambda X: [X[0], X[1][0], X[2]], ValueError, r"^x: expected a row of each .*got x\[1\] of shape \(2,\)"),
+        (lambda X: [x[:0] for x in X], ValueError, r"^x\[0\]: .*n > 0"),
+        (lambda X: [X[0] * 1j, *X[1:]], TypeError, r"^x\[0\]: expected real numbers, got dtype complex64"),
+        (lambda X: [X[0], X[1] + 7, X[2]], ValueError, "whole number"),
+    ],
+)
+def test_refusals_of_several(change, error, words):
+    with pytest.raises(error, match=words):
+        several().predictor()(change(examples(9)))
+
+
+def test_several_with_functions_of_the_users():
+    net = several(own=bp.Activation(np.tanh, lambda z: 1 - np.tanh(z) ** 2))
+    answer, X = net.predictor(), examples(70)
+    wanted = net.predict(X)
+    net.theta[:] = 0
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(answer(X), wanted, strict=True))
+    out = [np.empty(a.shape[1:], "f4") for a in wanted]
+    assert all(a.tobytes() == b[5].tobytes() for a, b in zip(answer([x[5] for x in X], out), wanted, strict=True))
+
+
+def test_many_threads_ask_of_several():
+    net = several()
+    X = examples(500)
+    answer, wanted, wrong = net.predictor(n_threads=2), net.predict(X), []
+
+    def ask():
+        for _ in range(40):
+            for rows in (slice(0, 500), 77):
+                found = answer([x[rows] for x in X])
+                wrong.extend(a.tobytes() != b[rows].tobytes() for a, b in zip(found, wanted, strict=True))
+
+    threads = [threading.Thread(target=ask) for _ in range(5)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(wrong) == 5 * 40 * 2 * 3 and not any(wrong)
+
+
 def test_while_fitting():
     net, said = make(), []
 

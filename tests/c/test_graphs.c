@@ -73,6 +73,31 @@ static int dead_end(bp_plan *plan, int x, weights w) { /* what the loss does not
 }
 static int unused(bp_plan *plan, int x, weights w) { return dense(plan, x, w.B, w.b); }
 
+/* a b of the user's, in double; returns what `data` points to */
+static int product(bp_function_call *call) {
+    const double *a = call->in[0], *b = call->in[1], *dout = call->out_grad;
+    double *out = call->out, *da = call->in_grad[0], *db = call->in_grad[1];
+    for (int64_t i = 0; i < call->rows * call->out_cols; i++) {
+        if (!dout) out[i] = a[i] * b[i];
+        if (dout && da) da[i] += b[i] * dout[i];
+        if (dout && db) db[i] += a[i] * dout[i];
+    }
+    return *(const int *)call->data;
+}
+static int product_fails[2], product_codes[2]; /* forward, backward */
+static const bp_c_function own = {4, {product, product}, {&product_fails[0], &product_fails[1]}, product_codes};
+
+static int multiplied(bp_plan *plan, int a, int b) {
+    int out = -1;
+    CHECK(!bp_plan_op(plan, bp_op_find("c_function"), 2, (int[]){a, b}, 0, NULL, &own, -1, &out));
+    return out;
+}
+static int owned(bp_plan *plan, int x, weights w) { /* inputs with other readers, and one given twice */
+    int h = apply(plan, "tanh", dense(plan, x, w.A, w.a)), p = multiplied(plan, h, x);
+    int square = multiplied(plan, p, p), sum = add(plan, 3, (int[]){p, h, square});
+    return dense(plan, multiplied(plan, dense(plan, sum, w.C, -1), sum), w.B, w.b);
+}
+
 typedef int build(bp_plan *plan, int x, weights w);
 
 typedef struct {
@@ -80,7 +105,7 @@ typedef struct {
 } gradient;
 
 static gradient run_graph(build *graph, int flags, int rows, const double *X, const double *y, double *theta,
-                          int phase2, int n_threads) {
+                          int phase2, int n_threads, bp_status expected) {
     bp_plan *plan = bp_plan_new(BP_F64);
     int x = bp_plan_buffer(plan, BP_REAL, N_IN), out = graph(plan, x, declare(plan));
     int target = bp_plan_buffer(plan, BP_REAL, N_OUT);
@@ -99,7 +124,7 @@ static gradient run_graph(build *graph, int flags, int rows, const double *X, co
     bp_opt opt = {.kind = flags & BP_DO_BACKWARD ? BP_OPT_GRADIENT : BP_OPT_NONE, .state = {g.theta}};
     bp_run_optimizer(run, &opt);
     bp_run_begin(run, rows, rows, NULL);
-    CHECK(bp_epoch(run, n_threads, INFINITY, -1, 1) == BP_DONE);
+    CHECK(bp_epoch(run, n_threads, INFINITY, -1, 1) == expected);
     g.cost = bp_run_progress(run).loss / rows;
     bp_run_free(run);
     bp_plan_free(plan);
@@ -107,7 +132,7 @@ static gradient run_graph(build *graph, int flags, int rows, const double *X, co
 }
 
 static double cost_of(build *graph, int rows, const double *X, const double *y, double *theta) {
-    gradient g = run_graph(graph, BP_DO_FORWARD | BP_DO_LOSS, rows, X, y, theta, 0, 1);
+    gradient g = run_graph(graph, BP_DO_FORWARD | BP_DO_LOSS, rows, X, y, theta, 0, 1, BP_DONE);
     free(g.x);
     return g.cost;
 }
@@ -134,9 +159,9 @@ static void check_graph(build *graph, int rows) {
     for (int phase2 = 1; phase2 <= 2; phase2++) {
         gradient first = {0};
         for (int n_threads = 1; n_threads <= 4; n_threads++) {
-            gradient g = run_graph(graph, flags | BP_DO_INPUT_GRAD, rows, X, y, theta, phase2, n_threads);
-            gradient plain = run_graph(graph, flags, rows, X, y, theta, phase2, n_threads);
-            gradient cut = run_graph(graph, flags | BP_DO_REUSE, rows, X, y, theta, phase2, n_threads);
+            gradient g = run_graph(graph, flags | BP_DO_INPUT_GRAD, rows, X, y, theta, phase2, n_threads, BP_DONE);
+            gradient plain = run_graph(graph, flags, rows, X, y, theta, phase2, n_threads, BP_DONE);
+            gradient cut = run_graph(graph, flags | BP_DO_REUSE, rows, X, y, theta, phase2, n_threads, BP_DONE);
             CHECK(!memcmp(g.theta, plain.theta, sizeof g.theta));
             CHECK(!memcmp(g.theta, cut.theta, sizeof g.theta) && g.cost == cut.cost);
             free(plain.x);
@@ -162,13 +187,37 @@ static void test_shapes_of_graphs(void) {
         const char *name;
         build *build;
     } graphs[] = {{"residual", residual}, {"doubled", doubled},   {"recurrent", recurrent},
-                  {"branched", branched}, {"forked", forked},   {"dead end", dead_end}, {"unused", unused}};
+                  {"branched", branched}, {"forked", forked},   {"dead end", dead_end}, {"unused", unused},
+                  {"owned", owned}};
     bp_set_parallel_always(1);
     for (size_t i = 0; i < sizeof graphs / sizeof *graphs; i++) {
         context("graph: %s", graphs[i].name);
         check_graph(graphs[i].build, 1);
         check_graph(graphs[i].build, 70);
     }
+    bp_set_parallel_always(0);
+}
+
+/* A function of the user's fails on all threads at once: the step ends with nothing written, and says which. */
+static void test_failures(void) {
+    enum { ROWS = 300 };
+    double X[ROWS * N_IN], y[ROWS * N_OUT], theta[N_THETA] = {0};
+    uint64_t state = 5;
+    for (int i = 0; i < ROWS * N_IN; i++) X[i] = uniform(&state);
+    for (int i = 0; i < ROWS * N_OUT; i++) y[i] = uniform(&state);
+    bp_set_parallel_always(1);
+    for (int way = 0; way < 2; way++)
+        for (int phase2 = 1; phase2 <= 2; phase2++)
+            for (int n_threads = 1; n_threads <= 3; n_threads++) {
+                context("failure %d on %d threads", way, n_threads);
+                product_fails[way] = 40 + way;
+                product_codes[0] = product_codes[1] = 0;
+                gradient g = run_graph(owned, BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD, ROWS, X, y,
+                                       theta, phase2, n_threads, BP_E_FUNCTION);
+                CHECK(product_codes[way] == 40 + way && !product_codes[!way] && isnan(g.theta[0]));
+                product_fails[way] = 0;
+                free(g.x);
+            }
     bp_set_parallel_always(0);
 }
 
@@ -190,8 +239,9 @@ static void *ask(void *arg) {
     char *out = zeros((size_t)a->d->rows, a->row);
     if (posix_memalign(&arena, BP_ALIGN, bp_plan_describe(a->n->plan).arena_bytes)) abort();
     for (int64_t rows = 1; rows <= a->d->rows; rows += rows < 4 ? 1 : 21) {
-        bp_array X = plain_array(a->d->X, rows, 5, BP_DOUBLE);
-        a->wrong |= bp_answer(a->n->plan, a->theta, arena, &X, a->n->x, a->n->a[2], out, a->n_threads) != BP_OK;
+        bp_in_port in = {a->n->x, plain_array(a->d->X, rows, 5, BP_DOUBLE)};
+        bp_out_port to = {a->n->a[2], out};
+        a->wrong |= bp_answer(a->n->plan, a->theta, arena, 1, &in, 1, &to, a->n_threads) != BP_OK;
         a->wrong |= memcmp(out, a->wanted, (size_t)rows * a->row) != 0;
     }
     free(arena);
@@ -205,9 +255,10 @@ static void check_answers(const spec *s, const data *d, const void *theta, const
     pthread_t threads[ASKERS];
     asker askers[ASKERS];
     CHECK(!net_open(&n, s, BP_DO_FORWARD, 1, 3));
-    bp_array X = plain_array(d->X, 1, 5, BP_DOUBLE);
+    bp_in_port in = {n.x, plain_array(d->X, 1, 5, BP_DOUBLE)};
+    bp_out_port to = {n.a[2], NULL};
     if (!strcmp(s->f[1], "python_function")) {
-        CHECK(bp_answer(n.plan, theta, NULL, &X, n.x, n.a[2], NULL, 1) == BP_E_SHAPE);
+        CHECK(bp_answer(n.plan, theta, NULL, 1, &in, 1, &to, 1) == BP_E_SHAPE);
         net_close(&n);
         return;
     }
@@ -224,8 +275,53 @@ static void check_answers(const spec *s, const data *d, const void *theta, const
     }
     net_close(&n);
     CHECK(!net_open(&n, s, BP_DO_FORWARD | BP_DO_CACHE, 1, 1)); /* does more than answer */
-    CHECK(bp_answer(n.plan, theta, NULL, &X, n.x, n.a[2], NULL, 1) == BP_E_SHAPE);
+    CHECK(bp_answer(n.plan, theta, NULL, 1, &in, 1, &to, 1) == BP_E_SHAPE);
     net_close(&n);
+}
+
+/* Two inputs, one read by products alone, and two outputs; through a function of the user's. */
+static void test_answers_of_several(void) {
+    enum { ROWS = 77 };
+    double X[ROWS * N_IN], Y[ROWS * N_IN], theta[N_THETA], out[ROWS * N_OUT], inner[ROWS * N_IN];
+    uint64_t state = 5;
+    context("answers of several");
+    for (int i = 0; i < ROWS * N_IN; i++) X[i] = uniform(&state), Y[i] = uniform(&state);
+    for (int i = 0; i < N_THETA; i++) theta[i] = uniform(&state);
+    bp_plan *plan = bp_plan_new(BP_F64);
+    weights w = declare(plan);
+    int x = bp_plan_buffer(plan, BP_REAL, N_IN), z = bp_plan_buffer(plan, BP_REAL, N_IN);
+    int h = multiplied(plan, dense(plan, x, w.A, w.a), z), last = dense(plan, h, w.B, w.b);
+    bp_plan_keep(plan, h);
+    bp_plan_keep(plan, last);
+    CHECK(!bp_plan_compile(plan, BP_DO_FORWARD | BP_DO_REUSE, 1, 3));
+    void *arena = NULL;
+    if (posix_memalign(&arena, BP_ALIGN, bp_plan_describe(plan).arena_bytes)) abort();
+    bp_in_port in[2] = {{x, plain_array(X, ROWS, N_IN, BP_DOUBLE)}, {z, plain_array(Y, ROWS, N_IN, BP_DOUBLE)}};
+    bp_out_port to[2] = {{last, out}, {h, inner}};
+    for (int always = 0; always < 2; always++) {
+        bp_set_parallel_always(always);
+        CHECK(bp_answer(plan, theta, arena, 2, in, 2, to, 3) == BP_OK);
+        double most = 0;
+        for (int r = 0; r < ROWS; r++)
+            for (int j = 0; j < N_IN; j++) {
+                double s = theta[AT_a + j];
+                for (int k = 0; k < N_IN; k++) s += X[r * N_IN + k] * theta[AT_A + k * N_IN + j];
+                most = fmax(most, fabs(s * Y[r * N_IN + j] - inner[r * N_IN + j]));
+            }
+        for (int r = 0; r < ROWS; r++)
+            for (int j = 0; j < N_OUT; j++) {
+                double s = theta[AT_b + j];
+                for (int k = 0; k < N_IN; k++) s += inner[r * N_IN + k] * theta[AT_B + k * N_OUT + j];
+                most = fmax(most, fabs(s - out[r * N_OUT + j]));
+            }
+        CHECK(most < 1e-13);
+        product_fails[0] = 9;
+        CHECK(bp_answer(plan, theta, arena, 2, in, 2, to, 3) == BP_E_FUNCTION && product_codes[0] == 9);
+        product_fails[0] = 0;
+    }
+    bp_set_parallel_always(0);
+    free(arena);
+    bp_plan_free(plan);
 }
 
 /* A row has the same bits in every batch, on every number of threads, with or without the cache. */
@@ -362,6 +458,9 @@ static void test_refusals(void) {
     CHECK(bp_plan_op(plan, add_type, 9, (int[9]){0}, 0, NULL, NULL, -1, &out) == BP_E_LIMIT);
     CHECK(bp_plan_op(plan, bp_op_find("activation"), 1, &x, 0, NULL, NULL, -1, &out) == BP_E_SHAPE);
     CHECK(bp_plan_op(plan, bp_op_find("activation"), 2, (int[]){x, x}, 0, NULL, tanh_, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, bp_op_find("c_function"), 1, &x, 0, NULL, NULL, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, bp_op_find("c_function"), 1, &x, 1, &W, &own, -1, &out) == BP_E_SHAPE);
+    CHECK(bp_plan_op(plan, bp_op_find("c_function"), 1, &labels, 0, NULL, &own, -1, &out) == BP_E_SHAPE);
     CHECK(bp_plan_op(plan, bp_op_find("softmax"), 1, &labels, 0, NULL, NULL, -1, &out) == BP_E_SHAPE);
     CHECK(out == -1);
     CHECK(!bp_plan_op(plan, dense_type, 1, &x, 2, (int[]){W, b}, NULL, -1, &out) && out >= 0);
@@ -407,6 +506,8 @@ void test_graphs(void) {
     check_inference(BP_F64, "gelu", 65);
     check_inference(BP_F32, "python_function", 31);
     check_inference(BP_F64, "user_function", 1);
+    test_failures();
+    test_answers_of_several();
     test_tape();
     test_refusals();
 }
