@@ -65,7 +65,7 @@ cdef extern from "bp.h" nogil:
         int64_t rows, cols, target_cols
         double sum[3]
     ctypedef struct bp_plan_info:
-        int shards, n_stages, calls_blas
+        int shards, n_stages, calls_blas, recomputed
         int64_t chunk_rows
         size_t arena_bytes, unshared_bytes
         double flops
@@ -125,6 +125,7 @@ cdef extern from "bp.h" nogil:
     bp_status bp_plan_loss(bp_plan *, const char *, int, int, double, int, int64_t, double)
     void bp_plan_keep(bp_plan *, int)
     void bp_plan_seeds(bp_plan *, int64_t)
+    void bp_plan_checkpoint(bp_plan *, int)
     bp_status bp_plan_compile(bp_plan *, int, int64_t, int)
     bp_plan_info bp_plan_describe(const bp_plan *)
     int bp_plan_grad(const bp_plan *, int)
@@ -433,6 +434,10 @@ cdef class Plan:
         """The buffer is read when all is done: its memory is not shared."""
         bp_plan_keep(self.plan, buffer)
 
+    def checkpoint(self, int buffer):
+        """Cuts the operations behind the one that writes `buffer`: training computes what lies between cuts twice."""
+        bp_plan_checkpoint(self.plan, buffer)
+
     def compile(self, int flags, int64_t rows, int n_threads, int64_t seeds=0):
         """Cuts the work for batches of at most `rows` rows and lays out the arena; seeds: see bp_plan_seeds."""
         cdef bp_status status
@@ -460,7 +465,8 @@ cdef class Plan:
         _raise(status)
 
     def describe(self):
-        """Numbers of a compiled plan: shards (0: owners), n_stages, chunk_rows, arena_bytes, unshared_bytes, flops."""
+        """Numbers of a compiled plan: shards (0: owners), n_stages, recomputed, chunk_rows, arena_bytes, unshared_bytes,
+        flops."""
         return bp_plan_describe(self.plan)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpcore import _optimizers, _validate
+from bpcore import _checkpoint, _optimizers, _validate
 from bpcore._activations import NAMES, Activation
 from bpcore._function import Function
 from bpcore._graph import Graph, lay_out, symbols
@@ -76,6 +76,8 @@ def _graph(net: Network) -> dict[str, Any]:
         graph["outputs"] = list(net.outputs)
     if net.frozen:
         graph["frozen"] = sorted(net.frozen)
+    if net.checkpoint is not None:
+        graph["checkpoint"] = net.checkpoint
     return graph
 
 
@@ -139,6 +141,7 @@ def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation | Func
             net = Network.__new__(Network)
             net._create(layout, np.dtype(dtype), training["seed"])
             net.frozen = graph.get("frozen", [])
+            net.checkpoint = graph.get("checkpoint")
             tensors = {name: file.get_tensor(name) for name in expected}
     except SafetensorError as error:
         raise _bad(target, str(error)) from None
@@ -185,7 +188,7 @@ def _strings(path: str, what: str, value: Any) -> list[str]:
 
 def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tuple[str, Graph]:
     """The graph that the file describes: every node is made of earlier ones."""
-    _keys(path, "graph", graph, {"dtype", "nodes"}, {"outputs", "frozen"})
+    _keys(path, "graph", graph, {"dtype", "nodes"}, {"outputs", "frozen", "checkpoint"})
     if graph["dtype"] not in ("float32", "float64"):
         raise _bad(path, f"dtype {graph['dtype']!r}")
     if not isinstance(graph["nodes"], list):
@@ -226,6 +229,9 @@ def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tupl
     bases = {node.base for node in layout.nodes if node.parameters}
     if not set(_strings(path, "frozen", graph.get("frozen", []))) <= bases:
         raise _bad(path, f"frozen: expected names of layers with parameters, got {graph['frozen']}")
+    checkpoint = graph.get("checkpoint", True)
+    if checkpoint is not True:
+        _made(path, "checkpoint", _checkpoint.resolve, layout, _strings(path, "checkpoint", checkpoint))
     return graph["dtype"], layout
 
 

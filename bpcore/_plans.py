@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bpcore import _core
+from bpcore import _checkpoint, _core
 from bpcore._layers import Dense, Input
 from bpcore._losses import BuiltIn, Loss, SquaredError
 
@@ -23,6 +23,7 @@ REVERSE = _core.LOSS | _core.BACKWARD | _core.INPUT_GRAD
 
 # A plan without a backward pass takes any number of rows, in chunks of at most so many.
 INFERENCE_ROWS = 16384
+WORTHWHILE = 0.9  # of the memory, if a part of it is computed twice
 _KEPT = 8
 
 
@@ -48,6 +49,7 @@ class Key:
     losses: tuple[Cost, ...] = ()
     weights: int = 0  # of an example: none, one, or one a position
     seeds: int = 0  # ways back, from unit vectors
+    stores_all: bool = False  # whatever the network's checkpoint
 
 
 @dataclass
@@ -66,7 +68,18 @@ class Compiled:
 
 
 def compiled(net: Network, key: Key) -> Compiled:
-    """A plan of this network's own operations."""
+    """A plan of this network's own operations, cut where it is to be; with `True` only if that saves memory."""
+    trains = key.flags & _core.BACKWARD and not (key.stores_all or key.seeds or key.flags & _core.EACH)
+    cuts = _checkpoint.cuts(net._graph, net.checkpoint) if trains else []
+    made = _compiled(net, key, cuts)
+    if not cuts or net.checkpoint is not True:
+        return made
+    plain = _compiled(net, key, [])
+    bytes_, most = (one.plan.describe()["arena_bytes"] for one in (made, plain))
+    return made if bytes_ < WORTHWHILE * most else plain
+
+
+def _compiled(net: Network, key: Key, cuts: list[int]) -> Compiled:
     plan, graph = _core.Plan(net.dtype), net._graph
     made = Compiled(plan, [], [], [], [], [], [])
     by_inputs = key.flags & _core.INPUT_GRAD and key.seeds
@@ -106,16 +119,21 @@ def compiled(net: Network, key: Key) -> Compiled:
             plan.loss(cost.loss.name, out, target, cost.loss.attr, positions=positions, weight=cost.weight)
     if key.weights:
         made.weight = plan.buffer(key.weights)
+    for number in cuts:
+        plan.checkpoint(made.a[number])
     plan.compile(key.flags, key.rows, key.n_threads, key.seeds)
     return made
 
 
-def memory(net: Network, rows: int) -> tuple[int, int]:
-    """Bytes of the arena for training steps of `rows` examples, and if no buffers shared their memory."""
+def memory(net: Network, rows: int) -> tuple[int, int, int]:
+    """Bytes of the arena for training steps of `rows` examples; without the network's checkpoint; and if, moreover, no
+    buffers shared their memory."""
     outputs = net._ends(net._graph.outputs)
     costs = [Cost(i, SquaredError(), 1.0, node.n_out, False) for i, node in enumerate(outputs)]
-    numbers = compiled(net, Key(TRAIN, rows, 1, tuple(costs))).plan.describe()
-    return numbers["arena_bytes"], numbers["unshared_bytes"]
+    plain, cut = (
+        compiled(net, Key(TRAIN, rows, 1, tuple(costs), stores_all=all_)).plan.describe() for all_ in (True, False)
+    )
+    return cut["arena_bytes"], plain["arena_bytes"], plain["unshared_bytes"]
 
 
 Make = Callable[["Network", Key], Compiled]

@@ -116,6 +116,8 @@ class Stepper:
         for i in graph.outputs:
             self._outs.append(np.empty((self._n, *graph.nodes[i].shape[timed[i] :]), net.dtype))
             outs.append((buffers[i], self._outs[-1]))
+        for buffer, _ in outs:
+            plan.keep(buffer)
         plan.compile(_plans.PREDICT, min(self._n, _plans.INFERENCE_ROWS), n_threads)
         self._run = _core.Run(plan, theta)
         self._run.ports(ins, outs)

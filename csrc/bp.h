@@ -64,13 +64,15 @@ const char *bp_isa(void);
 enum { BP_ALIGN = 64, BP_MAX_OPERANDS = 8, BP_MAX_SHARDS = 16, BP_MAX_THREADS = 256 };
 
 typedef enum { BP_REAL, BP_INT32 } bp_kind;
+enum { BP_GATHERED = -1, BP_GRADIENT = -2 };
 
 typedef struct {
     bp_kind kind;
     int64_t cols;   /* elements a row */
     int grad;       /* buffer of the gradient of C with respect to this one, or -1 */
-    int maker;      /* operation that writes it, or -1 */
+    int maker;      /* operation that writes it (or, cached, leaves it), BP_GATHERED or BP_GRADIENT */
     int consumers;  /* operations that read it */
+    int checkpoint; /* the operations are cut behind its maker: see bp_plan_checkpoint */
     int kept;       /* its memory is no other buffer's: it is read when all is done */
     size_t offset;  /* of row 0 in the arena, bytes */
 } bp_buffer;
@@ -85,6 +87,7 @@ typedef struct {
     int64_t rows, cols;
     int flags;      /* a sum of BP_PARAM_... */
     int first_use, last_use; /* in plan order; a weight used twice has two; -1: none */
+    int segment;    /* its gradient is summed as soon as this one has been walked back; 0: when all have */
 } bp_param;
 typedef struct {
     int op, slot, next;
@@ -94,7 +97,8 @@ typedef struct {
 typedef enum {
     BP_SCOPE_CELLS, /* any block of rows and columns of what it writes; without parameters it reads no other cell */
     BP_SCOPE_ROWS,  /* any block of whole rows */
-    BP_SCOPE_CHUNK  /* all rows at once, on the calling thread */
+    BP_SCOPE_CHUNK, /* all rows at once, on the calling thread */
+    BP_SCOPE_BLOCKS /* blocks of parameters: of gradients that are summed between the stages, no operation's */
 } bp_scope;
 
 /* Backward does not read the inputs, or the output; param_grad does not read the output. */
@@ -152,6 +156,10 @@ struct bp_op {
     int n_params, param[BP_MAX_OPERANDS];
     int native; /* products by bpcore's own kernels; else by BLAS */
     int skip; /* forward is not needed: a fused loss works on the input */
+    int segment; /* between checkpoints; the operations of each but the last are computed again on the way back */
+    int back;    /* the operation that goes the way back: itself, or its copy, which reads what is computed again */
+    int again;   /* of a copy: its forward is needed once more */
+    int stays;   /* it has no copy */
     int relu;   /* df of the ReLU after it, whose place its output has: it does that, too; or -1 */
     int factor; /* df of the function before it, by which its backward multiplies; or -1 */
     int fused_forward, fused_backward; /* done by another operation */
@@ -242,6 +250,9 @@ void bp_plan_keep(bp_plan *plan, int buffer);
 /* Before compiling: the way back is gone n times a row, once from each unit vector as the gradient by what the only
  * loss reads, after one way forward: derivatives of the outputs, by inputs or (EACH) by parameters.  0: it is not. */
 void bp_plan_seeds(bp_plan *plan, int64_t n);
+/* Cuts the operations behind the one that writes `buffer`.  Training then stores only what is read across a cut; the
+ * rest of a segment is computed again, by the same operations, when the way back comes to it. */
+void bp_plan_checkpoint(bp_plan *plan, int buffer);
 /* detail of the operation "activation"; NULL for a name that is not there. */
 const void *bp_activation_detail(const char *name);
 /* Adds `weight` times the mean of a loss over `positions` (of a sequence, an image), each with its share of the columns
@@ -255,6 +266,7 @@ typedef struct {
     int shards;          /* 0: owners */
     int n_stages;
     int calls_blas;      /* some product runs on BLAS */
+    int recomputed;      /* operations that training computes twice */
     int64_t chunk_rows;
     size_t arena_bytes;
     size_t unshared_bytes; /* of an arena without REUSE */

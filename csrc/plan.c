@@ -10,7 +10,7 @@ enum {
     INFER_TILE = 32,
     TRAIN_TILE = 64,
     PYTHON_TILE = 1024,       /* of tiles that are alone, where the user's Python is called: less often */
-    SEARCHED = 64,            /* places that a buffer may take over */
+    SEARCHED = 256,           /* places that a buffer may take over */
     LEAST_TILE = 16, /* so that a tile of one column is whole cache lines */
     GRID_ROWS = 256,          /* a cell of a large layer */
     GRID_COLS = 240,           /* whole panels of every instruction set: 48 or 24 columns */
@@ -78,7 +78,7 @@ int bp_plan_buffer(bp_plan *plan, bp_kind kind, int64_t cols) {
     bp_buffer *grown = grow(plan->buffers, plan->n_buffers, sizeof *grown);
     if (!grown) return -1;
     plan->buffers = grown;
-    grown[plan->n_buffers] = (bp_buffer){.kind = kind, .cols = cols, .grad = -1, .maker = -1};
+    grown[plan->n_buffers] = (bp_buffer){.kind = kind, .cols = cols, .grad = -1, .maker = BP_GATHERED};
     return plan->n_buffers++;
 }
 
@@ -107,7 +107,7 @@ bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int 
     if (!grown) return BP_E_NOMEM;
     plan->ops = grown;
     bp_op op = {.type = type, .n_in = n_in, .n_params = n_params, .out = -1, .scope = type->scope, .aux = -1,
-                .relu = -1, .factor = -1, .tag = tag, .detail = detail};
+                .relu = -1, .factor = -1, .tag = tag, .back = plan->n_ops, .detail = detail};
     memcpy(op.in, in, (size_t)n_in * sizeof *in);
     if (n_params) memcpy(op.param, param, (size_t)n_params * sizeof *param);
     bp_status status = type->declare(plan, &op);
@@ -126,6 +126,7 @@ bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int 
     }
     for (int i = 0; i < n_in; i++) plan->buffers[in[i]].consumers++;
     plan->buffers[op.out].maker = plan->n_ops;
+    for (int i = 0; i < op.n_aux; i++) plan->buffers[op.aux + i].maker = plan->n_ops;
     plan->ops[plan->n_ops++] = op;
     *out = op.out;
     return BP_OK;
@@ -188,6 +189,12 @@ static void drop_dead_uses(bp_plan *plan) {
     }
 }
 
+static int gradient_buffer(bp_plan *plan, int64_t cols) {
+    int grad = bp_plan_buffer(plan, BP_REAL, cols);
+    if (grad >= 0) plan->buffers[grad].maker = BP_GRADIENT;
+    return grad;
+}
+
 /* Gives a gradient to every buffer on a way from a parameter (or from the input, where that is wanted) to the loss,
  * and says which contribution to it is the first (written) and which come later (added). */
 static bp_status declare_gradients(bp_plan *plan) {
@@ -207,7 +214,7 @@ static bp_status declare_gradients(bp_plan *plan) {
         for (int j = 0; j < plan->ops[i].n_in; j++) reaches[plan->ops[i].in[j]] |= reaches[plan->ops[i].out];
     for (int i = 0; i < n && !status; i++) {
         if (!needs[i] || !reaches[i]) continue;
-        int grad = bp_plan_buffer(plan, BP_REAL, plan->buffers[i].cols);
+        int grad = gradient_buffer(plan, plan->buffers[i].cols);
         if (grad < 0) status = BP_E_NOMEM;
         plan->buffers[i].grad = grad;
     }
@@ -236,9 +243,8 @@ static bp_status place_losses(bp_plan *plan) {
         loss->call.fused = loss->fused;
         loss->grad = plan->buffers[loss->in].grad;
         if (loss->grad >= 0 || !loss->type) continue;
-        int grad = bp_plan_buffer(plan, BP_REAL, plan->buffers[loss->in].cols);
-        if (grad < 0) return BP_E_NOMEM;
-        loss->grad = grad;
+        loss->grad = gradient_buffer(plan, plan->buffers[loss->in].cols);
+        if (loss->grad < 0) return BP_E_NOMEM;
     }
     return BP_OK;
 }
@@ -251,6 +257,149 @@ static int wants_backward(const bp_plan *plan, const bp_op *op) {
     return 0;
 }
 
+/* ---- checkpoints ---- */
+
+static int is_trained(const bp_plan *plan, const bp_op *op, int slot) {
+    return !(plan->params[op->param[slot]].flags & BP_PARAM_FROZEN) && plan->buffers[op->out].grad >= 0;
+}
+
+/* Whether plain SGD can be made with an operation's first gradient, in one go; not where a batch may have several
+ * chunks, for one that happens to have a single chunk is as the others. */
+static int takes_step(const bp_plan *plan, const bp_op *op) {
+    return op->type->step[plan->dtype] && op->native && plan->rows <= plan->chunk_rows &&
+           op->positions * plan->chunk_rows <= BP_STEP_ROWS;
+}
+
+/* With owners a gradient that is summed early is kept until the update: that pays where it is smaller than the operands
+ * whose memory it sets free. */
+static int sums_early(const bp_plan *plan, const bp_op *op) {
+    double numbers = 0, cols = (double)(plan->buffers[op->in[0]].cols + plan->buffers[op->out].cols);
+    for (int i = 0; i < op->n_params; i++)
+        numbers += (double)plan->params[op->param[i]].rows * (double)plan->params[op->param[i]].cols;
+    if (plan->shards || plan->rows > plan->chunk_rows) return 1; /* there is room for all gradients anyway */
+    if (takes_step(plan, op)) return 0; /* it would round otherwise */
+    return numbers <= (double)plan->rows * cols;
+}
+
+/* Whether an operation's values stay where they are: those of the last segment, which is walked back at once; of one
+ * that runs the user's Python, which is called once; of one whose parameters' gradients are summed later, and of a
+ * function that would need what stays. */
+static int stays(const bp_plan *plan, const bp_op *op, int last) {
+    const bp_op *before = maker_of(plan, op->in[0]);
+    if (op->segment == last || op->skip || op->scope == BP_SCOPE_CHUNK) return 1;
+    for (int i = 0; i < op->n_params; i++)
+        if (is_trained(plan, op, i) && plan->params[op->param[i]].segment < op->segment) return 1;
+    return op->type->elementwise && before && before->segment == op->segment && before->stays;
+}
+
+/* Cuts the operations into segments; a parameter's is the first that it is used in, or 0. */
+static void find_segments(bp_plan *plan) {
+    int segment = 0, all = BP_DO_FORWARD | BP_DO_BACKWARD | BP_DO_REUSE;
+    for (int i = 0; i < plan->n_ops; i++) {
+        plan->ops[i].segment = segment;
+        segment += (plan->flags & all) == all && plan->buffers[plan->ops[i].out].checkpoint;
+    }
+    for (int i = 0; i < plan->n_params; i++) {
+        bp_param *p = &plan->params[i];
+        if (p->first_use < 0 || p->flags & (BP_PARAM_FROZEN | BP_PARAM_TABLE)) continue;
+        p->segment = plan->ops[plan->uses[p->first_use].op].segment;
+        for (int u = p->first_use; u >= 0; u = plan->uses[u].next)
+            if (!sums_early(plan, &plan->ops[plan->uses[u].op])) p->segment = 0;
+    }
+    for (int i = 0; i < plan->n_ops; i++)
+        plan->ops[i].stays = stays(plan, &plan->ops[i], plan->ops[plan->n_ops - 1].segment);
+}
+
+/* Marks the operations whose forward is needed again, from the last to the first.  kept: buffers that are not written
+ * again, because they stay, or are read in a later segment; `needed` is all zero. */
+static void find_again(bp_plan *plan, char *kept, char *needed) {
+    for (int i = 0; i < plan->n_ops; i++) {
+        const bp_op *op = &plan->ops[i];
+        int fixed = op->stays;
+        kept[op->out] |= (char)fixed;
+        for (int j = 0; j < op->n_in; j++) {
+            int maker = plan->buffers[op->in[j]].maker;
+            kept[op->in[j]] |= (char)(fixed || maker < 0 || plan->ops[maker].segment < op->segment);
+        }
+    }
+    for (int i = plan->n_ops - 1; i >= 0; i--) {
+        bp_op *op = &plan->ops[i];
+        int ignores = op->type->ignores, back = wants_backward(plan, op), trained = 0;
+        for (int j = 0; j < op->n_params; j++) trained |= is_trained(plan, op, j);
+        int reads_in = (back && !(ignores & BP_IGNORES_IN)) || trained;
+        int reads_out = (back && !(ignores & BP_IGNORES_OUT)) || (trained && !(ignores & BP_GRAD_IGNORES_OUT));
+        if (op->stays) continue;
+        op->again = (op->n_aux && (back || trained)) || (!kept[op->out] && (needed[op->out] || reads_out));
+        for (int j = 0; j < op->n_in && (op->again || reads_in); j++) needed[op->in[j]] = 1;
+    }
+}
+
+/* A buffer for what `of` holds, computed again; its gradient is the same. */
+static int buffer_again(bp_plan *plan, int of, int maker) {
+    int number = bp_plan_buffer(plan, plan->buffers[of].kind, plan->buffers[of].cols);
+    if (number < 0) return -1;
+    plan->buffers[number].grad = plan->buffers[of].grad;
+    plan->buffers[number].maker = maker;
+    return number;
+}
+
+/* Copies an operation; in_place_of[b]: the buffer that stands for b on the way back. */
+static bp_status copy_operation(bp_plan *plan, int i, const char *kept, int *in_place_of) {
+    int number = plan->n_ops + plan->n_copies;
+    bp_op *grown = grow(plan->ops, number, sizeof *grown);
+    if (!grown) return BP_E_NOMEM;
+    plan->ops = grown;
+    bp_op *op = &plan->ops[i], *copy = &plan->ops[number];
+    *copy = *op;
+    op->back = copy->back = number;
+    op->again = 0;
+    plan->n_copies++;
+    for (int j = 0; j < op->n_in; j++) copy->in[j] = in_place_of[op->in[j]];
+    if (!copy->again) return BP_OK;
+    if (!kept[op->out]) {
+        copy->out = buffer_again(plan, op->out, number);
+        if (copy->out < 0) return BP_E_NOMEM;
+        in_place_of[op->out] = copy->out;
+    }
+    for (int j = 0; j < op->n_aux; j++) {
+        int aux = buffer_again(plan, op->aux + j, number);
+        if (aux < 0) return BP_E_NOMEM;
+        if (j == 0) copy->aux = aux;
+        in_place_of[op->aux + j] = aux;
+    }
+    return BP_OK;
+}
+
+/* Copies the operations of all segments but the last; their parameters' gradients and the way back are the copies'. */
+static bp_status copy_operations(bp_plan *plan) {
+    int n = plan->n_buffers;
+    if (!plan->n_ops || !plan->ops[plan->n_ops - 1].segment) return BP_OK;
+    char *kept = calloc((size_t)n, 1), *needed = calloc((size_t)n, 1);
+    int *in_place_of = malloc(sizeof(int) * (size_t)n);
+    bp_status status = kept && needed && in_place_of ? BP_OK : BP_E_NOMEM;
+    for (int i = 0; i < n && !status; i++) in_place_of[i] = i;
+    if (!status) find_again(plan, kept, needed);
+    for (int i = 0; i < plan->n_ops && !status; i++)
+        if (!plan->ops[i].stays) status = copy_operation(plan, i, kept, in_place_of);
+    for (int i = plan->n_ops; i < plan->n_ops + plan->n_copies && !status; i++) {
+        bp_op *copy = &plan->ops[i];
+        if (copy->relu >= 0) copy->relu = in_place_of[copy->relu];
+        if (copy->factor >= 0) copy->factor = in_place_of[copy->factor];
+    }
+    for (int i = 0; i < plan->n_uses; i++) plan->uses[i].op = plan->ops[plan->uses[i].op].back;
+    free(kept);
+    free(needed);
+    free(in_place_of);
+    return status;
+}
+
+/* ---- stages ---- */
+
+/* Whether an operation can take a function along: it has to be where the function is on the way back, too. */
+static int takes_along(const bp_op *product, const bp_op *f) {
+    return product->type->fuses && product->native && product->segment == f->segment && product->stays == f->stays;
+}
+
 /* Products take elementwise functions along while their tiles are in registers: a ReLU after them, and the factor f' of
  * any function before them.  z then has no place of its own. */
 static void fuse_products(bp_plan *plan) {
@@ -258,7 +407,7 @@ static void fuse_products(bp_plan *plan) {
         bp_op *f = &plan->ops[i], *before = maker_of(plan, f->in[0]);
         const bp_buffer *z = &plan->buffers[f->in[0]], *a = &plan->buffers[f->out];
         if (!f->type->elementwise || f->skip || f->aux < 0) continue;
-        f->fused_forward = before && before->type->fuses && before->native && z->consumers == 1 && !z->kept &&
+        f->fused_forward = before && takes_along(before, f) && z->consumers == 1 && !z->kept &&
                            !strcmp(bp_op_function(plan, f, 0), "relu");
         for (int k = 0; k < plan->n_losses; k++)
             if (plan->losses[k].in == f->in[0]) f->fused_forward = 0;
@@ -266,7 +415,7 @@ static void fuse_products(bp_plan *plan) {
         if (a->grad < 0 || z->grad < 0 || a->consumers != 1 || z->consumers != 1 || a->kept || f->add[0]) continue;
         for (int k = i + 1; k < plan->n_ops; k++) {
             bp_op *after = &plan->ops[k];
-            if (after->in[0] != f->out || !after->type->fuses || !after->native || after->add[0]) continue;
+            if (after->in[0] != f->out || !takes_along(after, f) || after->add[0]) continue;
             after->factor = f->aux;
             f->fused_backward = 1;
         }
@@ -284,6 +433,8 @@ static bp_scope item_scope(const bp_plan *plan, const bp_item *item) {
         return plan->ops[item->op].scope;
     case BP_LOSS:
         return plan->losses[item->op].type ? BP_SCOPE_ROWS : BP_SCOPE_CHUNK;
+    case BP_PARAM_GRADS:
+        return plan->shards ? BP_SCOPE_ROWS : BP_SCOPE_BLOCKS;
     default:
         return BP_SCOPE_ROWS;
     }
@@ -304,8 +455,36 @@ static int joins_grid(const bp_plan *plan, const bp_stage *stage, const bp_item 
            !plan->ops[item->op].n_params && item->cols == stage->cols;
 }
 
+static int has_gradients(const bp_plan *plan, int segment) {
+    for (int i = 0; i < plan->n_params; i++)
+        if (plan->params[i].segment == segment) return 1;
+    return 0;
+}
+
+/* The way back through the segments, the last one first; n: items so far.  Returns how many there are then. */
+static int walk_back(bp_plan *plan, int n) {
+    for (int end = plan->n_ops, first; end > 0; end = first) {
+        int segment = plan->ops[end - 1].segment;
+        for (first = end; first > 0 && plan->ops[first - 1].segment == segment; first--) {}
+        for (int i = first; i < end; i++) {
+            int back = plan->ops[i].back;
+            if (plan->ops[back].again && !plan->ops[back].fused_forward)
+                plan->items[n++] =
+                    (bp_item){.kind = BP_FORWARD, .op = back, .cols = plan->buffers[plan->ops[i].out].cols};
+        }
+        for (int i = end - 1; i >= first; i--)
+            if (wants_backward(plan, &plan->ops[i]) && !plan->ops[i].fused_backward)
+                plan->items[n++] = (bp_item){.kind = BP_BACKWARD,
+                                             .op = plan->ops[i].back,
+                                             .cols = plan->buffers[plan->ops[i].in[0]].cols};
+        if (segment && has_gradients(plan, segment))
+            plan->items[n++] = (bp_item){.kind = BP_PARAM_GRADS, .op = segment};
+    }
+    return n;
+}
+
 static bp_status cut_stages(bp_plan *plan) {
-    size_t most = (size_t)(2 * plan->n_ops + plan->n_losses + 3);
+    size_t most = (size_t)(3 * plan->n_ops + plan->n_copies + plan->n_losses + 3);
     plan->items = malloc(sizeof(bp_item) * most);
     plan->stages = calloc(most, sizeof(bp_stage));
     if (!plan->items || !plan->stages) return BP_E_NOMEM;
@@ -316,9 +495,7 @@ static bp_status cut_stages(bp_plan *plan) {
             plan->items[n++] = (bp_item){.kind = BP_FORWARD, .op = i, .cols = plan->buffers[plan->ops[i].out].cols};
     for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++)
         plan->items[n++] = (bp_item){.kind = BP_LOSS, .op = i};
-    for (int i = plan->n_ops - 1; i >= 0 && plan->flags & BP_DO_BACKWARD; i--)
-        if (wants_backward(plan, &plan->ops[i]) && !plan->ops[i].fused_backward)
-            plan->items[n++] = (bp_item){.kind = BP_BACKWARD, .op = i, .cols = plan->buffers[plan->ops[i].in[0]].cols};
+    if (plan->flags & BP_DO_BACKWARD) n = walk_back(plan, n);
     if (plan->shards || plan->flags & BP_DO_EACH) plan->items[n++] = (bp_item){.kind = BP_PARAM_GRADS};
     plan->items[n++] = (bp_item){.kind = BP_SCATTER};
     plan->n_items = n;
@@ -331,24 +508,29 @@ static bp_status cut_stages(bp_plan *plan) {
     }
 
     bp_stage *stage = NULL;
+    int segment = 0;
     for (int i = 0; i < n; i++) {
         const bp_item *item = &plan->items[i];
         bp_scope scope = item_scope(plan, item);
+        if (!plan->windowed && (item->kind == BP_FORWARD || item->kind == BP_BACKWARD)) {
+            if (plan->ops[item->op].segment != segment) stage = NULL; /* behind a barrier all sizes can share memory */
+            segment = plan->ops[item->op].segment;
+        }
         if (is_grid(plan, item)) {
             stage = &plan->stages[plan->n_stages++];
             int64_t cols = item->cols;
             int64_t tile = min64(GRID_COLS, max64(GRID_COLS_MIN, round_up(ceil_div(cols, MIN_BLOCKS), GRID_COLS_MIN)));
-            *stage = (bp_stage){BP_SCOPE_CELLS, i, 1, GRID_ROWS, cols, tile};
-        } else if (scope == BP_SCOPE_CHUNK) {
+            *stage = (bp_stage){BP_SCOPE_CELLS, i, 1, GRID_ROWS, cols, tile, 0, 0};
+        } else if (scope == BP_SCOPE_CHUNK || scope == BP_SCOPE_BLOCKS) {
             stage = &plan->stages[plan->n_stages++];
-            *stage = (bp_stage){BP_SCOPE_CHUNK, i, 1, plan->chunk_rows, 0, 0};
+            *stage = (bp_stage){scope, i, 1, plan->chunk_rows, 0, 0, 0, 0};
         } else if (stage && stage->scope == BP_SCOPE_CELLS && joins_grid(plan, stage, item)) {
             stage->count++;
         } else if (stage && stage->scope == BP_SCOPE_ROWS) {
             stage->count++;
         } else {
             stage = &plan->stages[plan->n_stages++];
-            *stage = (bp_stage){BP_SCOPE_ROWS, i, 1, plan->row_tile, 0, 0};
+            *stage = (bp_stage){BP_SCOPE_ROWS, i, 1, plan->row_tile, 0, 0, 0, 0};
         }
         plan->items[i].stage = plan->n_stages - 1;
     }
@@ -418,14 +600,15 @@ static void block_shape(const bp_plan *plan, const bp_param *p, int64_t *rows, i
         *rows = min64(*rows, max64(least, ceil_div(p->rows, MIN_BLOCKS)));
 }
 
-/* Blocks of the parameters that are tables, or are none. */
-static void cut_parameters(bp_plan *plan, int tables) {
+/* Blocks of the parameters of a segment (with shards: of all) that are tables, or are none. */
+static void cut_parameters(bp_plan *plan, int segment, int tables) {
     bp_block *small = NULL; /* the last one, where others may join it */
     int64_t rows, cols;
     for (int i = 0; i < plan->n_params; i++) {
         const bp_param *p = &plan->params[i];
         int64_t n = p->rows * p->cols;
         if (p->flags & BP_PARAM_FROZEN || is_table(plan, i) != tables) continue;
+        if (!plan->shards && p->segment != segment) continue;
         int busy = uses_of(plan, p) >= BUSY;
         if (busy) small = NULL;
         if (small && !bp_forced.parallel_always && small->at + small->width == p->offset &&
@@ -457,7 +640,7 @@ static int has_step(const bp_plan *plan, const bp_block *block) {
     if (plan->shards || block->whole || p->first_use < 0 || p->first_use != p->last_use) return 0;
     const bp_use *use = &plan->uses[p->first_use];
     const bp_op *op = &plan->ops[use->op];
-    return op->type->step[plan->dtype] && !use->slot && op->native && op->positions * plan->chunk_rows <= BP_STEP_ROWS;
+    return !use->slot && takes_step(plan, op);
 }
 
 static bp_status cut_blocks(bp_plan *plan) {
@@ -470,10 +653,16 @@ static bp_status cut_blocks(bp_plan *plan) {
     plan->blocks = malloc(sizeof(bp_block) * (size_t)(total + 1));
     plan->block_cost = calloc((size_t)total + 1, sizeof *plan->block_cost);
     if (!plan->blocks || !plan->block_cost) return BP_E_NOMEM;
-    for (int tables = 0; tables < 2; tables++) {
-        cut_parameters(plan, tables);
-        if (!tables) plan->n_dense = plan->n_blocks;
+    cut_parameters(plan, 0, 0);
+    for (int i = 0; i < plan->n_stages; i++) {
+        bp_stage *stage = &plan->stages[i];
+        if (stage->scope != BP_SCOPE_BLOCKS) continue;
+        stage->first_block = plan->n_blocks;
+        cut_parameters(plan, plan->items[stage->first].op, 0);
+        stage->end_block = plan->n_blocks;
     }
+    plan->n_dense = plan->n_blocks;
+    cut_parameters(plan, 0, 1);
     for (int i = 0; i < plan->n_blocks; i++) {
         plan->blocks[i].steps = has_step(plan, &plan->blocks[i]);
         int64_t n = plan->blocks[i].rows * plan->blocks[i].width;
@@ -528,6 +717,15 @@ static void touch_op(const bp_plan *plan, bp_life *lives, const bp_op *op, bp_it
     if (kind != BP_FORWARD) touch(lives, plan->buffers[op->out].grad, item);
 }
 
+static void touch_gradients(const bp_plan *plan, bp_life *lives, int segment, int item) {
+    for (int i = 0; i < plan->n_params; i++) {
+        const bp_param *p = &plan->params[i];
+        if (p->segment != segment || p->flags & BP_PARAM_FROZEN) continue;
+        for (int u = p->first_use; u >= 0; u = plan->uses[u].next)
+            touch_op(plan, lives, &plan->ops[plan->uses[u].op], BP_PARAM_GRADS, item);
+    }
+}
+
 static void find_lives(const bp_plan *plan, bp_life *lives) {
     for (int i = 0; i < plan->n_buffers; i++) lives[i] = (bp_life){INT32_MAX, -1, i};
     for (int i = plan->n_ops - 1; i >= 0; i--) {
@@ -535,8 +733,9 @@ static void find_lives(const bp_plan *plan, bp_life *lives) {
         int from = plan->buffers[op->out].grad, to = plan->buffers[op->in[0]].grad;
         if (op->type->grad_in_place && from >= 0 && to >= 0 && plan->buffers[op->in[0]].consumers == 1 && !op->add[0])
             lives[to].holder = lives[from].holder;
-        if (op->fused_forward) lives[op->in[0]].holder = lives[op->out].holder;
     }
+    for (int i = 0; i < plan->n_ops + plan->n_copies; i++)
+        if (plan->ops[i].fused_forward) lives[plan->ops[i].in[0]].holder = plan->ops[i].out;
     for (int i = 0; i < plan->n_items; i++) {
         const bp_item *item = &plan->items[i];
         const bp_op *op = &plan->ops[item->op];
@@ -547,18 +746,16 @@ static void find_lives(const bp_plan *plan, bp_life *lives) {
             touch(lives, loss->target, i);
             touch(lives, loss->grad, i);
         }
-        for (int k = 0; item->kind == BP_PARAM_GRADS && k < plan->n_ops; k++)
-            if (plan->ops[k].n_params) touch_op(plan, lives, &plan->ops[k], BP_PARAM_GRADS, i);
+        if (item->kind == BP_PARAM_GRADS) touch_gradients(plan, lives, item->op, i);
     }
-    for (int k = 0; plan->flags & BP_DO_BACKWARD && !plan->shards && !plan->alone && k < plan->n_ops; k++)
-        if (plan->ops[k].n_params) touch_op(plan, lives, &plan->ops[k], BP_PARAM_GRADS, INT32_MAX);
+    if (plan->flags & BP_DO_BACKWARD && !plan->shards && !plan->alone) touch_gradients(plan, lives, 0, INT32_MAX);
     for (int i = 0; i < plan->n_buffers; i++) {
         const bp_buffer *b = &plan->buffers[i];
-        if (b->kept || (b->maker < 0 && plan->flags & BP_DO_INPUT_GRAD)) {
+        if (b->kept || (b->maker == BP_GATHERED && plan->flags & BP_DO_INPUT_GRAD)) {
             touch(lives, i, INT32_MAX);
             touch(lives, b->grad, INT32_MAX);
         }
-        if (b->maker < 0 && lives[i].last >= 0) touch(lives, i, 0); /* gathered; what is never read has no life */
+        if (b->maker == BP_GATHERED && lives[i].last >= 0) touch(lives, i, 0); /* what is never read has no life */
     }
 }
 
@@ -570,28 +767,42 @@ static void sort_by_first(const bp_life *lives, int n, int n_items, int *count, 
     for (int i = 0; i < n; i++) order[count[lives[i].first < n_items ? lives[i].first : n_items]++] = i;
 }
 
+/* A place of the arena, which one buffer has after the other. */
+typedef struct {
+    int last;   /* the buffer that has it last */
+    size_t row; /* bytes, of the widest that has it */
+} bp_place;
+
+static size_t row_bytes(const bp_plan *plan, const bp_buffer *b) {
+    return (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
+}
+
 /* Finds a place whose last buffer has died: before a barrier, or in the same stage of row tiles with rows of the same
- * size, so that a row's task alone touches both.  Only the SEARCHED youngest places are looked at. */
-static int find_place(const bp_plan *plan, const bp_life *lives, const int *places, int n_places, int buffer) {
-    const bp_buffer *b = &plan->buffers[buffer];
-    int stage = plan->items[lives[buffer].first].stage;
+ * size, so that a row's task alone touches both.  The smallest that is wide enough; else the widest, which will be
+ * widened.  Only the SEARCHED youngest places are looked at. */
+static int find_place(const bp_plan *plan, const bp_life *lives, const bp_place *places, int n_places, int buffer) {
+    size_t row = row_bytes(plan, &plan->buffers[buffer]);
+    int stage = plan->items[lives[buffer].first].stage, best = -1;
     for (int i = n_places - 1; i >= 0 && i >= n_places - SEARCHED; i--) {
-        const bp_buffer *dead = &plan->buffers[places[i]];
-        int last = lives[places[i]].last;
-        if (dead->kind != b->kind || last >= lives[buffer].first) continue;
-        if (plan->items[last].stage == stage ? dead->cols == b->cols && plan->stages[stage].scope == BP_SCOPE_ROWS
-                                             : dead->cols >= b->cols)
-            return i;
+        const bp_place *place = &places[i];
+        int last = lives[place->last].last;
+        if (last < 0 || last >= lives[buffer].first) continue;
+        if (plan->items[last].stage == stage && (row_bytes(plan, &plan->buffers[place->last]) != row ||
+                                                 plan->stages[stage].scope != BP_SCOPE_ROWS))
+            continue;
+        size_t other = best < 0 ? 0 : places[best].row;
+        if (other < row ? place->row > other : place->row >= row && place->row < other) best = i;
     }
-    return -1;
+    return best;
 }
 
 static bp_status place_buffers(bp_plan *plan, size_t *total, int64_t capacity) {
     int n = plan->n_buffers, n_places = 0;
     bp_life *lives = malloc(sizeof *lives * (size_t)(n + 1));
-    int *places = malloc(sizeof *places * (size_t)(n + 1)); /* by place, the buffer that has it last */
+    bp_place *places = malloc(sizeof *places * (size_t)(n + 1));
+    int *place_of = malloc(sizeof *place_of * (size_t)(n + 1)); /* by buffer that is its own holder */
     int *order = malloc(sizeof *order * (size_t)(n + 1)), *count = malloc(sizeof *count * (size_t)(plan->n_items + 2));
-    bp_status status = lives && places && order && count ? BP_OK : BP_E_NOMEM;
+    bp_status status = lives && places && place_of && order && count ? BP_OK : BP_E_NOMEM;
     size_t apart = 0;
     if (!status) {
         find_lives(plan, lives);
@@ -599,20 +810,26 @@ static bp_status place_buffers(bp_plan *plan, size_t *total, int64_t capacity) {
     }
     for (int k = 0; k < n && !status; k++) {
         int i = order[k];
-        bp_buffer *b = &plan->buffers[i];
-        size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
+        size_t row = row_bytes(plan, &plan->buffers[i]);
         if (lives[i].holder != i) continue;
         take(&apart, capacity, row);
         /* the weights of rows have no life here, nor a gradient that no item touches a first item */
         int shares = plan->flags & BP_DO_REUSE && lives[i].last >= 0 && lives[i].first < plan->n_items;
         int place = shares ? find_place(plan, lives, places, n_places, i) : -1;
-        b->offset = place < 0 ? take(total, capacity, row) : plan->buffers[places[place]].offset;
-        if (shares) places[place < 0 ? n_places++ : place] = i;
+        if (place < 0) places[place = n_places++] = (bp_place){i, row};
+        if (row > places[place].row) places[place].row = row;
+        places[place].last = i;
+        place_of[i] = place;
     }
-    for (int i = 0; i < n && !status; i++) plan->buffers[i].offset = plan->buffers[lives[i].holder].offset;
+    for (int i = 0; i < n_places && !status; i++) {
+        size_t at = take(total, capacity, places[i].row);
+        places[i].row = at;
+    }
+    for (int i = 0; i < n && !status; i++) plan->buffers[i].offset = places[place_of[lives[i].holder]].row;
     plan->unshared_bytes = apart;
     free(lives);
     free(places);
+    free(place_of);
     free(order);
     free(count);
     return status;
@@ -629,7 +846,10 @@ static bp_status lay_out(bp_plan *plan) {
         plan->scratch_bytes = ((size_t)plan->block_max * plan->size + BP_ALIGN - 1) / BP_ALIGN * BP_ALIGN;
         plan->scratch = take(&total, plan->n_threads, plan->scratch_bytes);
         if (plan->shards) plan->shard_grads = take(&total, plan->shards, (size_t)plan->n_theta * plan->size);
-        else if (plan->rows > plan->chunk_rows) plan->chunk_grad = take(&total, plan->n_theta, plan->size);
+        plan->kept_from = plan->rows > plan->chunk_rows && !plan->shards ? 0 : plan->n_theta;
+        for (int i = 0; i < plan->n_params && !plan->shards; i++)
+            if (plan->params[i].segment) plan->kept_from = min64(plan->kept_from, plan->params[i].offset);
+        plan->chunk_grad = take(&total, plan->n_theta - plan->kept_from, plan->size);
     }
     for (int i = 0; i < plan->n_tables; i++) {
         bp_table *t = &plan->tables[i];
@@ -735,10 +955,12 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
         plan->ops[i].native = bp_forced.backend != 1 || plan->inference || plan->alone;
     bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
     if (!status && flags & BP_DO_LOSS) status = place_losses(plan);
-    if (!status) fuse_products(plan);
-    if (!status) status = cut_stages(plan);
     int trains = flags & BP_DO_BACKWARD && !plan->alone;
     if (!status && trains) status = find_tables(plan);
+    if (!status && trains) find_segments(plan);
+    if (!status) fuse_products(plan);
+    if (!status && trains) status = copy_operations(plan);
+    if (!status) status = cut_stages(plan);
     if (!status && trains) status = cut_blocks(plan);
     if (!status) status = lay_out(plan);
     return status;
@@ -750,12 +972,18 @@ void bp_plan_keep(bp_plan *plan, int buffer) {
     if (buffer >= 0 && buffer < plan->n_buffers) plan->buffers[buffer].kept = 1;
 }
 
+void bp_plan_checkpoint(bp_plan *plan, int buffer) {
+    if (buffer >= 0 && buffer < plan->n_buffers) plan->buffers[buffer].checkpoint = 1;
+}
+
 bp_plan_info bp_plan_describe(const bp_plan *plan) {
-    int calls_blas = 0;
+    int calls_blas = 0, recomputed = 0;
     for (int i = 0; i < plan->n_ops; i++) calls_blas |= plan->ops[i].n_params && !plan->ops[i].native;
+    for (int i = 0; i < plan->n_copies; i++) recomputed += plan->ops[plan->n_ops + i].again;
     return (bp_plan_info){.shards = plan->shards,
                           .n_stages = plan->n_stages,
                           .calls_blas = calls_blas,
+                          .recomputed = recomputed,
                           .chunk_rows = plan->chunk_rows,
                           .arena_bytes = plan->arena_bytes,
                           .unshared_bytes = plan->unshared_bytes,

@@ -7,7 +7,7 @@
 typedef enum { BP_GATHER, BP_FORWARD, BP_LOSS, BP_BACKWARD, BP_PARAM_GRADS, BP_SCATTER } bp_item_kind;
 typedef struct {
     bp_item_kind kind;
-    int op;       /* or loss */
+    int op;       /* or loss; of BP_PARAM_GRADS the parameters' segment */
     int64_t cols; /* of what an operation writes */
     int stage;
     bp_cell_fn *call; /* FORWARD, BACKWARD: what is done on a cell, and for which operation */
@@ -20,6 +20,7 @@ typedef struct {
     int first, count;         /* items */
     int64_t row_tile;         /* a power of two, or all rows of a chunk */
     int64_t cols, col_tile;   /* cells: of what the first item writes */
+    int first_block, end_block; /* blocks */
 } bp_stage;
 
 /* One task of phase 2: a cell of parameter `param`, or the whole of param..end-1, small ones in a row. */
@@ -63,6 +64,7 @@ struct bp_plan {
     bp_dtype dtype;
     size_t size; /* of a real */
     int n_buffers, n_params, n_ops, n_uses;
+    int n_copies; /* operations behind the n_ops: see bp_op's `back` */
     bp_buffer *buffers;
     bp_param *params;
     bp_use *uses;
@@ -94,7 +96,8 @@ struct bp_plan {
     size_t arena_bytes, unshared_bytes;
     size_t scratch, scratch_bytes; /* a thread's gradient block: offset of thread 0's, bytes each */
     size_t shard_grads;            /* (shards, n_theta) */
-    size_t chunk_grad;             /* (n_theta,), where a batch has several chunks */
+    size_t chunk_grad;             /* of theta from kept_from on: parts of gradients, of a chunk or a segment */
+    int64_t kept_from;
     bp_pace pace;
     char *copy; /* memory for a run's safety copy, kept for the next run: fresh pages cost as much as the copy */
     size_t copy_bytes;

@@ -362,11 +362,11 @@ static void sow(bp_run *run, const bp_tile *t) {
 }
 
 /* The gradient of rows r0..r1 of the buffers, shaped as theta. */
-static void gradient_of_rows(bp_run *run, int64_t r0, int64_t r1, int add, char *grads) {
+static void gradient_of_rows(bp_run *run, int segment, int64_t r0, int64_t r1, int add, char *grads) {
     const bp_plan *plan = run->plan;
     for (int i = 0; i < plan->n_params; i++) {
         const bp_param *p = &plan->params[i];
-        if (p->flags & BP_PARAM_FROZEN) continue;
+        if (p->flags & BP_PARAM_FROZEN || p->segment != segment) continue;
         for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
             const bp_op *op = &plan->ops[plan->uses[u].op];
             op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, r0, r1,
@@ -377,15 +377,15 @@ static void gradient_of_rows(bp_run *run, int64_t r0, int64_t r1, int add, char 
     }
 }
 
-static void param_grads(bp_run *run, const bp_tile *t) {
+static void param_grads(bp_run *run, int segment, const bp_tile *t) {
     const bp_plan *plan = run->plan;
     if (plan->shards) {
         char *grads = plan->arena + plan->shard_grads + (size_t)t->shard * (size_t)plan->n_theta * plan->size;
-        gradient_of_rows(run, t->at, t->at + t->count, t->add, grads);
+        gradient_of_rows(run, segment, t->at, t->at + t->count, t->add, grads);
     } else if (run->opt.kind == BP_OPT_EACH) {
         for (int64_t r = 0; r < t->seeds * t->count; r++) {
             size_t at = (size_t)(out_row(run, t, r) * run->n_params) * plan->size;
-            gradient_of_rows(run, t->at + r, t->at + r + 1, 0, (char *)run->opt.state[0] + at);
+            gradient_of_rows(run, segment, t->at + r, t->at + r + 1, 0, (char *)run->opt.state[0] + at);
         }
     }
 }
@@ -395,7 +395,7 @@ static bp_status do_item(bp_run *run, const bp_item *item, const bp_tile *t, con
     if (item->kind == BP_LOSS && !run->plan->seeds) return loss(run, item->op, t);
     if (item->kind == BP_LOSS) sow(run, t);
     else if (item->kind == BP_GATHER) gather(run, t);
-    else if (item->kind == BP_PARAM_GRADS) param_grads(run, t);
+    else if (item->kind == BP_PARAM_GRADS) param_grads(run, item->op, t);
     else scatter(run, t);
     return BP_OK;
 }
@@ -475,6 +475,7 @@ static int shards_of(const bp_run *run) {
 
 static int64_t stage_tasks(const bp_run *run, const bp_stage *stage) {
     if (stage->scope == BP_SCOPE_CHUNK) return 1;
+    if (stage->scope == BP_SCOPE_BLOCKS) return stage->end_block - stage->first_block;
     if (run->plan->shards) return shards_of(run);
     int64_t tiles = tiles_of(run->rows, stage->row_tile);
     return stage->scope == BP_SCOPE_CELLS ? tiles * tiles_of(stage->cols, stage->col_tile) : tiles;
@@ -531,6 +532,15 @@ static void block_gradient(bp_run *run, const bp_block *block, int i, char *G, i
     }
 }
 
+/* Where a block's gradient waits, of which earlier stages or chunks have summed a part; rows are block->ld apart. */
+static char *kept_gradient(const bp_run *run, const bp_block *block) {
+    return run->plan->arena + run->plan->chunk_grad + (size_t)(block->at - run->plan->kept_from) * run->plan->size;
+}
+
+static void sum_block(bp_run *run, const bp_block *block, char *G, int64_t ld) {
+    for (int i = block->param; i < block->end; i++) block_gradient(run, block, i, G, ld);
+}
+
 static bp_status update_block(bp_run *run, const bp_update *step, const bp_block *block, const char *G, int64_t ld) {
     const bp_plan *plan = run->plan;
     bp_update u = *step;
@@ -572,11 +582,12 @@ static bp_status do_block(bp_run *run, const bp_update *step, const bp_block *bl
         for (int i = block->param; i < block->end; i++)
             if (plan->params[i].first_use < 0) block_gradient(run, block, i, G, ld);
     } else {
-        if (run->batch_rows > plan->chunk_rows) {
-            G = plan->arena + plan->chunk_grad + (size_t)block->at * plan->size;
+        int early = plan->params[block->param].segment > 0;
+        if (early || run->batch_rows > plan->chunk_rows) {
+            G = kept_gradient(run, block);
             ld = block->ld;
         }
-        for (int i = block->param; i < block->end; i++) block_gradient(run, block, i, G, ld);
+        if (!early) sum_block(run, block, G, ld);
     }
     return run->off + run->rows == run->batch_rows ? update_block(run, step, block, G, ld) : BP_OK;
 }
@@ -681,7 +692,13 @@ static int64_t first_block(const bp_run *run, int64_t n_tasks, int thread, int n
 
 static bp_status do_task(bp_run *run, const bp_update *step, int64_t task, int thread) {
     const bp_plan *plan = run->plan;
-    if (!run->updating) return do_stage_task(run, &plan->stages[run->stage], task, thread);
+    const bp_stage *stage = &plan->stages[run->stage];
+    if (!run->updating && stage->scope == BP_SCOPE_BLOCKS) {
+        const bp_block *block = &plan->blocks[stage->first_block + task];
+        sum_block(run, block, kept_gradient(run, block), block->ld);
+        return BP_OK;
+    }
+    if (!run->updating) return do_stage_task(run, stage, task, thread);
     if (task >= n_blocks(run)) return do_table(run, step, task - n_blocks(run), thread);
     return do_block(run, step, &plan->blocks[task], thread);
 }

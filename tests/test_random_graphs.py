@@ -228,6 +228,26 @@ def test_the_same_bits_for_any_number_of_threads(phase2, dtype):
         _threads.read_forced()
 
 
+@pytest.mark.parametrize("phase2", ["owners", "shards"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_bits_with_checkpoints(phase2, dtype):
+    """Wherever the graph is cut."""
+
+    @many(120, rows=(33, 70), dtype=dtype)
+    def check(case):
+        first, names = facts(case, 1), [node.name for node in case.net._nodes]
+        rng = np.random.default_rng(len(case.X[0]))
+        for share in (0.2, 0.5, 1.0):
+            case.net.checkpoint = [name for name in names if rng.random() < share] or True
+            assert facts(case, 2) == first
+
+    _core.force(True, phase2)
+    try:
+        check()
+    finally:
+        _threads.read_forced()
+
+
 @many(200, rows=(2, 40))
 def test_a_row_has_the_bits_of_its_batch(case):
     whole = case.predicted(case.X)

@@ -426,6 +426,18 @@ def test_steps_have_the_bits_of_predict(kind, dtype):
     assert np.array_equal(so_far, final[5])
 
 
+def test_steps_of_inner_outputs():
+    """What a step gives has memory of its own: an output that others read, and the states behind it."""
+    x = bp.Input((6, 8))
+    inner = bp.Dense(8, "tanh")(bp.LSTM(8, sequences=True)(x))
+    net = bp.Network(x, [inner, bp.Dense(8)(bp.Dense(8, "tanh")(bp.Dense(8, "tanh")(inner)))])
+    X = np.random.default_rng(0).standard_normal((1, 6, 8)).astype(np.float32)
+    step = net.stepper()
+    answers = [step(X[0, t]) for t in range(6)]
+    for got, want in zip(zip(*answers, strict=True), net.predict(X), strict=True):
+        assert np.array_equal(np.array(got), want[0])
+
+
 def test_steps_of_words():
     words = bp.Input(9, integer=True)
     h = bp.LayerNorm()(bp.GRU(5, sequences=True)(bp.Dropout(0.5)(bp.Embedding(11, 4)(words))))

@@ -49,6 +49,7 @@ bp_status net_open(net *n, const spec *s, int flags, int64_t rows, int n_threads
         status = bp_plan_loss(n->plan, s->loss, n->a[s->depth], n->target, 0.3, 1, 1, 1);
         if (status) return status;
     }
+    for (int l = 1; l < s->depth && flags & BP_DO_REUSE; l++) bp_plan_checkpoint(n->plan, n->a[l]);
     return bp_plan_compile(n->plan, flags, rows, n_threads);
 }
 

@@ -111,6 +111,7 @@ static gradient run_graph(build *graph, int flags, int rows, const double *X, co
     int target = bp_plan_buffer(plan, BP_REAL, N_OUT);
     gradient g = {.x = zeros((size_t)rows * N_IN, sizeof(double))};
     for (int i = 0; i < N_THETA; i++) g.theta[i] = NAN;
+    for (int i = 0; i <= out && flags & BP_DO_REUSE; i += 3) bp_plan_checkpoint(plan, i);
     bp_set_phase2(phase2);
     CHECK(!bp_plan_loss(plan, "squared_error", out, target, 0, 0, 1, 1));
     CHECK(!bp_plan_compile(plan, flags, rows, n_threads));
@@ -160,8 +161,11 @@ static void check_graph(build *graph, int rows) {
         for (int n_threads = 1; n_threads <= 4; n_threads++) {
             gradient g = run_graph(graph, flags | BP_DO_INPUT_GRAD, rows, X, y, theta, phase2, n_threads, BP_DONE);
             gradient plain = run_graph(graph, flags, rows, X, y, theta, phase2, n_threads, BP_DONE);
+            gradient cut = run_graph(graph, flags | BP_DO_REUSE, rows, X, y, theta, phase2, n_threads, BP_DONE);
             CHECK(!memcmp(g.theta, plain.theta, sizeof g.theta));
+            CHECK(!memcmp(g.theta, cut.theta, sizeof g.theta) && g.cost == cut.cost);
             free(plain.x);
+            free(cut.x);
             if (n_threads > 1) {
                 CHECK(!memcmp(g.theta, first.theta, sizeof g.theta) && g.cost == first.cost);
                 CHECK(!memcmp(g.x, first.x, (size_t)(rows * N_IN) * sizeof(double)));

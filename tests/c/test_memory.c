@@ -27,7 +27,8 @@ int __wrap_posix_memalign(void **p, size_t alignment, size_t n) {
 static bp_status train_once(const spec *s, const data *d, void *theta, void *state) {
     net n;
     user u;
-    bp_status status = net_open(&n, s, BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD, d->rows, 1);
+    int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | BP_DO_REUSE;
+    bp_status status = net_open(&n, s, flags, d->rows, 1);
     if (!status) {
         bp_run *run = run_open(&n, s, d, theta, &u, 0, NULL);
         bp_opt opt = {.kind = BP_OPT_SGD, .lr = 0.1, .momentum = 0.5, .state = {state}};

@@ -1,0 +1,80 @@
+"""Checkpoints: after which layers a network is cut; training stores what crosses a cut and recomputes the rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from bpcore import _validate
+from bpcore._graph import Graph
+from bpcore._layers import Input, Layer
+from bpcore._symbols import Symbol
+
+Checkpoint = Literal[True] | tuple[str, ...] | None
+
+
+def resolve(graph: Graph, value: Any) -> Checkpoint:
+    """None, True, or the names of nodes in their order; value may name them or be their layers or symbols."""
+    if value is None:
+        return None
+    if value is True:
+        return True
+    if isinstance(value, (str, Symbol, Layer)) or not isinstance(value, Iterable):
+        raise TypeError(f"checkpoint: expected None, True or a list of layers (names or outputs), got {value!r}")
+    chosen = {_name(graph, one) for one in value}
+    if not chosen:
+        raise ValueError("checkpoint: expected at least one layer, got an empty list; None stores everything")
+    return tuple(node.name for node in graph.nodes if node.name in chosen)
+
+
+def _name(graph: Graph, one: Any) -> str:
+    if not isinstance(one, (Symbol, Layer)):
+        return _validate.choice("checkpoint", one, [node.name for node in graph.nodes])
+    layer = one.layer if isinstance(one, Symbol) else one
+    found = [node.name for node in graph.nodes if node.layer is layer]
+    if not found:
+        raise ValueError(f"checkpoint: expected layers of this network, got {one!r}")
+    if len(found) > 1:
+        uses = ", ".join(found)
+        raise ValueError(f"checkpoint: expected a layer that is used once, got {one!r}; name the use: {uses}")
+    return found[0]
+
+
+def within(graph: Graph, checkpoint: Checkpoint) -> Checkpoint:
+    """What is left of it in a part of the network."""
+    if not isinstance(checkpoint, tuple):
+        return checkpoint
+    return tuple(node.name for node in graph.nodes if node.name in checkpoint) or None
+
+
+def cuts(graph: Graph, checkpoint: Checkpoint) -> list[int]:
+    """Numbers of the nodes behind which the network is cut."""
+    if checkpoint is None:
+        return []
+    if checkpoint is True:
+        return _automatic(graph)
+    return [i for i, node in enumerate(graph.nodes) if node.name in checkpoint]
+
+
+def _automatic(graph: Graph) -> list[int]:
+    """sqrt(2 n) parts of n layers, alike in size: of the places near the end of each, where least crosses the cut."""
+    last = list(range(len(graph.nodes)))  # reader of each node
+    for i, node in enumerate(graph.nodes):
+        for k in node.inputs:
+            last[k] = i
+    sizes = [0 if isinstance(node.layer, Input) else node.n_out for node in graph.nodes]
+    parts, total = round(math.sqrt(2 * (len(sizes) - len(graph.inputs)))), sum(sizes)
+    ending: dict[int, list[int]] = {}
+    for i, size in enumerate(sizes):
+        ending.setdefault(last[i], []).append(size)
+    best: dict[int, tuple[int, float, int]] = {}  # by part
+    before = crossing = 0
+    for i, size in enumerate(sizes):
+        before += size
+        crossing += size - sum(ending.get(i, ()))
+        at = before * parts / total
+        if 0 < round(at) < parts and last[i] > i:
+            here = (crossing, abs(at - round(at)), i)
+            best[round(at)] = min(here, best.get(round(at), here))
+    return [i for _, _, i in best.values()]
