@@ -252,10 +252,40 @@ class TimeDelay(_Convolution):
         return self.units, [self.taps], [1], [self.dilation], ["valid"]
 
 
-class _Pool(Layer):
+class _Pooling(Layer):
     """What poolings share."""
 
     kind: ClassVar[str]
+
+    def _along(self, shape: Shape) -> list[tuple[int, int, int, _Axis]]:
+        """Length, size, stride and positions of each axis."""
+        raise NotImplementedError
+
+    def _add(self, plan: Any, kind: str, inputs: list[int], shape: Shape) -> int:
+        """Adds operation `kind` over the windows of an input of that shape."""
+        along = self._along(shape)
+        if len(along) == 1:  # a sequence is an image of height 1
+            along = [(1, 1, 1, _Axis(1, 0)), *along]
+        lengths, sizes, strides, axes = zip(*along, strict=True)
+        before, after = [axis.before for axis in axes], [axis.size for axis in axes]
+        return int(plan.op(kind, inputs, settings=([*lengths, shape[-1], *sizes, *strides, *before, *after], [])))
+
+    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return self._add(plan, self.kind, inputs, shapes[0])
+
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        """The average of Ra, or Ra where a is greatest."""
+        if self.kind == "average_pool":
+            return self._add(t.plan, self.kind, moves, shapes[0])
+        return self._add(t.plan, "max_pool_at", [t.plan.cache(a), *moves], shapes[0])
+
+
+class _Pool(_Pooling):
+    """Pooling over windows of a size."""
+
     axes: ClassVar[int]
     size: Any
     stride: Any
@@ -288,27 +318,6 @@ class _Pool(Layer):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return (*(axis.size for *_, axis in self._along(shapes[0])), shapes[0][-1])
-
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        along = self._along(shapes[0])
-        if len(along) == 1:
-            along = [(1, 1, 1, _Axis(1, 0)), *along]
-        return _pooled(plan, self.kind, inputs[0], along, shapes[0][-1])
-
-    def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
-        shapes: Sequence[Shape],
-    ) -> int:  # fmt: skip
-        """The average of Ra."""
-        if self.kind != "average_pool":
-            return super().tangent(t, a, inputs, moves, slots, v, shapes)
-        return self.build(t.plan, moves, slots, shapes, 0)
-
-
-def _pooled(plan: Any, kind: str, x: int, along: list[tuple[int, int, int, _Axis]], channels: int) -> int:
-    lengths, sizes, strides, axes = zip(*along, strict=True)
-    before, after = [axis.before for axis in axes], [axis.size for axis in axes]
-    return int(plan.op(kind, [x], settings=([*lengths, channels, *sizes, *strides, *before, *after], [])))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -355,7 +364,7 @@ class AveragePool1D(MaxPool1D):
 
 
 @dataclass(frozen=True, eq=False)
-class GlobalMaxPool(Layer):
+class GlobalMaxPool(_Pooling):
     """The greatest of each channel over all positions: (time, features) to (features,), an image to (channels,)."""
 
     name: str | None = field(default=None, kw_only=True)
@@ -373,10 +382,9 @@ class GlobalMaxPool(Layer):
             raise self.wrong("positions and a last axis of channels", shapes[0])
         return shapes[0][-1:]
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        n = math.prod(shapes[0][:-1])
-        along = [(1, 1, 1, _Axis(1, 0)), (n, n, 1, _Axis(1, 0))]
-        return _pooled(plan, self.kind, inputs[0], along, shapes[0][-1])
+    def _along(self, shape: Shape) -> list[tuple[int, int, int, _Axis]]:
+        n = math.prod(shape[:-1])
+        return [(n, n, 1, _Axis(1, 0))]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -385,10 +393,3 @@ class GlobalAveragePool(GlobalMaxPool):
 
     op: ClassVar[str] = "global_average_pool"
     kind: ClassVar[str] = "average_pool"
-
-    def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
-        shapes: Sequence[Shape],
-    ) -> int:  # fmt: skip
-        """The average of Ra."""
-        return self.build(t.plan, moves, slots, shapes, 0)

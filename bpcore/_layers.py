@@ -123,6 +123,10 @@ class Layer:
         """Adds its operations to a plan; the number of the output's buffer."""
         raise NotImplementedError
 
+    def build_moving(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        """The same where `tangent` follows, which may want more."""
+        return self.build(plan, inputs, slots, shapes, number)
+
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],

@@ -571,9 +571,11 @@ class Network:
     def hvp(self, X: Any, y: Any, v: Any, *, loss: _LossLike = "auto", sample_weight: Any = None) -> np.ndarray:
         """H v, H the second derivatives of C over X and y by theta: (n_params,), for v (n_params,).
 
-        Exact, by the R-operator (Pearlmutter 1994), at some four times the cost of a gradient.  For bpcore's own
-        activations and losses, cross-entropies on the outputs they belong to, and for a bp.Function with a tangent;
-        ValueError names a layer that has no second derivative here.
+        Exact, by the R-operator (Pearlmutter 1994), at some four times the cost of a gradient, with recurrent layers
+        five to eight times.  With truncated ones it is the derivative along v of what `value_and_grad` gives;
+        that is no gradient of a cost, so this H is not symmetric.  For bpcore's own activations and losses,
+        cross-entropies on the outputs they belong to, and for a bp.Function with a tangent; ValueError names a layer
+        that has no second derivative here.
         """
         self._fitting.check("hvp")
         return _derivatives.hvp(self, X, y, v, loss, sample_weight)
@@ -585,7 +587,7 @@ class Network:
 
         J is the derivative by theta of what the loss reads (a^L, or z^L where softmax or logistic belong to the
         cross-entropy), H_L the loss's second derivative by it: H without the curvature of the network, never negative
-        (Schraudolph 2002).
+        (Schraudolph 2002).  With truncated recurrent layers J^T is cut, as gradients are: v^T G v may then be negative.
         """
         self._fitting.check("gauss_newton_product")
         return _derivatives.gauss_newton_product(self, X, y, v, loss, sample_weight)

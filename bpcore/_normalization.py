@@ -42,6 +42,17 @@ class LayerNorm(Layer):
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return int(plan.op("layer_norm", inputs, slots, settings=([], [self.eps])))
 
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        """With n = (a - mean) / sqrt(variance + eps): R{s n + b} = s Rn + v_s n + v_b"""
+        of_parameters = self.build(t.plan, inputs, v, shapes, 0)
+        if moves[0] < 0:
+            return of_parameters
+        Rn = t.plan.op("layer_norm_product", [*inputs, *moves], settings=([shapes[0][-1]], [self.eps]))
+        return int(t.add_up(t.plan.op("scale", [Rn], slots[:1]), of_parameters))
+
 
 @dataclass(frozen=True, eq=False)
 class Dropout(Layer):

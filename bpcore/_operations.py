@@ -170,7 +170,7 @@ class Reshape(Layer):
         return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
 
 
-def _permuted(plan: Any, x: int, sizes: Sequence[int], strides: Sequence[int], start: int) -> int:
+def permuted(plan: Any, x: int, sizes: Sequence[int], strides: Sequence[int], start: int) -> int:
     """Adds a permutation; sizes and strides have at most MAX_AXES entries."""
     pad = MAX_AXES - len(sizes)
     return int(plan.op("permute", [x], settings=([*(1,) * pad, *sizes, *(0,) * pad, *strides, start], [])))
@@ -205,7 +205,7 @@ class Permute(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         strides = _strides(shapes[0])
-        return _permuted(plan, inputs[0], self.output_shape(*shapes), [strides[axis] for axis in self.axes], 0)
+        return permuted(plan, inputs[0], self.output_shape(*shapes), [strides[axis] for axis in self.axes], 0)
 
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
@@ -276,7 +276,7 @@ class Slice(Layer):
         return self._cut(shapes[0])[3]
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        return _permuted(plan, inputs[0], *self._cut(shapes[0])[:3])
+        return permuted(plan, inputs[0], *self._cut(shapes[0])[:3])
 
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
@@ -323,8 +323,8 @@ class Activate(Layer):
         """x with the axis last, its size, and the way back."""
         axis = self.axis % len(shape)
         outer, n, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
-        turned = _permuted(plan, x, [outer, inner, n], [n * inner, 1, inner], 0)
-        return turned, n, lambda y: _permuted(plan, y, [outer, n, inner], [n * inner, 1, n], 0)
+        turned = permuted(plan, x, [outer, inner, n], [n * inner, 1, inner], 0)
+        return turned, n, lambda y: permuted(plan, y, [outer, n, inner], [n * inner, 1, n], 0)
 
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],

@@ -10,6 +10,7 @@ import numpy as np
 
 from bpcore import _activations, _core, _validate
 from bpcore._layers import INITS, Layer, Spec, draw, named, normal
+from bpcore._operations import permuted
 from bpcore._symbols import Shape
 
 RECURRENT_INITS = ("orthogonal", *INITS[1:])
@@ -20,6 +21,50 @@ def orthogonal(units: int, *at: int) -> np.ndarray:
     """A random orthogonal matrix (units, units), from the QR decomposition of normal draws (Saxe et al. 2014)."""
     Q, R = np.linalg.qr(normal(1.0, units * units, *at).reshape(units, units))
     return Q * np.where(np.diag(R) < 0, -1.0, 1.0)
+
+
+class _Steps:
+    """What a tangent is made of: operations on (steps, n units) of a row, all steps at once."""
+
+    def __init__(self, t: Any, layer: Recurrent, steps: int, mask: list[int]) -> None:
+        self.t, self.plan, self.steps, self.units, self.mask = t, t.plan, steps, layer.units, mask
+        self.settings = [steps, layer.units, layer.truncate or 0, int(layer.reverse)]
+        self.plus, self.times = t.add_up, t.times
+
+    def dense(self, x: int, *slots: int) -> int:
+        """x W + b at each step"""
+        return int(self.plan.op("dense", [x], slots))
+
+    def f(self, name: str, z: int) -> int:
+        """An activation, or its derivative, "tanh'"."""
+        return int(self.plan.op("activation", [z], function=name))
+
+    def line(self, a: int, factor: float, constant: float) -> int:
+        """factor a + constant"""
+        return int(self.plan.op("add", [a], settings=([], [factor, *(0.0,) * 7, constant])))
+
+    def gates(self, z: int, n: int) -> list[int]:
+        """(steps, n units) as n of (steps, units)."""
+        sizes, strides = [self.steps, self.units], [n * self.units, 1]
+        return [permuted(self.plan, z, sizes, strides, i * self.units) for i in range(n)]
+
+    def beside(self, parts: list[int]) -> int:
+        """The opposite."""
+        return int(self.plan.op("concat", parts, settings=([self.steps], [])))
+
+    def shift(self, a: int, b: list[int]) -> int:
+        """a + b, where there is a b."""
+        return int(self.plan.op("shift", [a], b)) if b else a
+
+    def delayed(self, h: int) -> int:
+        """h of the step before."""
+        return int(self.plan.op("delay", [h], settings=(self.settings, [])))
+
+    def recurrence(self, U: list[int], s: int, A: list[int], K: int, O: Sequence[int] = ()) -> int:  # noqa: E741
+        """h of all steps; see linear_recurrence.inc."""
+        settings = [*self.settings, len(self.mask), len(O)]
+        inputs = [s, self.beside(A), K, *O, *self.mask]
+        return int(self.plan.op("linear_recurrence", inputs, U, settings=(settings, [])))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,13 +131,53 @@ class Recurrent(Layer):
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return self.add(plan, inputs, slots, shapes[0][0])
 
-    def add(self, plan: Any, inputs: list[int], slots: list[int], steps: int, states: Sequence[int] = ()) -> int:
-        """Adds the operation over so many steps; states: buffers of h (and c) before the first, else zero."""
+    def add(
+        self, plan: Any, inputs: list[int], slots: list[int], steps: int, states: Sequence[int] = (),
+        sequences: bool | None = None,
+    ) -> int:  # fmt: skip
+        """Adds the operation over so many steps; states: buffers of h (and c) before the first, else zero;
+        sequences: whether all h come out, if not as the layer has it."""
         f = getattr(self, "activation", "identity")
         function = -1 if f == "identity" else _core.ACTIVATIONS.index(f)
-        settings = [self.cell, steps, self.units, int(self.sequences), self.truncate or 0, int(self.reverse)]
+        every = self.sequences if sequences is None else sequences
+        settings = [self.cell, steps, self.units, int(every), self.truncate or 0, int(self.reverse)]
         settings += [int(len(inputs) == 2), int(bool(states)), function]
         return int(plan.op("recurrent", [*inputs, *states], slots, settings=(settings, [])))
+
+    def build_moving(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        """Of h at all steps."""
+        steps = shapes[0][0]
+        return self._answer(plan, self.add(plan, inputs, slots, steps, sequences=True), steps)
+
+    def _answer(self, plan: Any, h: int, steps: int) -> int:
+        """h of all steps, or the last."""
+        last = 0 if self.reverse else (steps - 1) * self.units
+        return h if self.sequences else permuted(plan, h, [self.units], [1], last)
+
+    def tangent(
+        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        """Rh obeys a linear recurrence whose coefficients are functions of z at all steps: see linear_recurrence.inc.
+
+        Rz = Rx W + x V_W + v_b + h V_U + Rh U, with h of the step before; the last term is the recurrence's.
+        """
+        steps, (x, *mask), (W, U, *b), (V_W, V_U, *v_b) = shapes[0][0], inputs, slots, v
+        q = _Steps(t, self, steps, mask)
+        h = a if self.sequences else t.plan.reads(a)
+        before = q.delayed(h)
+        z = q.dense(x, W, *b[:1]), q.dense(before, U)
+        of_input = q.dense(moves[0], W) if moves[0] >= 0 else -1
+        Rz = t.add_up(of_input, q.dense(x, V_W, *v_b[:1])), q.dense(before, V_U)
+        Rh = q.recurrence([U], *self.linear(q, z, Rz, before, b[1:], v_b[1:]))
+        return self._answer(t.plan, Rh, steps)
+
+    def linear(
+        self, q: _Steps, z: tuple[int, int], Rz: tuple[int, int], before: int, b_n: list[int], v_n: list[int]
+    ) -> tuple[Any, ...]:
+        """s, the list of A, K and perhaps O of the recurrence of Rh, with z and Rz by x and by h, h of the step before,
+        and the parameters behind b."""
+        raise NotImplementedError
 
     @property
     def states(self) -> dict[str, int]:
@@ -136,6 +221,14 @@ class SimpleRNN(Recurrent):
                             "your own cannot be called at each step")  # fmt: skip
         _validate.choice("activation", self.activation, valid)
 
+    def linear(
+        self, q: _Steps, z: tuple[int, int], Rz: tuple[int, int], before: int, b_n: list[int], v_n: list[int]
+    ) -> tuple[Any, ...]:
+        """Rh' = f'(z) Rz"""
+        both = q.plus(*z)
+        df = q.line(both, 0, 1) if self.activation == "identity" else q.f(self.activation + "'", both)
+        return q.plus(*Rz), [df], q.line(both, 0, 0)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LSTM(Recurrent):
@@ -165,6 +258,21 @@ class LSTM(Recurrent):
         drawn["b"][self.units : 2 * self.units] = self.forget_bias
         return drawn
 
+    def linear(
+        self, q: _Steps, z: tuple[int, int], Rz: tuple[int, int], before: int, b_n: list[int], v_n: list[int]
+    ) -> tuple[Any, ...]:
+        """Rc' = s(f) Rc + tanh(g) s'(i) Ri + c s'(f) Rf + s(i) tanh'(g) Rg
+        Rh' = s(o) tanh'(c') Rc' + tanh(c') s'(o) Ro
+
+        c' = s(f) c + s(i) tanh(g) is such a recurrence, too.
+        """
+        named = list(zip(("logistic", "logistic", "tanh", "logistic"), q.gates(q.plus(*z), 4), strict=True))
+        i, f, g, o = (q.f(name, z_g) for name, z_g in named)
+        di, df, dg, do = (q.f(name + "'", z_g) for name, z_g in named)
+        c = q.recurrence([], g, [i], f)
+        A = [q.times(g, di), q.times(q.delayed(c), df), q.times(i, dg), q.times(q.f("tanh", c), do)]
+        return q.plus(*Rz), A, f, [q.times(o, q.f("tanh'", c))]
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GRU(Recurrent):
@@ -190,3 +298,20 @@ class GRU(Recurrent):
 
     def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
         return {**super().draw(shapes, dtype, seed, layer), "b_n": np.zeros(self.units)}
+
+    def linear(
+        self, q: _Steps, z: tuple[int, int], Rz: tuple[int, int], before: int, b_n: list[int], v_n: list[int]
+    ) -> tuple[Any, ...]:
+        """With d = (1 - u) tanh'(n + r N) and N = h U_n + b_n, of which RN has the recurrent term, Rn has none:
+        Rh' = u Rh + d N s'(r) Rr + (h - tanh(n + r N)) s'(u) Ru + d r RN + d Rn
+        """
+        (xr, xu, xn), (hr, hu, hn) = (q.gates(each, 3) for each in z)
+        (Rxr, Rxu, Rxn), (Rhr, Rhu, Rhn) = (q.gates(each, 3) for each in Rz)
+        zr, zu, N = q.plus(xr, hr), q.plus(xu, hu), q.shift(hn, b_n)
+        r, u = q.f("logistic", zr), q.f("logistic", zu)
+        zn = q.plus(xn, q.times(r, N))
+        d = q.times(q.line(u, -1, 1), q.f("tanh'", zn))
+        change = q.plus(before, q.line(q.f("tanh", zn), -1, 0))
+        A = [q.times(q.times(d, N), q.f("logistic'", zr)), q.times(change, q.f("logistic'", zu)), q.times(d, r), d]
+        s = q.beside([q.plus(Rxr, Rhr), q.plus(Rxu, Rhu), q.shift(Rhn, v_n), Rxn])
+        return s, A, u

@@ -41,7 +41,7 @@ class Tangents:
         moves = [self.Ra[i] for i in node.inputs]
         shapes = [self.net._nodes[i].shape for i in node.inputs]
         slots = [self._theta[name] for name in node.parameters]
-        a = node.layer.build(self.plan, inputs, slots, shapes, number)
+        a = node.layer.build_moving(self.plan, inputs, slots, shapes, number)
         self.a.append(a)
         v = [self._v[name] for name in node.parameters]
         if not v and all(move < 0 for move in moves):

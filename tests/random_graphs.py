@@ -272,7 +272,7 @@ LAYERS = {
 OPERATIONS = {**LAYERS, "arithmetic": _arithmetic, "again": _again}
 RECURRENT = ("simple_rnn", "lstm", "gru")
 # those without a second derivative, for hvp and its kin
-ONCE = {"layer_norm", "max_pool2d", "max_pool1d", "global_max_pool", *RECURRENT, "function"}
+ONCE = {"function"}
 TWICE = tuple(name for name in OPERATIONS if name not in ONCE)
 
 

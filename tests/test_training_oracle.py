@@ -125,6 +125,20 @@ def test_a_fit_goes_on_where_the_last_ended(loss, optimizer):
     assert twin.step == net.step and twin.epoch == net.epoch and len(history) == 30
 
 
+@every_optimiser
+@pytest.mark.parametrize("width", [64, 101])
+@pytest.mark.parametrize("mode", ["", "owners", "shards", "threads"])
+def test_layers_whose_step_is_made_with_the_gradient(force, mode, width, optimizer):
+    """Weights of more than a block: one row, a few, up to 256, and more than that; ReLU before and after products."""
+    force(mode != "", mode if mode in ("owners", "shards") else "", "")
+    rng = np.random.default_rng(width)
+    X, y, weight = rng.normal(0, 0.1, (300, 70)), rng.integers(0, 4, 300), rng.uniform(0.2, 2, 300)
+    for batch_size, epochs in ((1, 1), (10, 2), (140, 5), (256, 5), (None, 5)):
+        layers = [bp.Dense(width, "relu"), bp.Dense(width, "tanh"), bp.Dense(4, "softmax")]
+        net = bp.Network([bp.Input(70), *layers], dtype="float64", seed=3)
+        check_fit(net, X, y, "cross_entropy", optimizer, epochs, batch_size, weight, n_threads=2)
+
+
 def test_seed_of_the_order():
     """`fit(seed=...)` replaces the network's; another seed is another order."""
     thetas = []

@@ -18,10 +18,15 @@
     OPERATION(permute, BOTH(permute_forward), BOTH(permute_backward), NONE, NONE)                                     \
     OPERATION(conv, BOTH(conv_forward), BOTH(conv_backward), BOTH(conv_param_grad), NONE)                             \
     OPERATION(max_pool, BOTH(max_pool_forward), BOTH(max_pool_backward), NONE, NONE)                                  \
+    OPERATION(max_pool_at, BOTH(max_pool_at_forward), BOTH(max_pool_at_backward), NONE, NONE)                         \
     OPERATION(average_pool, BOTH(average_pool_forward), BOTH(average_pool_backward), NONE, NONE)                      \
     OPERATION(recurrent, BOTH(recurrent_forward), BOTH(recurrent_backward), BOTH(recurrent_param_grad), NONE)         \
+    OPERATION(linear_recurrence, BOTH(linear_recurrence_forward), BOTH(linear_recurrence_backward),                   \
+              BOTH(linear_recurrence_param_grad), NONE)                                                               \
+    OPERATION(delay, BOTH(delay_forward), BOTH(delay_backward), NONE, NONE)                                           \
     OPERATION(embedding, BOTH(embedding_forward), NONE, BOTH(embedding_param_grad), NONE)                             \
     OPERATION(layer_norm, BOTH(layer_norm_forward), BOTH(layer_norm_backward), BOTH(layer_norm_param_grad), NONE)      \
+    OPERATION(layer_norm_product, BOTH(layer_norm_product_forward), BOTH(layer_norm_product_backward), NONE, NONE)    \
     OPERATION(dropout, BOTH(dropout_forward), BOTH(elementwise_backward), NONE, NONE)                                 \
     OPERATION(matmul, BOTH(matmul_forward), BOTH(matmul_backward), NONE, NONE)                                        \
     OPERATION(function, BOTH(function_forward), BOTH(function_backward), NONE, NONE)                                  \

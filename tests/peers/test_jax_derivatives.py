@@ -11,9 +11,11 @@ import jax.scipy.special
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from random_graphs import TWICE, average, by_name, cases, loss_of, values
+from layer_examples import examples, is_truncated
+from random_graphs import TWICE, VALUES, average, by_name, cases, loss_of, values
 
 import bpcore as bp
+from bpcore._layers import KINDS as LAYERS
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_platforms", "cpu")
@@ -95,6 +97,97 @@ def gauss_newton(outputs, cost, theta, v):
     a, Jv = jax.jvp(outputs, (theta,), (v,))
     HJv = jax.jvp(jax.grad(cost), (a,), (Jv,))[1]
     return jax.vjp(outputs, theta)[1](HJv)[0]
+
+
+# ---- layers ----
+
+
+def convolution(np_, layer, parameters, inputs):
+    (x,), (W, *b) = inputs, parameters
+    _, sizes, strides, dilations, _ = layer._windows()
+    axes, axis = layer._axes(x.shape[1:]), "HW"[2 - len(sizes) :]
+    padding = [
+        (each.before, (each.size - 1) * stride + (size - 1) * dilation + 1 - n - each.before)
+        for each, n, size, stride, dilation in zip(axes, x.shape[1:], sizes, strides, dilations, strict=False)
+    ]
+    z = jax.lax.conv_general_dilated(
+        x, W, strides, padding, rhs_dilation=dilations, feature_group_count=layer.groups,
+        dimension_numbers=(f"N{axis}C", f"{axis}IO", f"N{axis}C"),
+    )  # fmt: skip
+    return ACTIVATIONS[layer.activation](z + (b[0] if b else 0))
+
+
+def recurrent(np_, layer, parameters, inputs):
+    (x, *mask), (W, U, *b) = inputs, parameters
+    n, steps, s = layer.units, x.shape[1], jax.nn.sigmoid
+    h = c = jnp.zeros((len(x), n))
+    every = {}
+    for t in range(steps)[:: -1 if layer.reverse else 1]:
+        zx, zh = x[:, t] @ W + (b[0] if b else 0), h @ U
+        z = [(zx + zh)[:, g * n : (g + 1) * n] for g in range(layer.gates)]
+        now, cell = jnp.tanh(z[0]), c
+        if layer.op == "gru":
+            new = jnp.tanh(zx[:, 2 * n :] + s(z[0]) * (zh[:, 2 * n :] + (b[1] if b else 0)))
+            now = (1 - s(z[1])) * new + s(z[1]) * h
+        elif layer.op == "lstm":
+            cell = s(z[1]) * c + s(z[0]) * jnp.tanh(z[2])
+            now = s(z[3]) * jnp.tanh(cell)
+        on = mask[0][:, t, None] != 0 if mask else True
+        h, c = jnp.where(on, now, h), jnp.where(on, cell, c)
+        every[t] = h
+    return jnp.stack([every[t] for t in range(steps)], 1) if layer.sequences else h
+
+
+def pooled(np_, layer, parameters, inputs):
+    (x,), found = inputs, []
+    if layer.op.startswith("global"):
+        x = x.reshape(len(x), -1, x.shape[-1])
+    along = layer._along(x.shape[1:])
+    for spot in np.ndindex(*(axis.size for *_, axis in along)):
+        window = [slice(None)]
+        for at, (_, size, stride, axis) in zip(spot, along, strict=True):
+            first = at * stride - axis.before
+            window.append(slice(max(first, 0), first + size))
+        part = x[tuple(window)].reshape(len(x), -1, x.shape[-1])
+        found.append(part.mean(1) if layer.kind == "average_pool" else part.max(1))
+    return jnp.stack(found, 1)
+
+
+TABLE = {
+    **VALUES,
+    **dict.fromkeys(["conv2d", "conv1d", "time_delay"], convolution),
+    **dict.fromkeys(["simple_rnn", "lstm", "gru"], recurrent),
+    **dict.fromkeys([f"{kind}_pool{axes}d" for kind in ("max", "average") for axes in (1, 2)], pooled),
+    **dict.fromkeys(["global_max_pool", "global_average_pool"], pooled),
+    "embedding": lambda np_, layer, parameters, inputs: parameters[0][inputs[0]],
+    "dropout": lambda np_, layer, parameters, inputs: inputs[0],
+    "function": lambda np_, layer, parameters, inputs: layer.forward(*inputs),
+}
+
+
+@pytest.mark.parametrize("op", LAYERS)
+def test_products_of_layers(op):
+    """Behind other layers; truncated ones are no derivatives of a cost."""
+    found = examples(op)
+    for each in found[len(found) // 2 :]:
+        if is_truncated(each.net):
+            continue
+        net, v = each.net, np.random.default_rng(6).standard_normal(each.net.n_params)
+
+        def outputs(theta, net=net, X=each.X):
+            return values(net, by_name(net, theta), X, JAX, TABLE)[net._graph.outputs[0]]
+
+        def cost(a, y=each.y):
+            return loss_of(JAX, "squared_error", a, y).mean()
+
+        @jax.jit
+        def products(theta, v, outputs=outputs, cost=cost):
+            Hv = jax.jvp(jax.grad(lambda theta: cost(outputs(theta))), (theta,), (v,))[1]
+            return Hv, gauss_newton(outputs, cost, theta, v)
+
+        Hv, Gv = products(jnp.array(net.theta), v)
+        close(net.hvp(*each.args, v, loss="squared_error"), Hv)
+        close(net.gauss_newton_product(*each.args, v, loss="squared_error"), Gv)
 
 
 # ---- graphs ----
