@@ -12,6 +12,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from posix.stdlib cimport posix_memalign
+from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
 import atexit
@@ -39,7 +40,7 @@ cdef extern from "bp.h" nogil:
         BP_LONGDOUBLE
     enum:
         BP_MAX_OPERANDS, BP_MAX_THREADS, BP_MAX_SETTINGS, BP_MAX_OUTER, BP_PARAM_DECAY, BP_PARAM_FROZEN
-        BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE
+        BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE, BP_DO_EACH
     ctypedef struct bp_plan
     ctypedef struct bp_run
     ctypedef struct bp_op_type
@@ -123,6 +124,7 @@ cdef extern from "bp.h" nogil:
     bp_status bp_plan_op(bp_plan *, const bp_op_type *, int, const int *, int, const int *, const void *, int, int *)
     bp_status bp_plan_loss(bp_plan *, const char *, int, int, double, int, int64_t, double)
     void bp_plan_keep(bp_plan *, int)
+    void bp_plan_seeds(bp_plan *, int64_t)
     bp_status bp_plan_compile(bp_plan *, int, int64_t, int)
     bp_plan_info bp_plan_describe(const bp_plan *)
     int bp_plan_grad(const bp_plan *, int)
@@ -132,6 +134,7 @@ cdef extern from "bp.h" nogil:
     void bp_run_free(bp_run *)
     bp_status bp_run_ports(bp_run *, int, const bp_in_port *, int, const bp_out_port *, int)
     void bp_run_repeat(bp_run *, int, int64_t)
+    void bp_run_seeds(bp_run *, int64_t, int64_t)
     void bp_run_optimizer(bp_run *, const bp_opt *)
     void bp_run_callback(bp_run *, bp_callback_fn, void *)
     void bp_run_random(bp_run *, uint64_t, int64_t)
@@ -155,8 +158,8 @@ cdef extern from "bp.h" nogil:
 
 # ---- constants ----
 
-FORWARD, CACHE, LOSS, BACKWARD, INPUT_GRAD, REUSE = (
-    BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE)
+FORWARD, CACHE, LOSS, BACKWARD, INPUT_GRAD, REUSE, EACH = (
+    BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE, BP_DO_EACH)
 PAUSED, DONE, NONFINITE_LOSS, NONFINITE_PARAM = BP_PAUSED, BP_DONE, BP_E_NONFINITE_LOSS, BP_E_NONFINITE_PARAM
 MAX_THREADS = BP_MAX_THREADS
 MAX_OPERANDS = BP_MAX_OPERANDS
@@ -430,10 +433,11 @@ cdef class Plan:
         """The buffer is read when all is done: its memory is not shared."""
         bp_plan_keep(self.plan, buffer)
 
-    def compile(self, int flags, int64_t rows, int n_threads):
-        """Cuts the work for batches of at most `rows` rows and lays out the arena."""
+    def compile(self, int flags, int64_t rows, int n_threads, int64_t seeds=0):
+        """Cuts the work for batches of at most `rows` rows and lays out the arena; seeds: see bp_plan_seeds."""
         cdef bp_status status
         self.rows = rows
+        bp_plan_seeds(self.plan, seeds)
         status = bp_plan_compile(self.plan, flags, rows, n_threads)
         if status:
             _raise(status)
@@ -534,6 +538,7 @@ def register_operation(uintptr_t address):
 # elements; Ctrl-C is heard after so many, some 20 ms
 cdef enum:
     BETWEEN_SIGNALS = 1 << 24
+    SMALL = 1 << 16  # scanned with the GIL held
 
 
 cdef bp_array _describe(cnp.ndarray a) except *:
@@ -565,6 +570,24 @@ cdef bp_array _describe(cnp.ndarray a) except *:
 def is_source(dtype):
     """Whether arrays of this dtype can be read."""
     return dtype.str[1:] in _SOURCES
+
+
+def ready(x, cnp.npy_intp cols, cnp.dtype dtype):
+    """Whether x is a small array (n, cols), n > 0, of float32 or float64, finite in dtype: nothing is left to check."""
+    if not cnp.PyArray_CheckExact(x):
+        return False
+    cdef cnp.ndarray a = x
+    cdef int number = cnp.PyArray_TYPE(a)
+    cdef bp_array array
+    cdef int64_t row, col
+    if (cnp.PyArray_NDIM(a) != 2 or a.shape[1] != cols or not 0 < a.shape[0] * cols <= SMALL
+            or (number != cnp.NPY_FLOAT and number != cnp.NPY_DOUBLE) or not cnp.PyArray_ISNOTSWAPPED(a)):
+        return False
+    memset(&array, 0, sizeof(array))
+    array.data, array.type = <const char *>cnp.PyArray_DATA(a), BP_FLOAT if number == cnp.NPY_FLOAT else BP_DOUBLE
+    array.rows, array.cols, array.row_stride, array.col_stride = a.shape[0], cols, a.strides[0], a.strides[1]
+    bp_scan(&array, BP_F64 if dtype.type_num == cnp.NPY_DOUBLE else BP_F32, -INFINITY, INFINITY, &row, &col)
+    return row < 0
 
 
 def scan(cnp.ndarray a, dtype, double low=-np.inf, double high=np.inf):
@@ -674,7 +697,7 @@ cdef class Run:
 
     def optimizer(self, str kind, states=(), int64_t t=0, double lr=0.0, double momentum=0.0, bint nesterov=False,
                   double beta1=0.0, double beta2=0.0, double eps=0.0, double weight_decay=0.0):
-        """kind: none, gradient (states[0] receives it), each (that of each batch, a row of states[0]), sgd, adam; states:
+        """kind: none, gradient (states[0] receives it), each (that of each row, in states[0]), sgd, adam; states:
         arrays shaped as theta."""
         cdef bp_opt opt
         memset(&opt, 0, sizeof(opt))
@@ -692,6 +715,10 @@ cdef class Run:
     def random(self, uint64_t seed, int64_t step):
         """What training draws from: a key, and the network's count of steps so far."""
         bp_run_random(self.run, seed, step)
+
+    def seeds(self, int64_t first, int64_t apart):
+        """The plan's seeds are the unit vectors from `first` on; outs are views of (n, apart, cols) from `first` on."""
+        bp_run_seeds(self.run, first, apart)
 
     def begin(self, int64_t n, int64_t batch, cnp.ndarray order=None):
         """Begins an epoch over n rows, taken in `order` ((n,) int64) or as they lie."""

@@ -7,6 +7,7 @@ layer says what its tangent is made of (`Layer.tangent`), and the plan does the 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ from bpcore._tangents import Tangents
 if TYPE_CHECKING:
     from bpcore._network import Network
 
-SEED = _plans.TRAIN | _core.INPUT_GRAD
+PULL = _plans.TRAIN | _core.INPUT_GRAD
+EACH = _plans.TRAIN | _core.EACH
+_SEEDS = 32  # ways back for one way forward: a signal is heard in between
+_HIDDEN_ROOM = 4096  # as in hidden_jacobian.inc
 
 
 @dataclass(frozen=True)
@@ -35,43 +39,98 @@ class _Linear(BuiltIn):
 # ---- of outputs by inputs ----
 
 
-def _single(net: Network, what: str) -> tuple[Any, Any]:
-    (first, *more), (last, *others) = net._ends(net._graph.inputs), net._ends(net._graph.outputs)
-    if more or others or first.layer.integer:
-        raise ValueError(f"{what}: expected a network of one real input and one output; use net.part(inputs, outputs)")
-    return first, last
+def _pulled(net: Network, arrays: Sequence[np.ndarray], output: int, first: int, count: int) -> list[np.ndarray | None]:
+    """da^L_k/dx at each row, for `count` numbers k of an output from `first` on: by input (n, count, its numbers), None
+    for whole numbers."""
+    n, threads = len(arrays[0]), _threads.resolve(None)
+    ins, last = net._ends(net._graph.inputs), net._nodes[net._graph.outputs[output]]
+    outs = [None if node.layer.integer else np.zeros((n, count, node.n_out), net.dtype) for node in ins]
+    for done in range(0, count, _SEEDS):
+        with net._plans.take(net, _seeded(PULL, output, last.n_out, min(_SEEDS, count - done), threads)) as made:
+            run = _core.Run(made.plan, net.theta)
+            grads = [made.plan.grad(buffer) for buffer in made.inputs]
+            wanted = [(g, out[:, done:]) for g, out in zip(grads, outs, strict=True) if out is not None and g >= 0]
+            run.ports(list(zip(made.inputs, arrays, strict=True)), wanted)
+            run.seeds(first + done, count)
+            _training.whole(run, n, threads)
+    return outs
 
 
-def _pulled(net: Network, X: np.ndarray, seeds: np.ndarray, repeat: int) -> np.ndarray:
-    """dC/dx for each row of X and each of `repeat` rows of seeds (dC/da^L): (n * repeat, n_0)."""
-    n, threads = len(X) * repeat, _threads.resolve(None)
-    out = np.empty((n, net.n_inputs), net.dtype)
-    positions = math.prod(net._ends(net._graph.outputs)[0].shape[:-1])
-    cost = _plans.Cost(0, _Linear(), float(positions), seeds.shape[1], False)
-    key = _plans.Key(SEED, n, threads, (cost,), fixed=True)
-    with net._plans.take(net, key) as made:
-        run = _core.Run(made.plan, net.theta)
-        run.ports([(made.inputs[0], X), (made.targets[0], seeds)], [(made.plan.grad(made.inputs[0]), out)],
-                  repeats=(repeat, 1))  # fmt: skip
-        _training.whole(run, n, threads)
-    return out
+@functools.lru_cache(maxsize=256)
+def _seeded(flags: int, output: int, n_out: int, seeds: int, threads: int) -> _plans.Key:
+    cost = _plans.Cost(output, _Linear(), 1.0, n_out, False)
+    return _plans.Key(flags, _plans.INFERENCE_ROWS, threads, (cost,), seeds=seeds)
 
 
-def input_gradient(net: Network, X: Any, output: Any) -> np.ndarray:
+def _real_inputs(net: Network, what: str, X: Any) -> list[np.ndarray]:
+    nodes = net._ends(net._graph.inputs)
+    if all(node.layer.integer for node in nodes):
+        raise ValueError(f"{what}: expected a network with an input of real numbers, got whole numbers alone; use "
+                         "net.part(inputs, outputs) to begin behind the Embedding")  # fmt: skip
+    return _validate.inputs(X, nodes, net.dtype)
+
+
+def _one_or_all(found: list[Any]) -> Any:
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def input_gradient(net: Network, X: Any, output: Any) -> Any:
     """See Network.input_gradient."""
-    first, last = _single(net, "input_gradient")
-    (X,) = _validate.inputs(X, [first], net.dtype)
-    k = _validate.integer("output", output, -last.n_out, last.n_out - 1) % last.n_out
-    seed = np.zeros((1, last.n_out), net.dtype)
-    seed[0, k] = 1
-    return _pulled(net, X, seed, 1).reshape(X.shape)
+    arrays = _real_inputs(net, "input_gradient", X)
+    outputs = net._ends(net._graph.outputs)
+    number, k = 0, output
+    if len(outputs) > 1:
+        if not isinstance(output, tuple) or len(output) != 2:
+            raise TypeError(f"output: expected a pair (name, k) for a network of several outputs, got {output!r}")
+        names = [node.name for node in outputs]
+        number, k = names.index(_validate.choice("output", output[0], names)), output[1]
+    n_out = outputs[number].n_out
+    k = _validate.integer("output", k, -n_out, n_out - 1) % n_out
+    quick = _quick(net) if n_out == 1 else None
+    if quick is not None:
+        return quick(arrays[0])
+    found = _pulled(net, arrays, number, k, 1)
+    return _one_or_all([None if d is None else d.reshape(x.shape) for d, x in zip(found, arrays, strict=True)])
 
 
-def jacobian(net: Network, X: Any) -> np.ndarray:
+def jacobian(net: Network, X: Any) -> Any:
     """See Network.jacobian."""
-    first, last = _single(net, "jacobian")
-    (X,) = _validate.inputs(X, [first], net.dtype)
-    return _pulled(net, X, np.eye(last.n_out, dtype=net.dtype), last.n_out).reshape(len(X), last.n_out, first.n_out)
+    quick = _quick(net)
+    if quick is not None:
+        first, _, last = nodes = net._nodes
+        (X,) = _validate.inputs(X, nodes[:1], net.dtype)
+        return quick(X).reshape(-1, last.shape[0], first.shape[0])
+    arrays = _real_inputs(net, "jacobian", X)
+    outputs = net._ends(net._graph.outputs)
+    return _one_or_all([_one_or_all(_pulled(net, arrays, i, 0, node.n_out)) for i, node in enumerate(outputs)])
+
+
+def _quick(net: Network) -> _core.Predictor | None:
+    """What answers rows with their Jacobians, where those of one hidden layer are an operation; see
+    csrc/kernels/hidden_jacobian.inc."""
+    threads = _threads.resolve(None)
+    if threads not in net._plans.jacobians:
+        net._plans.jacobians[threads] = _hidden_jacobian(net, threads)
+    return net._plans.jacobians[threads]
+
+
+def _hidden_jacobian(net: Network, threads: int) -> _core.Predictor | None:
+    nodes = net._nodes
+    if not net._graph.is_chain or len(nodes) != 3 or nodes[2].layer.activation != "identity":
+        return None
+    n_in, n, n_out = (node.n_out for node in nodes)
+    f = nodes[1].layer.activation
+    if not isinstance(f, str) or f in ("identity", "softmax") or n_in * n * n_out > _HIDDEN_ROOM:
+        return None
+    plan = _core.Plan(net.dtype)
+    slots = [[plan.param(p.offset, p.rows, p.cols, p.decay) for p in map(net._parameters.get, node.parameters)]
+             for node in nodes[1:]]  # fmt: skip
+    x = plan.buffer(n_in)
+    d = plan.op("activation", [plan.op("dense", [x], slots[0])], function=f + "'")
+    J = plan.op("hidden_jacobian", [d], [slots[0][0], slots[1][0]])
+    plan.keep(J)
+    plan.compile(_plans.PREDICT, 1, threads)
+    return _core.Predictor(plan, net.theta, {"input": (x, (n_in,))}, {"jacobian": (J, (n_out * n_in,))}, threads)
 
 
 # ---- of each example ----
@@ -82,30 +141,26 @@ def per_sample_gradients(net: Network, X: Any, y: Any, loss: Any) -> np.ndarray:
     data = _training.Data(net, X, y, loss, None)
     grads = np.zeros((data.n, net.n_params), net.dtype)
     threads = _threads.resolve(None)
-    with net._plans.take(net, data.key(_plans.TRAIN, 1, threads)) as made:
+    with net._plans.take(net, data.key(EACH, _plans.INFERENCE_ROWS, threads)) as made:
         run = data.run(net, made)
         run.optimizer("each", (grads,))
-        run.begin(data.n, 1)
-        while run.slice(threads, _training.SLICE_SECONDS, fresh=False) == _core.PAUSED:
-            pass
+        _training.whole(run, data.n, threads)
     return grads
 
 
 def output_gradients(net: Network, arrays: list[np.ndarray], output: int) -> np.ndarray:
     """Gradients of each number of output number `output` of each example by theta: (n * n_L, n_params)."""
-    last = net._ends(net._graph.outputs)[output]
-    grads = np.zeros((len(arrays[0]) * last.n_out, net.n_params), net.dtype)
-    threads = _threads.resolve(None)
-    cost = _plans.Cost(output, _Linear(), float(math.prod(last.shape[:-1])), last.n_out, False)
-    with net._plans.take(net, _plans.Key(_plans.TRAIN, 1, threads, (cost,))) as made:
-        run = _core.Run(made.plan, net.theta)
-        ins = [*zip(made.inputs, arrays, strict=True), (made.targets[0], np.eye(last.n_out, dtype=net.dtype))]
-        run.ports(ins, repeats=(*(last.n_out for _ in arrays), 1))
-        run.optimizer("each", (grads,))
-        run.begin(len(grads), 1)
-        while run.slice(threads, _training.SLICE_SECONDS, fresh=False) == _core.PAUSED:
-            pass
-    return grads
+    n, n_out, threads = len(arrays[0]), net._nodes[net._graph.outputs[output]].n_out, _threads.resolve(None)
+    grads = np.zeros((n, n_out, net.n_params), net.dtype)
+    for first in range(0, n_out, _SEEDS):
+        key = _seeded(EACH, output, n_out, min(_SEEDS, n_out - first), threads)
+        with net._plans.take(net, key) as made:
+            run = _core.Run(made.plan, net.theta)
+            run.ports(list(zip(made.inputs, arrays, strict=True)))
+            run.optimizer("each", (grads[:, first:],))
+            run.seeds(first, n_out)
+            _training.whole(run, n, threads)
+    return grads.reshape(-1, net.n_params)
 
 
 # ---- second derivatives ----

@@ -80,10 +80,10 @@ class Run:
             inputs = [X[part] for X in data.arrays]
             answers = net._predict(inputs, self.n_threads)
             for k, (a, target, share) in enumerate(zip(answers, data.targets, shares, strict=True)):
-                J = output_gradients(net, inputs, k).astype(float)
+                J = output_gradients(net, inputs, k).astype(float, copy=False)
                 r = (a - np.reshape(target.array[part], a.shape)).ravel()
                 w = np.repeat(weight[part] * share, a[0].size)
-                A += J.T @ (w[:, None] * J)
+                A += J.T @ J if (w == 1).all() else J.T @ (w[:, None] * J)
                 g += J.T @ (w * r)
         return A / weight.sum(), g / weight.sum()
 

@@ -551,15 +551,21 @@ class Network:
             cost, weight = _training.whole(run, data.n, threads)[:2]
         return cost / weight, grad
 
-    def input_gradient(self, X: Any, *, output: int) -> np.ndarray:
-        """d a^L_k / dx at each row of X (n, n_0), for output k: shaped as X.  Of one real input and one output."""
+    def input_gradient(self, X: Any, *, output: int | tuple[str, int]) -> Any:
+        """d a^L_k / dx at each row of X (n, n_0), for number k of the output: shaped as X.
+
+        Of several outputs `output` is a pair, (name, k); of several inputs the result is a tuple, shaped as they are,
+        with None for whole numbers.  Raises ValueError where all inputs are whole numbers.
+        """
         self._fitting.check("input_gradient")
         return _derivatives.input_gradient(self, X, output)
 
-    def jacobian(self, X: Any) -> np.ndarray:
+    def jacobian(self, X: Any) -> Any:
         """d a^L_j / dx_k at each row of X (n, n_0): (n, n_L, n_0), axes of an example flattened.
 
-        For a network of one real input and one output."""
+        Of several outputs a tuple over them, as of `predict`; of several inputs a tuple over them, or in each:
+        J[output][input], None for whole numbers.  Raises ValueError where all inputs are whole numbers.
+        """
         self._fitting.check("jacobian")
         return _derivatives.jacobian(self, X)
 

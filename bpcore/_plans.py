@@ -47,7 +47,7 @@ class Key:
     n_threads: int
     losses: tuple[Cost, ...] = ()
     weights: int = 0  # of an example: none, one, or one a position
-    fixed: bool = False  # no parameter has a gradient
+    seeds: int = 0  # ways back, from unit vectors
 
 
 @dataclass
@@ -69,7 +69,8 @@ def compiled(net: Network, key: Key) -> Compiled:
     """A plan of this network's own operations."""
     plan, graph = _core.Plan(net.dtype), net._graph
     made = Compiled(plan, [], [], [], [], [], [])
-    frozen = {name for node in graph.nodes if key.fixed or node.base in net._frozen for name in node.parameters}
+    by_inputs = key.flags & _core.INPUT_GRAD and key.seeds
+    frozen = {name for node in graph.nodes if by_inputs or node.base in net._frozen for name in node.parameters}
     slots = {
         name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen) for name, p in graph.parameters.items()
     }
@@ -105,7 +106,7 @@ def compiled(net: Network, key: Key) -> Compiled:
             plan.loss(cost.loss.name, out, target, cost.loss.attr, positions=positions, weight=cost.weight)
     if key.weights:
         made.weight = plan.buffer(key.weights)
-    plan.compile(key.flags, key.rows, key.n_threads)
+    plan.compile(key.flags, key.rows, key.n_threads, key.seeds)
     return made
 
 
@@ -129,6 +130,7 @@ class PlanCache:
 
     def __init__(self) -> None:
         self._free: dict[tuple[Make, Key], list[Compiled]] = {}
+        self.jacobians: dict[int, _core.Predictor | None] = {}  # by threads; see _derivatives
 
     @contextmanager
     def take(self, net: Network, key: Key, make: Make = compiled) -> Iterator[Compiled]:

@@ -215,6 +215,10 @@ def inputs(
     value: Any, nodes: Sequence[Any], dtype: np.dtype[Any], check_finite: bool = True, name: str = "X"
 ) -> list[np.ndarray]:
     """X: an array for each input node, real numbers, finite once rounded to the network's dtype."""
+    node = nodes[0]
+    plain = len(nodes) == 1 and len(node.shape) == 1 and check_finite and not node.layer.integer
+    if plain and _core.ready(value, node.shape[0], dtype):
+        return [value]
     found = []
     for node, (where, part) in zip(nodes, parts(name, value, [node.name for node in nodes]), strict=True):
         found.append(_input(part, node, dtype, check_finite, where))

@@ -218,14 +218,16 @@ const char *bp_activation_name(int i);            /* NULL past the end */
 const char *bp_loss_name(int i);
 
 /* What a plan does, a sum of flags.  REUSE: buffers share memory where one is read for the last time before the other
- * is written; only those kept (and gradients of inputs) hold their values when all is done. */
+ * is written; only those kept (and gradients of inputs) hold their values when all is done.  EACH: gradients by the
+ * parameters are those of each row (BP_OPT_EACH), not summed. */
 enum {
     BP_DO_FORWARD = 1,
     BP_DO_CACHE = 2,
     BP_DO_LOSS = 4,
     BP_DO_BACKWARD = 8,
     BP_DO_INPUT_GRAD = 16,
-    BP_DO_REUSE = 32
+    BP_DO_REUSE = 32,
+    BP_DO_EACH = 64
 };
 
 bp_plan *bp_plan_new(bp_dtype dtype);
@@ -237,6 +239,9 @@ int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int
 bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int *in, int n_params, const int *param,
                      const void *detail, int tag, int *out);
 void bp_plan_keep(bp_plan *plan, int buffer);
+/* Before compiling: the way back is gone n times a row, once from each unit vector as the gradient by what the only
+ * loss reads, after one way forward: derivatives of the outputs, by inputs or (EACH) by parameters.  0: it is not. */
+void bp_plan_seeds(bp_plan *plan, int64_t n);
 /* detail of the operation "activation"; NULL for a name that is not there. */
 const void *bp_activation_detail(const char *name);
 /* Adds `weight` times the mean of a loss over `positions` (of a sequence, an image), each with its share of the columns
@@ -313,13 +318,13 @@ void bp_scan(const bp_array *array, bp_dtype dtype, double low, double high, int
 typedef enum { BP_OPT_NONE, BP_OPT_GRADIENT, BP_OPT_EACH, BP_OPT_SGD, BP_OPT_ADAM } bp_opt_kind;
 
 /* v = momentum v + g; theta -= lr (nesterov ? g + momentum v : v);  Adam as Kingma and Ba, epsilon outside the root.
- * BP_OPT_GRADIENT writes the gradient to state[0] and leaves theta alone; BP_OPT_EACH writes that of each batch, one
- * after the other. */
+ * BP_OPT_GRADIENT writes the gradient to state[0] and leaves theta alone; BP_OPT_EACH writes that of each row, (n,
+ * n_params) or, of a plan with seeds, as bp_run_seeds says; only where the plan does BP_DO_EACH. */
 typedef struct {
     bp_opt_kind kind;
     double lr, momentum, beta1, beta2, eps, weight_decay;
     int nesterov;
-    void *state[2]; /* shaped as theta, or NULL */
+    void *state[2]; /* shaped as theta (BP_OPT_EACH: one a row), or NULL */
     int64_t t;      /* updates made so far */
 } bp_opt;
 
@@ -329,7 +334,7 @@ typedef struct {
 } bp_in_port;
 typedef struct {
     int buffer;
-    void *data; /* (n, cols), contiguous, the plan's dtype */
+    void *data; /* (n, cols), contiguous, the plan's dtype; of a plan with seeds see bp_run_seeds */
 } bp_out_port;
 
 typedef struct bp_run bp_run;
@@ -346,6 +351,9 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
                        int weight_port); /* index into `in` of the weights, or -1 */
 /* Row r of the data is row r / repeat % rows of this port's array, rather than row r or that of an order. */
 void bp_run_repeat(bp_run *run, int port, int64_t repeat);
+/* The plan's seeds are the unit vectors from `first` on; what goes out is (n, apart, cols), of which a row fills the
+ * first. */
+void bp_run_seeds(bp_run *run, int64_t first, int64_t apart);
 void bp_run_optimizer(bp_run *run, const bp_opt *opt);
 void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self);
 /* Key of what training draws, and the network's count of steps at the run's beginning. */

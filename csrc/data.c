@@ -109,9 +109,11 @@ void bp_scan(const bp_array *array, bp_dtype dtype, double low, double high, int
     double f64[BLOCK];
     /* the shorter stride is the inner loop */
     int turned = llabs(array->row_stride) < llabs(array->col_stride);
-    int64_t outer = turned ? array->cols : array->rows, inner = turned ? array->rows : array->cols;
+    int flat = array->row_stride == array->cols * array->col_stride; /* one run of memory */
+    int64_t outer = flat ? 1 : turned ? array->cols : array->rows;
+    int64_t inner = flat ? array->rows * array->cols : turned ? array->rows : array->cols;
     int64_t outer_stride = turned ? array->col_stride : array->row_stride;
-    int64_t inner_stride = turned ? array->row_stride : array->col_stride;
+    int64_t inner_stride = turned && !flat ? array->row_stride : array->col_stride;
     *row = *col = -1;
     for (int64_t i = 0; i < outer; i++)
         for (int64_t j = 0; j < inner; j += BLOCK) {
@@ -131,8 +133,8 @@ void bp_scan(const bp_array *array, bp_dtype dtype, double low, double high, int
             for (int64_t k = 0; k < n; k++) {
                 double v = dtype == BP_F32 ? (double)f32[k] : f64[k];
                 if (v >= low && v <= high && isfinite(v)) continue;
-                *row = turned ? j + k : i;
-                *col = turned ? i : j + k;
+                *row = flat ? (j + k) / array->cols : turned ? j + k : i;
+                *col = flat ? (j + k) % array->cols : turned ? i : j + k;
                 return;
             }
         }

@@ -9,6 +9,7 @@
 enum {
     INFER_TILE = 32,
     TRAIN_TILE = 64,
+    PYTHON_TILE = 1024,       /* of tiles that are alone, where the user's Python is called: less often */
     SEARCHED = 64,            /* places that a buffer may take over */
     LEAST_TILE = 16, /* so that a tile of one column is whole cache lines */
     GRID_ROWS = 256,          /* a cell of a large layer */
@@ -273,6 +274,7 @@ static void fuse_products(bp_plan *plan) {
 }
 
 static bp_scope item_scope(const bp_plan *plan, const bp_item *item) {
+    if (plan->alone) return BP_SCOPE_ROWS;
     switch (item->kind) {
     case BP_FORWARD:
     case BP_BACKWARD:
@@ -317,7 +319,7 @@ static bp_status cut_stages(bp_plan *plan) {
     for (int i = plan->n_ops - 1; i >= 0 && plan->flags & BP_DO_BACKWARD; i--)
         if (wants_backward(plan, &plan->ops[i]) && !plan->ops[i].fused_backward)
             plan->items[n++] = (bp_item){.kind = BP_BACKWARD, .op = i, .cols = plan->buffers[plan->ops[i].in[0]].cols};
-    if (plan->shards) plan->items[n++] = (bp_item){.kind = BP_PARAM_GRADS};
+    if (plan->shards || plan->flags & BP_DO_EACH) plan->items[n++] = (bp_item){.kind = BP_PARAM_GRADS};
     plan->items[n++] = (bp_item){.kind = BP_SCATTER};
     plan->n_items = n;
     for (int i = 0; i < n; i++) {
@@ -509,18 +511,20 @@ static void touch(bp_life *lives, int buffer, int item) {
     if (item > life->last) life->last = item;
 }
 
-/* What an operation's forward or backward, or its parameters' gradients, read and write at an item. */
+/* What an operation's forward or backward, or its parameters' gradients, read and write at an item; values of the way
+ * forward serve all seeds. */
 static void touch_op(const bp_plan *plan, bp_life *lives, const bp_op *op, bp_item_kind kind, int item) {
-    int ignores = kind == BP_BACKWARD ? op->type->ignores : 0;
+    int ignores = kind == BP_BACKWARD && !(plan->seeds && op->type->backward_first) ? op->type->ignores : 0;
+    int last = kind != BP_FORWARD && plan->seeds ? plan->n_items - 1 : item;
     for (int j = 0; j < op->n_in; j++) {
-        if (!(ignores & BP_IGNORES_IN)) touch(lives, op->in[j], item);
+        if (!(ignores & BP_IGNORES_IN)) touch(lives, op->in[j], last);
         if (kind == BP_BACKWARD) touch(lives, plan->buffers[op->in[j]].grad, item);
     }
     int out_ignored = kind == BP_PARAM_GRADS ? op->type->ignores & BP_GRAD_IGNORES_OUT : ignores & BP_IGNORES_OUT;
-    if (!out_ignored) touch(lives, op->out, item);
-    for (int j = 0; j < op->n_aux; j++) touch(lives, op->aux + j, item);
+    if (!out_ignored) touch(lives, op->out, last);
+    for (int j = 0; j < op->n_aux; j++) touch(lives, op->aux + j, last);
     if (kind == BP_FORWARD) touch(lives, op->relu, item);
-    if (kind == BP_BACKWARD) touch(lives, op->factor, item);
+    if (kind == BP_BACKWARD) touch(lives, op->factor, last);
     if (kind != BP_FORWARD) touch(lives, plan->buffers[op->out].grad, item);
 }
 
@@ -546,7 +550,7 @@ static void find_lives(const bp_plan *plan, bp_life *lives) {
         for (int k = 0; item->kind == BP_PARAM_GRADS && k < plan->n_ops; k++)
             if (plan->ops[k].n_params) touch_op(plan, lives, &plan->ops[k], BP_PARAM_GRADS, i);
     }
-    for (int k = 0; plan->flags & BP_DO_BACKWARD && !plan->shards && k < plan->n_ops; k++)
+    for (int k = 0; plan->flags & BP_DO_BACKWARD && !plan->shards && !plan->alone && k < plan->n_ops; k++)
         if (plan->ops[k].n_params) touch_op(plan, lives, &plan->ops[k], BP_PARAM_GRADS, INT32_MAX);
     for (int i = 0; i < plan->n_buffers; i++) {
         const bp_buffer *b = &plan->buffers[i];
@@ -621,7 +625,7 @@ static bp_status lay_out(bp_plan *plan) {
     if (status) return status;
     size_t buffers = total;
     plan->parts = take(&total, plan->n_losses * plan->n_tiles, 3 * sizeof(double));
-    if (plan->flags & BP_DO_BACKWARD) {
+    if (plan->flags & BP_DO_BACKWARD && !plan->alone) {
         plan->scratch_bytes = ((size_t)plan->block_max * plan->size + BP_ALIGN - 1) / BP_ALIGN * BP_ALIGN;
         plan->scratch = take(&total, plan->n_threads, plan->scratch_bytes);
         if (plan->shards) plan->shard_grads = take(&total, plan->shards, (size_t)plan->n_theta * plan->size);
@@ -648,7 +652,8 @@ static bp_status lay_out(bp_plan *plan) {
 
 /* Shards pay where many rows meet few weights: a tile's activations outweigh the gradient it is added to. */
 static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
-    if (!(plan->flags & BP_DO_BACKWARD) || has_chunk_op || !plan->n_theta || bp_forced.phase2 == 1) return 0;
+    int none = !(plan->flags & BP_DO_BACKWARD) || plan->alone || has_chunk_op || !plan->n_theta;
+    if (none || bp_forced.phase2 == 1) return 0;
     int64_t tiles = ceil_div(plan->rows, plan->row_tile);
     if (bp_forced.phase2 == 2 || (tiles >= 4 && plan->n_theta <= TRAIN_TILE * units))
         return (int)min64(BP_MAX_SHARDS, tiles);
@@ -657,7 +662,8 @@ static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
 
 /* Rows of a tile: many where a tile reads all weights once, fewer where weights are used many times a row, or where a
  * second thread would have nothing to do; a small rest costs as much as a whole tile. */
-static int64_t choose_tile(const bp_plan *plan) {
+static int64_t choose_tile(const bp_plan *plan, int calls_python) {
+    if (plan->alone && calls_python) return PYTHON_TILE;
     int64_t tile = plan->rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2, least = 0;
     if (plan->rows <= 2 * LEAST_TILE && plan->rows > 2 * LEAST_TILE - 8) tile = LEAST_TILE;
     if (plan->inference) tile = INFER_TILE;
@@ -668,7 +674,7 @@ static int64_t choose_tile(const bp_plan *plan) {
     }
     double uses = flops / (2 * (double)plan->n_theta + 1); /* of a weight, in a row */
     while (tile > LEAST_TILE && tile > least && uses * (double)tile > 2 * TRAIN_TILE) tile /= 2;
-    return tile;
+    return max64(tile, least);
 }
 
 /* Flops of a row, and the rows of a chunk: as many as keep every stage and the update short. */
@@ -682,9 +688,11 @@ static void size_chunks(bp_plan *plan) {
         if (!is_grid(plan, &(bp_item){.kind = BP_FORWARD, .op = i})) together += flops;
         else if (flops > apart) apart = flops;
     }
-    int passes = plan->flags & BP_DO_BACKWARD ? 3 : 1; /* forward, to the inputs, to the parameters */
+    int back = !(plan->flags & BP_DO_BACKWARD) ? 0 : plan->seeds && !(plan->flags & BP_DO_EACH) ? 1 : 2;
+    /* forward, to the inputs, to the parameters */
+    double passes = 1 + back * (plan->seeds ? (double)plan->seeds : 1);
     double most = fmin(ROWS_FLOPS / (together * passes), GRID_FLOPS / apart);
-    if (passes > 1) most = fmin(most, UPDATE_FLOPS / plan->flops_row);
+    if (back && !plan->alone) most = fmin(most, UPDATE_FLOPS / plan->flops_row);
     plan->flops_row *= passes;
     plan->flops = plan->flops_row * (double)plan->rows;
     int64_t limit = max64((int64_t)fmin(most, MAX_CHUNK_ROWS) / plan->row_tile, 1) * plan->row_tile;
@@ -695,7 +703,10 @@ static void size_chunks(bp_plan *plan) {
 bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads) {
     if (plan->arena || rows < 1 || n_threads < 1 || n_threads > BP_MAX_THREADS) return BP_E_SHAPE;
     if (flags & (BP_DO_LOSS | BP_DO_BACKWARD) && !plan->n_losses) return BP_E_SHAPE;
+    if ((plan->seeds || flags & BP_DO_EACH) && !(flags & BP_DO_BACKWARD)) return BP_E_SHAPE;
+    if (plan->seeds && (plan->n_losses != 1 || plan->losses[0].fused)) return BP_E_SHAPE;
     plan->flags = flags;
+    plan->alone = plan->seeds || flags & BP_DO_EACH;
     plan->rows = rows;
     plan->n_threads = n_threads;
     int has_chunk_op = 0, has_table = 0;
@@ -706,8 +717,6 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     }
 
     plan->inference = !(flags & BP_DO_BACKWARD);
-    plan->row_tile = choose_tile(plan);
-
     int64_t units = 0;
     for (int i = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
@@ -715,21 +724,27 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
         units += op->n_params ? plan->buffers[op->out].cols : 0;
     }
     if (plan->n_ops) units += plan->buffers[plan->ops[0].in[0]].cols;
+    if (plan->alone && has_chunk_op) plan->n_threads = 1; /* the calling thread */
+    plan->row_tile = choose_tile(plan, has_chunk_op);
     plan->shards = choose_shards(plan, units, has_chunk_op || has_table);
-    plan->windowed = plan->shards || (plan->inference && !has_chunk_op);
+    plan->windowed = plan->shards || plan->alone || (plan->inference && !has_chunk_op);
     size_chunks(plan);
 
     /* BLAS may treat the rows of a product differently; a prediction must not */
-    for (int i = 0; i < plan->n_ops; i++) plan->ops[i].native = bp_forced.backend != 1 || plan->inference;
+    for (int i = 0; i < plan->n_ops; i++)
+        plan->ops[i].native = bp_forced.backend != 1 || plan->inference || plan->alone;
     bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
     if (!status && flags & BP_DO_LOSS) status = place_losses(plan);
     if (!status) fuse_products(plan);
     if (!status) status = cut_stages(plan);
-    if (!status && flags & BP_DO_BACKWARD) status = find_tables(plan);
-    if (!status && flags & BP_DO_BACKWARD) status = cut_blocks(plan);
+    int trains = flags & BP_DO_BACKWARD && !plan->alone;
+    if (!status && trains) status = find_tables(plan);
+    if (!status && trains) status = cut_blocks(plan);
     if (!status) status = lay_out(plan);
     return status;
 }
+
+void bp_plan_seeds(bp_plan *plan, int64_t n) { plan->seeds = n; }
 
 void bp_plan_keep(bp_plan *plan, int buffer) {
     if (buffer >= 0 && buffer < plan->n_buffers) plan->buffers[buffer].kept = 1;

@@ -74,6 +74,8 @@ struct bp_plan {
     int flags, n_threads, shards;
     int windowed;        /* each thread owns row_tile rows of every buffer, reused by tile after tile */
     int inference;       /* forward (and loss) alone */
+    int alone;           /* seeds or BP_DO_EACH: a tile goes back and forth by itself, nothing is summed over rows */
+    int64_t seeds;       /* see bp_plan_seeds */
     int64_t rows, chunk_rows, row_tile;
     int64_t n_tiles;     /* of a chunk */
     int64_t n_theta;     /* end of the last parameter */

@@ -50,6 +50,7 @@ struct bp_run {
     int n_in, n_out, weight_port;
     bp_in_port *in;
     int64_t *repeat;         /* by port; see bp_run_repeat */
+    int64_t first_seed, apart; /* see bp_run_seeds */
     bp_out_port *out;
     bp_opt opt;
     int plain;               /* SGD without momentum and decay */
@@ -104,6 +105,7 @@ bp_run *bp_run_new(bp_plan *plan, const bp_blas *blas, void *theta, int64_t n_pa
     run->theta = theta;
     run->n_params = n_params;
     run->weight_port = -1;
+    run->apart = plan->seeds ? plan->seeds : 1;
     run->replay_left = -1;
     run->x = (bp_context){.plan = plan,
                           .ops = plan->ops,
@@ -172,6 +174,11 @@ void bp_run_optimizer(bp_run *run, const bp_opt *opt) {
 
 void bp_run_repeat(bp_run *run, int port, int64_t repeat) { run->repeat[port] = repeat; }
 
+void bp_run_seeds(bp_run *run, int64_t first, int64_t apart) {
+    run->first_seed = first;
+    run->apart = apart;
+}
+
 void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self) {
     run->x.callback = fn;
     run->x.callback_self = self;
@@ -186,7 +193,7 @@ static void set_chunk(bp_run *run, int64_t off) {
     run->off = off;
     run->x.step = run->first_step + run->at.done.steps;
     run->rows = min64(run->plan->chunk_rows, run->batch_rows - off);
-    run->x.online = run->rows == 1 && !run->plan->inference;
+    run->x.online = run->rows == 1 && !run->plan->inference && !run->plan->alone;
     run->stage = 0;
     run->updating = 0;
 }
@@ -221,13 +228,14 @@ static double *part(bp_run *run, int loss, int64_t tile) {
 /* A row tile: `count` rows of the chunk from `row` lie at row `at` of the buffers. */
 typedef struct {
     int64_t number, row, at, count;
+    int64_t seed, seeds; /* of the plan's, on the way back: the first, and how many together */
     int shard, add; /* shards: its gradients join (or begin) those of this one */
 } bp_tile;
 
 static bp_tile tile_of(const bp_run *run, int64_t tile, int64_t height, int thread) {
     const bp_plan *plan = run->plan;
     int64_t row = tile * height;
-    return (bp_tile){tile, row, plan->windowed ? thread * height : row, min64(height, run->rows - row), 0, 0};
+    return (bp_tile){tile, row, plan->windowed ? thread * height : row, min64(height, run->rows - row), 0, 1, 0, 0};
 }
 
 /* Rows that repeat (see bp_run_repeat), from `first` on: what is there already is copied. */
@@ -255,12 +263,19 @@ static void gather(bp_run *run, const bp_tile *t) {
     }
 }
 
+/* Where row r of a tile (of seeds, rows) goes, in what goes out. */
+static int64_t out_row(const bp_run *run, const bp_tile *t, int64_t r) {
+    return (run->at.pos + run->off + t->row + r % t->count) * run->apart + t->seed + r / t->count;
+}
+
 static void scatter(bp_run *run, const bp_tile *t) {
     for (int i = 0; i < run->n_out; i++) {
         const bp_out_port *port = &run->out[i];
         size_t row = (size_t)run->plan->buffers[port->buffer].cols * run->plan->size;
-        memcpy((char *)port->data + (size_t)(run->at.pos + run->off + t->row) * row,
-               bp_at(&run->x, port->buffer, t->at, run->plan->size), (size_t)t->count * row);
+        const char *from = bp_at(&run->x, port->buffer, t->at, run->plan->size);
+        int64_t rows = t->seeds * t->count, run_of = run->apart == 1 ? rows : 1; /* rows in one run of memory */
+        for (int64_t r = 0; r < rows; r += run_of)
+            memcpy((char *)port->data + (size_t)out_row(run, t, r) * row, from + (size_t)r * row, (size_t)run_of * row);
     }
 }
 
@@ -314,29 +329,95 @@ static bp_status loss(bp_run *run, int number, const bp_tile *t) {
     return BP_OK;
 }
 
-static void shard_gradients(bp_run *run, const bp_tile *t) {
+/* What the way back reads of a buffer, for each of the seeds that go it together. */
+static void repeat_rows(bp_run *run, int buffer, const bp_tile *t) {
+    const bp_buffer *b = &run->plan->buffers[buffer];
+    size_t size = b->kind == BP_REAL ? run->plan->size : sizeof(int32_t), bytes = (size_t)(t->count * b->cols) * size;
+    char *from = bp_at(&run->x, buffer, t->at, size);
+    for (int64_t i = 1; i < t->seeds; i++) memcpy(from + (size_t)i * bytes, from, bytes);
+}
+
+/* dC/dout (seeds, rows, cols): unit vectors */
+static void sow(bp_run *run, const bp_tile *t) {
     const bp_plan *plan = run->plan;
-    char *grads = plan->arena + plan->shard_grads + (size_t)t->shard * (size_t)plan->n_theta * plan->size;
+    for (int i = 0; i < plan->n_ops; i++) {
+        const bp_op *op = &plan->ops[i];
+        if (plan->buffers[op->out].grad < 0 || (t->seed && !op->type->backward_first)) continue;
+        for (int j = 0; j < op->n_aux; j++) repeat_rows(run, op->aux + j, t);
+        int ignores = op->type->ignores;
+        if (op->n_params && plan->flags & BP_DO_EACH) ignores &= ignores & BP_GRAD_IGNORES_OUT ? BP_IGNORES_OUT : 0;
+        for (int j = 0; j < op->n_in && !(ignores & BP_IGNORES_IN); j++) repeat_rows(run, op->in[j], t);
+        if (!(ignores & BP_IGNORES_OUT)) repeat_rows(run, op->out, t);
+    }
+    int grad = plan->losses[0].grad;
+    int64_t cols = plan->buffers[grad].cols, n = t->seeds * t->count;
+    char *to = bp_at(&run->x, grad, t->at, plan->size);
+    memset(to, 0, (size_t)(n * cols) * plan->size);
+    for (int64_t r = 0; r < n; r++) {
+        int64_t at = r * cols + run->first_seed + t->seed + r / t->count;
+        if (plan->dtype == BP_F32) ((float *)(void *)to)[at] = 1;
+        else ((double *)(void *)to)[at] = 1;
+    }
+    memset(part(run, 0, t->number), 0, 3 * sizeof(double));
+}
+
+/* The gradient of rows r0..r1 of the buffers, shaped as theta. */
+static void gradient_of_rows(bp_run *run, int64_t r0, int64_t r1, int add, char *grads) {
+    const bp_plan *plan = run->plan;
     for (int i = 0; i < plan->n_params; i++) {
         const bp_param *p = &plan->params[i];
         if (p->flags & BP_PARAM_FROZEN) continue;
         for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
             const bp_op *op = &plan->ops[plan->uses[u].op];
-            op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, t->at, t->at + t->count,
+            op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, r0, r1,
                                               &(bp_cell){0, p->rows, 0, p->cols, 0},
                                               grads + (size_t)p->offset * plan->size, p->cols,
-                                              t->add || u != p->first_use);
+                                              add || u != p->first_use);
+        }
+    }
+}
+
+static void param_grads(bp_run *run, const bp_tile *t) {
+    const bp_plan *plan = run->plan;
+    if (plan->shards) {
+        char *grads = plan->arena + plan->shard_grads + (size_t)t->shard * (size_t)plan->n_theta * plan->size;
+        gradient_of_rows(run, t->at, t->at + t->count, t->add, grads);
+    } else if (run->opt.kind == BP_OPT_EACH) {
+        for (int64_t r = 0; r < t->seeds * t->count; r++) {
+            size_t at = (size_t)(out_row(run, t, r) * run->n_params) * plan->size;
+            gradient_of_rows(run, t->at + r, t->at + r + 1, 0, (char *)run->opt.state[0] + at);
         }
     }
 }
 
 static bp_status do_item(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell) {
     if (item->call) return item->call(&run->x, item->on, cell);
-    if (item->kind == BP_LOSS) return loss(run, item->op, t);
-    if (item->kind == BP_GATHER) gather(run, t);
-    else if (item->kind == BP_PARAM_GRADS) shard_gradients(run, t);
+    if (item->kind == BP_LOSS && !run->plan->seeds) return loss(run, item->op, t);
+    if (item->kind == BP_LOSS) sow(run, t);
+    else if (item->kind == BP_GATHER) gather(run, t);
+    else if (item->kind == BP_PARAM_GRADS) param_grads(run, t);
     else scatter(run, t);
     return BP_OK;
+}
+
+/* The user's Python is called on the calling thread, with its floating-point environment. */
+static bp_status do_outside(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell) {
+    bp_fpenv own = bp_fpenv_flush();
+    bp_fpenv_restore(run->x.caller_fpenv);
+    bp_status status = do_item(run, item, t, cell);
+    bp_fpenv_restore(own);
+    if (bp_pool_generation() != run->generation) { /* the user forked: this child is alone, the step ends here */
+        bp_barrier_init(&run->barrier, 1);
+        return BP_E_CALLBACK;
+    }
+    return status;
+}
+
+static int calls_python(const bp_plan *plan, const bp_item *item) {
+    if (item->kind == BP_LOSS) return !plan->losses[item->op].type;
+    if (item->kind != BP_FORWARD && item->kind != BP_BACKWARD) return 0;
+    const bp_op *op = &plan->ops[item->op];
+    return op->scope == BP_SCOPE_CHUNK && (item->kind == BP_FORWARD || op->aux < 0);
 }
 
 static bp_status do_tile(bp_run *run, const bp_stage *stage, const bp_tile *t) {
@@ -346,6 +427,25 @@ static bp_status do_tile(bp_run *run, const bp_stage *stage, const bp_tile *t) {
     for (; item < end && !status; item++) {
         cell.c1 = item->cols;
         status = do_item(run, item, t, &cell);
+    }
+    return status;
+}
+
+/* One way forward, but for what the way back overwrites; then back from the seeds, as many together as have room. */
+static bp_status do_alone(bp_run *run, const bp_stage *stage, bp_tile *t) {
+    const bp_plan *plan = run->plan;
+    int64_t seeds = plan->seeds ? plan->seeds : 1;
+    const bp_item *first = &plan->items[stage->first], *end = first + stage->count;
+    bp_status status = BP_OK;
+    for (t->seed = 0; t->seed < seeds && !status; t->seed += t->seeds) {
+        t->seeds = min64(plan->row_tile / t->count, seeds - t->seed);
+        for (const bp_item *item = first; item < end && !status; item++) {
+            if (t->seed && item->kind == BP_GATHER) continue;
+            if (t->seed && item->kind == BP_FORWARD && !plan->ops[item->op].type->backward_first) continue;
+            int64_t rows = item->kind == BP_BACKWARD ? t->seeds * t->count : t->count;
+            bp_cell cell = {t->at, t->at + rows, 0, item->cols, run->off + t->row};
+            status = (calls_python(plan, item) ? do_outside : do_item)(run, item, t, &cell);
+        }
     }
     return status;
 }
@@ -360,19 +460,11 @@ static bp_status do_cell(bp_run *run, const bp_stage *stage, int64_t task) {
     return status;
 }
 
-/* All rows at once, on the calling thread, with its floating-point environment. */
+/* All rows at once. */
 static bp_status do_chunk(bp_run *run, const bp_stage *stage) {
     const bp_item *item = &run->plan->items[stage->first];
     bp_tile t = {.count = run->rows};
-    bp_fpenv own = bp_fpenv_flush();
-    bp_fpenv_restore(run->x.caller_fpenv);
-    bp_status status = do_item(run, item, &t, &(bp_cell){0, t.count, 0, item->cols, run->off});
-    bp_fpenv_restore(own);
-    if (bp_pool_generation() != run->generation) { /* the user forked: this child is alone, the step ends here */
-        bp_barrier_init(&run->barrier, 1);
-        return BP_E_CALLBACK;
-    }
-    return status;
+    return do_outside(run, item, &t, &(bp_cell){0, t.count, 0, item->cols, run->off});
 }
 
 /* The shards in use in this batch: each has tiles in its first chunk. */
@@ -402,7 +494,7 @@ static bp_status do_stage_task(bp_run *run, const bp_stage *stage, int64_t task,
         bp_tile t = tile_of(run, tile, stage->row_tile, thread);
         t.shard = (int)task;
         t.add = run->off || tile > first;
-        status = do_tile(run, stage, &t);
+        status = run->plan->alone ? do_alone(run, stage, &t) : do_tile(run, stage, &t);
     }
     return status;
 }
@@ -632,8 +724,6 @@ static void end_batch(bp_run *run, int updated) {
     done->loss += run->sum[0];
     done->weight += run->sum[1];
     done->hits += run->sum[2];
-    if (run->opt.kind == BP_OPT_EACH)
-        run->opt.state[0] = (char *)run->opt.state[0] + (size_t)run->n_params * run->plan->size;
     done->steps += updated;
     run->at.t += updated;
     done->rows += run->batch_rows;
@@ -678,7 +768,7 @@ static void advance(bp_run *run, int n_threads) {
             for (int64_t i = 0; i < tiles; i++)
                 for (int j = 0; j < (k ? 1 : 3); j++) run->sum[j] += part(run, k, i)[j];
         }
-        if (plan->flags & BP_DO_BACKWARD && run->opt.kind != BP_OPT_NONE) {
+        if (plan->flags & BP_DO_BACKWARD && run->opt.kind != BP_OPT_NONE && !plan->alone) {
             if (trains(run) && !isfinite(run->sum[0])) {
                 run->status = BP_E_NONFINITE_LOSS;
                 set_batch(run);

@@ -464,9 +464,12 @@ def test_refused_calls_change_nothing():
         for call in (net.fit, net.evaluate, net.value_and_grad):
             with pytest.raises(ValueError, match=words):
                 call(X_, y_, **{"loss": LOSSES, **settings})
-    for call in (lambda: net.jacobian(X), lambda: net.input_gradient(X, output=0)):
-        with pytest.raises(ValueError, match=r"one (real )?input and one output; use net"):
-            call()
+    for output, error, words in (
+        (0, TypeError, r"output: expected a pair \(name, k\)"), (("label", 0), ValueError, "Did you mean 'labels'"),
+        (("labels", 3), ValueError, "output: expected an integer from -3 to 2"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=words):
+            net.input_gradient(X, output=output)
     for call in (lambda: net.W, lambda: net.b, lambda: net.forward(X)):
         with pytest.raises(AttributeError, match="only chains of Dense layers"):
             call()

@@ -118,20 +118,47 @@ def test_per_sample_gradients(case):
     close(each[-1], alone, 1e-12)
 
 
-@many(200, single=True)
+def listed(net, found):
+    """Jacobians over outputs, over inputs, however many there are."""
+    found = [found] if len(net.outputs) == 1 else found
+    return [[one] if len(net.inputs) == 1 else one for one in found]
+
+
+@many(300)
 def test_jacobians(case):
-    """To 1e-10: complex steps by each input."""
-    net, (X,) = case.net, case.X
-    got = net.jacobian(X)
-    n_in, n_out = net.n_inputs, net.n_outputs
-    assert got.shape == (len(X), n_out, n_in) and got.dtype == net.dtype
-    for k in range(n_in):
-        moved = X.reshape(len(X), -1).astype(complex)
-        moved[:, k] += 1e-30j
-        found = values(net, net.params, [moved.reshape(X.shape)])[net._graph.outputs[0]]
-        close(got[:, :, k], found.reshape(len(X), -1).imag / 1e-30, 1e-10)
-    for k in (0, -1):
-        close(net.input_gradient(X, output=k).reshape(len(X), -1), got[:, k], 1e-12)
+    """To 1e-10: complex steps by each input; and the same bits on one thread as on three."""
+    net, n = case.net, len(case.X[0])
+    outputs, inputs = [net._ends(ends) for ends in (net._graph.outputs, net._graph.inputs)]
+    got = listed(net, net.jacobian(case.args[0]))
+    for i, (node, X) in enumerate(zip(inputs, case.X, strict=True)):
+        want = [np.empty((n, one.n_out, node.n_out)) for one in outputs]
+        for k in range(node.n_out):
+            moved = X.reshape(n, -1).astype(complex)
+            moved[:, k] += 1e-30j
+            found = values(net, net.params, [*case.X[:i], moved.reshape(X.shape), *case.X[i + 1 :]])
+            for J, number in zip(want, net._graph.outputs, strict=True):
+                J[:, :, k] = found[number].reshape(n, -1).imag / 1e-30
+        for row, J in zip(got, want, strict=True):
+            assert row[i].dtype == net.dtype
+            close(row[i], J, 1e-10)
+    for name, row in zip(net.outputs, got, strict=True):
+        for k in (0, -1):
+            found = net.input_gradient(case.args[0], output=k if len(outputs) == 1 else (name, k))
+            for dx, J, X in zip(found if len(inputs) > 1 else [found], row, case.X, strict=True):
+                assert dx.shape == X.shape
+                close(dx.reshape(n, -1), J[:, k], 1e-12)
+    before = bp.get_num_threads()
+    _core.force(True, "")
+    try:
+        for threads in (1, 3):
+            bp.set_num_threads(threads)
+            again = listed(net.copy(), net.copy().jacobian(case.args[0]))
+            for row, other in zip(got, again, strict=True):
+                for J, same in zip(row, other, strict=True):
+                    assert np.array_equal(J, same)
+    finally:
+        bp.set_num_threads(before)
+        _threads.read_forced()
 
 
 # ---- second derivatives ----

@@ -30,7 +30,8 @@
     OPERATION(dropout, BOTH(dropout_forward), BOTH(elementwise_backward), NONE, NONE)                                 \
     OPERATION(matmul, BOTH(matmul_forward), BOTH(matmul_backward), NONE, NONE)                                        \
     OPERATION(function, BOTH(function_forward), BOTH(function_backward), NONE, NONE)                                  \
-    OPERATION(c_function, BOTH(function_forward), BOTH(function_backward), NONE, NONE)
+    OPERATION(c_function, BOTH(function_forward), BOTH(function_backward), NONE, NONE)                                \
+    OPERATION(hidden_jacobian, BOTH(hidden_jacobian_forward), NONE, NONE, NONE)
 
 #define BP_NUMBER(type, ...) BP_OP_##type,
 enum { BP_OPERATIONS(BP_NUMBER) BP_N_OPERATIONS };

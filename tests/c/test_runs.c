@@ -1,4 +1,4 @@
-/* What a run may be told: ports whose rows repeat, gradients of each batch, draws, several losses. */
+/* What a run may be told: ports whose rows repeat, gradients of each row and of outputs, draws, several losses. */
 #include "harness.h"
 
 #include <math.h>
@@ -27,7 +27,6 @@ typedef struct {
     int64_t repeat[2]; /* of x and of y[0] */
     int64_t rows[2];   /* that x and y[0] have; 0: as many as the batch */
     bp_opt_kind kind;
-    int64_t batch;
     double dropout;    /* above zero: before the dense layer */
     uint64_t seed;
     int64_t step;
@@ -61,19 +60,19 @@ static result run_it(const numbers *d, const setup *s, int64_t n) {
         ports[n_ports++] = (bp_in_port){bp_plan_buffer(plan, BP_REAL, 1), plain_array(d->w, n, 1, BP_DOUBLE)};
     }
     bp_plan_keep(plan, a);
-    int64_t batch = s->batch ? s->batch : n;
     bp_set_phase2(s->phase2);
-    CHECK(!bp_plan_compile(plan, BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD, batch, s->n_threads));
+    int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD, each = s->kind == BP_OPT_EACH;
+    CHECK(!bp_plan_compile(plan, flags | (each ? BP_DO_EACH : 0), n, s->n_threads));
     bp_set_phase2(0);
     bp_run *run = bp_run_new(plan, &naive_blas, (void *)(uintptr_t)d->theta, N_THETA);
     CHECK(!bp_run_ports(run, n_ports, ports, 0, NULL, weight_port));
     if (s->repeat[0]) bp_run_repeat(run, 0, s->repeat[0]);
     if (s->repeat[1]) bp_run_repeat(run, port_of_y, s->repeat[1]);
-    result r = {.grad = zeros((size_t)(n / batch * N_THETA), sizeof(double))};
+    result r = {.grad = zeros((size_t)(each ? n : 1) * N_THETA, sizeof(double))};
     bp_opt opt = {.kind = s->kind ? s->kind : BP_OPT_GRADIENT, .lr = 0.1, .state = {r.grad}};
     bp_run_optimizer(run, &opt);
     bp_run_random(run, s->seed, s->step);
-    bp_run_begin(run, n, batch, NULL);
+    bp_run_begin(run, n, n, NULL);
     CHECK(bp_epoch(run, s->n_threads, INFINITY, -1, 1) == BP_DONE);
     bp_progress p = bp_run_progress(run);
     r.cost = p.loss / p.weight;
@@ -170,28 +169,25 @@ static void test_repeats(const numbers *d) {
     free(whole);
 }
 
-/* BP_OPT_EACH writes the gradient of each batch, and leaves theta alone. */
+/* BP_OPT_EACH writes the gradient of each row, whatever the tiles and threads, and leaves theta alone. */
 static void test_each(const numbers *d) {
-    static const int64_t batches[] = {1, 5, 20};
+    static const int64_t counts[] = {1, 5, 70, MOST};
     double before[N_THETA];
     memcpy(before, d->theta, sizeof before);
-    for (int i = 0; i < 3; i++) {
-        context("each of batches of %d", (int)batches[i]);
-        setup s = {.positions = 2, .share = {1, 1}, .kind = BP_OPT_EACH, .batch = batches[i], .n_threads = 1};
-        result all = run_it(d, &s, 60);
+    for (int i = 0; i < 4; i++) {
+        context("each of %d rows", (int)counts[i]);
+        setup s = {.positions = 2, .share = {1, 1}, .kind = BP_OPT_EACH, .n_threads = 1};
+        result all = run_it(d, &s, counts[i]);
         s.n_threads = 3;
-        result again = run_it(d, &s, 60);
-        CHECK(same(&all, &again, 60 / batches[i]));
+        result again = run_it(d, &s, counts[i]);
+        CHECK(same(&all, &again, counts[i]));
         s.kind = BP_OPT_GRADIENT;
-        s.batch = 0;
-        for (int64_t b = 0; b < 60 / batches[i]; b++) {
+        for (int64_t r = 0; r < counts[i]; r++) {
             numbers *part = drawn();
-            memmove(part->X, part->X + b * batches[i] * 2 * N_IN, (size_t)batches[i] * 2 * N_IN * sizeof(double));
-            for (int k = 0; k < 2; k++)
-                memmove(part->y[k], part->y[k] + b * batches[i] * 2 * N_OUT,
-                        (size_t)batches[i] * 2 * N_OUT * sizeof(double));
-            result one = run_it(part, &s, batches[i]);
-            CHECK(!memcmp(one.grad, all.grad + b * N_THETA, N_THETA * sizeof(double)));
+            memmove(part->X, part->X + r * 2 * N_IN, 2 * N_IN * sizeof(double));
+            for (int k = 0; k < 2; k++) memmove(part->y[k], part->y[k] + r * 2 * N_OUT, 2 * N_OUT * sizeof(double));
+            result one = run_it(part, &s, 1);
+            CHECK(!memcmp(one.grad, all.grad + r * N_THETA, N_THETA * sizeof(double)));
             free(one.grad);
             free(part);
         }
@@ -199,6 +195,58 @@ static void test_each(const numbers *d) {
         free(again.grad);
     }
     CHECK(!memcmp(before, d->theta, sizeof before));
+}
+
+/* Of a = tanh(x W + b): da_k/dx_i = (1 - a_k^2) W_ik and da_k/dtheta, from the seeds `first` on, in blocks of rows of
+ * every length. */
+static void test_seeds(const numbers *d) {
+    static const int64_t counts[] = {1, 5, 33, 70, MOST};
+    for (int i = 0; i < 2 * 5 * 3; i++) {
+        int64_t n = counts[i / 6], first = i % 3 == 2 ? 1 : 0, seeds = N_OUT - first;
+        int each = i / 3 % 2, flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | BP_DO_REUSE;
+        context("%d seeds of %d rows, each %d", (int)seeds, (int)n, each);
+        bp_plan *plan = bp_plan_new(BP_F64);
+        int x = bp_plan_buffer(plan, BP_REAL, N_IN), z = -1, a = -1, target = bp_plan_buffer(plan, BP_REAL, N_OUT);
+        int decay = each ? BP_PARAM_DECAY : BP_PARAM_FROZEN;
+        int params[2] = {bp_plan_param(plan, 0, N_IN, N_OUT, decay),
+                         bp_plan_param(plan, N_IN * N_OUT, N_OUT, 1, decay)};
+        CHECK(!bp_plan_op(plan, bp_op_find("dense"), 1, &x, 2, params, NULL, -1, &z));
+        CHECK(!bp_plan_op(plan, bp_op_find("activation"), 1, &z, 0, NULL, bp_activation_detail("tanh"), -1, &a));
+        CHECK(!bp_plan_loss(plan, "linear", a, target, 0, 0, 1, 1));
+        bp_plan_seeds(plan, seeds);
+        CHECK(!bp_plan_compile(plan, flags | (each ? BP_DO_EACH : BP_DO_INPUT_GRAD), MOST, 1 + i % 3));
+        bp_run *run = bp_run_new(plan, &naive_blas, (void *)(uintptr_t)d->theta, N_THETA);
+        int64_t cols = each ? N_THETA : N_IN;
+        double *J = zeros((size_t)(n * N_OUT * cols), sizeof *J);
+        bp_in_port in = {x, plain_array(d->X, n, N_IN, BP_DOUBLE)};
+        bp_out_port out = {bp_plan_grad(plan, x), J + first * cols};
+        bp_opt opt = {.kind = each ? BP_OPT_EACH : BP_OPT_NONE, .state = {J + first * cols}};
+        CHECK(!bp_run_ports(run, 1, &in, !each, &out, -1));
+        bp_run_seeds(run, first, N_OUT);
+        bp_run_optimizer(run, &opt);
+        bp_run_begin(run, n, n, NULL);
+        CHECK(bp_epoch(run, 1 + i % 3, INFINITY, -1, 1) == BP_DONE);
+        double worst = 0;
+        for (int64_t r = 0; r < n; r++)
+            for (int k = 0; k < N_OUT; k++) {
+                const double *row = d->X + r * N_IN, *W = d->theta, *b = W + N_IN * N_OUT;
+                double sum = b[k], *got = J + (r * N_OUT + k) * cols;
+                for (int j = 0; j < N_IN; j++) sum += row[j] * W[j * N_OUT + k];
+                double slope = k < first ? 0 : 1 - tanh(sum) * tanh(sum);
+                for (int j = 0; j < N_IN; j++) {
+                    double *at = each ? got + j * N_OUT + k : got + j;
+                    worst = fmax(worst, fabs(*at - slope * (each ? row[j] : W[j * N_OUT + k])));
+                    *at = 0;
+                }
+                if (each) worst = fmax(worst, fabs(got[N_IN * N_OUT + k] - slope));
+                if (each) got[N_IN * N_OUT + k] = 0;
+                for (int j = 0; j < cols; j++) worst = fmax(worst, fabs(got[j])); /* the rest */
+            }
+        CHECK(worst <= 1e-14);
+        free(J);
+        bp_run_free(run);
+        bp_plan_free(plan);
+    }
 }
 
 /* What a step drops depends on the seed and the number of the step, and on nothing else. */
@@ -224,6 +272,7 @@ void test_runs(void) {
     test_positions(d);
     test_repeats(d);
     test_each(d);
+    test_seeds(d);
     test_draws();
     bp_set_parallel_always(0);
     free(d);
