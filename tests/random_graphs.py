@@ -270,6 +270,7 @@ LAYERS = {
     "function": _function,
 }
 OPERATIONS = {**LAYERS, "arithmetic": _arithmetic, "again": _again}
+REAL = tuple(name for name in OPERATIONS if name != "embedding")  # of real inputs, which Jacobians are by
 RECURRENT = ("simple_rnn", "lstm", "gru")
 # those without a second derivative, for hvp and its kin
 ONCE = {"function"}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from random_graphs import CUSTOM, LAYERS, PAIRS, RECURRENT, TWICE, VALUES, Case, by_name, cases, pair, values
+from random_graphs import CUSTOM, LAYERS, PAIRS, REAL, RECURRENT, TWICE, VALUES, Case, by_name, cases, pair, values
 
 import bpcore as bp
 from bpcore import _core, _layers, _threads
@@ -124,7 +124,7 @@ def listed(net, found):
     return [[one] if len(net.inputs) == 1 else one for one in found]
 
 
-@many(300)
+@many(300, operations=REAL)
 def test_jacobians(case):
     """To 1e-10: complex steps by each input; and the same bits on one thread as on three."""
     net, n = case.net, len(case.X[0])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from layer_examples import examples, is_truncated
-from random_graphs import TWICE, VALUES, average, by_name, cases, loss_of, values
+from random_graphs import REAL, TWICE, VALUES, average, by_name, cases, loss_of, values
 
 import bpcore as bp
 from bpcore._layers import KINDS
@@ -238,7 +238,7 @@ def test_products_of_graphs(case):
     close(net.gauss_newton_product(*case.args, v, **case.options), gauss_newton(outputs, cost_of, theta, v))
 
 
-@many(12, most=4, rows=(1, 4))
+@many(12, most=4, rows=(1, 4), operations=REAL)
 def test_jacobians_of_graphs(case):
     net = case.net
 
