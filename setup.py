@@ -6,14 +6,33 @@ from glob import glob
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
-flags = ["-std=c11", "-O3", "-g0", "-D_GNU_SOURCE", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+# -O3 makes a wheel of 1.7 MB: what of it is worth its bytes is named. Loops that are peeled save small networks 5 %.
+flags = ["-std=c11", "-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-fno-asynchronous-unwind-tables", "-g0"]
+flags += ["-D_GNU_SOURCE", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+small = ("_core.c", "portable.c", "v2.c")  # the binding, and the instruction sets of old machines
 link = ["-pthread"]
 if os.environ.get("BPCORE_DEBUG"):
     flags += ["-O0", "-g3"]
 if sanitizers := os.environ.get("BPCORE_SANITIZE"):
     flags += ["-g", "-fno-omit-frame-pointer", f"-fsanitize={sanitizers}"]
     link += [f"-fsanitize={sanitizers}"]
+
+
+class Build(build_ext):
+    """Flags by source."""
+
+    def build_extensions(self):
+        compile_ = self.compiler._compile
+
+        def compile_one(target, source, suffix, arguments, extra, options):
+            peel = [] if source.endswith(small) else ["-fpeel-loops"]
+            compile_(target, source, suffix, arguments, peel + extra, options)
+
+        self.compiler._compile = compile_one
+        super().build_extensions()
+
 
 core = Extension(
     "bpcore._core",
@@ -24,4 +43,4 @@ core = Extension(
     extra_compile_args=[*flags, "-pthread"],
     extra_link_args=link,
 )
-setup(ext_modules=cythonize([core]))
+setup(ext_modules=cythonize([core]), cmdclass={"build_ext": Build})
