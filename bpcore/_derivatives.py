@@ -148,9 +148,9 @@ def per_sample_gradients(net: Network, X: Any, y: Any, loss: Any) -> np.ndarray:
     return grads
 
 
-def output_gradients(net: Network, arrays: list[np.ndarray], output: int) -> np.ndarray:
+def output_gradients(net: Network, arrays: list[np.ndarray], output: int, threads: int) -> np.ndarray:
     """Gradients of each number of output number `output` of each example by theta: (n * n_L, n_params)."""
-    n, n_out, threads = len(arrays[0]), net._nodes[net._graph.outputs[output]].n_out, _threads.resolve(None)
+    n, n_out = len(arrays[0]), net._nodes[net._graph.outputs[output]].n_out
     grads = np.zeros((n, n_out, net.n_params), net.dtype)
     for first in range(0, n_out, _SEEDS):
         key = _seeded(EACH, output, n_out, min(_SEEDS, n_out - first), threads)

@@ -80,7 +80,7 @@ class Run:
             inputs = [X[part] for X in data.arrays]
             answers = net._predict(inputs, self.n_threads)
             for k, (a, target, share) in enumerate(zip(answers, data.targets, shares, strict=True)):
-                J = output_gradients(net, inputs, k).astype(float, copy=False)
+                J = output_gradients(net, inputs, k, self.n_threads).astype(float, copy=False)
                 r = (a - np.reshape(target.array[part], a.shape)).ravel()
                 w = np.repeat(weight[part] * share, a[0].size)
                 A += J.T @ J if (w == 1).all() else J.T @ (w[:, None] * J)

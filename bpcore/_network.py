@@ -231,8 +231,10 @@ class Network:
     @checkpoint.setter
     def checkpoint(self, value: Any) -> None:
         self._fitting.check("checkpoint")
-        self._checkpoint = _checkpoint.resolve(self._graph, value)
-        self._plans = _plans.PlanCache()
+        checkpoint = _checkpoint.resolve(self._graph, value)
+        with self._fitting:
+            self._checkpoint = checkpoint
+            self._plans = _plans.PlanCache()
 
     # ---- what it is ----
 

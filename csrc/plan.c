@@ -416,6 +416,7 @@ static void fuse_products(bp_plan *plan) {
         for (int k = i + 1; k < plan->n_ops; k++) {
             bp_op *after = &plan->ops[k];
             if (after->in[0] != f->out || !takes_along(after, f) || after->add[0]) continue;
+            if (plan->buffers[after->out].grad < 0) continue; /* the loss does not depend on it */
             after->factor = f->aux;
             f->fused_backward = 1;
         }

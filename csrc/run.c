@@ -441,7 +441,10 @@ static bp_status do_alone(bp_run *run, const bp_stage *stage, bp_tile *t) {
         t->seeds = min64(plan->row_tile / t->count, seeds - t->seed);
         for (const bp_item *item = first; item < end && !status; item++) {
             if (t->seed && item->kind == BP_GATHER) continue;
-            if (t->seed && item->kind == BP_FORWARD && !plan->ops[item->op].type->backward_first) continue;
+            if (t->seed && item->kind == BP_FORWARD) {
+                const bp_op *op = &plan->ops[item->op];
+                if (!op->type->backward_first || plan->buffers[op->out].grad < 0) continue;
+            }
             int64_t rows = item->kind == BP_BACKWARD ? t->seeds * t->count : t->count;
             bp_cell cell = {t->at, t->at + rows, 0, item->cols, run->off + t->row};
             status = (calls_python(plan, item) ? do_outside : do_item)(run, item, t, &cell);

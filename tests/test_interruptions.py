@@ -172,7 +172,7 @@ def test_a_capsule_without_a_name_is_refused():
     new = ctypes.pythonapi.PyCapsule_New
     new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
     nameless = scipy.LowLevelCallable(new(ctypes.cast(ctypes.pythonapi.Py_IsInitialized, ctypes.c_void_p), None, None))
-    with pytest.raises(ValueError, match="LowLevelCallable with a signature"):
+    with pytest.raises(ValueError, match="expected a LowLevelCallable of signature .*, got one without"):
         bp.Activation(nameless, nameless)
 
 

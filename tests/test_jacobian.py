@@ -234,3 +234,53 @@ def test_what_the_users_function_raises_comes_out():
     with pytest.raises(KeyError, match="broken"):
         net.jacobian(np.ones((5, 3)))
     assert net.predict(np.ones((5, 3))).shape == (5, 2)
+
+
+def numbers(net, X, step=1e-6):
+    """Central differences of each output by the only real input, (n, n_L, n_0) each."""
+    def answers(Z):
+        found = net.predict(Z)
+        return [a.reshape(len(X), -1) for a in (found if isinstance(found, tuple) else (found,))]
+
+    columns = []
+    for k in range(X[0].size):
+        move = np.zeros((1, X[0].size))
+        move[0, k] = step
+        move = move.reshape(1, *X.shape[1:])
+        after, before = answers(X + move), answers(X - move)
+        columns.append([(a - b) / (2 * step) for a, b in zip(after, before, strict=True)])
+    return [np.stack(column, 2) for column in zip(*columns, strict=True)]
+
+
+@pytest.mark.parametrize("f", ["tanh", "relu", "logistic"])
+def test_an_output_whose_only_reader_leads_elsewhere(f):
+    """f' of the first output is not taken along by a product that this output does not depend on."""
+    x = bp.Input(5)
+    h = bp.Dense(6, f)(x)
+    net = bp.Network(x, [h, bp.Dense(3)(h)], dtype="float64", seed=1)
+    X = np.random.default_rng(0).normal(size=(7, 5))
+    for got, want in zip(net.jacobian(X), numbers(net, X), strict=True):
+        np.testing.assert_allclose(got.reshape(want.shape), want, atol=1e-7)
+
+
+@pytest.mark.parametrize("rows", [3, 40, 70])
+def test_a_recurrent_branch_beside_the_way_back(rows):
+    """What has no gradient is not computed again for further seeds: its memory is others' by then."""
+    x = bp.Input((4, 3))
+    y = bp.Dense(8, "tanh")(bp.Dense(8, "tanh")(bp.Reshape(-1)(x)))
+    net = bp.Network(x, [bp.LSTM(8)(x), bp.Dense(5)(y)], dtype="float64", seed=2)
+    X = np.random.default_rng(1).normal(size=(rows, 4, 3))
+    for got, want in zip(net.jacobian(X), numbers(net, X), strict=True):
+        np.testing.assert_allclose(got.reshape(want.shape), want, atol=1e-7)
+
+
+def test_gradients_behind_a_frozen_recurrent_layer():
+    x = bp.Input((4, 3))
+    h = bp.Dense(12, "tanh")(bp.Dense(12, "tanh")(bp.LSTM(6, name="l")(x)))
+    net = bp.Network(x, bp.Dense(5)(h), dtype="float64", seed=3)
+    net.frozen = {"l"}
+    X = np.random.default_rng(2).normal(size=(70, 4, 3))
+    whole = _derivatives.output_gradients(net, [X], 0, 1)
+    for i in (0, 33, 69):
+        alone = _derivatives.output_gradients(net, [X[i : i + 1]], 0, 1)
+        np.testing.assert_allclose(whole[5 * i : 5 * i + 5], alone, atol=1e-12)
