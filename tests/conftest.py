@@ -1,5 +1,9 @@
 """What several test files share."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -32,3 +36,19 @@ def flat(dW, db):
     """Gradients of layers 1..L as one vector in the order of theta."""
     parts = (part for W, b in zip(dW[1:], db[1:], strict=True) for part in (W.T.ravel(), b))
     return np.concatenate([part for part in parts if part is not None])
+
+
+def check_instruction_sets(program, folder, float32, float64):
+    """Arrays that a program saves to the file it is given: within a tolerance of portable C's on every instruction set,
+    and the same bits with AVX2 and AVX-512."""
+    found = {}
+    for isa in _core.isa()[1]:
+        environment = {**os.environ, "BPCORE_ISA": isa, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+        path = folder / f"{isa}.npz"
+        subprocess.run([sys.executable, "-c", program, path], env=environment, check=True, timeout=120)
+        found[isa] = dict(np.load(path))
+    for isa in found:
+        for name, value in found[isa].items():
+            assert distance(value, found["portable"][name]) < (float32 if "float32" in name else float64), (isa, name)
+            if {isa, "avx512"} == {"avx2", "avx512"} <= set(found):
+                assert np.array_equal(value, found["avx512"][name]), (isa, name)

@@ -1,12 +1,9 @@
 """Every layer, in the networks of layer_examples.py: derivatives of all kinds, by examples, inputs, and twice."""
 
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import distance
+from conftest import check_instruction_sets, distance
 from layer_examples import examples, is_truncated
 
 import bpcore as bp
@@ -179,17 +176,7 @@ np.savez(sys.argv[1], **found)
 
 
 def test_all_instruction_sets_agree(tmp_path):
-    found = {}
-    for isa in _core.isa()[1]:
-        environment = {**os.environ, "BPCORE_ISA": isa, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
-        path = tmp_path / f"{isa}.npz"
-        subprocess.run([sys.executable, "-c", PROGRAM, path], env=environment, check=True, timeout=120)
-        found[isa] = dict(np.load(path))
-    for isa in found:
-        for name, value in found[isa].items():
-            assert distance(value, found["portable"][name]) < (1e-3 if "float32" in name else 1e-11), (isa, name)
-            if {isa, "avx512"} == {"avx2", "avx512"} <= set(found):
-                assert np.array_equal(value, found["avx512"][name]), (isa, name)
+    check_instruction_sets(PROGRAM, tmp_path, float32=1e-3, float64=1e-11)
 
 
 # ---- what C refuses ----

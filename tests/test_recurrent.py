@@ -1,12 +1,9 @@
 """Recurrent layers: values against NumPy, gradients against central differences, bits, masks, truncation, stepping."""
 
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import distance
+from conftest import check_instruction_sets, distance
 
 import bpcore as bp
 from bpcore import _core
@@ -288,17 +285,7 @@ np.savez(sys.argv[1], **found)
 
 
 def test_all_instruction_sets_agree(tmp_path):
-    found = {}
-    for isa in _core.isa()[1]:
-        environment = {**os.environ, "BPCORE_ISA": isa}
-        path = tmp_path / f"{isa}.npz"
-        subprocess.run([sys.executable, "-c", PROGRAM, path], env=environment, check=True, timeout=120)
-        found[isa] = dict(np.load(path))
-    for isa in found:
-        for name, value in found[isa].items():
-            assert distance(value, found["portable"][name]) < (1e-4 if "float32" in name else 1e-12), (isa, name)
-            if {isa, "avx512"} == {"avx2", "avx512"} <= set(found):
-                assert np.array_equal(value, found["avx512"][name]), (isa, name)
+    check_instruction_sets(PROGRAM, tmp_path, float32=1e-4, float64=1e-12)
 
 
 # ---- use ----
