@@ -42,7 +42,7 @@ class Run:
 
     def __init__(self, net: Network, data: Data, n_threads: int) -> None:
         self.net, self.data, self.n_threads = net, data, n_threads
-        self.steps = self.t = 0
+        self.steps = self.t = self.done = 0
         self.cost = float("nan")
         self.settings = LevenbergMarquardt()
 
@@ -55,6 +55,7 @@ class Run:
 
     def begin(self, n: int, batch: int, order: Any) -> None:
         """The order of examples does not matter."""
+        self.done = 0
 
     def updates(self) -> int:
         """Steps made on this network with this optimiser."""
@@ -62,7 +63,7 @@ class Run:
 
     def progress(self) -> tuple[float, float, float, int, int, int]:
         """As _core.Run.progress: the cost before the step."""
-        return self.cost, 1.0, 0.0, self.data.n, 1, self.steps
+        return self.cost, 1.0, 0.0, self.data.n, self.done, self.steps
 
     def _normal_equations(self) -> tuple[np.ndarray, np.ndarray]:
         """J^T W J / sum w and J^T W r / sum w, with r = a - y, in float64, a block of rows after the other; W: an
@@ -95,6 +96,8 @@ class Run:
         self.cost = self.data.evaluate(net, n_threads)["loss"]
         if not np.isfinite(self.cost):
             return _core.NONFINITE_LOSS
+        if not np.isfinite(net.theta).all():  # where a layer saturates, the cost does not tell
+            return _core.NONFINITE_PARAM
         A, g = self._normal_equations()
         before = net.theta.copy()
         curvature = np.diag(A)[np.diag(A) > 0]
@@ -128,6 +131,7 @@ class Run:
                 best = found
         finally:
             net.theta[:] = best[1]
+        self.done = 1
         moved = best[1] is not before
         self.steps += moved
         self.t += moved
