@@ -143,6 +143,7 @@ cdef extern from "bp.h" nogil:
     bp_status bp_epoch(bp_run *, int, double, int64_t, int)
     bp_progress bp_run_progress(const bp_run *)
     bp_status bp_answer(const bp_plan *, const void *, void *, int, const bp_in_port *, int, const bp_out_port *, int)
+    const double *bp_run_loss(const bp_run *, int)
     int64_t bp_run_updates(const bp_run *)
     void bp_pool_tasks(int64_t *, int)
     void bp_pool_tasks_reset()
@@ -457,11 +458,9 @@ cdef class Plan:
 
     cdef fail(self, bp_status status):
         """Raises what a status means."""
+        failed = [words for one in self.details if isinstance(one, CFunction) for words in (<CFunction>one).failures()]
         if status == BP_E_FUNCTION:
-            for detail in self.details:
-                if isinstance(detail, CFunction):
-                    (<CFunction>detail).check()
-            raise RuntimeError("a bp.Function in C returned other than 0")
+            raise RuntimeError(failed[0] if failed else "a bp.Function in C returned other than 0")
         _raise(status)
 
     def describe(self):
@@ -514,12 +513,12 @@ cdef class CFunction:
                 llc, f"{name}: {what}", ("int (bp_function_call *)",), &which, &self.function.data[i])
         self.keep, self.name = (forward, backward), name
 
-    cdef check(self):
-        """Raises RuntimeError where one of them failed."""
-        for i, what in enumerate(("forward", "backward")):
-            code, self.code[i] = self.code[i], 0
-            if code:
-                raise RuntimeError(f"{self.name}: {what} returned {code}, and 0 is what says that all went well")
+    cdef list failures(self):
+        """What is to be said of those that failed; said once."""
+        found = [f"{self.name}: {what} returned {code}, and 0 is what says that all went well"
+                 for what, code in zip(("forward", "backward"), self.code) if code]
+        self.code[0] = self.code[1] = 0
+        return found
 
 
 def check_low_level(f, df):
@@ -753,6 +752,15 @@ cdef class Run:
         """Sums over the batches done in this epoch: (loss, weight, hits, rows, batches), and updates of the run."""
         cdef bp_progress p = bp_run_progress(self.run)
         return p.loss, p.weight, p.hits, p.rows, p.batch, p.steps
+
+    def losses(self):
+        """Sums of each loss over this epoch, (loss, weight, hits); the loss without its weight."""
+        cdef const double *sums
+        found = []
+        for i in range(len(self.plan.losses)):
+            sums = bp_run_loss(self.run, i)
+            found.append((sums[0], sums[1], sums[2]))
+        return found
 
     def updates(self):
         """The optimiser's count of updates."""

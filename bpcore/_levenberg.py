@@ -44,6 +44,7 @@ class Run:
         self.net, self.data, self.n_threads = net, data, n_threads
         self.steps = self.t = self.done = 0
         self.cost = float("nan")
+        self.costs: list[tuple[float, float, float]] = []
         self.settings = LevenbergMarquardt()
 
     def random(self, seed: int, step: int) -> None:
@@ -64,6 +65,10 @@ class Run:
     def progress(self) -> tuple[float, float, float, int, int, int]:
         """As _core.Run.progress: the cost before the step."""
         return self.cost, 1.0, 0.0, self.data.n, self.done, self.steps
+
+    def losses(self) -> list[tuple[float, float, float]]:
+        """As _core.Run.losses: before the step."""
+        return self.costs
 
     def _normal_equations(self) -> tuple[np.ndarray, np.ndarray]:
         """J^T W J / sum w and J^T W r / sum w, with r = a - y, in float64, a block of rows after the other; W: an
@@ -93,11 +98,13 @@ class Run:
         from scipy.linalg import LinAlgError, cho_factor, cho_solve  # 120 ms, for those who need it
 
         net, settings = self.net, self.settings
-        self.cost = self.data.evaluate(net, n_threads)["loss"]
+        losses = self.data.evaluate(net, n_threads)
+        self.cost = losses["loss"]
         if not np.isfinite(self.cost):
             return _core.NONFINITE_LOSS
         if not np.isfinite(net.theta).all():  # where a layer saturates, the cost does not tell
             return _core.NONFINITE_PARAM
+        self.costs = [(losses.get(f"{name}.loss", self.cost), 1.0, 0.0) for name in self.data.names]
         A, g = self._normal_equations()
         before = net.theta.copy()
         curvature = np.diag(A)[np.diag(A) > 0]

@@ -211,11 +211,13 @@ void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
     run->order = order;
     run->at.pos = 0;
     run->at.done = (bp_progress){.steps = run->at.done.steps};
+    for (int k = 0; k < run->plan->n_losses; k++) memset(run->plan->losses[k].sum, 0, 3 * sizeof(double));
     run->has_snapshot = 0;
     set_batch(run);
 }
 
 bp_progress bp_run_progress(const bp_run *run) { return run->at.done; }
+const double *bp_run_loss(const bp_run *run, int loss) { return run->plan->losses[loss].sum; }
 int64_t bp_run_updates(const bp_run *run) { return run->at.t; }
 
 /* ---- tasks of phase 1 ---- */
@@ -294,7 +296,9 @@ static void average_positions(const bp_plan *plan, int buffer, void *weights, in
         void *row = (char *)weights + (size_t)(r * n) * plan->size;
         double sum = 0;
         for (int64_t i = 0; i < n; i++) sum += plan->dtype == BP_F32 ? (double)((float *)row)[i] : ((double *)row)[i];
-        if (sum > 0) multiply(plan->dtype, row, n, (double)n / sum);
+        for (int64_t i = 0; i < n && sum > 0; i++) /* n / sum may overflow */
+            if (plan->dtype == BP_F32) ((float *)row)[i] = (float)(((float *)row)[i] * (double)n / sum);
+            else ((double *)row)[i] = ((double *)row)[i] * (double)n / sum;
     }
 }
 
@@ -323,9 +327,7 @@ static bp_status loss(bp_run *run, int number, const bp_tile *t) {
     memcpy(sum, call.sum, sizeof call.sum);
     if (loss->call.positions == 1 && loss->weight == 1) return BP_OK;
     if (call.grad) multiply(plan->dtype, call.grad, call.rows * call.cols, loss->share);
-    sum[0] *= loss->share;
-    sum[1] /= (double)loss->call.positions;
-    sum[2] /= (double)loss->call.positions;
+    for (int j = 0; j < 3; j++) sum[j] /= (double)loss->call.positions;
     return BP_OK;
 }
 
@@ -784,9 +786,13 @@ static void advance(bp_run *run, int n_threads) {
             return;
         }
         for (int k = 0; k < plan->n_losses && plan->flags & BP_DO_LOSS; k++) {
-            int64_t tiles = plan->losses[k].type ? tiles_of(run->rows, plan->row_tile) : 1;
-            for (int64_t i = 0; i < tiles; i++)
-                for (int j = 0; j < (k ? 1 : 3); j++) run->sum[j] += part(run, k, i)[j];
+            bp_cost *loss = &plan->losses[k];
+            int64_t tiles = loss->type ? tiles_of(run->rows, plan->row_tile) : 1;
+            for (int64_t i = 0; i < tiles; i++) {
+                const double *found = part(run, k, i);
+                for (int j = 0; j < 3; j++) loss->sum[j] += found[j];
+                for (int j = 0; j < (k ? 1 : 3); j++) run->sum[j] += j ? found[j] : loss->weight * found[0];
+            }
         }
         if (plan->flags & BP_DO_BACKWARD && run->opt.kind != BP_OPT_NONE && !plan->alone) {
             if (trains(run) && !isfinite(run->sum[0])) {
