@@ -139,7 +139,7 @@ static void advance(bp_run *run, int n_threads) {
             if ((!plan->shards && !last_chunk) || (last_chunk && run->sum[1] != 0)) {
                 run->updating = 1;
                 run->stage = 0;
-                bp_begin_tables(run);
+                if (plan->n_tables && bp_trains(run)) bp_begin_tables(run);
                 return;
             }
         }

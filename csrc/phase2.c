@@ -164,7 +164,6 @@ int64_t bp_first_update(const bp_run *run, int64_t n_tasks, int thread, int n_th
 
 void bp_begin_tables(bp_run *run) {
     bp_plan *plan = run->plan;
-    if (!bp_trains(run) || !plan->n_tables) return;
     bp_tables_collect(plan, run->rows);
     for (int i = 0; i < plan->n_tables && run->off + run->rows == run->batch_rows; i++) {
         bp_log *log = &run->logs[i];
