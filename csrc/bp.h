@@ -121,7 +121,7 @@ typedef void bp_param_fn(const bp_context *x, const bp_op *op, int slot, int64_t
 
 /* The same for the first parameter, not written but applied, theta -= lr (scale G), where rows times positions are at
  * most BP_STEP_ROWS.  Returns whether a number is no longer finite. */
-enum { BP_STEP_ROWS = 256 };
+enum { BP_STEP_ROWS = 512 };
 typedef struct bp_update bp_update;
 typedef int bp_step_fn(const bp_context *x, const bp_op *op, int64_t r0, int64_t r1, const bp_cell *block,
                        const bp_update *u, void *theta);

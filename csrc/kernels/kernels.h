@@ -55,7 +55,7 @@ typedef struct {
 } bp_kernels;
 
 /* Room for a thread's packed panels, more than the stack of a small thread. */
-enum { BP_PANEL_BYTES = 256 * 240 * 4 };
+enum { BP_PANEL_BYTES = BP_STEP_ROWS * 240 * 4 };
 extern _Thread_local char bp_panels[];
 
 void bp_ops_bind(const bp_kernels *kernels);        /* into the table of operations */
