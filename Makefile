@@ -11,7 +11,7 @@ ENVIRONMENT := $(VENV)/environment.stamp
 BUILT := $(VENV)/built.stamp
 BENCH := $(VENV)/bench.stamp
 PEERS := $(VENV)/peers.stamp
-SOURCES := setup.py pyproject.toml $(wildcard bpcore/*.pyx bpcore/*.pxd bpcore/include/*.h csrc/*.[ch] csrc/*.inc csrc/kernels/*)
+SOURCES := setup.py pyproject.toml $(wildcard bpcore/*.pyx bpcore/binding/*.pxi bpcore/include/*.h csrc/*.[ch] csrc/*.inc csrc/kernels/*)
 C_FILES := $(wildcard csrc/*.c csrc/kernels/*.c)
 C_LINT := -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wpedantic -Werror -fsyntax-only -Icsrc
 

@@ -1,4 +1,4 @@
-"""Types of the compiled module; see _core.pyx."""
+"""Types of the compiled module; see _core.pyx and binding/."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict

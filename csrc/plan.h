@@ -1,8 +1,10 @@
-/* What a compiled plan holds; shared by plan.c (which makes it) and run.c (which walks it). */
+/* What a compiled plan holds; shared by the files that make it (compile.h) and those that walk it (run.h). */
 #ifndef BP_PLAN_H
 #define BP_PLAN_H
 
 #include "bp.h"
+
+static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
 typedef enum { BP_GATHER, BP_FORWARD, BP_LOSS, BP_BACKWARD, BP_PARAM_GRADS, BP_SCATTER } bp_item_kind;
 typedef struct {

@@ -5,9 +5,39 @@
  * the slots in tasks: the gradient of a row is the sum along its chain, whatever thread does it.  Whether a row is
  * listed already is asked of two arrays that need no clearing (Briggs and Torczon 1993). */
 #include "kernels/kernels.h"
-#include "plan.h"
+#include "compile.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+enum {
+    LOGGED_BYTES = 1 << 20,    /* a table is left out of the safety copy from here on */
+    LOGGED_FORCED_BYTES = 256  /* the same where parallel work is forced */
+};
+
+/* Parameters that are read by whole numbers alone. */
+bp_status bp_find_tables(bp_plan *plan) {
+    plan->tables = calloc((size_t)plan->n_params + 1, sizeof *plan->tables);
+    if (!plan->tables) return BP_E_NOMEM;
+    for (int i = 0; i < plan->n_params; i++) {
+        bp_param *p = &plan->params[i];
+        int64_t calls = 0, named = 0;
+        for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
+            const bp_op *op = &plan->ops[plan->uses[u].op];
+            if (!op->type->by_row) p->flags &= ~BP_PARAM_TABLE;
+            else calls += plan->buffers[op->in[0]].cols;
+        }
+        if (!bp_is_table(plan, i)) continue;
+        if (__builtin_mul_overflow(calls, plan->rows, &named)) return BP_E_LIMIT;
+        calls *= plan->chunk_rows;
+        if (calls > INT32_MAX) return BP_E_LIMIT;
+        int64_t most = min64(p->rows, named), bytes = p->rows * p->cols * (int64_t)plan->size;
+        int64_t large = bp_forced.parallel_always ? LOGGED_FORCED_BYTES : LOGGED_BYTES;
+        plan->tables[plan->n_tables++] =
+            (bp_table){.param = i, .logged = bytes >= large && p->rows / 4 >= most, .most = most, .calls = calls};
+    }
+    return BP_OK;
+}
 
 static int32_t *at(const bp_plan *plan, size_t offset) { return (int32_t *)(void *)(plan->arena + offset); }
 

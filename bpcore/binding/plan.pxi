@@ -1,0 +1,134 @@
+# Plan: a list of operations, compiled.
+
+@cython.final
+cdef class Plan:
+    """A list of operations over numbered buffers; see bp.h."""
+    cdef bp_plan *plan
+    cdef list functions      # the user's Python callables, by tag
+    cdef list details        # what C points to
+    cdef list losses         # tags of the losses
+    cdef dict read           # by output's buffer, the first input's
+    cdef readonly object dtype
+    cdef readonly int64_t rows  # that it was compiled for
+
+    def __cinit__(self, dtype):
+        self.dtype = np.dtype(dtype)
+        self.functions = []
+        self.details = []
+        self.losses = []
+        self.read = {}
+        self.plan = bp_plan_new(BP_F64 if self.dtype.itemsize == 8 else BP_F32)
+        if self.plan == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        bp_plan_free(self.plan)
+
+    def buffer(self, int64_t cols, *, bint integer=False):
+        """Number of a new buffer of (rows, cols) reals or int32."""
+        cdef int number = bp_plan_buffer(self.plan, BP_INT32 if integer else BP_REAL, cols)
+        if number < 0:
+            raise MemoryError
+        return number
+
+    def param(self, int64_t offset, int64_t rows, int64_t cols, bint decay, bint frozen=False):
+        """Number of a new parameter: theta[offset : offset + rows * cols] as [rows, cols]."""
+        cdef int flags = (BP_PARAM_DECAY if decay else 0) | (BP_PARAM_FROZEN if frozen else 0)
+        cdef int number = bp_plan_param(self.plan, offset, rows, cols, flags)
+        if number < 0:
+            raise MemoryError
+        return number
+
+    def op(self, str name, inputs, params=(), function=None, settings=None):
+        """Adds operation `name`; `function` is an activation's name, a pair (f, df) or what an operation of the user's
+        needs, `settings` a pair of lists of integers and reals (see the operation's file).  Number of its output."""
+        cdef int ins[BP_MAX_OPERANDS]
+        cdef int ps[BP_MAX_OPERANDS]
+        cdef int out = -1, tag = -1
+        cdef const void *detail = NULL
+        cdef bytes encoded
+        if len(inputs) > BP_MAX_OPERANDS or len(params) > BP_MAX_OPERANDS:
+            raise ValueError(f"an operation takes at most {BP_MAX_OPERANDS} inputs and parameters")
+        for i, number in enumerate(inputs):
+            ins[i] = number
+        for i, number in enumerate(params):
+            ps[i] = number
+        if settings is not None:
+            found = Settings(*settings)
+            self.details.append(found)
+            detail = &(<Settings>found).settings
+        if isinstance(function, str):
+            encoded = function.encode()
+            detail = bp_activation_detail(encoded)
+        elif name == "user_function":
+            user = UserFunction(*function)
+            self.details.append(user)
+            detail = &(<UserFunction>user).functions
+        elif name == "c_function":
+            own = CFunction(*function)
+            self.details.append(own)
+            detail = &(<CFunction>own).function
+        elif function is not None:
+            tag = len(self.functions)
+            self.functions.append(function)
+        cdef const bp_op_type *type = bp_op_find(name.encode())
+        if type == NULL:
+            raise ValueError(f"there is no operation {name!r}")
+        cdef bp_status status = bp_plan_op(self.plan, type, len(inputs), ins, len(params), ps, detail, tag, &out)
+        if status:
+            _raise(status)
+        self.read[out] = inputs[0]
+        return out
+
+    def reads(self, int buffer):
+        """Number of the first buffer that the operation behind `buffer` reads."""
+        return self.read[buffer]
+
+    def loss(self, name, int out, int target, double attr=0.0, function=None, int64_t positions=1, double weight=1.0):
+        """`weight` times a loss on buffer `out`: a name of LOSSES, for each of `positions`, or None and (value, gradient,
+        shape of an example's output)."""
+        cdef int tag = len(self.functions)
+        self.losses.append(tag)
+        cdef bytes encoded = b"" if name is None else name.encode()
+        self.functions.append(function)
+        cdef bp_status status = bp_plan_loss(self.plan, NULL if name is None else <const char *>encoded, out, target,
+                                             attr, tag, positions, weight)
+        if status:
+            _raise(status)
+
+    def keep(self, int buffer):
+        """The buffer is read when all is done: its memory is not shared."""
+        bp_plan_keep(self.plan, buffer)
+
+    def checkpoint(self, int buffer):
+        """Cuts the operations behind the one that writes `buffer`: training computes what lies between cuts twice."""
+        bp_plan_checkpoint(self.plan, buffer)
+
+    def compile(self, int flags, int64_t rows, int n_threads, int64_t seeds=0):
+        """Cuts the work for batches of at most `rows` rows and lays out the arena; seeds: see bp_plan_seeds."""
+        cdef bp_status status
+        self.rows = rows
+        bp_plan_seeds(self.plan, seeds)
+        status = bp_plan_compile(self.plan, flags, rows, n_threads)
+        if status:
+            _raise(status)
+
+    def grad(self, int buffer):
+        """Number of the buffer of the gradient with respect to `buffer`, or -1."""
+        return bp_plan_grad(self.plan, buffer)
+
+    def cache(self, int buffer):
+        """Number of the buffer that the operation behind `buffer` cached (df), or -1."""
+        return bp_plan_cache(self.plan, buffer)
+
+    cdef fail(self, bp_status status):
+        """Raises what a status means."""
+        failed = [words for one in self.details if isinstance(one, CFunction) for words in (<CFunction>one).failures()]
+        if status == BP_E_FUNCTION:
+            raise RuntimeError(failed[0] if failed else "a bp.Function in C returned other than 0")
+        _raise(status)
+
+    def describe(self):
+        """Numbers of a compiled plan: shards (0: owners), n_stages, recomputed, chunk_rows, arena_bytes, unshared_bytes,
+        flops."""
+        return bp_plan_describe(self.plan)

@@ -1,0 +1,238 @@
+# Predictor: answers without a run.
+
+cdef enum:
+    ARENAS = 64  # kept for the next calls
+
+cdef double _RELEASE_FLOPS = 2e5     # some microseconds: fewer are not worth giving the GIL away
+cdef double _UNHEARD_FLOPS = 1e9     # between two looks for Ctrl-C
+
+# native dtypes by NumPy's number; -1: ask _describe
+cdef int[32] _SOURCE_OF
+for i in range(32):
+    _SOURCE_OF[i] = -1
+for name in ("i4", "i8", "f4", "f8", "u1"):
+    _SOURCE_OF[np.dtype(name).num] = _SOURCES[name]
+
+
+@cython.final
+cdef class Predictor:
+    """Answers of a network as it was when this was made; see Network.predictor.
+
+    Nothing in it changes but the list of free arenas, which is used with the GIL held: a call takes one, or makes one.
+    """
+    cdef Plan plan
+    cdef cnp.ndarray theta
+    cdef object dtype, slow
+    cdef dict inputs, outputs
+    cdef int input, output, n_threads, number, n_free
+    cdef bint flat  # one input and one output, of one axis each
+    cdef cnp.npy_intp n_in, n_out
+    cdef size_t arena_bytes
+    cdef double flops_row
+    cdef void *free[ARENAS]
+
+    def __cinit__(self, Plan plan, cnp.ndarray theta, dict inputs, dict outputs, int n_threads, slow=None):
+        """inputs, outputs: (buffer, an example's shape) by name; slow: the outputs for a list of inputs (n, *shape), in
+        place of the plan, where that calls Python."""
+        self.plan, self.theta, self.slow, self.dtype = plan, theta, slow, plan.dtype
+        self.inputs, self.outputs, self.n_threads = inputs, outputs, n_threads
+        self.n_in, self.n_out = (sum(math.prod(shape) for _, shape in ends.values()) for ends in (inputs, outputs))
+        (self.input, first), (self.output, last) = next(iter(inputs.values())), next(iter(outputs.values()))
+        self.flat = len(inputs) == len(outputs) == len(first) == len(last) == 1
+        self.number = plan.dtype.num
+        cdef bp_plan_info info = bp_plan_describe(plan.plan)
+        self.arena_bytes, self.flops_row = info.arena_bytes, info.flops / plan.rows
+
+    def __dealloc__(self):
+        for i in range(self.n_free):
+            free(self.free[i])
+
+    def __repr__(self):
+        return f"<Predictor of {self.n_in} inputs and {self.n_out} outputs, {self.dtype}>"
+
+    @property
+    def n_inputs(self):
+        """Numbers of an example, of all inputs."""
+        return self.n_in
+
+    @property
+    def n_outputs(self):
+        """Numbers of an answer, of all outputs."""
+        return self.n_out
+
+    def __call__(self, x, out=None):
+        """a^L for a row x (n_0,): (n_L,); or for rows (n, n_0): (n, n_L); in the network's dtype, written to `out`
+        where that is given.  Of several inputs x is a list, or a dict by name; of several outputs a tuple comes, and
+        `out` is a list, or a dict by name."""
+        cdef cnp.ndarray a, to
+        cdef cnp.npy_intp[2] shape
+        cdef bp_in_port port
+        cdef bp_out_port answers
+        if not self.flat:
+            return self.shaped(x, out)
+        if not cnp.PyArray_CheckExact(x):
+            x = _real(x)
+        a = x
+        cdef int ndim = cnp.PyArray_NDIM(a), number = cnp.PyArray_TYPE(a)
+        if not (0 < ndim < 3) or a.shape[ndim - 1] != self.n_in or a.shape[0] == 0:
+            raise ValueError(f"x: expected shape ({self.n_in},) or (n, {self.n_in}) with n > 0, got {np.shape(x)}")
+        if 0 <= number < 32 and _SOURCE_OF[number] >= 0 and cnp.PyArray_ISNOTSWAPPED(a):
+            port.array.data = <const char *>cnp.PyArray_DATA(a)
+            port.array.type = <bp_source>_SOURCE_OF[number]
+            port.array.swapped = 0
+        else:
+            a = _real(x)
+            port.array = _describe(a)
+        port.buffer = self.input
+        port.array.rows = 1 if ndim == 1 else a.shape[0]
+        port.array.n_outer = 0
+        port.array.cols = self.n_in
+        port.array.col_stride = a.strides[ndim - 1]
+        port.array.row_stride = a.strides[0] if ndim == 2 else port.array.col_stride * self.n_in
+        shape[0], shape[ndim - 1] = port.array.rows, self.n_out
+        if out is None:
+            to = cnp.PyArray_SimpleNew(ndim, shape, self.number)
+        else:
+            to = self.check_out(out, a, ndim, port.array.rows)
+        if self.slow is not None:
+            (found,) = self.slow([a.reshape(-1, self.n_in)])
+            to[...] = found if ndim == 2 else found[0]
+            return to
+        answers.buffer, answers.data = self.output, cnp.PyArray_DATA(to)
+        self.answer(1, &port, 1, &answers)
+        return to
+
+    cdef shaped(self, x, out):
+        """Examples or answers of several axes, several inputs or outputs; what is not contiguous is copied."""
+        from bpcore._validate import parts
+
+        xs, lead = [], None
+        for (name, value), (_, shape) in zip(parts("x", x, list(self.inputs)), self.inputs.values(), strict=True):
+            value = _real(value, name)
+            before = value.shape[:value.ndim - len(shape)]
+            if value.shape[len(before):] != shape or len(before) > 1 or value.size == 0:
+                words = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
+                raise ValueError(f"{name}: expected shape ({words}) or (n, {words.rstrip(',')}) with n > 0, got "
+                                 f"{value.shape}")
+            if before != (before if lead is None else lead):
+                raise ValueError(f"x: expected a row of each input, or as many rows in each, got {name} of shape "
+                                 f"{value.shape} beside one of {xs[0].shape}")
+            lead = before
+            xs.append(np.ascontiguousarray(value))
+        shapes = [(*lead, *shape) for _, shape in self.outputs.values()]
+        if out is None:
+            outs = [np.empty(shape, self.dtype) for shape in shapes]
+        else:
+            outs = []
+            for (name, to), shape in zip(parts("out", out, list(self.outputs)), shapes, strict=True):
+                outs.append(self.check_shaped(to, name, shape, [*xs, *outs]))
+        n = lead[0] if lead else 1
+        if self.slow is not None:
+            rows = [a.reshape(n, *shape) for a, (_, shape) in zip(xs, self.inputs.values(), strict=True)]
+            for to, found in zip(outs, self.slow(rows), strict=True):
+                to[...] = found.reshape(to.shape)
+        else:
+            self.answer_all(n, xs, outs)
+        return outs[0] if len(outs) == 1 else tuple(outs)
+
+    cdef answer_all(self, cnp.npy_intp n, list xs, list outs):
+        cdef bp_in_port *ins = <bp_in_port *>calloc(len(xs), sizeof(bp_in_port))
+        cdef bp_out_port *answers = <bp_out_port *>calloc(len(outs), sizeof(bp_out_port))
+        try:
+            if ins == NULL or answers == NULL:
+                raise MemoryError
+            for i, (x, (buffer, _)) in enumerate(zip(xs, self.inputs.values(), strict=True)):
+                rows = x.reshape(n, -1)
+                ins[i].buffer, ins[i].array = buffer, _describe(rows)
+                ins[i].array.cols, ins[i].array.col_stride = rows.shape[1], rows.itemsize
+                ins[i].array.row_stride = rows.shape[1] * rows.itemsize
+            for i, (to, (buffer, _)) in enumerate(zip(outs, self.outputs.values(), strict=True)):
+                answers[i].buffer, answers[i].data = buffer, cnp.PyArray_DATA(to)
+            self.answer(len(xs), ins, len(outs), answers)
+        finally:
+            free(ins)
+            free(answers)
+
+    cdef check_shaped(self, out, str name, tuple shape, list others):
+        if (type(out) is np.ndarray and out.shape == shape and out.dtype == self.dtype and out.dtype.isnative
+                and out.flags.c_contiguous and out.flags.writeable
+                and not any(np.may_share_memory(out, other) for other in others)):
+            return out
+        got = f"{out.dtype} of shape {out.shape}" if type(out) is np.ndarray else type(out).__name__
+        raise ValueError(f"{name}: expected a writeable, C-contiguous array of {self.dtype} and shape {shape} that "
+                         f"shares no memory with x{' and other outputs' if len(self.outputs) > 1 else ''}, got {got}")
+
+    cdef cnp.ndarray check_out(self, out, cnp.ndarray a, int ndim, cnp.npy_intp rows):
+        cdef cnp.ndarray to
+        if cnp.PyArray_CheckExact(out):
+            to = out
+            if (cnp.PyArray_NDIM(to) == ndim and to.shape[0] == (rows if ndim == 2 else self.n_out)
+                    and to.shape[ndim - 1] == self.n_out and cnp.PyArray_TYPE(to) == self.number
+                    and cnp.PyArray_ISCARRAY(to) and (ndim == 1 or not np.may_share_memory(to, a))):
+                return to
+            got = f"{out.dtype} of shape {out.shape}"
+        else:
+            got = type(out).__name__  # a subclass may mean more than its memory
+        shape = f"({rows}, {self.n_out})" if ndim == 2 else f"({self.n_out},)"
+        raise ValueError(f"out: expected a writeable, C-contiguous array of {self.dtype} and shape {shape} that shares no "
+                         f"memory with x, got {got}")
+
+    cdef answer(self, int n_in, bp_in_port *ins, int n_out, bp_out_port *outs):
+        cdef int64_t rows = ins[0].array.rows, some, most = <int64_t>max(32, _UNHEARD_FLOPS * self.n_threads / (self.flops_row + 1))
+        cdef bint release = self.flops_row * rows > _RELEASE_FLOPS
+        cdef unsigned long generation = _generation
+        cdef void *arena = NULL
+        cdef bp_status status = BP_OK
+        cdef int i
+        if self.n_free > 0:
+            self.n_free -= 1
+            arena = self.free[self.n_free]
+        elif posix_memalign(&arena, 64, self.arena_bytes + 64):
+            raise MemoryError("bpcore: out of memory")
+        try:
+            while True:
+                some = min(rows, most)
+                for i in range(n_in):
+                    ins[i].array.rows = some
+                if release:
+                    _enter(False)
+                    try:
+                        with nogil:
+                            status = bp_answer(self.plan.plan, cnp.PyArray_DATA(self.theta), arena, n_in, ins, n_out,
+                                               outs, self.n_threads)
+                    finally:
+                        _leave(False, generation)
+                    PyErr_CheckSignals()
+                else:
+                    status = bp_answer(self.plan.plan, cnp.PyArray_DATA(self.theta), arena, n_in, ins, n_out, outs, 1)
+                rows -= some
+                if rows == 0 or status:
+                    break
+                for i in range(n_in):
+                    ins[i].array.data += some * ins[i].array.row_stride
+                for i, (_, shape) in enumerate(self.outputs.values()):
+                    outs[i].data = <char *>outs[i].data + some * <int64_t>(math.prod(shape) * self.dtype.itemsize)
+        finally:
+            if self.n_free < ARENAS:
+                self.free[self.n_free] = arena
+                self.n_free += 1
+            else:
+                free(arena)
+        if status == BP_E_LABEL:
+            raise ValueError("x: expected whole numbers from 0 to n - 1 of each Embedding; net.predict(x) says which is not")
+        if status:
+            self.plan.fail(status)
+
+
+cdef _real(x, str name="x"):
+    """Anything that NumPy makes an array of real numbers of."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: masked arrays are not supported; use {name}.filled(...)")
+    if not cnp.PyArray_CheckExact(x):
+        try:
+            x = np.asarray(x)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{name}: expected an array of numbers, got {type(x).__name__} ({error})") from None
+    if x.dtype.kind not in "fiub" or not is_source(x.dtype):
+        raise TypeError(f"{name}: expected real numbers, got dtype {x.dtype}")
+    return x

@@ -1,0 +1,213 @@
+# Run: a plan walked over data, and the calls of the user's Python on the way.
+
+cdef cnp.ndarray _copy_in(const void *data, int64_t rows, int64_t cols, dtype):
+    cdef cnp.ndarray a = np.empty((rows, cols), dtype)
+    memcpy(cnp.PyArray_DATA(a), data, rows * cols * a.itemsize)
+    return a
+
+
+cdef cnp.ndarray _checked(object result, str what, tuple shape, dtype):
+    try:
+        a = np.asarray(result)
+    except ValueError as error:
+        raise ValueError(f"{what}: expected an array of shape {shape}, got {type(result).__name__} ({error})") from None
+    if a.dtype.kind not in "fiub":
+        raise TypeError(f"{what}: expected real numbers, got dtype {a.dtype}")
+    if a.shape != shape:
+        raise ValueError(f"{what}: expected an array of shape {shape}, got {a.shape}")
+    return np.ascontiguousarray(a, dtype)
+
+
+cdef bp_status _callback(void *self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df,
+                         bp_loss_call *loss, bp_function_call *function) noexcept with gil:
+    cdef Run run = <Run>self
+    cdef unsigned long generation = _generation
+    try:
+        if loss != NULL:
+            run._call_loss(tag, loss)
+        elif function != NULL:
+            run._call_function(tag, function)
+        else:
+            run._call_activation(tag, rows, cols, z, a, df)
+        if generation != _generation:
+            raise RuntimeError("a step cannot go on in the child of a fork that was made within a user's function")
+        return BP_OK
+    except BaseException as error:
+        run.error = error
+        return BP_E_CALLBACK
+
+
+_OPTIMIZERS = {"none": BP_OPT_NONE, "gradient": BP_OPT_GRADIENT, "each": BP_OPT_EACH, "sgd": BP_OPT_SGD, "adam": BP_OPT_ADAM}
+
+
+@cython.final
+cdef class Run:
+    """One pass of a plan over data: ports, an optimiser, then slices."""
+    cdef bp_run *run
+    cdef Plan plan
+    cdef object theta, arrays, order, states, error, target_shapes
+
+    def __cinit__(self, Plan plan, cnp.ndarray theta):
+        self.plan = plan
+        self.theta = theta
+        self.target_shapes = ()
+        self.run = bp_run_new(plan.plan, &_blas, cnp.PyArray_DATA(theta), theta.shape[0])
+        if self.run == NULL:
+            raise MemoryError("bpcore: out of memory, or theta is shorter than the plan's parameters")
+        bp_run_callback(self.run, _callback, <void *>self)
+
+    def __dealloc__(self):
+        bp_run_free(self.run)
+
+    def ports(self, ins, outs=(), int weight=-1, target_shapes=(), repeats=()):
+        """ins, outs: lists of (buffer, array); weight: index in ins of the sample weights; target_shapes: of y's rows,
+        a loss each, for the user's; repeats: of the first of ins, row r is the array's row r // repeat % len.
+        Arrays of outs are C-contiguous in the plan's dtype."""
+        cdef bp_in_port *in_ports = <bp_in_port *>calloc(len(ins) + 1, sizeof(bp_in_port))
+        cdef bp_out_port *out_ports = <bp_out_port *>calloc(len(outs) + 1, sizeof(bp_out_port))
+        cdef bp_status status
+        try:
+            if in_ports == NULL or out_ports == NULL:
+                raise MemoryError
+            for i, (buffer, array) in enumerate(ins):
+                in_ports[i].buffer = buffer
+                in_ports[i].array = _describe(array)
+            for i, (buffer, array) in enumerate(outs):
+                out_ports[i].buffer = buffer
+                out_ports[i].data = cnp.PyArray_DATA(array)
+            status = bp_run_ports(self.run, len(ins), in_ports, len(outs), out_ports, weight)
+            if status:
+                _raise(status)
+            for i, repeat in enumerate(repeats):
+                bp_run_repeat(self.run, i, repeat)
+        finally:
+            free(in_ports)
+            free(out_ports)
+        self.arrays = (list(ins), list(outs))
+        self.target_shapes = target_shapes
+
+    def optimizer(self, str kind, states=(), int64_t t=0, double lr=0.0, double momentum=0.0, bint nesterov=False,
+                  double beta1=0.0, double beta2=0.0, double eps=0.0, double weight_decay=0.0):
+        """kind: none, gradient (states[0] receives it), each (that of each row, in states[0]), sgd, adam; states:
+        arrays shaped as theta."""
+        cdef bp_opt opt
+        memset(&opt, 0, sizeof(opt))
+        opt.kind = _OPTIMIZERS[kind]
+        opt.lr, opt.momentum, opt.nesterov = lr, momentum, nesterov
+        opt.beta1, opt.beta2, opt.eps, opt.weight_decay = beta1, beta2, eps, weight_decay
+        opt.t = t
+        if len(states) != {"gradient": 1, "each": 1, "sgd": int(momentum != 0), "adam": 2}.get(kind, 0):
+            raise ValueError(f"optimizer: {len(states)} arrays of state do not fit {kind}")
+        for i, state in enumerate(states):
+            opt.state[i] = cnp.PyArray_DATA(state)
+        self.states = states
+        bp_run_optimizer(self.run, &opt)
+
+    def random(self, uint64_t seed, int64_t step):
+        """What training draws from: a key, and the network's count of steps so far."""
+        bp_run_random(self.run, seed, step)
+
+    def seeds(self, int64_t first, int64_t apart):
+        """The plan's seeds are the unit vectors from `first` on; outs are views of (n, apart, cols) from `first` on."""
+        bp_run_seeds(self.run, first, apart)
+
+    def begin(self, int64_t n, int64_t batch, cnp.ndarray order=None):
+        """Begins an epoch over n rows, taken in `order` ((n,) int64) or as they lie."""
+        self.order = order
+        bp_run_begin(self.run, n, batch, NULL if order is None else <const int64_t *>cnp.PyArray_DATA(order))
+
+    def slice(self, int n_threads, double seconds=0.05, int64_t max_steps=-1, bint fresh=True):
+        """Runs a slice without the GIL; PAUSED, DONE, NONFINITE_LOSS or NONFINITE_PARAM, or raises."""
+        cdef bp_status status
+        cdef bint blas = bp_plan_describe(self.plan.plan).calls_blas
+        cdef unsigned long generation = _generation
+        _enter(blas)
+        try:
+            with nogil:
+                status = bp_epoch(self.run, n_threads, seconds, max_steps, fresh)
+        finally:
+            _leave(blas, generation)
+        if status == BP_E_CALLBACK:
+            error, self.error = self.error, None
+            raise error
+        if status > BP_E_NONFINITE_PARAM:
+            self.plan.fail(status)
+        return status
+
+    def progress(self):
+        """Sums over the batches done in this epoch: (loss, weight, hits, rows, batches), and updates of the run."""
+        cdef bp_progress p = bp_run_progress(self.run)
+        return p.loss, p.weight, p.hits, p.rows, p.batch, p.steps
+
+    def losses(self):
+        """Sums of each loss over this epoch, (loss, weight, hits); the loss without its weight."""
+        cdef const double *sums
+        found = []
+        for i in range(len(self.plan.losses)):
+            sums = bp_run_loss(self.run, i)
+            found.append((sums[0], sums[1], sums[2]))
+        return found
+
+    def updates(self):
+        """The optimiser's count of updates."""
+        return bp_run_updates(self.run)
+
+    cdef _call_activation(self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df):
+        f, derivative = self.plan.functions[tag]
+        dtype = self.plan.dtype
+        cdef cnp.ndarray result
+        argument = _copy_in(z, rows, cols, dtype)
+        result = _checked(f(argument), "Activation: f(z)", (rows, cols), dtype)
+        memcpy(a, cnp.PyArray_DATA(result), result.nbytes)
+        if df != NULL:
+            argument = _copy_in(z, rows, cols, dtype)
+            result = _checked(derivative(argument), "Activation: df(z)", (rows, cols), dtype)
+            memcpy(df, cnp.PyArray_DATA(result), result.nbytes)
+
+    cdef _call_function(self, int tag, bp_function_call *call):
+        forward, backward, shapes, out_shape, name = self.plan.functions[tag]
+        dtype, rows = self.plan.dtype, (call.rows,)
+        cdef cnp.ndarray result
+        arrays = [_copy_in(call.input[i], call.rows, call.cols[i], dtype).reshape(rows + shapes[i])
+                  for i in range(call.n_in)]
+        if call.out_grad == NULL:
+            result = _checked(forward(*arrays), f"{name}: forward", rows + out_shape, dtype)
+            memcpy(call.out, cnp.PyArray_DATA(result), result.nbytes)
+            return
+        parts = backward(_copy_in(call.out_grad, call.rows, call.out_cols, dtype).reshape(rows + out_shape), *arrays)
+        if call.n_in == 1 and not isinstance(parts, (list, tuple)):
+            parts = (parts,)
+        if not isinstance(parts, (list, tuple)) or len(parts) != call.n_in:
+            got = len(parts) if isinstance(parts, (list, tuple)) else type(parts).__name__
+            raise ValueError(f"{name}: backward: expected {call.n_in} gradients, one an input, got {got}")
+        for i in range(call.n_in):
+            if call.in_grad[i] == NULL:
+                continue
+            result = _checked(parts[i], f"{name}: backward: gradient {i}", rows + shapes[i], dtype)
+            result = _copy_in(call.in_grad[i], call.rows, call.cols[i], dtype) + result.reshape(call.rows, -1)
+            memcpy(call.in_grad[i], cnp.PyArray_DATA(result), result.nbytes)
+
+    cdef _call_loss(self, int tag, bp_loss_call *call):
+        value, gradient, out_shape = self.plan.functions[tag]
+        dtype = self.plan.dtype
+        cdef cnp.ndarray out = _copy_in(call.out, call.rows, call.cols, dtype), result
+        out = out.reshape((call.rows,) + out_shape)
+        target = _copy_in(call.target, call.rows, call.target_cols, np.int32 if call.labels else dtype)
+        target = target.reshape((call.rows,) + self.target_shapes[self.plan.losses.index(tag)])
+        weight = None
+        if call.weight != NULL:
+            weight = _copy_in(call.weight, call.rows, 1, dtype)
+        losses = _checked(value(out.copy(), target.copy()), "Loss: value(a, y)", (call.rows,), np.float64)
+        if weight is None:
+            call.sum[0], call.sum[1] = losses.sum(), call.rows
+        else:
+            used = weight[:, 0] != 0  # a row of weight 0 is not looked at
+            call.sum[0] = (losses[used] * weight[used, 0]).sum()
+            call.sum[1] = weight.sum(dtype=np.float64)
+        if call.grad != NULL:
+            result = _checked(gradient(out, target), "Loss: gradient(a, y)", (call.rows,) + out_shape, dtype)
+            if weight is not None:
+                weighted = np.zeros((call.rows, call.cols), dtype)
+                weighted[used] = weight[used] * result.reshape(call.rows, -1)[used]
+                result = weighted
+            memcpy(call.grad, cnp.PyArray_DATA(result), result.nbytes)

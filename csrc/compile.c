@@ -1,0 +1,201 @@
+/* Compiles the list of operations: gradients, sizes of tiles and chunks, then what compile.h declares, in its order. */
+#include "compile.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* How the work is cut: fixed numbers, so that the bits depend on shapes alone. */
+enum {
+    INFER_TILE = 32,
+    TRAIN_TILE = 64,
+    PYTHON_TILE = 1024, /* of tiles that are alone, where the user's Python is called: less often */
+    LEAST_TILE = 16,    /* so that a tile of one column is whole cache lines */
+    MAX_CHUNK_ROWS = 16384
+};
+/* Between barriers a signal is not heard: at most so much work, 10 to 80 ms of one core that does 200 GFLOP/s. */
+static const double ROWS_FLOPS = 2e9, GRID_FLOPS = 6e9, UPDATE_FLOPS = 16e9;
+
+bp_forces bp_forced;
+void bp_set_backend(int mode) { bp_forced.backend = mode; }
+void bp_set_phase2(int mode) { bp_forced.phase2 = mode; }
+void bp_set_parallel_always(int on) { bp_forced.parallel_always = on; }
+
+/* A parameter's uses in operations that the loss does not depend on are no terms of its gradient. */
+static void drop_dead_uses(bp_plan *plan) {
+    for (int i = 0; i < plan->n_params; i++) {
+        bp_param *p = &plan->params[i];
+        int u = p->first_use, next;
+        for (p->first_use = p->last_use = -1; u >= 0; u = next) {
+            next = plan->uses[u].next;
+            plan->uses[u].next = -1;
+            if (plan->buffers[plan->ops[plan->uses[u].op].out].grad < 0) continue;
+            if (p->first_use < 0) p->first_use = u;
+            else plan->uses[p->last_use].next = u;
+            p->last_use = u;
+        }
+    }
+}
+
+static int gradient_buffer(bp_plan *plan, int64_t cols) {
+    int grad = bp_plan_buffer(plan, BP_REAL, cols);
+    if (grad >= 0) plan->buffers[grad].maker = BP_GRADIENT;
+    return grad;
+}
+
+/* Gives a gradient to every buffer on a way from a parameter (or from the input, where that is wanted) to the loss,
+ * and says which contribution to it is the first (written) and which come later (added). */
+static bp_status declare_gradients(bp_plan *plan) {
+    int n = plan->n_buffers, want_input = !!(plan->flags & BP_DO_INPUT_GRAD);
+    char *needs = calloc((size_t)n + 1, 1), *reaches = calloc((size_t)n + 1, 1), *seen = calloc((size_t)n + 1, 1);
+    bp_status status = needs && reaches && seen ? BP_OK : BP_E_NOMEM;
+    for (int i = 0; i < n && !status; i++)
+        needs[i] = (char)(want_input && plan->buffers[i].kind == BP_REAL && !bp_maker_of(plan, i));
+    for (int i = 0; i < plan->n_ops && !status; i++) {
+        bp_op *op = &plan->ops[i];
+        for (int j = 0; j < op->n_in; j++) needs[op->out] |= needs[op->in[j]];
+        for (int j = 0; j < op->n_params; j++)
+            needs[op->out] |= !(plan->params[op->param[j]].flags & BP_PARAM_FROZEN);
+    }
+    for (int i = 0; i < plan->n_losses && !status; i++) reaches[plan->losses[i].out] = 1;
+    for (int i = plan->n_ops - 1; i >= 0 && !status; i--)
+        for (int j = 0; j < plan->ops[i].n_in; j++) reaches[plan->ops[i].in[j]] |= reaches[plan->ops[i].out];
+    for (int i = 0; i < n && !status; i++) {
+        if (!needs[i] || !reaches[i]) continue;
+        int grad = gradient_buffer(plan, plan->buffers[i].cols);
+        if (grad < 0) status = BP_E_NOMEM;
+        plan->buffers[i].grad = grad;
+    }
+    if (!status) {
+        drop_dead_uses(plan);
+        for (int i = 0; i < plan->n_losses; i++) seen[plan->losses[i].in] = 1;
+        for (int i = plan->n_ops - 1; i >= 0; i--) {
+            bp_op *op = &plan->ops[i];
+            if (op->skip || plan->buffers[op->out].grad < 0) continue;
+            for (int j = 0; j < op->n_in; j++) {
+                op->add[j] = seen[op->in[j]];
+                seen[op->in[j]] = 1;
+            }
+        }
+    }
+    free(needs);
+    free(reaches);
+    free(seen);
+    return status;
+}
+
+/* A loss of bpcore's writes its gradient, wanted or not. */
+static bp_status place_losses(bp_plan *plan) {
+    for (int i = 0; i < plan->n_losses; i++) {
+        bp_cost *loss = &plan->losses[i];
+        loss->call.fused = loss->fused;
+        loss->grad = plan->buffers[loss->in].grad;
+        if (loss->grad >= 0 || !loss->type) continue;
+        loss->grad = gradient_buffer(plan, plan->buffers[loss->in].cols);
+        if (loss->grad < 0) return BP_E_NOMEM;
+    }
+    return BP_OK;
+}
+
+int bp_wants_backward(const bp_plan *plan, const bp_op *op) {
+    if (op->skip || plan->buffers[op->out].grad < 0) return 0;
+    if (op->type->backward_first) return 1;
+    for (int j = 0; j < op->n_in; j++)
+        if (plan->buffers[op->in[j]].grad >= 0) return 1;
+    return 0;
+}
+
+/* Shards pay where many rows meet few weights: a tile's activations outweigh the gradient it is added to. */
+static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
+    int none = !(plan->flags & BP_DO_BACKWARD) || plan->alone || has_chunk_op || !plan->n_theta;
+    if (none || bp_forced.phase2 == 1) return 0;
+    int64_t tiles = ceil_div(plan->rows, plan->row_tile);
+    if (bp_forced.phase2 == 2 || (tiles >= 4 && plan->n_theta <= TRAIN_TILE * units))
+        return (int)min64(BP_MAX_SHARDS, tiles);
+    return 0;
+}
+
+/* Rows of a tile: many where a tile reads all weights once, fewer where weights are used many times a row, or where a
+ * second thread would have nothing to do; a small rest costs as much as a whole tile. */
+static int64_t choose_tile(const bp_plan *plan, int calls_python) {
+    if (plan->alone && calls_python) return PYTHON_TILE;
+    int64_t tile = plan->rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2, least = 0;
+    if (plan->rows <= 2 * LEAST_TILE && plan->rows > 2 * LEAST_TILE - 8) tile = LEAST_TILE;
+    if (plan->inference) tile = INFER_TILE;
+    double flops = 0;
+    for (int i = 0; i < plan->n_ops; i++) {
+        if (plan->ops[i].n_params && !plan->ops[i].type->by_row) flops += bp_flops_of(plan, &plan->ops[i]);
+        least = max64(least, plan->ops[i].type->tile);
+    }
+    double uses = flops / (2 * (double)plan->n_theta + 1); /* of a weight, in a row */
+    while (tile > LEAST_TILE && tile > least && uses * (double)tile > 2 * TRAIN_TILE) tile /= 2;
+    return max64(tile, least);
+}
+
+/* Flops of a row, and the rows of a chunk: as many as keep every stage and the update short. */
+static void size_chunks(bp_plan *plan) {
+    double together = 1, apart = 1; /* of the operations that share a stage of row tiles; of the largest on a grid */
+    plan->flops_row = 0;
+    for (int i = 0; i < plan->n_ops; i++) {
+        const bp_op *op = &plan->ops[i];
+        double flops = bp_flops_of(plan, op);
+        plan->flops_row += flops;
+        if (!bp_is_grid(plan, &(bp_item){.kind = BP_FORWARD, .op = i})) together += flops;
+        else if (flops > apart) apart = flops;
+    }
+    int back = !(plan->flags & BP_DO_BACKWARD) ? 0 : plan->seeds && !(plan->flags & BP_DO_EACH) ? 1 : 2;
+    /* forward, to the inputs, to the parameters */
+    double passes = 1 + back * (plan->seeds ? (double)plan->seeds : 1);
+    double most = fmin(ROWS_FLOPS / (together * passes), GRID_FLOPS / apart);
+    if (back && !plan->alone) most = fmin(most, UPDATE_FLOPS / plan->flops_row);
+    plan->flops_row *= passes;
+    plan->flops = plan->flops_row * (double)plan->rows;
+    int64_t limit = max64((int64_t)fmin(most, MAX_CHUNK_ROWS) / plan->row_tile, 1) * plan->row_tile;
+    plan->chunk_rows = round_up(ceil_div(plan->rows, ceil_div(plan->rows, limit)), plan->row_tile);
+    plan->n_tiles = ceil_div(plan->chunk_rows, plan->row_tile);
+}
+
+bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads) {
+    if (plan->arena || rows < 1 || n_threads < 1 || n_threads > BP_MAX_THREADS) return BP_E_SHAPE;
+    if (flags & (BP_DO_LOSS | BP_DO_BACKWARD) && !plan->n_losses) return BP_E_SHAPE;
+    if ((plan->seeds || flags & BP_DO_EACH) && !(flags & BP_DO_BACKWARD)) return BP_E_SHAPE;
+    if (plan->seeds && (plan->n_losses != 1 || plan->losses[0].fused)) return BP_E_SHAPE;
+    plan->flags = flags;
+    plan->alone = plan->seeds || flags & BP_DO_EACH;
+    plan->rows = rows;
+    plan->n_threads = n_threads;
+    int has_chunk_op = 0, has_table = 0;
+    for (int i = 0; i < plan->n_params; i++) has_table |= bp_is_table(plan, i);
+    for (int i = 0; i < plan->n_losses && flags & BP_DO_LOSS; i++) {
+        if (plan->losses[i].fused) bp_maker_of(plan, plan->losses[i].out)->skip = 1;
+        has_chunk_op |= !plan->losses[i].type;
+    }
+
+    plan->inference = !(flags & BP_DO_BACKWARD);
+    int64_t units = 0;
+    for (int i = 0; i < plan->n_ops; i++) {
+        const bp_op *op = &plan->ops[i];
+        has_chunk_op |= op->scope == BP_SCOPE_CHUNK && flags & BP_DO_FORWARD;
+        units += op->n_params ? plan->buffers[op->out].cols : 0;
+    }
+    if (plan->n_ops) units += plan->buffers[plan->ops[0].in[0]].cols;
+    if (plan->alone && has_chunk_op) plan->n_threads = 1; /* the calling thread */
+    plan->row_tile = choose_tile(plan, has_chunk_op);
+    plan->shards = choose_shards(plan, units, has_chunk_op || has_table);
+    plan->windowed = plan->shards || plan->alone || (plan->inference && !has_chunk_op);
+    size_chunks(plan);
+
+    /* BLAS may treat the rows of a product differently; a prediction must not */
+    for (int i = 0; i < plan->n_ops; i++)
+        plan->ops[i].native = bp_forced.backend != 1 || plan->inference || plan->alone;
+    bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
+    if (!status && flags & BP_DO_LOSS) status = place_losses(plan);
+    int trains = flags & BP_DO_BACKWARD && !plan->alone;
+    if (!status && trains) status = bp_find_tables(plan);
+    if (!status && trains) bp_find_segments(plan);
+    if (!status) bp_fuse_products(plan);
+    if (!status && trains) status = bp_copy_operations(plan);
+    if (!status) status = bp_cut_stages(plan);
+    if (!status && trains) status = bp_cut_blocks(plan);
+    if (!status) status = bp_lay_out(plan);
+    return status;
+}

@@ -1,0 +1,277 @@
+/* Tasks of phase 1: the items of a stage on a tile of rows, on a cell, or on all rows of a chunk. */
+#include "kernels/kernels.h"
+#include "run.h"
+
+#include <string.h>
+
+/* A row tile: `count` rows of the chunk from `row` lie at row `at` of the buffers. */
+typedef struct {
+    int64_t number, row, at, count;
+    int64_t seed, seeds; /* of the plan's, on the way back: the first, and how many together */
+    int shard, add; /* shards: its gradients join (or begin) those of this one */
+} bp_tile;
+
+static bp_tile tile_of(const bp_run *run, int64_t tile, int64_t height, int thread) {
+    const bp_plan *plan = run->plan;
+    int64_t row = tile * height;
+    return (bp_tile){tile, row, plan->windowed ? thread * height : row, min64(height, run->rows - row), 0, 1, 0, 0};
+}
+
+/* Rows that repeat (see bp_run_repeat), from `first` on: what is there already is copied. */
+static void gather_repeated(const bp_run *run, int i, int64_t first, int64_t count, size_t row, char *to) {
+    const bp_array *array = &run->in[i].array;
+    const bp_buffer *b = &run->plan->buffers[run->in[i].buffer];
+    int64_t repeat = run->repeat[i], cycle = repeat * array->rows;
+    for (int64_t r = 0; r < count; r++, to += row) {
+        int64_t ago = r >= cycle ? cycle : r && (first + r) % repeat ? 1 : 0;
+        if (ago) memcpy(to, to - (size_t)ago * row, row);
+        else bp_gather(array, NULL, (first + r) / repeat % array->rows, 1, b, run->plan->dtype, to);
+    }
+}
+
+static void gather(bp_run *run, const bp_tile *t) {
+    const bp_plan *plan = run->plan;
+    for (int i = 0; i < run->n_in; i++) {
+        const bp_in_port *port = &run->in[i];
+        const bp_buffer *b = &plan->buffers[port->buffer];
+        size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
+        char *to = plan->arena + b->offset + (size_t)t->at * row;
+        int64_t first = run->at.pos + run->off + t->row;
+        if (run->repeat[i]) gather_repeated(run, i, first, t->count, row, to);
+        else bp_gather(&port->array, run->order, first, t->count, b, plan->dtype, to);
+    }
+}
+
+/* Where row r of a tile (of seeds, rows) goes, in what goes out. */
+static int64_t out_row(const bp_run *run, const bp_tile *t, int64_t r) {
+    return (run->at.pos + run->off + t->row + r % t->count) * run->apart + t->seed + r / t->count;
+}
+
+static void scatter(bp_run *run, const bp_tile *t) {
+    for (int i = 0; i < run->n_out; i++) {
+        const bp_out_port *port = &run->out[i];
+        size_t row = (size_t)run->plan->buffers[port->buffer].cols * run->plan->size;
+        const char *from = bp_at(&run->x, port->buffer, t->at, run->plan->size);
+        int64_t rows = t->seeds * t->count, run_of = run->apart == 1 ? rows : 1; /* rows in one run of memory */
+        for (int64_t r = 0; r < rows; r += run_of)
+            memcpy((char *)port->data + (size_t)out_row(run, t, r) * row, from + (size_t)r * row, (size_t)run_of * row);
+    }
+}
+
+/* x *= factor, n reals */
+static void multiply(bp_dtype dtype, void *x, int64_t n, double factor) {
+    if (dtype == BP_F32)
+        for (int64_t i = 0; i < n; i++) ((float *)x)[i] *= (float)factor;
+    else
+        for (int64_t i = 0; i < n; i++) ((double *)x)[i] *= factor;
+}
+
+/* Weights of positions, scaled to a mean of 1 in each row: its loss is the average of the positions that count. */
+static void average_positions(const bp_plan *plan, int buffer, void *weights, int64_t rows) {
+    int64_t n = plan->buffers[buffer].cols;
+    for (int64_t r = 0; r < rows; r++) {
+        void *row = (char *)weights + (size_t)(r * n) * plan->size;
+        double sum = 0;
+        for (int64_t i = 0; i < n; i++) sum += plan->dtype == BP_F32 ? (double)((float *)row)[i] : ((double *)row)[i];
+        for (int64_t i = 0; i < n && sum > 0; i++) /* n / sum may overflow */
+            if (plan->dtype == BP_F32) ((float *)row)[i] = (float)(((float *)row)[i] * (double)n / sum);
+            else ((double *)row)[i] = ((double *)row)[i] * (double)n / sum;
+    }
+}
+
+static bp_status loss(bp_run *run, int number, const bp_tile *t) {
+    const bp_plan *plan = run->plan;
+    const bp_cost *loss = &plan->losses[number];
+    int weight = run->weight_port < 0 ? -1 : run->in[run->weight_port].buffer;
+    bp_loss_call call = loss->call;
+    call.rows = t->count * call.positions;
+    call.out = bp_at(&run->x, loss->in, t->at, plan->size);
+    call.target = bp_at(&run->x, loss->target, t->at, call.labels ? sizeof(int32_t) : plan->size);
+    if (loss->grad >= 0) call.grad = bp_at(&run->x, loss->grad, t->at, plan->size);
+    if (weight >= 0) {
+        call.weight = bp_at(&run->x, weight, t->at, plan->size);
+        if (plan->buffers[weight].cols > 1) {
+            if (plan->buffers[weight].cols != call.positions) return BP_E_SHAPE;
+            average_positions(plan, weight, bp_at(&run->x, weight, t->at, plan->size), t->count);
+            call.positions = 1;
+        }
+    }
+    bp_status status = loss->type ? loss->type->fn[plan->dtype](&call)
+                                  : run->x.callback(run->x.callback_self, loss->tag, call.rows, call.cols, NULL, NULL,
+                                                    NULL, &call, NULL);
+    if (status) return status;
+    double *sum = bp_loss_sums(run, number, t->number);
+    memcpy(sum, call.sum, sizeof call.sum);
+    if (loss->call.positions == 1 && loss->weight == 1) return BP_OK;
+    if (call.grad) multiply(plan->dtype, call.grad, call.rows * call.cols, loss->share);
+    for (int j = 0; j < 3; j++) sum[j] /= (double)loss->call.positions;
+    return BP_OK;
+}
+
+/* What the way back reads of a buffer, for each of the seeds that go it together. */
+static void repeat_rows(bp_run *run, int buffer, const bp_tile *t) {
+    const bp_buffer *b = &run->plan->buffers[buffer];
+    size_t size = b->kind == BP_REAL ? run->plan->size : sizeof(int32_t), bytes = (size_t)(t->count * b->cols) * size;
+    char *from = bp_at(&run->x, buffer, t->at, size);
+    for (int64_t i = 1; i < t->seeds; i++) memcpy(from + (size_t)i * bytes, from, bytes);
+}
+
+/* dC/dout (seeds, rows, cols): unit vectors */
+static void sow(bp_run *run, const bp_tile *t) {
+    const bp_plan *plan = run->plan;
+    for (int i = 0; i < plan->n_ops; i++) {
+        const bp_op *op = &plan->ops[i];
+        if (plan->buffers[op->out].grad < 0 || (t->seed && !op->type->backward_first)) continue;
+        for (int j = 0; j < op->n_aux; j++) repeat_rows(run, op->aux + j, t);
+        int ignores = op->type->ignores;
+        if (op->n_params && plan->flags & BP_DO_EACH) ignores &= ignores & BP_GRAD_IGNORES_OUT ? BP_IGNORES_OUT : 0;
+        for (int j = 0; j < op->n_in && !(ignores & BP_IGNORES_IN); j++) repeat_rows(run, op->in[j], t);
+        if (!(ignores & BP_IGNORES_OUT)) repeat_rows(run, op->out, t);
+    }
+    int grad = plan->losses[0].grad;
+    int64_t cols = plan->buffers[grad].cols, n = t->seeds * t->count;
+    char *to = bp_at(&run->x, grad, t->at, plan->size);
+    memset(to, 0, (size_t)(n * cols) * plan->size);
+    for (int64_t r = 0; r < n; r++) {
+        int64_t at = r * cols + run->first_seed + t->seed + r / t->count;
+        if (plan->dtype == BP_F32) ((float *)(void *)to)[at] = 1;
+        else ((double *)(void *)to)[at] = 1;
+    }
+    memset(bp_loss_sums(run, 0, t->number), 0, 3 * sizeof(double));
+}
+
+/* The gradient of rows r0..r1 of the buffers, shaped as theta. */
+static void gradient_of_rows(bp_run *run, int segment, int64_t r0, int64_t r1, int add, char *grads) {
+    const bp_plan *plan = run->plan;
+    for (int i = 0; i < plan->n_params; i++) {
+        const bp_param *p = &plan->params[i];
+        if (p->flags & BP_PARAM_FROZEN || p->segment != segment) continue;
+        for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
+            const bp_op *op = &plan->ops[plan->uses[u].op];
+            op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, r0, r1,
+                                              &(bp_cell){0, p->rows, 0, p->cols, 0},
+                                              grads + (size_t)p->offset * plan->size, p->cols,
+                                              add || u != p->first_use);
+        }
+    }
+}
+
+static void param_grads(bp_run *run, int segment, const bp_tile *t) {
+    const bp_plan *plan = run->plan;
+    if (plan->shards) {
+        char *grads = plan->arena + plan->shard_grads + (size_t)t->shard * (size_t)plan->n_theta * plan->size;
+        gradient_of_rows(run, segment, t->at, t->at + t->count, t->add, grads);
+    } else if (run->opt.kind == BP_OPT_EACH) {
+        for (int64_t r = 0; r < t->seeds * t->count; r++) {
+            size_t at = (size_t)(out_row(run, t, r) * run->n_params) * plan->size;
+            gradient_of_rows(run, segment, t->at + r, t->at + r + 1, 0, (char *)run->opt.state[0] + at);
+        }
+    }
+}
+
+static bp_status do_item(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell) {
+    if (item->call) return item->call(&run->x, item->on, cell);
+    if (item->kind == BP_LOSS && !run->plan->seeds) return loss(run, item->op, t);
+    if (item->kind == BP_LOSS) sow(run, t);
+    else if (item->kind == BP_GATHER) gather(run, t);
+    else if (item->kind == BP_PARAM_GRADS) param_grads(run, item->op, t);
+    else scatter(run, t);
+    return BP_OK;
+}
+
+/* The user's Python is called on the calling thread, with its floating-point environment. */
+static bp_status do_outside(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell) {
+    bp_fpenv own = bp_fpenv_flush();
+    bp_fpenv_restore(run->x.caller_fpenv);
+    bp_status status = do_item(run, item, t, cell);
+    bp_fpenv_restore(own);
+    if (bp_pool_generation() != run->generation) { /* the user forked: this child is alone, the step ends here */
+        bp_barrier_init(&run->barrier, 1);
+        return BP_E_CALLBACK;
+    }
+    return status;
+}
+
+static int calls_python(const bp_plan *plan, const bp_item *item) {
+    if (item->kind == BP_LOSS) return !plan->losses[item->op].type;
+    if (item->kind != BP_FORWARD && item->kind != BP_BACKWARD) return 0;
+    const bp_op *op = &plan->ops[item->op];
+    return op->scope == BP_SCOPE_CHUNK && (item->kind == BP_FORWARD || op->aux < 0);
+}
+
+static bp_status do_tile(bp_run *run, const bp_stage *stage, const bp_tile *t) {
+    const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
+    bp_cell cell = {.r0 = t->at, .r1 = t->at + t->count, .row = run->off + t->row};
+    bp_status status = BP_OK;
+    for (; item < end && !status; item++) {
+        cell.c1 = item->cols;
+        status = do_item(run, item, t, &cell);
+    }
+    return status;
+}
+
+/* One way forward, but for what the way back overwrites; then back from the seeds, as many together as have room. */
+static bp_status do_alone(bp_run *run, const bp_stage *stage, bp_tile *t) {
+    const bp_plan *plan = run->plan;
+    int64_t seeds = plan->seeds ? plan->seeds : 1;
+    const bp_item *first = &plan->items[stage->first], *end = first + stage->count;
+    bp_status status = BP_OK;
+    for (t->seed = 0; t->seed < seeds && !status; t->seed += t->seeds) {
+        t->seeds = min64(plan->row_tile / t->count, seeds - t->seed);
+        for (const bp_item *item = first; item < end && !status; item++) {
+            if (t->seed && item->kind == BP_GATHER) continue;
+            if (t->seed && item->kind == BP_FORWARD) {
+                const bp_op *op = &plan->ops[item->op];
+                if (!op->type->backward_first || plan->buffers[op->out].grad < 0) continue;
+            }
+            int64_t rows = item->kind == BP_BACKWARD ? t->seeds * t->count : t->count;
+            bp_cell cell = {t->at, t->at + rows, 0, item->cols, run->off + t->row};
+            status = (calls_python(plan, item) ? do_outside : do_item)(run, item, t, &cell);
+        }
+    }
+    return status;
+}
+
+static bp_status do_cell(bp_run *run, const bp_stage *stage, int64_t task) {
+    const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
+    int64_t down = tiles_of(run->rows, stage->row_tile), c0 = task / down * stage->col_tile;
+    bp_tile t = tile_of(run, task % down, stage->row_tile, 0); /* cells of the same weights follow each other */
+    bp_cell cell = {t.at, t.at + t.count, c0, min64(c0 + stage->col_tile, stage->cols), run->off + t.row};
+    bp_status status = BP_OK;
+    for (; item < end && !status; item++) status = do_item(run, item, &t, &cell);
+    return status;
+}
+
+/* All rows at once. */
+static bp_status do_chunk(bp_run *run, const bp_stage *stage) {
+    const bp_item *item = &run->plan->items[stage->first];
+    bp_tile t = {.count = run->rows};
+    return do_outside(run, item, &t, &(bp_cell){0, t.count, 0, item->cols, run->off});
+}
+
+int64_t bp_stage_tasks(const bp_run *run, const bp_stage *stage) {
+    if (stage->scope == BP_SCOPE_CHUNK) return 1;
+    if (stage->scope == BP_SCOPE_BLOCKS) return stage->end_block - stage->first_block;
+    if (run->plan->shards) return bp_shards_of(run);
+    int64_t tiles = tiles_of(run->rows, stage->row_tile);
+    return stage->scope == BP_SCOPE_CELLS ? tiles * tiles_of(stage->cols, stage->col_tile) : tiles;
+}
+
+bp_status bp_do_stage_task(bp_run *run, const bp_stage *stage, int64_t task, int thread) {
+    if (stage->scope == BP_SCOPE_CHUNK) return do_chunk(run, stage);
+    if (stage->scope == BP_SCOPE_CELLS) return do_cell(run, stage, task);
+    int64_t first = task, end = task + 1;
+    if (run->plan->shards) {
+        int64_t tiles = tiles_of(run->rows, stage->row_tile), n = bp_shards_of(run);
+        first = tiles * task / n;
+        end = tiles * (task + 1) / n;
+    }
+    bp_status status = BP_OK;
+    for (int64_t tile = first; tile < end && !status; tile++) {
+        bp_tile t = tile_of(run, tile, stage->row_tile, thread);
+        t.shard = (int)task;
+        t.add = run->off || tile > first;
+        status = run->plan->alone ? do_alone(run, stage, &t) : do_tile(run, stage, &t);
+    }
+    return status;
+}

@@ -1,0 +1,133 @@
+/* A run: a plan that is walked over data; shared by the files that walk it.  epoch.c: the walk itself; phase1.c and
+ * phase2.c: the tasks; pace.c: on how many threads; snapshot.c: the safety copy. */
+#ifndef BP_RUN_H
+#define BP_RUN_H
+
+#include "plan.h"
+#include "pool.h"
+
+/* Where the run stands; all that a snapshot needs besides the parameters. */
+typedef struct {
+    int64_t pos;             /* first row of the batch */
+    int64_t t;               /* the optimiser's updates */
+    bp_progress done;
+} bp_position;
+
+/* Tasks of a thread's share, beyond the first, that some thread has begun; a cache line each. */
+typedef struct {
+    _Alignas(64) atomic_llong tasks;
+} bp_taken;
+
+/* Old rows of a table, theta and state, since the safety copy; undone from the last to the first. */
+typedef struct {
+    int32_t *row; /* (most,): -1 where a step failed before it came to the row */
+    char *old;    /* (most, arrays, cols) */
+    int64_t n, most;
+    int64_t at;   /* of this step's rows */
+} bp_log;
+
+struct bp_run {
+    bp_plan *plan;
+    bp_context x;
+    char *theta;
+    int64_t n_params;
+    int n_in, n_out, weight_port;
+    bp_in_port *in;
+    int64_t *repeat;         /* by port; see bp_run_repeat */
+    int64_t first_seed, apart; /* see bp_run_seeds */
+    bp_out_port *out;
+    bp_opt opt;
+    int plain;               /* SGD without momentum and decay */
+
+    int64_t n, batch;
+    const int64_t *order;
+    bp_position at;
+    int64_t first_step;      /* of the network, before this run */
+
+    int64_t batch_rows;      /* of the current batch */
+    int64_t off, rows;       /* the current chunk within it */
+    int stage;
+    int updating;            /* phase 2 */
+    double sum[3];           /* of the batch so far */
+
+    char *snapshot;          /* the plan's copy: theta, optimiser state; without the tables that are logged */
+    bp_log *logs;            /* by table */
+    int n_logs;
+    bp_position snapshot_at;
+    double snapshot_time, snapshot_cost;
+    int has_snapshot;
+    int64_t replay_left;     /* batches from the snapshot to the last finite step; -1: no replay */
+
+    double deadline;
+    double warm_time;        /* when the run's first step was done, 0 before: the threads are awake by then */
+    int64_t warm_rows;
+    int64_t steps_left;
+    int until_clock;         /* steps until the clock is read again */
+    bp_status status;        /* what the slice ends with; BP_OK while it goes on */
+    atomic_int failure;      /* a task's bp_status, or BP_OK */
+    bp_barrier barrier;
+    bp_taken *taken;         /* by thread */
+    unsigned generation;     /* of the process: a fork begins a new one */
+};
+
+/* A step of so many flops runs on all threads; see pace.c. */
+static const double PARALLEL_FLOPS = 1e8;
+
+static inline int bp_trains(const bp_run *run) { return run->opt.kind == BP_OPT_SGD || run->opt.kind == BP_OPT_ADAM; }
+static inline int64_t tiles_of(int64_t rows, int64_t tile) {
+    return rows <= tile ? rows > 0 : (rows + tile - 1) / tile;
+}
+
+/* Sums of a loss over a tile of rows. */
+static inline double *bp_loss_sums(bp_run *run, int loss, int64_t tile) {
+    return (double *)(run->plan->arena + run->plan->parts) + 3 * (loss * run->plan->n_tiles + tile);
+}
+
+/* The shards in use in this batch: each has tiles in its first chunk. */
+static inline int bp_shards_of(const bp_run *run) {
+    int64_t tiles = tiles_of(min64(run->plan->chunk_rows, run->batch_rows), run->plan->row_tile);
+    return (int)min64(run->plan->shards, tiles);
+}
+
+/* A row of table i, of theta or of the optimiser's state. */
+static inline char *bp_row_of(const bp_run *run, int i, int64_t row, void *array) {
+    const bp_param *p = &run->plan->params[run->plan->tables[i].param];
+    return (char *)array + (size_t)(p->offset + row * p->cols) * run->plan->size;
+}
+
+/* phase1.c */
+int64_t bp_stage_tasks(const bp_run *run, const bp_stage *stage);
+bp_status bp_do_stage_task(bp_run *run, const bp_stage *stage, int64_t task, int thread);
+
+/* phase2.c */
+bp_update bp_update_of(const bp_run *run);
+int64_t bp_update_tasks(const bp_run *run);
+/* The first task of a thread: those before it make up its share of the cost. */
+int64_t bp_first_update(const bp_run *run, int64_t n_tasks, int thread, int n_threads);
+bp_status bp_do_update(bp_run *run, const bp_update *step, int64_t task, int thread);
+/* The chunk's part of a block's gradient, to where it waits for the update. */
+void bp_sum_early(bp_run *run, const bp_block *block);
+/* Phase 2 begins: the rows of tables that it will touch are listed, and have their places in the logs. */
+void bp_begin_tables(bp_run *run);
+
+/* epoch.c */
+void bp_set_batch(bp_run *run); /* the batch at run->at begins, or begins anew */
+void bp_run_until(bp_run *run, int n_threads, double deadline);
+
+/* pace.c: as bp_epoch, without a safety copy */
+bp_status bp_slice(bp_run *run, int n_threads, double seconds, int64_t max_steps);
+
+/* snapshot.c */
+/* Taken at the start of a slice, unless the last is young beside what a copy costs. */
+bp_status bp_take_snapshot(bp_run *run, int n_threads, int fresh);
+void bp_free_snapshot(bp_run *run);
+/* Back to where it was taken. */
+void bp_restore_snapshot(bp_run *run, int n_threads);
+/* From the snapshot, with the same bits, to the last step that was finite; in slices, as training is. */
+bp_status bp_replay(bp_run *run, int n_threads, double seconds);
+/* Row `row` of the live arrays of table i to entry `entry` of the log, or back. */
+void bp_copy_row(bp_run *run, int i, int64_t row, int64_t entry, int restore);
+/* Whether the next batch may not find room in the logs: then the safety copy is due. */
+int bp_logs_full(const bp_run *run);
+
+#endif

@@ -1,0 +1,154 @@
+/* Cuts phase 1 into stages: items one after another, fused where a product takes a function along. */
+#include "compile.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    GRID_ROWS = 256,               /* a cell of a large layer */
+    GRID_COLS_MIN = 48,
+    GRID_WEIGHT_BYTES = 2 << 20,   /* a layer is large from here on: its weights outgrow L2 */
+    GRID_FORCED_BYTES = 256 << 10  /* the same where parallel work is forced */
+};
+
+/* Whether an operation can take a function along: it has to be where the function is on the way back, too. */
+static int takes_along(const bp_op *product, const bp_op *f) {
+    return product->type->fuses && product->native && product->segment == f->segment && product->stays == f->stays;
+}
+
+/* Products take elementwise functions along while their tiles are in registers: a ReLU after them, and the factor f' of
+ * any function before them.  z then has no place of its own. */
+void bp_fuse_products(bp_plan *plan) {
+    for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_REUSE; i++) {
+        bp_op *f = &plan->ops[i], *before = bp_maker_of(plan, f->in[0]);
+        const bp_buffer *z = &plan->buffers[f->in[0]], *a = &plan->buffers[f->out];
+        if (!f->type->elementwise || f->skip || f->aux < 0) continue;
+        f->fused_forward = before && takes_along(before, f) && z->consumers == 1 && !z->kept &&
+                           !strcmp(bp_op_function(plan, f, 0), "relu");
+        for (int k = 0; k < plan->n_losses; k++)
+            if (plan->losses[k].in == f->in[0]) f->fused_forward = 0;
+        if (f->fused_forward) before->relu = f->aux;
+        if (a->grad < 0 || z->grad < 0 || a->consumers != 1 || z->consumers != 1 || a->kept || f->add[0]) continue;
+        for (int k = i + 1; k < plan->n_ops; k++) {
+            bp_op *after = &plan->ops[k];
+            if (after->in[0] != f->out || !takes_along(after, f) || after->add[0]) continue;
+            if (plan->buffers[after->out].grad < 0) continue; /* the loss does not depend on it */
+            after->factor = f->aux;
+            f->fused_backward = 1;
+        }
+    }
+}
+
+static bp_scope item_scope(const bp_plan *plan, const bp_item *item) {
+    if (plan->alone) return BP_SCOPE_ROWS;
+    switch (item->kind) {
+    case BP_FORWARD:
+    case BP_BACKWARD:
+        /* what the user's function computed backward is cached: only its forward needs the whole chunk */
+        if (item->kind == BP_BACKWARD && plan->ops[item->op].scope == BP_SCOPE_CHUNK && plan->ops[item->op].aux >= 0)
+            return BP_SCOPE_CELLS;
+        return plan->ops[item->op].scope;
+    case BP_LOSS:
+        return plan->losses[item->op].type ? BP_SCOPE_ROWS : BP_SCOPE_CHUNK;
+    case BP_PARAM_GRADS:
+        return plan->shards ? BP_SCOPE_ROWS : BP_SCOPE_BLOCKS;
+    default:
+        return BP_SCOPE_ROWS;
+    }
+}
+
+int bp_is_grid(const bp_plan *plan, const bp_item *item) {
+    if (plan->windowed || plan->inference || (item->kind != BP_FORWARD && item->kind != BP_BACKWARD)) return 0;
+    const bp_op *op = &plan->ops[item->op];
+    if (op->scope != BP_SCOPE_CELLS || !op->n_params) return 0;
+    const bp_param *p = &plan->params[op->param[0]];
+    int64_t large = bp_forced.parallel_always ? GRID_FORCED_BYTES : GRID_WEIGHT_BYTES;
+    return p->rows * p->cols * (int64_t)plan->size >= large;
+}
+
+static int joins_grid(const bp_plan *plan, const bp_stage *stage, const bp_item *item) {
+    return (item->kind == BP_FORWARD || item->kind == BP_BACKWARD) && item_scope(plan, item) == BP_SCOPE_CELLS &&
+           !plan->ops[item->op].n_params && item->cols == stage->cols;
+}
+
+static int has_gradients(const bp_plan *plan, int segment) {
+    for (int i = 0; i < plan->n_params; i++)
+        if (plan->params[i].segment == segment) return 1;
+    return 0;
+}
+
+/* The way back through the segments, the last one first; n: items so far.  Returns how many there are then. */
+static int walk_back(bp_plan *plan, int n) {
+    for (int end = plan->n_ops, first; end > 0; end = first) {
+        int segment = plan->ops[end - 1].segment;
+        for (first = end; first > 0 && plan->ops[first - 1].segment == segment; first--) {}
+        for (int i = first; i < end; i++) {
+            int back = plan->ops[i].back;
+            if (plan->ops[back].again && !plan->ops[back].fused_forward)
+                plan->items[n++] =
+                    (bp_item){.kind = BP_FORWARD, .op = back, .cols = plan->buffers[plan->ops[i].out].cols};
+        }
+        for (int i = end - 1; i >= first; i--)
+            if (bp_wants_backward(plan, &plan->ops[i]) && !plan->ops[i].fused_backward)
+                plan->items[n++] = (bp_item){.kind = BP_BACKWARD,
+                                             .op = plan->ops[i].back,
+                                             .cols = plan->buffers[plan->ops[i].in[0]].cols};
+        if (segment && has_gradients(plan, segment))
+            plan->items[n++] = (bp_item){.kind = BP_PARAM_GRADS, .op = segment};
+    }
+    return n;
+}
+
+bp_status bp_cut_stages(bp_plan *plan) {
+    size_t most = (size_t)(3 * plan->n_ops + plan->n_copies + plan->n_losses + 3);
+    plan->items = malloc(sizeof(bp_item) * most);
+    plan->stages = calloc(most, sizeof(bp_stage));
+    if (!plan->items || !plan->stages) return BP_E_NOMEM;
+    int n = 0;
+    plan->items[n++] = (bp_item){.kind = BP_GATHER};
+    for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_FORWARD; i++)
+        if (!plan->ops[i].skip && !plan->ops[i].fused_forward)
+            plan->items[n++] = (bp_item){.kind = BP_FORWARD, .op = i, .cols = plan->buffers[plan->ops[i].out].cols};
+    for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++)
+        plan->items[n++] = (bp_item){.kind = BP_LOSS, .op = i};
+    if (plan->flags & BP_DO_BACKWARD) n = walk_back(plan, n);
+    if (plan->shards || plan->flags & BP_DO_EACH) plan->items[n++] = (bp_item){.kind = BP_PARAM_GRADS};
+    plan->items[n++] = (bp_item){.kind = BP_SCATTER};
+    plan->n_items = n;
+    for (int i = 0; i < n; i++) {
+        bp_item *item = &plan->items[i];
+        const bp_op *op = &plan->ops[item->op];
+        if (item->kind != BP_FORWARD && item->kind != BP_BACKWARD) continue;
+        item->on = op;
+        item->call = (item->kind == BP_FORWARD ? op->type->forward : op->type->backward)[plan->dtype];
+    }
+
+    bp_stage *stage = NULL;
+    int segment = 0;
+    for (int i = 0; i < n; i++) {
+        const bp_item *item = &plan->items[i];
+        bp_scope scope = item_scope(plan, item);
+        if (!plan->windowed && (item->kind == BP_FORWARD || item->kind == BP_BACKWARD)) {
+            if (plan->ops[item->op].segment != segment) stage = NULL; /* behind a barrier all sizes can share memory */
+            segment = plan->ops[item->op].segment;
+        }
+        if (bp_is_grid(plan, item)) {
+            stage = &plan->stages[plan->n_stages++];
+            int64_t cols = item->cols;
+            int64_t tile = min64(GRID_COLS, max64(GRID_COLS_MIN, round_up(ceil_div(cols, MIN_BLOCKS), GRID_COLS_MIN)));
+            *stage = (bp_stage){BP_SCOPE_CELLS, i, 1, GRID_ROWS, cols, tile, 0, 0};
+        } else if (scope == BP_SCOPE_CHUNK || scope == BP_SCOPE_BLOCKS) {
+            stage = &plan->stages[plan->n_stages++];
+            *stage = (bp_stage){scope, i, 1, plan->chunk_rows, 0, 0, 0, 0};
+        } else if (stage && stage->scope == BP_SCOPE_CELLS && joins_grid(plan, stage, item)) {
+            stage->count++;
+        } else if (stage && stage->scope == BP_SCOPE_ROWS) {
+            stage->count++;
+        } else {
+            stage = &plan->stages[plan->n_stages++];
+            *stage = (bp_stage){BP_SCOPE_ROWS, i, 1, plan->row_tile, 0, 0, 0, 0};
+        }
+        plan->items[i].stage = plan->n_stages - 1;
+    }
+    return BP_OK;
+}
