@@ -32,6 +32,7 @@ typedef struct {
     bp_cell cell;            /* unless whole */
     int64_t at;              /* in theta, elements */
     int64_t rows, width, ld; /* as it lies there: whole ones are one row */
+    int64_t part;            /* rows whose gradient waits for its update in a cache; a step takes all at once */
 } bp_block;
 
 /* A loss on an output. */
