@@ -8,7 +8,6 @@ enum {
     BLOCK_BYTES = 16 << 10, /* of a gradient block: it waits in L1 for its update */
     BLOCK_ROWS = 64,        /* at least, so that what a product packs is used often enough */
     BLOCK_COST = 256,       /* of a block itself, in elements */
-    WIDE_BYTES = 2 << 10,   /* a row: from here on blocks are cut by columns, too */
     WIDE_ROWS = 256,        /* of a wide one, at once */
     STEP_ROWS = 1024,       /* of one whose step is made with the gradient, which then needs no room */
     BUSY = 8,               /* uses of a number in an example: from here on blocks are cut for all threads */
@@ -41,15 +40,11 @@ static int has_step(const bp_plan *plan, const bp_param *p) {
     return !use->slot && bp_takes_step(plan, &plan->ops[use->op]);
 }
 
-static int is_wide(const bp_plan *plan, const bp_param *p) {
-    return !plan->shards && p->cols * (int64_t)plan->size > WIDE_BYTES;
-}
-
 /* A parameter is cut into cells: whole rows where a row is short; of a wide one columns as well, and taller, so that
  * what the product packs is used by many rows. */
 static void block_shape(const bp_plan *plan, const bp_param *p, int64_t *rows, int64_t *cols) {
     int64_t size = (int64_t)plan->size;
-    if (is_wide(plan, p)) {
+    if (!plan->shards && bp_is_wide(plan, p)) {
         *cols = min64(p->cols, GRID_COLS);
         *rows = has_step(plan, p) ? STEP_ROWS : WIDE_ROWS;
         while (*rows > WIDE_ROWS && ceil_div(p->rows, *rows) * ceil_div(p->cols, *cols) < 2 * MIN_BLOCKS) *rows /= 2;
@@ -122,7 +117,7 @@ bp_status bp_cut_blocks(bp_plan *plan) {
         const bp_param *p = &plan->params[block->param];
         /* small parameters lie next to each other: parts of vectors stored there would make their neighbours wait */
         block->steps = !block->whole && has_step(plan, p);
-        block->part = is_wide(plan, p) ? min64(block->rows, WIDE_ROWS) : block->rows;
+        block->part = !plan->shards && bp_is_wide(plan, p) ? min64(block->rows, WIDE_ROWS) : block->rows;
         int64_t n = block->rows * block->width;
         double uses = block->whole ? 1 : uses_of(plan, p);
         plan->block_cost[i + 1] = plan->block_cost[i] + (int64_t)((double)n * uses) + BLOCK_COST;

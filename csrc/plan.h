@@ -108,6 +108,13 @@ struct bp_plan {
     size_t parts;                  /* (losses, tiles of a chunk, 3) doubles: sums of the loss */
 };
 
+/* Rows of a task of a prediction, whose bits do not depend on them: fewer where some thread would have none. */
+enum { BP_INFER_TILE = 32 };
+static inline int64_t bp_infer_tile(const bp_plan *plan, int64_t rows, int n_threads) {
+    int64_t share = (rows + n_threads - 1) / n_threads;
+    return min64(plan->row_tile, (share + BP_INFER_TILE - 1) / BP_INFER_TILE * BP_INFER_TILE);
+}
+
 /* What tests force; see bp_set_backend, bp_set_phase2, bp_set_parallel_always (which also cuts work smaller). */
 typedef struct {
     int backend, phase2, parallel_always;

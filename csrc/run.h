@@ -73,7 +73,7 @@ struct bp_run {
 };
 
 /* A step of so many flops runs on all threads; see pace.c. */
-static const double PARALLEL_FLOPS = 1e8;
+static const double PARALLEL_FLOPS = 1e9;
 
 static inline int bp_trains(const bp_run *run) { return run->opt.kind == BP_OPT_SGD || run->opt.kind == BP_OPT_ADAM; }
 static inline int64_t tiles_of(int64_t rows, int64_t tile) {
