@@ -183,7 +183,7 @@ cdef class Predictor:
         cdef int64_t rows = ins[0].array.rows, some  # whole tiles: a part of one costs as much
         cdef int64_t most = 128 * max(1, <int64_t>(_UNHEARD_FLOPS * self.n_threads / (128 * self.flops_row + 1)))
         cdef bint release = self.flops_row * rows > _RELEASE_FLOPS
-        cdef int n_threads = self.threads() if release and rows > 1 else 1
+        cdef int n_threads = 1
         cdef unsigned long generation = _generation
         cdef void *arena = NULL
         cdef bp_status status = BP_OK
@@ -194,6 +194,8 @@ cdef class Predictor:
         elif posix_memalign(&arena, 64, self.arena_bytes + 64):
             raise MemoryError("bpcore: out of memory")
         try:
+            if release and rows > 1:
+                n_threads = self.threads()
             while True:
                 some = min(rows, most)
                 for i in range(n_in):
