@@ -34,6 +34,7 @@ bench: $(BENCH) $(BUILT) ## measure against other libraries, write the README's 
 	$(PY) bench/bench_epoch.py
 	-$(PY) bench/bench_epoch.py --optimizer adam
 	-$(PY) bench/bench_epoch.py --optimizer adam --activation tanh --dtype float64
+	-$(PY) bench/bench_epoch.py --set other
 	$(PY) bench/bench_predict.py
 	$(PY) bench/bench_memory.py
 	$(PY) bench/bench_scaling.py

@@ -1,7 +1,8 @@
 """Training samples a second, each library from the same weights over the same batches.
 
     python bench/bench_epoch.py                                  # nine nets, 1 and 2 threads
-    python bench/bench_epoch.py --nets 784-128-10/64 --rounds 15
+    python bench/bench_epoch.py --nets 784-128-10/64 --rounds 15 # results/epoch_part.json
+    python bench/bench_epoch.py --set other                      # nine more shapes; results/epoch_other.json
     python bench/bench_epoch.py --optimizer adam --activation tanh --dtype float64
     python bench/bench_epoch.py --quick
 
@@ -36,6 +37,18 @@ NETS = (
     "784-512-512-10/128",
     "2048-2048-2048-1000/512",
 )
+OTHER_NETS = (
+    "10-50-50-2/200",
+    "20-100-100-1/1000",
+    "20-50-50-2/4000",
+    "300-600-600-10/100",
+    "1024-1024-1024-10/32",
+    "1024-1024-10/256",
+    "256-256-10/8",
+    "784-100-10/1",
+    "64-128-128-10/2000",
+)
+SETS = {"usual": NETS, "other": OTHER_NETS}
 LIBRARIES = ("bpcore:native", "bpcore:blas", "numpy", "sklearn", "torch", "torch:compile", "jax")
 PARITY_EPOCHS = 3
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
@@ -114,15 +127,18 @@ def net(text: str) -> tuple[tuple[int, ...], int]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Training samples a second, library against library.")
-    parser.add_argument("--nets", nargs="+", type=net, default=list(map(net, NETS)), metavar="SIZES/BATCH")
+    parser.add_argument("--set", choices=list(SETS), default="usual", help="nine nets (default usual)")
+    parser.add_argument("--nets", nargs="+", type=net, default=[], metavar="SIZES/BATCH", help="in place of a set")
     parser.add_argument("--optimizer", choices=["sgd", "adam"], default="sgd")
     parser.add_argument("--activation", choices=["relu", "tanh"], default="relu")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--name", help="results/NAME.json (default epoch, epoch_adam, epoch_adam_tanh_float64, ...)")
     harness.add_crew_options(parser, libraries=LIBRARIES)
     options = harness.parse(parser)
-    unusual = [options.optimizer, options.activation, options.dtype]
-    unusual = [name for name in unusual if name not in ("sgd", "relu", "float32")]
+    options.nets = options.nets or list(map(net, SETS[options.set]))
+    options.part &= not options.name
+    unusual = [options.set, options.optimizer, options.activation, options.dtype]
+    unusual = [name for name in unusual if name not in ("usual", "sgd", "relu", "float32")]
     options.name = options.name or "_".join(["epoch", *unusual])
     return options
 

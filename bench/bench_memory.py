@@ -3,10 +3,10 @@
     python bench/bench_memory.py [--libraries NAME ...] [--quick]
 
 Memory is the most that a fresh process holds resident while it trains 784-128-10, batch 64, on 20,000 float32 rows for
-two epochs on one thread, beyond what it held with NumPy imported and the data made (Linux only). Import time is
-beyond NumPy's, from bytecode. Both are medians over fresh processes, the first left out. Installed are the library's
-own files, not those of what it depends on; bpcore's are counted in a wheel built for the purpose, and the size of that
-wheel is given. Writes results/memory.json.
+two epochs on one thread, beyond what it held with NumPy imported and the data made (Linux only). Their losses must
+agree to 1e-4, or the exit status is 1. Import time is beyond NumPy's, from bytecode. Both are medians over fresh
+processes, the first left out. Installed are the library's own files, not those of what it depends on; bpcore's are
+counted in a wheel built for the purpose, and the size of that wheel is given. Writes results/memory.json.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ MODULES = {"sklearn": "sklearn.neural_network", "jax": "jax.numpy"}  # else the 
 DISTRIBUTIONS = {"sklearn": ("scikit-learn",), "jax": ("jax", "jaxlib")}  # else the library's name
 SPEC = Spec((784, 128, 10), batch=64)
 SAMPLES, EPOCHS, SEED = 20_000, 2, 1986
+TOLERANCE = 1e-4
 MIB = 1 << 20
 
 
-def child(library: str) -> dict[str, float]:
-    """In a fresh process: bytes held at most beyond the data, and seconds of the import."""
+def child(library: str) -> dict[str, Any]:
+    """In a fresh process: bytes held at most beyond the data, seconds of the import, and the loss of each epoch."""
     rng = np.random.default_rng(SEED)
     n = SAMPLES // SPEC.batch * SPEC.batch
     X = rng.standard_normal((n, SPEC.sizes[0]), np.float32)
@@ -54,8 +55,8 @@ def child(library: str) -> dict[str, float]:
     adapter.load(1, variant)
     task = adapter.Train(SPEC, theta, X, y)
     task.reset()
-    task.run(EPOCHS)
-    return {"peak_bytes": resident("VmHWM") - before, "import_seconds": seconds}
+    losses = task.run(EPOCHS)
+    return {"peak_bytes": resident("VmHWM") - before, "import_seconds": seconds, "losses": losses}
 
 
 def resident(field: str) -> int:
@@ -63,7 +64,7 @@ def resident(field: str) -> int:
     return 1024 * int(found[1])
 
 
-def measure(library: str, processes: int) -> dict[str, float]:
+def measure(library: str, processes: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", library]
     env = harness.environment(1)
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # a library is installed with its bytecode: the first process writes it
@@ -73,7 +74,8 @@ def measure(library: str, processes: int) -> dict[str, float]:
             for _ in range(1 + processes)
         ]
     answers = [json.loads(line) for line in lines[1:]]
-    return {figure: statistics.median(answer[figure] for answer in answers) for figure in answers[0]}
+    medians = {key: statistics.median(one[key] for one in answers) for key in ("peak_bytes", "import_seconds")}
+    return {**medians, "losses": answers[0]["losses"]}
 
 
 def installed(library: str) -> dict[str, int]:
@@ -120,7 +122,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--libraries", nargs="+", **libraries)
     parser.add_argument("--processes", type=harness.positive(int), default=7, help="of each (default 7)")
     parser.add_argument("--quick", action="store_true", help="one process of each")
-    return parser.parse_args()
+    return harness.parse_args(parser)
 
 
 def main() -> int:
@@ -135,9 +137,12 @@ def main() -> int:
         figures = measure(library, 1 if options.quick else options.processes)
         results.append({"library": library, **figures, **installed(library)})
     print_results(results)
-    content = {"machine": machine, "net": SPEC.name, "samples": SAMPLES, "epochs": EPOCHS, "results": results}
-    harness.write_json("memory", options, content)
-    return 0
+    difference = harness.disagreement([result["losses"] for result in results])
+    content = {"machine": machine, "net": SPEC.name, "samples": SAMPLES, "epochs": EPOCHS}
+    harness.write_json("memory", options, {**content, "loss_disagreement": difference, "results": results})
+    if difference > TOLERANCE:
+        print(f"losses differ by {difference:.0e}", file=sys.stderr)
+    return int(difference > TOLERANCE)
 
 
 if __name__ == "__main__":

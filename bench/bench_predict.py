@@ -19,7 +19,7 @@ import numpy as np
 from adapters import Spec, start_weights
 
 LIBRARIES = ("bpcore", "numpy", "sklearn", "torch", "torch:jit", "jax", "onnxruntime")
-NETS = ("4-16-3", "784-128-10", "100-256-256-2")
+NETS = ("4-16-3", "784-128-10", "100-256-256-2", "1024-1024-10")
 ROWS = (1, 1000)
 TOLERANCE = 1e-4
 SEED = 1986

@@ -5,7 +5,8 @@
 Equal dense layers, ReLU, softmax, plain SGD, float32. The floor is the larger of two times: the flops of the products
 over the measured FMA peak, and three passes over the weights a step (read forwards, read and written in the update)
 over the bandwidth measured for a working set of a thread's share of them. The slope is that of log time over
-log size since the row above. Writes results/scaling.json.
+log size since the row above. The losses of three epochs must be the same bits for every number of threads, or the exit
+status is 1. Writes results/scaling.json.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import harness
 import numpy as np
 import peak
 from adapters import Spec
-from bench_epoch import data
+from bench_epoch import PARITY_EPOCHS, data
 
 BATCH, DEPTH_WIDTH, BATCH_WIDTH = 64, 128, 256
 SWEEPS = {
@@ -47,13 +48,15 @@ def measure(crew: list[harness.Worker], spec: Spec, peaks: dict[int, Any], optio
     n = len(arguments["X"])
     for worker in crew:
         worker.make("Train", **arguments)
+    curves = [worker.time(PARITY_EPOCHS)[1] for worker in crew]
+    same = all(curve == curves[0] for curve in curves)
     results = []
     for worker, timing in zip(crew, harness.alternate(crew, options.rounds, options.seconds), strict=True):
         seconds = {name: value / n for name, value in timing.unit().items()}
         least, bound = floor(spec, worker.threads, peaks[worker.threads])
         share = 100 * least / seconds["median"]
         one = {"net": spec.name, "threads": worker.threads, "seconds_per_sample": seconds}
-        results.append({**one, "floor_seconds": least, "bound": bound, "percent_of_floor": share})
+        results.append({**one, "floor_seconds": least, "bound": bound, "percent_of_floor": share, "same_losses": same})
     return results
 
 
@@ -104,7 +107,10 @@ def main() -> int:
             print_results(sweep, sweeps[sweep])
     content = {"machine": machine, "peaks": peaks, "sweeps": sweeps}
     harness.write_json("scaling", options, content)
-    return 0
+    apart = {result["net"] for results in sweeps.values() for result in results if not result["same_losses"]}
+    if apart:
+        print(f"losses differ with the number of threads: {', '.join(sorted(apart))}", file=sys.stderr)
+    return 1 if apart else 0
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+PARTS = ("nets", "rows", "sweeps", "widths", "libraries", "threads")  # options that say what is measured
 SETTLE = 0.15  # seconds between two runs, for the threads of the last one to stop spinning: OpenBLAS takes 0.1
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -187,7 +188,8 @@ def disagreement(curves: Sequence[Sequence[float]]) -> float:
     """Largest relative difference of a loss curve from the first one; infinite if a curve does not fall."""
     if any(not all(map(math.isfinite, curve)) or curve[-1] >= curve[0] for curve in curves):
         return math.inf
-    return max(abs(b - a) / abs(a) for curve in curves[1:] for a, b in zip(curves[0], curve, strict=True))
+    apart = (abs(b - a) / abs(a) for curve in curves[1:] for a, b in zip(curves[0], curve, strict=True))
+    return max(apart, default=0.0)
 
 
 def libraries() -> list[str]:
@@ -246,12 +248,22 @@ def add_crew_options(parser: argparse.ArgumentParser, libraries: Sequence[str]) 
     parser.add_argument("--threads", nargs="+", type=positive(int), default=[1, 2], metavar="N")
 
 
+def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line; part: whether it asks for another selection than the default."""
+    names = [f"--{name}" for name in PARTS if parser.get_default(name) is not None]
+    if names:
+        parser.epilog = f"With other {', '.join(names)} than by default, results go to results/NAME_part.json."
+    options = parser.parse_args()
+    options.part = any(getattr(options, name, None) != parser.get_default(name) for name in PARTS)
+    return options
+
+
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The command line, --rounds, --seconds and --quick added, without the libraries that are not installed."""
     parser.add_argument("--rounds", type=positive(int), default=7, help="timed runs of each (default 7)")
     parser.add_argument("--seconds", type=positive(float), default=0.5, help="length of a run (default 0.5)")
     parser.add_argument("--quick", action="store_true", help="a minute in all: 3 rounds of 0.1 s")
-    options = parser.parse_args()
+    options = parse_args(parser)
     if options.quick:
         options.rounds, options.seconds = 3, 0.1
     if hasattr(options, "libraries"):
@@ -294,11 +306,11 @@ def print_peaks(peaks: dict[int, dict[str, Any]]) -> None:
 
 
 def results_file(name: str, options: argparse.Namespace) -> Path:
-    return RESULTS / f"{name}{'_quick' * options.quick}.json"
+    """results/NAME.json, NAME_part.json, NAME_quick.json or NAME_part_quick.json."""
+    return RESULTS / f"{name}{'_part' * options.part}{'_quick' * options.quick}.json"
 
 
 def write_json(name: str, options: argparse.Namespace, content: dict[str, Any]) -> Path:
-    """results/NAME.json, or NAME_quick.json."""
     path = results_file(name, options)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Write the README's tables of figures, and its plots, from bench/results.
+"""Write the tables of figures in the README and in docs/performance.md, and the plots, from bench/results.
 
     python bench/report.py
 
@@ -18,7 +18,7 @@ from bench_epoch import rate
 from bench_predict import rate as predict_rate
 
 ROOT = harness.HERE.parent
-README = ROOT / "README.md"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 IMAGES = ROOT / "docs" / "img"
 SUBJECT = "bpcore"
 NAMES = {"numpy": "NumPy", "sklearn": "scikit-learn", "torch": "PyTorch", "jax": "JAX", "onnxruntime": "ONNX Runtime"}
@@ -110,19 +110,27 @@ def memory(content: dict[str, Any]) -> str:
     return markdown(["library", "memory in training", "import", "installed"], rows)
 
 
-TABLES = {"epoch": epoch_plotted, "epoch_adam": epoch, "graph": graph, "predict": predict, "memory": memory}
+TABLES = {
+    "epoch": epoch_plotted,
+    "epoch_adam": epoch,
+    "epoch_other": epoch,
+    "graph": graph,
+    "predict": predict,
+    "memory": memory,
+}
 
 
 def write_tables() -> None:
-    text = README.read_text(encoding="utf-8")
-    for name, table in TABLES.items():
-        begin, place, end = text.partition(f"<!-- table {name} -->\n")
-        content = results(name)
-        if content and place:
-            after = end[end.index("<!-- end -->") :]
-            text = f"{begin}{place}{table(content)}\n\n{machine(content)}\n{after}"
-            print(f"README.md: {name}")
-    README.write_text(text, encoding="utf-8")
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for name, table in TABLES.items():
+            begin, place, end = text.partition(f"<!-- table {name} -->\n")
+            content = results(name)
+            if content and place:
+                after = end[end.index("<!-- end -->") :]
+                text = f"{begin}{place}{table(content)}\n\n{machine(content)}\n{after}"
+                print(f"{document.name}: {name}")
+        document.write_text(text, encoding="utf-8")
 
 
 def machine(content: dict[str, Any]) -> str:

@@ -72,7 +72,8 @@ class Predictor:
         inputs: dict[str, tuple[int, tuple[int, ...]]],
         outputs: dict[str, tuple[int, tuple[int, ...]]],
         n_threads: int,
-        slow: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None,
+        limit: Callable[[], int] | None = None,
+        slow: Callable[[list[np.ndarray], int], list[np.ndarray]] | None = None,
     ) -> None: ...
     def __call__(self, x: Any, out: Any = None) -> Any: ...
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -441,10 +440,10 @@ class Network:
         """The network as it is now, to be asked from any number of threads: `answer = net.predictor()`.
 
         `answer(x)` takes a row (n_0,), any array or buffer of real numbers, and gives (n_L,), in about a microsecond;
-        or rows (n, n_0), and gives (n, n_L), on up to `n_threads` threads.  `out=` takes the result.  Of several inputs
-        x is a list, or a dict by name; of several outputs a tuple comes, and `out=` is a list, or a dict by name.  The
-        bits are those of `predict`.  Nothing is scanned: NaN and infinity are computed with.  Later training does not
-        change it.
+        or rows (n, n_0), and gives (n, n_L), on up to `n_threads` threads; if None, on as many as `get_num_threads()`
+        gives now, or at the call where that is fewer.  `out=` takes the result.  Of several inputs x is a list, or a
+        dict by name; of several outputs a tuple comes, and `out=` is a list, or a dict by name.  The bits are those of
+        `predict`.  Nothing is scanned: NaN and infinity are computed with.  Later training does not change it.
         """
         self._fitting.check("predictor")
         threads = _threads.resolve(n_threads)
@@ -452,12 +451,13 @@ class Network:
         theta[:] = self._theta
         made = _plans.compiled(self, _plans.Key(_plans.PREDICT, 1, threads))
         calls_python = not all(node.layer.low_level for node in self._nodes)
-        slow = functools.partial(self.copy()._predict, threads=threads) if calls_python else None
+        slow = self.copy()._predict if calls_python else None
+        limit = _threads.get_num_threads if n_threads is None else None
         inputs, outputs = (
             {name: (buffer, shape) for buffer, (name, shape) in zip(buffers, ends.items(), strict=True)}
             for buffers, ends in ((made.inputs, self.inputs), (made.outputs, self.outputs))
         )
-        return _core.Predictor(made.plan, theta, inputs, outputs, threads, slow)
+        return _core.Predictor(made.plan, theta, inputs, outputs, threads, limit, slow)
 
     def stepper(self, *, streams: int | None = None, n_threads: int | None = None) -> Stepper:
         """The recurrent network as it is now, to be fed one time step after the other: `step = net.stepper()`.
@@ -471,7 +471,7 @@ class Network:
         n = None if streams is None else _validate.integer("streams", streams, 1, 2**31 - 1)
         theta = _aligned(self._theta.size, self._dtype)
         theta[:] = self._theta
-        return Stepper(self, theta, n, _threads.resolve(n_threads))
+        return Stepper(self, theta, n, n_threads)
 
     def evaluate(
         self, X: Any, y: Any, *, loss: _LossLike = "auto", sample_weight: Any = None, n_threads: int | None = None

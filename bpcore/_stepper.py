@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpcore import _core, _plans, _training, _validate
+from bpcore import _core, _plans, _threads, _training, _validate
 from bpcore._graph import Node
 from bpcore._layers import Input
 from bpcore._recurrent import Recurrent
@@ -73,10 +73,11 @@ class Stepper:
     sequence so far.  The bits are those of `predict`.  Later training of the network does not change it.
     """
 
-    def __init__(self, net: Network, theta: np.ndarray, streams: int | None, n_threads: int) -> None:
+    def __init__(self, net: Network, theta: np.ndarray, streams: int | None, n_threads: int | None) -> None:
         graph = net._graph
         timed = _over_time(graph.nodes)
-        self._one, self._n, self._n_threads = streams is None, streams or 1, n_threads
+        self._one, self._n, self._asked = streams is None, streams or 1, n_threads
+        self._n_threads = _threads.resolve(n_threads)
         self._dtype, self._busy = net.dtype, _core.OneAtATime()
         self._inputs = [dataclasses.replace(node, shape=node.shape[timed[i] :])
                         for i, node in ((i, graph.nodes[i]) for i in graph.inputs)]  # fmt: skip
@@ -118,7 +119,7 @@ class Stepper:
             outs.append((buffers[i], self._outs[-1]))
         for buffer, _ in outs:
             plan.keep(buffer)
-        plan.compile(_plans.PREDICT, min(self._n, _plans.INFERENCE_ROWS), n_threads)
+        plan.compile(_plans.PREDICT, min(self._n, _plans.INFERENCE_ROWS), self._n_threads)
         self._run = _core.Run(plan, theta)
         self._run.ports(ins, outs)
 
@@ -132,7 +133,7 @@ class Stepper:
                 raise ValueError(f"x: expected {self._n} streams, as net.stepper was told, got {len(arrays[0])}")
             for feed, array in zip(self._feed, arrays, strict=True):
                 feed[...] = array.reshape(feed.shape)
-            _training.whole(self._run, self._n, self._n_threads)
+            _training.whole(self._run, self._n, min(self._n_threads, _threads.resolve(self._asked)))
             for state, after in self._moves:
                 state[...] = after
             answers = [out[0].copy() if self._one else out.copy() for out in self._outs]

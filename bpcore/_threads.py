@@ -99,6 +99,9 @@ def resolve(n_threads: int | None) -> int:
 
 def read_forced() -> None:
     """What tests ask for by BPCORE_PARALLEL=always and BPCORE_PHASE2=owners|shards."""
+    parallel = os.environ.get("BPCORE_PARALLEL", "")
+    if parallel not in ("", "always"):
+        raise ValueError(f"BPCORE_PARALLEL: expected 'always', got {parallel!r}")
     phase2 = os.environ.get("BPCORE_PHASE2", "")
     if phase2 not in ("", "owners", "shards"):
         raise ValueError(f"BPCORE_PHASE2: expected 'owners' or 'shards', got {phase2!r}")
@@ -106,7 +109,7 @@ def read_forced() -> None:
     if backend not in ("", "auto", "blas", "native"):
         raise ValueError(f"BPCORE_BACKEND: expected 'auto', 'blas' or 'native', got {backend!r}")
     _core.use_isa(os.environ.get("BPCORE_ISA", ""))
-    _core.force(os.environ.get("BPCORE_PARALLEL") == "always", phase2, "" if backend == "auto" else backend)
+    _core.force(parallel == "always", phase2, "" if backend == "auto" else backend)
 
 
 # Importing threadpoolctl takes a millisecond or two; registered later, its limits would not hold from the start.

@@ -83,19 +83,102 @@ def test_the_cost_of_a_barrier(tmp_path):
 def test_the_report_writes_between_its_markers(tmp_path, monkeypatch):
     import report
 
-    monkeypatch.setattr(report, "README", tmp_path / "README.md")
-    report.README.write_text("before\n<!-- table epoch -->\nold\n<!-- end -->\nafter\n")
+    documents = [tmp_path / "README.md", tmp_path / "performance.md"]
+    monkeypatch.setattr(report, "DOCUMENTS", documents)
+    for document, name in zip(documents, ("epoch", "epoch_other"), strict=True):
+        document.write_text(f"before\n<!-- table {name} -->\nold\n<!-- end -->\nafter\n")
     runs = [run("bpcore:blas", 1, 1e6), run("bpcore:native", 2, 4e6), run("numpy", 1, 2e6)]
     result = {"net": "2-8-1/4", "runs": runs, "losses_agree": True}
     machine = {"cpu": "some CPU", "cores_allowed": 2, "date": "2026-01-01 00:00"}
     content = {"machine": machine, "results": [result]}
     monkeypatch.setattr(report, "results", lambda name: content if name == "epoch" else None)
     report.write_tables()
-    once = report.README.read_text()
+    once, other = (document.read_text() for document in documents)
+    assert "old" in other  # without results it stays as it is
     assert "| 2-8-1, 4 | 4 M | 2 M | 2 |" in once
     assert "old" not in once and once.startswith("before\n") and once.endswith("<!-- end -->\nafter\n")
     report.write_tables()
-    assert report.README.read_text() == once
+    assert documents[0].read_text() == once
+    assert report.epoch(content) in once
+
+
+def test_every_table_has_its_place():
+    import report
+
+    texts = "".join(document.read_text(encoding="utf-8") for document in report.DOCUMENTS)
+    assert [texts.count(f"<!-- table {name} -->\n") for name in report.TABLES] == [1] * len(report.TABLES)
+
+
+@pytest.mark.parametrize(
+    "bench, words, name",
+    [
+        ("bench_epoch", "", "epoch.json"),
+        ("bench_epoch", "--rounds 9 --threads 1 2", "epoch.json"),
+        ("bench_epoch", "--nets 784-128-10/64", "epoch_part.json"),
+        ("bench_epoch", "--nets 784-128-10/64 --name mine", "mine.json"),
+        ("bench_epoch", "--set other --optimizer adam", "epoch_other_adam.json"),
+        ("bench_epoch", "--set other --threads 1 --quick", "epoch_other_part_quick.json"),
+        ("bench_predict", "--rows 1", "predict_part.json"),
+        ("bench_predict", "--libraries numpy", "predict_part.json"),
+        ("bench_jacobian", "--threads 1", "jacobian_part.json"),
+        ("bench_memory", "--processes 3", "memory.json"),
+        ("bench_memory", "--libraries numpy", "memory_part.json"),
+        ("bench_scaling", "--sweeps width", "scaling_part.json"),
+        ("bench_backward", "--widths 4", "backward_part.json"),
+        ("bench_graph", "--cases gru --quick", "graph_quick.json"),  # the others' results are kept
+    ],
+)
+def test_a_part_is_written_beside_the_whole(bench, words, name, monkeypatch):
+    import importlib
+
+    import harness
+
+    module = importlib.import_module(bench)
+    monkeypatch.setattr(harness, "installed", list)
+    monkeypatch.setattr(sys, "argv", [bench, *words.split()])
+    options = module.arguments()
+    default = bench.removeprefix("bench_")
+    assert harness.results_file(getattr(options, "name", default), options).name == name
+
+
+def test_curves_that_part_or_rise_disagree():
+    import harness
+
+    assert harness.disagreement([[2.0, 1.0]]) == harness.disagreement([[2.0, 1.0]] * 3) == 0
+    assert harness.disagreement([[2.0, 1.0], [2.0, 1.1]]) == pytest.approx(0.1)
+    assert harness.disagreement([[2.0, 1.0], [2.0, 2.0]]) == harness.disagreement([[float("nan"), 1.0]]) == np.inf
+
+
+def test_memory_is_of_training_that_agrees(monkeypatch):
+    import bench_memory
+    import harness
+
+    monkeypatch.setattr(bench_memory, "installed", lambda library: {"installed_bytes": 0})
+    monkeypatch.setattr(sys, "argv", ["bench_memory", "--libraries", "bpcore", "numpy", "--quick"])
+    written = []
+    monkeypatch.setattr(harness, "write_json", lambda name, options, content: written.append(content))
+    assert bench_memory.main() == 0
+    (content,) = written
+    assert 0 < content["loss_disagreement"] < bench_memory.TOLERANCE
+    assert all(result["peak_bytes"] > 0 and len(result["losses"]) == 2 for result in content["results"])
+    monkeypatch.setattr(bench_memory, "TOLERANCE", 0.0)
+    monkeypatch.setattr(bench_memory, "measure", lambda *_: content["results"].pop())
+    assert bench_memory.main() == 1
+
+
+def test_scaling_compares_the_losses_of_the_threads():
+    import bench_scaling
+    import harness
+    from adapters import Spec
+
+    options = Namespace(rounds=1, seconds=0.01)
+    peaks = dict.fromkeys((1, 2), {"flops": 1e12, "update": {1 << 28: 1e9}})
+    with harness.workers(["bpcore"], [1, 2]) as crew:
+        results = bench_scaling.measure(crew, Spec((8, 8, 8), 64), peaks, options)
+        assert [result["same_losses"] for result in results] == [True, True]
+        crew[1].time = lambda count: (0.01 * count, [2.0, 1.0])
+        results = bench_scaling.measure(crew, Spec((8, 8, 8), 64), peaks, options)
+        assert [result["same_losses"] for result in results] == [False, False]
 
 
 def test_numpy_predicts_probabilities():

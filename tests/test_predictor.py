@@ -4,6 +4,7 @@ import array
 import gc
 import os
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -248,6 +249,35 @@ def test_more_rows_than_go_between_two_looks_for_a_signal(monkeypatch):
     for n_threads in (1, 2):
         found = net.predictor(n_threads=n_threads)(X)
         assert all(p.tobytes() == q.tobytes() for p, q in zip(found, net.predict(X), strict=True))
+
+
+def test_inputs_of_several_axes_are_read_in_place():
+    """Whatever their strides: no call takes memory of the size of its input, and the bits are those of a copy."""
+    net = bp.Network([bp.Input((6, 8, 2)), bp.Conv2D(2, 3, "relu"), bp.Reshape(-1), bp.Dense(3)], seed=1)
+    answer, n = net.predictor(n_threads=1), 5000
+    out = np.empty((n, 3), "f4")
+    base = RNG.standard_normal((n, 12, 16, 4))
+    views = {
+        "steps": base[:, ::2, 1::2, ::2],
+        "turned": base[:, 5::-1, :8, :2],
+        "transposed": np.ascontiguousarray(base[:, :6, :8, :2].T).T,
+        "axes moved": np.moveaxis(base.reshape(n, 4, 12, 16)[:, :2, :6, :8], 1, 3),
+        "swapped": base[:, :6, :8, :2].astype(">f4"),
+        "repeated": np.broadcast_to(base[:1, :6, :8, :2], (n, 6, 8, 2)),
+        "float32": base.astype("f4")[:, :6, :8, :2],
+    }
+    for name, x in views.items():
+        wanted = net.predict(np.ascontiguousarray(x))
+        tracemalloc.start()
+        try:
+            answer(x, out)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert out.tobytes() == wanted.tobytes(), name
+        assert peak < 20_000 < x.size * 4, name
+        for i in (0, n - 1):
+            assert answer(x[i]).tobytes() == answer(x[i : i + 1])[0].tobytes() == wanted[i].tobytes(), name
 
 
 def test_out_of_several():

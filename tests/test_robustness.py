@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import scipy.linalg  # noqa: F401 - so that its BLAS is in threadpool_info() from the beginning
 from threadpoolctl import threadpool_info
 
 import bpcore as bp

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,8 +229,64 @@ def test_forcing_by_environment():
     assert run(script, BPCORE_PARALLEL="always") == [3, True]
     assert run(script, BPCORE_PARALLEL="always", BPCORE_PHASE2="owners") == [3, False]
     assert run(script, BPCORE_PHASE2="shards") == [1, True]
+    message = run(script, code=1, BPCORE_PARALLEL="alway")
+    assert "ValueError: BPCORE_PARALLEL: expected 'always', got 'alway'" in message
     message = run(script, code=1, BPCORE_PHASE2="owner")
     assert "ValueError: BPCORE_PHASE2: expected 'owners' or 'shards', got 'owner'" in message
+
+
+if Path("/proc/self/task").exists():  # Linux
+
+    @pytest.mark.parametrize("kind", ["row", "image", "Python", "streams"])
+    def test_what_was_made_before_a_limit_keeps_to_it(kind):
+        script = f"""
+        import json, os
+        import numpy as np, bpcore as bp, threadpoolctl
+        sine = bp.Activation(np.sin, np.cos)
+        shape, layers = dict(
+            row=((300,), [bp.Dense(300, "tanh")]),
+            image=((20, 15), [bp.Dense(64, "tanh")]),
+            Python=((300,), [bp.Dense(300, sine)]),
+            streams=((3, 100), [bp.LSTM(200, sequences=True)]),
+        )["{kind}"]
+        net = bp.Network([bp.Input(shape), *layers])
+        streams = "{kind}" == "streams"
+        X = np.ones((3000, *shape[streams:]), "f4")
+        def made(n):
+            return net.stepper(streams=len(X), n_threads=n) if streams else net.predictor(n_threads=n)
+        def workers(call):
+            call(X)
+            return len(os.listdir("/proc/self/task")) - 1
+        bp.set_num_threads(3)
+        answer, three = made(None), made(3)
+        with threadpoolctl.threadpool_limits(1):
+            seen = [workers(answer)]
+        bp.set_num_threads(2)
+        seen.append(workers(answer))
+        bp.set_num_threads(5)
+        seen.append(workers(answer))
+        bp.set_num_threads(1)
+        print(json.dumps([*seen, workers(three)]))
+        """
+        assert run(script, BPCORE_PARALLEL="always", OPENBLAS_NUM_THREADS="1") == [0, 1, 2, 2]
+
+    def test_idle_threads_use_no_cpu():
+        """After a call its threads sleep: the process has used next to nothing, where one that spins uses it all."""
+        script = """
+        import json, os, time
+        import numpy as np, bpcore as bp
+        net = bp.Network([bp.Input(20), bp.Dense(50, "tanh"), bp.Dense(1)])
+        X, y = np.ones((2000, 20), "f4"), np.ones(2000)
+        net.fit(X, y, epochs=20, n_threads=2)
+        net.predictor(n_threads=2)(X)
+        workers = len(os.listdir("/proc/self/task")) - 1
+        time.sleep(0.1)
+        before = time.process_time()
+        time.sleep(0.3)
+        print(json.dumps([workers, time.process_time() - before]))
+        """
+        workers, used = run(script, BPCORE_PARALLEL="always", OPENBLAS_NUM_THREADS="1")
+        assert workers == 1 and used < 0.05
 
 
 # ---- BLAS ----

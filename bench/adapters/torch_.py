@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ VARIANTS = ("", "compile", "jit")
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 Tensor = torch.Tensor
 Step = Callable[[Tensor, Tensor], Tensor]
-UNROLLED = 8  # batches in a compiled graph: so many pay for one call
+UNROLLED = 8  # small batches in a compiled graph: so many pay for one call
+UNROLLED_FLOPS = 1e7  # of a larger batch one a graph is as fast, and compiled in a third of the time
 _variant = ""
 
 
@@ -55,8 +57,10 @@ class Train:
         self.activation = ACTIVATIONS[spec.activation]
         self.criterion = F.binary_cross_entropy_with_logits if spec.sizes[-1] == 1 else F.cross_entropy
         compiled = _variant == "compile"
-        rows = spec.batch * (UNROLLED if compiled else 1)
-        self.batches = list(zip(torch.from_numpy(X).split(rows), torch.from_numpy(y).split(rows), strict=True))
+        rows = spec.batch * (UNROLLED if compiled and spec.flops * spec.batch < UNROLLED_FLOPS else 1)
+        unrolled = len(X) // rows * rows  # what is left goes one by one: 7 batches would be one more long compilation
+        cuts = [*range(0, unrolled, rows), *range(unrolled, len(X), spec.batch), len(X)]
+        self.batches = [(torch.from_numpy(X[i:j]), torch.from_numpy(y[i:j])) for i, j in pairwise(cuts)]
         self.step = self.compiled() if compiled else self.eager()
 
     def loss(self, params: list[Tensor], x: Tensor, y: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ cdef class Predictor:
     """
     cdef Plan plan
     cdef cnp.ndarray theta
-    cdef object dtype, slow
+    cdef object dtype, slow, limit
     cdef dict inputs, outputs
     cdef int input, output, n_threads, number, n_free
     cdef bint flat  # one input and one output, of one axis each
@@ -31,11 +31,13 @@ cdef class Predictor:
     cdef double flops_row
     cdef void *free[ARENAS]
 
-    def __cinit__(self, Plan plan, cnp.ndarray theta, dict inputs, dict outputs, int n_threads, slow=None):
-        """inputs, outputs: (buffer, an example's shape) by name; slow: the outputs for a list of inputs (n, *shape), in
-        place of the plan, where that calls Python."""
+    def __cinit__(self, Plan plan, cnp.ndarray theta, dict inputs, dict outputs, int n_threads, limit=None,
+                  slow=None):
+        """inputs, outputs: (buffer, an example's shape) by name; limit: how many of n_threads a call may have; slow: the
+        outputs for a list of inputs (n, *shape) and a number of threads, in place of the plan, where that calls
+        Python."""
         self.plan, self.theta, self.slow, self.dtype = plan, theta, slow, plan.dtype
-        self.inputs, self.outputs, self.n_threads = inputs, outputs, n_threads
+        self.inputs, self.outputs, self.n_threads, self.limit = inputs, outputs, n_threads, limit
         self.n_in, self.n_out = (sum(math.prod(shape) for _, shape in ends.values()) for ends in (inputs, outputs))
         (self.input, first), (self.output, last) = next(iter(inputs.values())), next(iter(outputs.values()))
         self.flat = len(inputs) == len(outputs) == len(first) == len(last) == 1
@@ -95,7 +97,7 @@ cdef class Predictor:
         else:
             to = self.check_out(out, a, ndim, port.array.rows)
         if self.slow is not None:
-            (found,) = self.slow([a.reshape(-1, self.n_in)])
+            (found,) = self.slow([a.reshape(-1, self.n_in)], self.threads())
             to[...] = found if ndim == 2 else found[0]
             return to
         answers.buffer, answers.data = self.output, cnp.PyArray_DATA(to)
@@ -103,7 +105,7 @@ cdef class Predictor:
         return to
 
     cdef shaped(self, x, out):
-        """Examples or answers of several axes, several inputs or outputs; what is not contiguous is copied."""
+        """Examples or answers of several axes, several inputs or outputs."""
         from bpcore._validate import parts
 
         xs, lead = [], None
@@ -118,7 +120,7 @@ cdef class Predictor:
                 raise ValueError(f"x: expected a row of each input, or as many rows in each, got {name} of shape "
                                  f"{value.shape} beside one of {xs[0].shape}")
             lead = before
-            xs.append(np.ascontiguousarray(value))
+            xs.append(value if before else value[None])
         shapes = [(*lead, *shape) for _, shape in self.outputs.values()]
         if out is None:
             outs = [np.empty(shape, self.dtype) for shape in shapes]
@@ -126,26 +128,23 @@ cdef class Predictor:
             outs = []
             for (name, to), shape in zip(parts("out", out, list(self.outputs)), shapes, strict=True):
                 outs.append(self.check_shaped(to, name, shape, [*xs, *outs]))
-        n = lead[0] if lead else 1
         if self.slow is not None:
-            rows = [a.reshape(n, *shape) for a, (_, shape) in zip(xs, self.inputs.values(), strict=True)]
-            for to, found in zip(outs, self.slow(rows), strict=True):
+            for to, found in zip(outs, self.slow(xs, self.threads()), strict=True):
                 to[...] = found.reshape(to.shape)
         else:
-            self.answer_all(n, xs, outs)
+            self.answer_all(xs, outs)
         return outs[0] if len(outs) == 1 else tuple(outs)
 
-    cdef answer_all(self, cnp.npy_intp n, list xs, list outs):
+    cdef answer_all(self, list xs, list outs):
         cdef bp_in_port *ins = <bp_in_port *>calloc(len(xs), sizeof(bp_in_port))
         cdef bp_out_port *answers = <bp_out_port *>calloc(len(outs), sizeof(bp_out_port))
         try:
             if ins == NULL or answers == NULL:
                 raise MemoryError
             for i, (x, (buffer, _)) in enumerate(zip(xs, self.inputs.values(), strict=True)):
-                rows = x.reshape(n, -1)
-                ins[i].buffer, ins[i].array = buffer, _describe(rows)
-                ins[i].array.cols, ins[i].array.col_stride = rows.shape[1], rows.itemsize
-                ins[i].array.row_stride = rows.shape[1] * rows.itemsize
+                ins[i].buffer, ins[i].array = buffer, _describe(x)
+                if ins[i].array.rows == 1:  # of any stride: this one is read in place
+                    ins[i].array.row_stride = ins[i].array.cols * ins[i].array.col_stride
             for i, (to, (buffer, _)) in enumerate(zip(outs, self.outputs.values(), strict=True)):
                 answers[i].buffer, answers[i].data = buffer, cnp.PyArray_DATA(to)
             self.answer(len(xs), ins, len(outs), answers)
@@ -177,10 +176,14 @@ cdef class Predictor:
         raise ValueError(f"out: expected a writeable, C-contiguous array of {self.dtype} and shape {shape} that shares no "
                          f"memory with x, got {got}")
 
+    cdef int threads(self) except 0:
+        return self.n_threads if self.limit is None else min(self.n_threads, <int>self.limit())
+
     cdef answer(self, int n_in, bp_in_port *ins, int n_out, bp_out_port *outs):
         cdef int64_t rows = ins[0].array.rows, some  # whole tiles: a part of one costs as much
         cdef int64_t most = 128 * max(1, <int64_t>(_UNHEARD_FLOPS * self.n_threads / (128 * self.flops_row + 1)))
         cdef bint release = self.flops_row * rows > _RELEASE_FLOPS
+        cdef int n_threads = 1
         cdef unsigned long generation = _generation
         cdef void *arena = NULL
         cdef bp_status status = BP_OK
@@ -191,6 +194,8 @@ cdef class Predictor:
         elif posix_memalign(&arena, 64, self.arena_bytes + 64):
             raise MemoryError("bpcore: out of memory")
         try:
+            if release and rows > 1:
+                n_threads = self.threads()
             while True:
                 some = min(rows, most)
                 for i in range(n_in):
@@ -200,7 +205,7 @@ cdef class Predictor:
                     try:
                         with nogil:
                             status = bp_answer(self.plan.plan, cnp.PyArray_DATA(self.theta), arena, n_in, ins, n_out,
-                                               outs, self.n_threads)
+                                               outs, n_threads)
                     finally:
                         _leave(False, generation)
                     PyErr_CheckSignals()
