@@ -35,6 +35,14 @@ class State:
     optimizer: Any = None
     order: Any = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in State.__dataclass_fields__:
+            raise AttributeError(
+                f"state.{name} cannot be set; other numbers of the optimiser are "
+                "state.optimizer = dataclasses.replace(state.optimizer, lr=...), and state.stop() ends fit"
+            )
+        super().__setattr__(name, value)
+
     def stop(self) -> None:
         """Ends training after this step or epoch."""
         self.stopped = True

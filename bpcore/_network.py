@@ -31,6 +31,11 @@ def _aligned(n: int, dtype: np.dtype[Any]) -> np.ndarray:
     return whole[start : start + n * dtype.itemsize].view(dtype)
 
 
+class _Views(dict[str, np.ndarray]):
+    def __missing__(self, name: str) -> np.ndarray:
+        return self[_validate.key("params", name, self)]
+
+
 class Network:
     """A network: a list of layers, an `Input` first, or the inputs and outputs of a graph.
 
@@ -48,6 +53,9 @@ class Network:
 
     The algorithm is that of Rumelhart, Hinton and Williams (1986) in the notation of Nielsen (2015).
     """
+
+    step: int = 0
+    epoch: int = 0
 
     def __init__(
         self, layers: Any, outputs: Any = None, *, dtype: Any = "float32", seed: int = 0, checkpoint: Any = None
@@ -69,6 +77,11 @@ class Network:
         self._draw()
         self._graph = graph.without_origins()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if type(self) is Network and not name.startswith("_") and not hasattr(Network, name):
+            raise AttributeError(f"net.{name} cannot be set; theta, frozen, checkpoint, step and epoch can")
+        super().__setattr__(name, value)
+
     def _bind(self, theta: np.ndarray) -> None:
         """Makes theta the parameters, and the views of it."""
         self._theta = theta
@@ -76,10 +89,10 @@ class Network:
         self._fitting = _core.OneAtATime()
         self._as_layers: dict[int, Layer] = {}
         self._params = MappingProxyType(
-            {
-                name: theta[p.offset : p.offset + p.rows * p.cols].reshape(p.shape)
+            _Views(
+                (name, theta[p.offset : p.offset + p.rows * p.cols].reshape(p.shape))
                 for name, p in self._parameters.items()
-            }
+            )
         )
 
     def _draw(self) -> None:
@@ -482,6 +495,7 @@ class Network:
         """
         self._fitting.check("evaluate")
         data = _training.Data(self, X, y, loss, sample_weight)
+        data.advise()
         return data.evaluate(self, _threads.resolve(n_threads))
 
     # ---- gradients ----

@@ -342,6 +342,12 @@ def test_same_words(verbose, settings, target, capsys):
     assert said[0] == said[1] and ("Iteration 2, loss = " in said[1][0]) == verbose
 
 
+def test_warnings_are_of_the_line_that_called():
+    with pytest.warns(ConvergenceWarning, match="Maximum iterations") as seen:
+        pair("classes", max_iter=2)[1].fit(X, LABELS)
+    assert [one.filename for one in seen] == [__file__]
+
+
 def test_words_of_lbfgs(capsys):
     with pytest.warns(ConvergenceWarning, match="lbfgs failed to converge after 3"):
         model = pair("classes", solver="lbfgs", max_iter=3, verbose=True)[1].fit(X, LABELS)
