@@ -12,7 +12,7 @@ typedef struct {
     int n_in, n_out;
     const bp_in_port *in;
     const bp_out_port *out;
-    int64_t rows;
+    int64_t rows, tile;
     atomic_llong next; /* tile of rows */
     atomic_int failure; /* bp_status of a tile, or BP_OK */
 } answer;
@@ -69,7 +69,7 @@ static void answer_tile(answer *a, int64_t first, int64_t rows, int thread) {
 
 static void answer_tiles(void *arg, int thread, int n_threads) {
     answer *a = arg;
-    int64_t tile = a->plan->row_tile, first;
+    int64_t tile = a->tile, first;
     (void)n_threads;
     while ((first = tile * atomic_fetch_add_explicit(&a->next, 1, memory_order_relaxed)) < a->rows)
         answer_tile(a, first, a->rows - first < tile ? a->rows - first : tile, thread);
@@ -95,7 +95,8 @@ bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, int n_i
                 .rows = in[0].array.rows};
     if (n_threads > plan->n_threads) n_threads = plan->n_threads;
     if (plan->flops_row * (double)a.rows < ALONE_FLOPS && !bp_forced.parallel_always) n_threads = 1;
-    if (a.rows <= plan->row_tile) n_threads = 1;
+    if (a.rows <= BP_INFER_TILE) n_threads = 1;
+    a.tile = bp_infer_tile(plan, a.rows, n_threads);
     bp_pool_run(n_threads, answer_tiles, prepare, &a);
     return (bp_status)atomic_load(&a.failure);
 }

@@ -8,8 +8,8 @@ enum {
     BLOCK_BYTES = 16 << 10, /* of a gradient block: it waits in L1 for its update */
     BLOCK_ROWS = 64,        /* at least, so that what a product packs is used often enough */
     BLOCK_COST = 256,       /* of a block itself, in elements */
-    WIDE_BYTES = 2 << 10,   /* a row: from here on blocks are cut by columns, too */
-    WIDE_ROWS = 256,
+    WIDE_ROWS = 256,        /* of a wide one, at once */
+    STEP_ROWS = 1024,       /* of one whose step is made with the gradient, which then needs no room */
     BUSY = 8,               /* uses of a number in an example: from here on blocks are cut for all threads */
     BUSY_ROWS = 16
 };
@@ -28,13 +28,27 @@ static double uses_of(const bp_plan *plan, const bp_param *p) {
     return uses;
 }
 
+int bp_takes_step(const bp_plan *plan, const bp_op *op) {
+    return op->type->step[plan->dtype] && op->native && plan->rows <= plan->chunk_rows &&
+           op->positions * plan->chunk_rows <= BP_STEP_ROWS;
+}
+
+/* Whether plain SGD can be made with a parameter's gradient: one operation makes that, in one go. */
+static int has_step(const bp_plan *plan, const bp_param *p) {
+    if (plan->shards || p->first_use < 0 || p->first_use != p->last_use) return 0;
+    const bp_use *use = &plan->uses[p->first_use];
+    return !use->slot && bp_takes_step(plan, &plan->ops[use->op]);
+}
+
 /* A parameter is cut into cells: whole rows where a row is short; of a wide one columns as well, and taller, so that
  * what the product packs is used by many rows. */
 static void block_shape(const bp_plan *plan, const bp_param *p, int64_t *rows, int64_t *cols) {
     int64_t size = (int64_t)plan->size;
-    if (!plan->shards && p->cols * size > WIDE_BYTES) {
-        *rows = min64(p->rows, WIDE_ROWS);
+    if (!plan->shards && bp_is_wide(plan, p)) {
         *cols = min64(p->cols, GRID_COLS);
+        *rows = has_step(plan, p) ? STEP_ROWS : WIDE_ROWS;
+        while (*rows > WIDE_ROWS && ceil_div(p->rows, *rows) * ceil_div(p->cols, *cols) < 2 * MIN_BLOCKS) *rows /= 2;
+        *rows = min64(p->rows, *rows);
         return;
     }
     int busy = uses_of(plan, p) >= BUSY;
@@ -73,24 +87,9 @@ static void cut_parameters(bp_plan *plan, int segment, int tables) {
             for (int64_t k = 0; k < p->rows; k += rows) {
                 bp_cell cell = {k, min64(k + rows, p->rows), c, min64(c + cols, p->cols), 0};
                 plan->blocks[plan->n_blocks++] =
-                    (bp_block){i, i + 1, 0, 0, cell, p->offset + k * p->cols + c, cell.r1 - k, cell.c1 - c, p->cols};
+                    (bp_block){i, i + 1, 0, 0, cell, p->offset + k * p->cols + c, cell.r1 - k, cell.c1 - c, p->cols, 0};
             }
     }
-}
-
-int bp_takes_step(const bp_plan *plan, const bp_op *op) {
-    return op->type->step[plan->dtype] && op->native && plan->rows <= plan->chunk_rows &&
-           op->positions * plan->chunk_rows <= BP_STEP_ROWS;
-}
-
-/* Whether plain SGD can be made with a parameter's gradient: one operation makes that, in one go.  (Small parameters
- * lie next to each other: parts of vectors stored there would make their neighbours wait.) */
-static int has_step(const bp_plan *plan, const bp_block *block) {
-    const bp_param *p = &plan->params[block->param];
-    if (plan->shards || block->whole || p->first_use < 0 || p->first_use != p->last_use) return 0;
-    const bp_use *use = &plan->uses[p->first_use];
-    const bp_op *op = &plan->ops[use->op];
-    return !use->slot && bp_takes_step(plan, op);
 }
 
 bp_status bp_cut_blocks(bp_plan *plan) {
@@ -114,11 +113,15 @@ bp_status bp_cut_blocks(bp_plan *plan) {
     plan->n_dense = plan->n_blocks;
     cut_parameters(plan, 0, 1);
     for (int i = 0; i < plan->n_blocks; i++) {
-        plan->blocks[i].steps = has_step(plan, &plan->blocks[i]);
-        int64_t n = plan->blocks[i].rows * plan->blocks[i].width;
-        double uses = plan->blocks[i].whole ? 1 : uses_of(plan, &plan->params[plan->blocks[i].param]);
+        bp_block *block = &plan->blocks[i];
+        const bp_param *p = &plan->params[block->param];
+        /* small parameters lie next to each other: parts of vectors stored there would make their neighbours wait */
+        block->steps = !block->whole && has_step(plan, p);
+        block->part = !plan->shards && bp_is_wide(plan, p) ? min64(block->rows, WIDE_ROWS) : block->rows;
+        int64_t n = block->rows * block->width;
+        double uses = block->whole ? 1 : uses_of(plan, p);
         plan->block_cost[i + 1] = plan->block_cost[i] + (int64_t)((double)n * uses) + BLOCK_COST;
-        plan->block_max = max64(plan->block_max, n);
+        plan->block_max = max64(plan->block_max, block->part * block->width);
     }
     for (int i = 0; i < plan->n_tables; i++)
         plan->block_max = max64(plan->block_max, plan->params[plan->tables[i].param].cols);

@@ -6,7 +6,7 @@
 
 /* How the work is cut: fixed numbers, so that the bits depend on shapes alone. */
 enum {
-    INFER_TILE = 32,
+    INFER_WIDE_TILE = 128, /* where weights are packed for each tile */
     TRAIN_TILE = 64,
     PYTHON_TILE = 1024, /* of tiles that are alone, where the user's Python is called: less often */
     LEAST_TILE = 16,    /* so that a tile of one column is whole cache lines */
@@ -120,11 +120,14 @@ static int64_t choose_tile(const bp_plan *plan, int calls_python) {
     if (plan->alone && calls_python) return PYTHON_TILE;
     int64_t tile = plan->rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2, least = 0;
     if (plan->rows <= 2 * LEAST_TILE && plan->rows > 2 * LEAST_TILE - 8) tile = LEAST_TILE;
-    if (plan->inference) tile = INFER_TILE;
+    if (plan->inference) tile = BP_INFER_TILE;
     double flops = 0;
     for (int i = 0; i < plan->n_ops; i++) {
-        if (plan->ops[i].n_params && !plan->ops[i].type->by_row) flops += bp_flops_of(plan, &plan->ops[i]);
-        least = max64(least, plan->ops[i].type->tile);
+        const bp_op *op = &plan->ops[i];
+        int product = op->n_params && op->scope == BP_SCOPE_CELLS;
+        if (plan->inference && product && bp_is_wide(plan, &plan->params[op->param[0]])) tile = INFER_WIDE_TILE;
+        if (op->n_params && !op->type->by_row) flops += bp_flops_of(plan, op);
+        least = max64(least, op->type->tile);
     }
     double uses = flops / (2 * (double)plan->n_theta + 1); /* of a weight, in a row */
     while (tile > LEAST_TILE && tile > least && uses * (double)tile > 2 * TRAIN_TILE) tile /= 2;

@@ -5,8 +5,9 @@
 #include "plan.h"
 
 enum {
-    GRID_COLS = 240, /* whole panels of every instruction set: 48 or 24 columns */
-    MIN_BLOCKS = 8   /* of a matrix worth splitting */
+    GRID_COLS = 240,      /* whole panels of every instruction set: 48 or 24 columns */
+    MIN_BLOCKS = 8,       /* of a matrix worth splitting */
+    WIDE_BYTES = 2 << 10  /* a row of weights: beyond, they are packed for a product, as NEAR_BYTES in gemm.inc has it */
 };
 
 static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -27,10 +28,15 @@ static inline double bp_flops_of(const bp_plan *plan, const bp_op *op) {
     return op->type->flops ? op->type->flops(plan, op) : (double)plan->buffers[op->out].cols;
 }
 
+static inline int bp_is_wide(const bp_plan *plan, const bp_param *p) {
+    return p->cols * (int64_t)plan->size > WIDE_BYTES;
+}
+
 /* Room for one more element; the array grows by doubling at powers of two. */
 void *bp_grow(void *array, int n, size_t size);
 int bp_wants_backward(const bp_plan *plan, const bp_op *op);
-/* A product whose weights are many runs on a grid of cells; so do the elementwise items after it. */
+/* A product whose weights are many, or would be packed for tile after tile, runs on a grid of cells; so do the
+ * elementwise items after it. */
 int bp_is_grid(const bp_plan *plan, const bp_item *item);
 /* Whether plain SGD can be made with an operation's first gradient, in one go; not where a batch may have several
  * chunks, for one that happens to have a single chunk is as the others. */

@@ -87,6 +87,7 @@ static void end_batch(bp_run *run, int updated) {
     done->weight += run->sum[1];
     done->hits += run->sum[2];
     done->steps += updated;
+    run->saving &= !updated;
     run->at.t += updated;
     done->rows += run->batch_rows;
     done->batch++;
@@ -182,11 +183,11 @@ void bp_run_until(bp_run *run, int n_threads, double deadline) {
 
 bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps, int fresh) {
     if (run->replay_left >= 0) return bp_replay(run, n_threads, seconds);
-    bp_status status = bp_take_snapshot(run, n_threads, fresh);
+    bp_status status = bp_take_snapshot(run, fresh);
     if (status) return status;
     status = bp_slice(run, n_threads, seconds, max_steps);
     if (status != BP_E_NONFINITE_PARAM || !bp_trains(run)) return status;
     run->replay_left = run->at.done.batch - run->snapshot_at.done.batch;
-    bp_restore_snapshot(run, n_threads);
+    bp_restore_snapshot(run);
     return bp_replay(run, n_threads, seconds);
 }

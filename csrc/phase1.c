@@ -249,18 +249,25 @@ static bp_status do_chunk(bp_run *run, const bp_stage *stage) {
     return do_outside(run, item, &t, &(bp_cell){0, t.count, 0, item->cols, run->off});
 }
 
+/* Rows of a task; sums of a loss need tiles that are the same on any number of threads. */
+static int64_t height_of(const bp_run *run, const bp_stage *stage) {
+    const bp_plan *plan = run->plan;
+    int shared = plan->inference && plan->windowed && !(plan->flags & BP_DO_LOSS);
+    return shared ? bp_infer_tile(plan, run->rows, plan->n_threads) : stage->row_tile;
+}
+
 int64_t bp_stage_tasks(const bp_run *run, const bp_stage *stage) {
     if (stage->scope == BP_SCOPE_CHUNK) return 1;
     if (stage->scope == BP_SCOPE_BLOCKS) return stage->end_block - stage->first_block;
     if (run->plan->shards) return bp_shards_of(run);
-    int64_t tiles = tiles_of(run->rows, stage->row_tile);
+    int64_t tiles = tiles_of(run->rows, height_of(run, stage));
     return stage->scope == BP_SCOPE_CELLS ? tiles * tiles_of(stage->cols, stage->col_tile) : tiles;
 }
 
 bp_status bp_do_stage_task(bp_run *run, const bp_stage *stage, int64_t task, int thread) {
     if (stage->scope == BP_SCOPE_CHUNK) return do_chunk(run, stage);
     if (stage->scope == BP_SCOPE_CELLS) return do_cell(run, stage, task);
-    int64_t first = task, end = task + 1;
+    int64_t first = task, end = task + 1, height = height_of(run, stage);
     if (run->plan->shards) {
         int64_t tiles = tiles_of(run->rows, stage->row_tile), n = bp_shards_of(run);
         first = tiles * task / n;
@@ -268,7 +275,7 @@ bp_status bp_do_stage_task(bp_run *run, const bp_stage *stage, int64_t task, int
     }
     bp_status status = BP_OK;
     for (int64_t tile = first; tile < end && !status; tile++) {
-        bp_tile t = tile_of(run, tile, stage->row_tile, thread);
+        bp_tile t = tile_of(run, tile, height, thread);
         t.shard = (int)task;
         t.add = run->off || tile > first;
         status = run->plan->alone ? do_alone(run, stage, &t) : do_tile(run, stage, &t);

@@ -68,11 +68,16 @@ static bp_status update_block(bp_run *run, const bp_update *step, const bp_block
     return bad ? BP_E_NONFINITE_PARAM : BP_OK;
 }
 
-static bp_status do_block(bp_run *run, const bp_update *step, const bp_block *block, int thread) {
+static int is_last_chunk(const bp_run *run) { return run->off + run->rows == run->batch_rows; }
+static int saves(const bp_run *run) { return run->saving && is_last_chunk(run); }
+
+/* Rows of a block; `alone`: its step is made with the gradient, in one go. */
+static bp_status do_part(bp_run *run, const bp_update *step, const bp_block *block, int alone, int thread) {
     const bp_plan *plan = run->plan;
     char *G = plan->arena + plan->scratch + (size_t)thread * plan->scratch_bytes;
     int64_t ld = block->width;
-    if (block->steps && run->plain && run->batch_rows <= plan->chunk_rows) {
+    if (saves(run)) bp_save_block(run, block);
+    if (alone) {
         const bp_op *op = &plan->ops[plan->uses[plan->params[block->param].first_use].op];
         int bad = op->type->step[plan->dtype](&run->x, op, 0, run->rows, &block->cell, step, run->theta);
         return bad ? BP_E_NONFINITE_PARAM : BP_OK;
@@ -94,7 +99,25 @@ static bp_status do_block(bp_run *run, const bp_update *step, const bp_block *bl
         }
         if (!early) sum_block(run, block, G, ld);
     }
-    return run->off + run->rows == run->batch_rows ? update_block(run, step, block, G, ld) : BP_OK;
+    return is_last_chunk(run) ? update_block(run, step, block, G, ld) : BP_OK;
+}
+
+static bp_status do_block(bp_run *run, const bp_update *step, int number, int thread) {
+    const bp_block *block = &run->plan->blocks[number];
+    int alone = block->steps && run->plain && run->batch_rows <= run->plan->chunk_rows;
+    if (saves(run)) run->saved[number] = 1;
+    if (block->part == block->rows || (alone && !saves(run))) return do_part(run, step, block, alone, thread);
+    bp_status status = BP_OK;
+    bp_block part = *block;
+    for (int64_t r = 0; r < block->rows; r += part.rows) {
+        part.rows = min64(block->part, block->rows - r);
+        part.at = block->at + r * block->ld;
+        part.cell.r0 = block->cell.r0 + r;
+        part.cell.r1 = part.cell.r0 + part.rows;
+        bp_status failed = do_part(run, step, &part, alone, thread); /* all rows of a block are saved, or none */
+        if (failed) status = failed;
+    }
+    return status;
 }
 
 /* Blocks of phase 2, and after them the tasks of tables; gradients that are only written are whole. */
@@ -117,7 +140,7 @@ static bp_status do_table(bp_run *run, const bp_update *step, int64_t task, int 
     size_t bytes = (size_t)p->cols * plan->size, scratch = plan->scratch + (size_t)thread * plan->scratch_bytes;
     bp_update u = *step;
     u.decay = p->flags & BP_PARAM_DECAY;
-    int last_chunk = run->off + run->rows == run->batch_rows, bad = 0;
+    int last_chunk = is_last_chunk(run), bad = 0;
     int64_t end = min64(t->touched, (task + 1) * TABLE_ROWS);
     for (int64_t slot = task * TABLE_ROWS; slot < end; slot++) {
         size_t kept = run->batch_rows > plan->chunk_rows ? t->grad + (size_t)slot * bytes : scratch;
@@ -139,7 +162,7 @@ static bp_status do_table(bp_run *run, const bp_update *step, int64_t task, int 
 
 bp_status bp_do_update(bp_run *run, const bp_update *step, int64_t task, int thread) {
     if (task >= n_blocks(run)) return do_table(run, step, task - n_blocks(run), thread);
-    return do_block(run, step, &run->plan->blocks[task], thread);
+    return do_block(run, step, (int)task, thread);
 }
 
 void bp_sum_early(bp_run *run, const bp_block *block) {
@@ -165,7 +188,7 @@ int64_t bp_first_update(const bp_run *run, int64_t n_tasks, int thread, int n_th
 void bp_begin_tables(bp_run *run) {
     bp_plan *plan = run->plan;
     bp_tables_collect(plan, run->rows);
-    for (int i = 0; i < plan->n_tables && run->off + run->rows == run->batch_rows; i++) {
+    for (int i = 0; i < plan->n_tables && is_last_chunk(run); i++) {
         bp_log *log = &run->logs[i];
         if (!plan->tables[i].logged) continue;
         int64_t touched = plan->tables[i].touched;

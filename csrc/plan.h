@@ -32,6 +32,7 @@ typedef struct {
     bp_cell cell;            /* unless whole */
     int64_t at;              /* in theta, elements */
     int64_t rows, width, ld; /* as it lies there: whole ones are one row */
+    int64_t part;            /* rows whose gradient waits for its update in a cache; a step takes all at once */
 } bp_block;
 
 /* A loss on an output. */
@@ -105,6 +106,13 @@ struct bp_plan {
     size_t copy_bytes;
     size_t parts;                  /* (losses, tiles of a chunk, 3) doubles: sums of the loss */
 };
+
+/* Rows of a task of a prediction, whose bits do not depend on them: fewer where some thread would have none. */
+enum { BP_INFER_TILE = 32 };
+static inline int64_t bp_infer_tile(const bp_plan *plan, int64_t rows, int n_threads) {
+    int64_t share = (rows + n_threads - 1) / n_threads;
+    return min64(plan->row_tile, (share + BP_INFER_TILE - 1) / BP_INFER_TILE * BP_INFER_TILE);
+}
 
 /* What tests force; see bp_set_backend, bp_set_phase2, bp_set_parallel_always (which also cuts work smaller). */
 typedef struct {

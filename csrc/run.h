@@ -51,6 +51,8 @@ struct bp_run {
     double sum[3];           /* of the batch so far */
 
     char *snapshot;          /* the plan's copy: theta, optimiser state; without the tables that are logged */
+    char *saved;             /* by block of phase 2: whether the copy holds what it was */
+    int saving;              /* the next step copies each block before it changes it */
     bp_log *logs;            /* by table */
     int n_logs;
     bp_position snapshot_at;
@@ -71,7 +73,7 @@ struct bp_run {
 };
 
 /* A step of so many flops runs on all threads; see pace.c. */
-static const double PARALLEL_FLOPS = 1e8;
+static const double PARALLEL_FLOPS = 1e9;
 
 static inline int bp_trains(const bp_run *run) { return run->opt.kind == BP_OPT_SGD || run->opt.kind == BP_OPT_ADAM; }
 static inline int64_t tiles_of(int64_t rows, int64_t tile) {
@@ -118,11 +120,12 @@ void bp_run_until(bp_run *run, int n_threads, double deadline);
 bp_status bp_slice(bp_run *run, int n_threads, double seconds, int64_t max_steps);
 
 /* snapshot.c */
-/* Taken at the start of a slice, unless the last is young beside what a copy costs. */
-bp_status bp_take_snapshot(bp_run *run, int n_threads, int fresh);
+/* Due at the start of a slice, unless the last is young beside what a copy costs; the next step makes it. */
+bp_status bp_take_snapshot(bp_run *run, int fresh);
 void bp_free_snapshot(bp_run *run);
 /* Back to where it was taken. */
-void bp_restore_snapshot(bp_run *run, int n_threads);
+void bp_restore_snapshot(bp_run *run);
+void bp_save_block(bp_run *run, const bp_block *block);
 /* From the snapshot, with the same bits, to the last step that was finite; in slices, as training is. */
 bp_status bp_replay(bp_run *run, int n_threads, double seconds);
 /* Row `row` of the live arrays of table i to entry `entry` of the log, or back. */

@@ -1,5 +1,6 @@
 /* The safety copy: a step whose parameters are not finite is undone, to the last bit.  Theta and the optimiser's state
- * are copied now and then; of large tables the old rows are logged instead. */
+ * are copied now and then, block by block, by the step that changes them first: it has them in its cache.  Of large
+ * tables the old rows are logged instead. */
 #include "run.h"
 
 #include <stdlib.h>
@@ -7,7 +8,7 @@
 
 enum { LOG_BYTES = 8 << 20 };             /* of a table's old rows, at least */
 static const double SNAPSHOT_SHARE = 0.02; /* of the time may go into safety copies */
-static const size_t SHARED_COPY_BYTES = 4 << 20; /* a copy is all threads' work from here on */
+static const double COPY_SPEED = 1e10;     /* bytes a second, about */
 
 void bp_free_snapshot(bp_run *run) {
     for (int i = 0; i < run->n_logs && run->logs; i++) {
@@ -15,7 +16,9 @@ void bp_free_snapshot(bp_run *run) {
         free(run->logs[i].old);
     }
     free(run->logs);
+    free(run->saved);
     run->logs = NULL;
+    run->saved = NULL;
     run->snapshot = NULL;
     run->has_snapshot = 0;
 }
@@ -38,63 +41,50 @@ int bp_logs_full(const bp_run *run) {
     return 0;
 }
 
-/* The end of a run of theta that is copied, from element `from`; *next: where the one after the logged table begins. */
-static int64_t copied_until(const bp_run *run, int64_t from, int64_t *next) {
+static int is_logged(const bp_plan *plan, int param) {
+    for (int i = 0; i < plan->n_tables; i++)
+        if (plan->tables[i].param == param) return plan->tables[i].logged;
+    return 0;
+}
+
+/* Elements of logged tables, of the first `before` elements of theta. */
+static int64_t logged_before(const bp_run *run, int64_t before) {
     const bp_plan *plan = run->plan;
-    int64_t end = run->n_params;
-    *next = run->n_params;
+    int64_t n = 0;
     for (int i = 0; i < plan->n_tables; i++) {
         const bp_param *p = &plan->params[plan->tables[i].param];
-        if (!plan->tables[i].logged || p->offset < from || p->offset >= end) continue;
-        end = p->offset;
-        *next = p->offset + p->rows * p->cols;
+        if (plan->tables[i].logged && p->offset < before) n += p->rows * p->cols;
     }
-    return end;
+    return n;
 }
 
-typedef struct {
-    bp_run *run;
-    int restore;
-} bp_copying;
-
-/* A thread's share of theta and the state arrays, one after the other, to or from the snapshot; without the logged
- * tables. */
-static void copy_share(void *arg, int thread, int n_threads) {
-    const bp_copying *job = arg;
-    bp_run *run = job->run;
-    size_t size = run->plan->size;
-    char *live[3] = {run->theta, run->opt.state[0], run->opt.state[1]}, *saved = run->snapshot;
-    for (int i = 0; i < 3; i++) {
-        if (!live[i]) continue;
-        for (int64_t from = 0, end, next; from < run->n_params; from = next) {
-            end = copied_until(run, from, &next);
-            int64_t n = end - from, first = n * thread / n_threads, last = n * (thread + 1) / n_threads;
-            char *at = live[i] + (size_t)(from + first) * size, *copy = saved + (size_t)first * size;
-            memcpy(job->restore ? at : copy, job->restore ? copy : at, (size_t)(last - first) * size);
-            saved += (size_t)n * size;
-        }
+/* A block of theta and the state arrays, to or from the copy, in which each array lies as it does in memory. */
+static void copy_block(bp_run *run, const bp_block *block, int restore) {
+    size_t size = run->plan->size, width = (size_t)block->width * size, ld = (size_t)block->ld * size;
+    size_t array = (size_t)(run->n_params - logged_before(run, run->n_params)) * size;
+    int64_t rows = block->rows;
+    if (width == ld) {
+        width *= (size_t)rows;
+        rows = 1;
+    }
+    char *live[3] = {run->theta, run->opt.state[0], run->opt.state[1]};
+    char *saved = run->snapshot + (size_t)(block->at - logged_before(run, block->at)) * size;
+    for (int k = 0; k < 3; k++) {
+        if (!live[k]) continue;
+        char *at = live[k] + (size_t)block->at * size;
+        for (int64_t r = 0; r < rows; r++)
+            memcpy((restore ? at : saved) + (size_t)r * ld, (restore ? saved : at) + (size_t)r * ld, width);
+        saved += array;
     }
 }
 
-static void prepare_copy(void *arg, int n_threads, bp_fpenv caller) { (void)arg, (void)n_threads, (void)caller; }
-
-static void copy_parameters(bp_run *run, int restore, int n_threads) {
-    bp_copying job = {run, restore};
-    if (run->plan->copy_bytes < SHARED_COPY_BYTES) n_threads = 1;
-    bp_pool_run(n_threads, copy_share, prepare_copy, &job);
-    for (int i = 0; i < run->plan->n_tables; i++) {
-        bp_log *log = &run->logs[i];
-        for (int64_t k = log->n - 1; k >= 0 && restore; k--)
-            if (log->row[k] >= 0) bp_copy_row(run, i, log->row[k], k, 1);
-        log->n = 0;
-    }
-}
+void bp_save_block(bp_run *run, const bp_block *block) { copy_block(run, block, 0); }
 
 /* Memory for a safety copy, and for as many old rows as it takes to be worth another copy. */
 static bp_status new_snapshot(bp_run *run) {
     bp_plan *plan = run->plan;
-    int64_t arrays = 1 + !!run->opt.state[0] + !!run->opt.state[1], elements = 0;
-    for (int64_t from = 0, next; from < run->n_params; from = next) elements += copied_until(run, from, &next) - from;
+    int64_t arrays = 1 + !!run->opt.state[0] + !!run->opt.state[1];
+    int64_t elements = run->n_params - logged_before(run, run->n_params);
     size_t bytes = (size_t)(arrays * elements) * plan->size;
     if (!plan->copy || plan->copy_bytes < bytes) {
         free(plan->copy);
@@ -102,9 +92,11 @@ static bp_status new_snapshot(bp_run *run) {
         plan->copy_bytes = plan->copy ? bytes : 0;
     }
     run->snapshot = plan->copy;
+    run->snapshot_cost = (double)bytes / COPY_SPEED;
+    run->saved = malloc((size_t)plan->n_blocks + 1);
     run->logs = calloc((size_t)plan->n_tables + 1, sizeof *run->logs);
     run->n_logs = plan->n_tables;
-    int lacking = !run->snapshot || !run->logs;
+    int lacking = !run->snapshot || !run->saved || !run->logs;
     for (int i = 0; i < plan->n_tables && !lacking; i++) {
         if (!plan->tables[i].logged) continue;
         bp_log *log = &run->logs[i];
@@ -121,24 +113,38 @@ static bp_status new_snapshot(bp_run *run) {
     return BP_E_NOMEM;
 }
 
-bp_status bp_take_snapshot(bp_run *run, int n_threads, int fresh) {
+bp_status bp_take_snapshot(bp_run *run, int fresh) {
+    const bp_plan *plan = run->plan;
     int between_steps = !run->off && !run->stage && !run->updating;
-    double now = bp_now();
     if (!bp_trains(run) || !between_steps) return BP_OK;
+    double now = bp_now();
     int young = run->has_snapshot && !fresh && !bp_logs_full(run);
     if (young && (now - run->snapshot_time) * SNAPSHOT_SHARE < run->snapshot_cost) return BP_OK;
     bp_status status = run->snapshot ? BP_OK : new_snapshot(run);
     if (status) return status;
-    copy_parameters(run, 0, n_threads);
+    memset(run->saved, 0, (size_t)plan->n_blocks);
+    for (int i = plan->n_dense; i < plan->n_blocks; i++) { /* of tables */
+        run->saved[i] = !is_logged(plan, plan->blocks[i].param);
+        if (run->saved[i]) copy_block(run, &plan->blocks[i], 0);
+    }
+    for (int i = 0; i < plan->n_tables; i++) run->logs[i].n = 0;
+    run->saving = 1;
     run->snapshot_at = run->at;
-    run->snapshot_time = bp_now();
-    run->snapshot_cost = run->snapshot_time - now;
+    run->snapshot_time = now;
     run->has_snapshot = 1;
     return BP_OK;
 }
 
-void bp_restore_snapshot(bp_run *run, int n_threads) {
-    copy_parameters(run, 1, n_threads);
+void bp_restore_snapshot(bp_run *run) {
+    const bp_plan *plan = run->plan;
+    for (int i = 0; i < plan->n_blocks; i++)
+        if (run->saved[i]) copy_block(run, &plan->blocks[i], 1);
+    for (int i = 0; i < plan->n_tables; i++) {
+        bp_log *log = &run->logs[i];
+        for (int64_t k = log->n - 1; k >= 0; k--)
+            if (log->row[k] >= 0) bp_copy_row(run, i, log->row[k], k, 1);
+        log->n = 0;
+    }
     run->at = run->snapshot_at;
     bp_set_batch(run);
 }
@@ -151,7 +157,7 @@ bp_status bp_replay(bp_run *run, int n_threads, double seconds) {
         if (status == BP_PAUSED && run->replay_left) return BP_PAUSED;
         if (status == BP_PAUSED || status == BP_DONE) continue;
         /* a function of the user's answers otherwise than before: what is left is the copy itself */
-        bp_restore_snapshot(run, n_threads);
+        bp_restore_snapshot(run);
         break;
     }
     run->replay_left = -1;

@@ -8,7 +8,7 @@ enum {
     GRID_ROWS = 256,               /* a cell of a large layer */
     GRID_COLS_MIN = 48,
     GRID_WEIGHT_BYTES = 2 << 20,   /* a layer is large from here on: its weights outgrow L2 */
-    GRID_FORCED_BYTES = 256 << 10  /* the same where parallel work is forced */
+    GRID_LEAST_BYTES = 256 << 10   /* the same where weights would be packed more than once, or parallel work is forced */
 };
 
 /* Whether an operation can take a function along: it has to be where the function is on the way back, too. */
@@ -62,7 +62,8 @@ int bp_is_grid(const bp_plan *plan, const bp_item *item) {
     const bp_op *op = &plan->ops[item->op];
     if (op->scope != BP_SCOPE_CELLS || !op->n_params) return 0;
     const bp_param *p = &plan->params[op->param[0]];
-    int64_t large = bp_forced.parallel_always ? GRID_FORCED_BYTES : GRID_WEIGHT_BYTES;
+    int again = bp_is_wide(plan, p) && plan->rows > plan->row_tile; /* packed for each tile */
+    int64_t large = again || bp_forced.parallel_always ? GRID_LEAST_BYTES : GRID_WEIGHT_BYTES;
     return p->rows * p->cols * (int64_t)plan->size >= large;
 }
 

@@ -181,7 +181,8 @@ cdef class Predictor:
                          f"memory with x, got {got}")
 
     cdef answer(self, int n_in, bp_in_port *ins, int n_out, bp_out_port *outs):
-        cdef int64_t rows = ins[0].array.rows, some, most = <int64_t>max(32, _UNHEARD_FLOPS * self.n_threads / (self.flops_row + 1))
+        cdef int64_t rows = ins[0].array.rows, some  # whole tiles: a part of one costs as much
+        cdef int64_t most = 128 * max(1, <int64_t>(_UNHEARD_FLOPS * self.n_threads / (128 * self.flops_row + 1)))
         cdef bint release = self.flops_row * rows > _RELEASE_FLOPS
         cdef unsigned long generation = _generation
         cdef void *arena = NULL
