@@ -54,9 +54,6 @@ class Network:
     The algorithm is that of Rumelhart, Hinton and Williams (1986) in the notation of Nielsen (2015).
     """
 
-    step: int = 0
-    epoch: int = 0
-
     def __init__(
         self, layers: Any, outputs: Any = None, *, dtype: Any = "float32", seed: int = 0, checkpoint: Any = None
     ) -> None:
@@ -76,11 +73,6 @@ class Network:
         self._bind(_aligned(sum(p.rows * p.cols for p in graph.parameters.values()), dtype))
         self._draw()
         self._graph = graph.without_origins()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if type(self) is Network and not name.startswith("_") and not hasattr(Network, name):
-            raise AttributeError(f"net.{name} cannot be set; theta, frozen, checkpoint, step and epoch can")
-        super().__setattr__(name, value)
 
     def _bind(self, theta: np.ndarray) -> None:
         """Makes theta the parameters, and the views of it."""

@@ -63,13 +63,14 @@ class Data:
 
     def advise(self) -> None:
         """A UserWarning for a loss that the outputs are not made for."""
-        for name, one, output in zip(self.names, self.losses, self.outputs, strict=True):
-            activation = getattr(output.layer, "activation", None)
-            if isinstance(one.loss, _losses.CrossEntropy) and isinstance(activation, str) and activation != "softmax":
-                _errors.warn(
-                    f"loss: cross_entropy is for outputs that sum to 1, and {name} has {activation} ones; use softmax, "
-                    "or for outputs that do not exclude each other logistic and binary_cross_entropy"
-                )
+        for i, one in enumerate(self.losses):
+            if isinstance(one.loss, _losses.CrossEntropy):
+                activation = getattr(self.outputs[i].layer, "activation", None)
+                if isinstance(activation, str) and activation != "softmax":
+                    _errors.warn(
+                        f"loss: cross_entropy is for outputs that sum to 1, and {self.names[i]} has {activation} ones; "
+                        "use softmax, or for classes that do not exclude each other logistic and binary_cross_entropy"
+                    )
 
     @property
     def weights(self) -> int:

@@ -447,18 +447,11 @@ def test_a_loss_that_the_outputs_are_not_made_for():
     bp.Network([bp.Input(3), bp.Dense(4), bp.Activate("softmax")]).fit(X, LABELS, loss="cross_entropy")
 
 
-def test_names_that_are_not_there():
+def test_parameters_that_are_not_there():
     net = trained()
     with pytest.raises(KeyError, match="params: there is no 'dense_9.W'. .*Valid names: dense_1.W, dense_1.b, "):
         net.params["dense_9.W"]
     assert "dense_9.W" not in net.params and net.params.get("dense_9.W") is None
-    with pytest.raises(AttributeError, match="net.thetta cannot be set; theta, "):
-        net.thetta = net.theta
-
-    class Mine(bp.Network):
-        pass
-
-    Mine([bp.Input(1), bp.Dense(1)]).note = "mine"
 
 
 def test_without_scikit_learn(monkeypatch):
