@@ -76,13 +76,13 @@ class EarlyStopping(Callback):
     """Stops once `monitor` has not improved by more than `min_delta` for `patience` epochs; with `restore_best`, puts
     the parameters of the best epoch back.
 
-    monitor: "loss", "val_loss" or "val_accuracy"; of several outputs also "val_digit_loss" and the like, see `History`.
+    monitor: "loss", "val_loss" or "val_accuracy"; of several outputs also "digit_loss" and the like, see `History`.
     """
 
     def __init__(
         self, monitor: str = "val_loss", *, patience: int = 10, min_delta: float = 0.0, restore_best: bool = True
     ) -> None:
-        of_output = isinstance(monitor, str) and re.fullmatch("val_.+_(loss|accuracy)", monitor)
+        of_output = isinstance(monitor, str) and re.fullmatch(".+_loss|val_.+_accuracy", monitor)
         valid = ("loss", "val_loss", "val_accuracy")
         self.monitor = monitor if of_output else _validate.choice("monitor", monitor, valid)
         self.patience = _validate.integer("patience", patience, 0, 2**31)
@@ -134,7 +134,8 @@ def check(callbacks: list[Callback], kept: tuple[str, ...]) -> None:
     for callback in callbacks:
         if isinstance(callback, EarlyStopping) and callback.monitor not in kept:
             missing = "accuracy" if callback.monitor.endswith("accuracy") else "output of this name"
-            cure = f"there is no {missing}" if "val_loss" in kept else "give fit validation_data=(X, y)"
+            lacking = callback.monitor.startswith("val_") and "val_loss" not in kept
+            cure = "give fit validation_data=(X, y)" if lacking else f"there is no {missing}"
             raise ValueError(
                 f"callbacks: EarlyStopping watches {callback.monitor}, and there is only {', '.join(kept)}; {cure}"
             )

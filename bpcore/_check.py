@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from bpcore._network import Network
 
 
-def check_gradients(net: Network, X: Any, y: Any, *, loss: Any = "auto", sample_weight: Any = None) -> dict[str, float]:
+def check_gradients(
+    net: Network, X: Any, y: Any, *, loss: Any = "auto", sample_weight: Any = None, n_threads: int | None = None
+) -> dict[str, float]:
     """The largest error of backpropagation against central differences, by parameter: {"dense_1.W": 3e-10, ...}.
 
     (C(theta + h) - C(theta - h)) / 2h for every single parameter, in float64 whatever the network's dtype; the error
@@ -27,16 +29,16 @@ def check_gradients(net: Network, X: Any, y: Any, *, loss: Any = "auto", sample_
         raise TypeError(f"net: expected a bp.Network, got {net!r} of type {type(net).__name__}")
     twin = net._like("float64")
     theta = twin.theta
-    grad = twin.value_and_grad(X, y, loss=loss, sample_weight=sample_weight)[1]
+    threads = _threads.resolve(n_threads)
+    grad = twin.value_and_grad(X, y, loss=loss, sample_weight=sample_weight, n_threads=threads)[1]
     data = Data(twin, X, y, loss, sample_weight)
-    n_threads = _threads.resolve(None)
     numeric = np.empty_like(theta)
     for i, value in enumerate(theta.tolist()):
         h = 6e-6 * max(1.0, abs(value))  # the cube root of the rounding error
         cost = []
         for shifted in (value + h, value - h):
             theta[i] = shifted
-            cost.append((shifted, data.evaluate(twin, n_threads)["loss"]))
+            cost.append((shifted, data.evaluate(twin, threads)["loss"]))
         theta[i] = value
         (high, above), (low, below) = cost
         numeric[i] = (above - below) / (high - low)

@@ -25,7 +25,18 @@ def resolve(graph: Graph, value: Any) -> Checkpoint:
     chosen = {_name(graph, one) for one in value}
     if not chosen:
         raise ValueError("checkpoint: expected at least one layer, got an empty list; None stores everything")
-    return tuple(node.name for node in graph.nodes if node.name in chosen)
+    ends = chosen.difference(places := _places(graph))
+    if ends:
+        raise ValueError(
+            f"checkpoint: expected layers between the inputs and the last, got {min(ends)!r}, behind which nothing is "
+            f"cut; leave it out. Valid names: {', '.join(places) or 'none'}"
+        )
+    return tuple(name for name in places if name in chosen)
+
+
+def _places(graph: Graph) -> list[str]:
+    """Names of the nodes behind which a cut has layers on both sides."""
+    return [node.name for node in graph.nodes[:-1] if not isinstance(node.layer, Input)]
 
 
 def _name(graph: Graph, one: Any) -> str:
@@ -45,7 +56,7 @@ def within(graph: Graph, checkpoint: Checkpoint) -> Checkpoint:
     """What is left of it in a part of the network."""
     if not isinstance(checkpoint, tuple):
         return checkpoint
-    return tuple(node.name for node in graph.nodes if node.name in checkpoint) or None
+    return tuple(name for name in _places(graph) if name in checkpoint) or None
 
 
 def cuts(graph: Graph, checkpoint: Checkpoint) -> list[int]:

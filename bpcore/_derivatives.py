@@ -39,10 +39,12 @@ class _Linear(BuiltIn):
 # ---- of outputs by inputs ----
 
 
-def _pulled(net: Network, arrays: Sequence[np.ndarray], output: int, first: int, count: int) -> list[np.ndarray | None]:
+def _pulled(
+    net: Network, arrays: Sequence[np.ndarray], output: int, first: int, count: int, threads: int
+) -> list[np.ndarray | None]:
     """da^L_k/dx at each row, for `count` numbers k of an output from `first` on: by input (n, count, its numbers), None
     for whole numbers."""
-    n, threads = len(arrays[0]), _threads.resolve(None)
+    n = len(arrays[0])
     ins, last = net._ends(net._graph.inputs), net._nodes[net._graph.outputs[output]]
     outs = [None if node.layer.integer else np.zeros((n, count, node.n_out), net.dtype) for node in ins]
     for done in range(0, count, _SEEDS):
@@ -74,8 +76,9 @@ def _one_or_all(found: list[Any]) -> Any:
     return found[0] if len(found) == 1 else tuple(found)
 
 
-def input_gradient(net: Network, X: Any, output: Any) -> Any:
+def input_gradient(net: Network, X: Any, output: Any, n_threads: int | None) -> Any:
     """See Network.input_gradient."""
+    threads = _threads.resolve(n_threads)
     arrays = _real_inputs(net, "input_gradient", X)
     outputs = net._ends(net._graph.outputs)
     number, k = 0, output
@@ -86,29 +89,29 @@ def input_gradient(net: Network, X: Any, output: Any) -> Any:
         number, k = names.index(_validate.choice("output", output[0], names)), output[1]
     n_out = outputs[number].n_out
     k = _validate.integer("output", k, -n_out, n_out - 1) % n_out
-    quick = _quick(net) if n_out == 1 else None
+    quick = _quick(net, threads) if n_out == 1 else None
     if quick is not None:
         return quick(arrays[0])
-    found = _pulled(net, arrays, number, k, 1)
+    found = _pulled(net, arrays, number, k, 1, threads)
     return _one_or_all([None if d is None else d.reshape(x.shape) for d, x in zip(found, arrays, strict=True)])
 
 
-def jacobian(net: Network, X: Any) -> Any:
+def jacobian(net: Network, X: Any, n_threads: int | None) -> Any:
     """See Network.jacobian."""
-    quick = _quick(net)
+    threads = _threads.resolve(n_threads)
+    quick = _quick(net, threads)
     if quick is not None:
         first, _, last = nodes = net._nodes
         (X,) = _validate.inputs(X, nodes[:1], net.dtype)
         return quick(X).reshape(-1, last.shape[0], first.shape[0])
     arrays = _real_inputs(net, "jacobian", X)
     outputs = net._ends(net._graph.outputs)
-    return _one_or_all([_one_or_all(_pulled(net, arrays, i, 0, node.n_out)) for i, node in enumerate(outputs)])
+    return _one_or_all([_one_or_all(_pulled(net, arrays, i, 0, node.n_out, threads)) for i, node in enumerate(outputs)])
 
 
-def _quick(net: Network) -> _core.Predictor | None:
+def _quick(net: Network, threads: int) -> _core.Predictor | None:
     """What answers rows with their Jacobians, where those of one hidden layer are an operation; see
     csrc/kernels/hidden_jacobian.inc."""
-    threads = _threads.resolve(None)
     if threads not in net._plans.jacobians:
         net._plans.jacobians[threads] = _hidden_jacobian(net, threads)
     return net._plans.jacobians[threads]
@@ -136,11 +139,11 @@ def _hidden_jacobian(net: Network, threads: int) -> _core.Predictor | None:
 # ---- of each example ----
 
 
-def per_sample_gradients(net: Network, X: Any, y: Any, loss: Any) -> np.ndarray:
+def per_sample_gradients(net: Network, X: Any, y: Any, loss: Any, n_threads: int | None) -> np.ndarray:
     """See Network.per_sample_gradients."""
     data = _training.Data(net, X, y, loss, None)
     grads = np.zeros((data.n, net.n_params), net.dtype)
-    threads = _threads.resolve(None)
+    threads = _threads.resolve(n_threads)
     with net._plans.take(net, data.key(EACH, _plans.INFERENCE_ROWS, threads)) as made:
         run = data.run(net, made)
         run.optimizer("each", (grads,))
@@ -178,13 +181,13 @@ def _direction(net: Network, v: Any) -> np.ndarray:
     return _validate.parameters("v", v, (net.n_params,), net.dtype)
 
 
-def hvp(net: Network, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any) -> np.ndarray:
+def hvp(net: Network, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any, n_threads: int | None) -> np.ndarray:
     """See Network.hvp."""
     data = _training.Data(net, X, y, loss, sample_weight)
     _one_hot(data, net)
     both = np.concatenate([net.theta, _direction(net, v)])
     grad = np.zeros_like(both)
-    threads = _threads.resolve(None)
+    threads = _threads.resolve(n_threads)
     key = data.key(_plans.TRAIN, data.n, threads)
     with net._plans.take(net, key, _directional) as made:
         run = _core.Run(made.plan, both)
@@ -232,11 +235,13 @@ def _with_tangents(net: Network) -> tuple[_plans.Compiled, Tangents]:
     return made, tangents
 
 
-def gauss_newton_product(net: Network, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any) -> np.ndarray:
+def gauss_newton_product(
+    net: Network, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any, n_threads: int | None
+) -> np.ndarray:
     """See Network.gauss_newton_product."""
     data = _training.Data(net, X, y, loss, sample_weight)
     both = np.concatenate([net.theta, _direction(net, v)])
-    threads = _threads.resolve(None)
+    threads = _threads.resolve(n_threads)
     # u = H_L J v, by a forward pass
     forward = _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, threads, data.key(0, 0, 0).losses)
     nodes = net._ends(net._graph.outputs)

@@ -15,8 +15,9 @@ class History(Mapping[str, list[float]]):
     `epoch` counts from the network's first, as verbose=1 prints it: a second `fit` of 3 epochs has 4, 5, 6.  `loss` is
     the weighted mean over the epoch's batches as they were trained; `val_loss` and `val_accuracy` are empty
     without validation data (and accuracy without classes); `seconds` is the time spent training.
-    Of several outputs, `outputs` holds what `evaluate` says of each on the validation data: "val_digit_loss" and, of
-    classes, "val_digit_accuracy" for an output named digit.  history["loss"] is history.loss, and so are all others.
+    Of several outputs, `outputs` holds the loss of each as it was trained, without its weight: "digit_loss" for an
+    output named digit; and what `evaluate` says of it on the validation data: "val_digit_loss" and, of classes,
+    "val_digit_accuracy".  history["loss"] is history.loss, and so are all others.
     It is a read-only mapping of what has values: pandas.DataFrame(dict(history)); KeyError names what there is.
     """
 

@@ -42,8 +42,9 @@ class Run:
 
     def __init__(self, net: Network, data: Data, n_threads: int) -> None:
         self.net, self.data, self.n_threads = net, data, n_threads
-        self.steps = self.t = 0
+        self.steps = self.t = self.done = 0
         self.cost = float("nan")
+        self.costs: list[tuple[float, float, float]] = []
         self.settings = LevenbergMarquardt()
 
     def random(self, seed: int, step: int) -> None:
@@ -55,6 +56,7 @@ class Run:
 
     def begin(self, n: int, batch: int, order: Any) -> None:
         """The order of examples does not matter."""
+        self.done = 0
 
     def updates(self) -> int:
         """Steps made on this network with this optimiser."""
@@ -62,7 +64,11 @@ class Run:
 
     def progress(self) -> tuple[float, float, float, int, int, int]:
         """As _core.Run.progress: the cost before the step."""
-        return self.cost, 1.0, 0.0, self.data.n, 1, self.steps
+        return self.cost, 1.0, 0.0, self.data.n, self.done, self.steps
+
+    def losses(self) -> list[tuple[float, float, float]]:
+        """As _core.Run.losses: before the step."""
+        return self.costs
 
     def _normal_equations(self) -> tuple[np.ndarray, np.ndarray]:
         """J^T W J / sum w and J^T W r / sum w, with r = a - y, in float64, a block of rows after the other; W: an
@@ -92,9 +98,13 @@ class Run:
         from scipy.linalg import LinAlgError, cho_factor, cho_solve  # 120 ms, for those who need it
 
         net, settings = self.net, self.settings
-        self.cost = self.data.evaluate(net, n_threads)["loss"]
+        losses = self.data.evaluate(net, n_threads)
+        self.cost = losses["loss"]
         if not np.isfinite(self.cost):
             return _core.NONFINITE_LOSS
+        if not np.isfinite(net.theta).all():  # where a layer saturates, the cost does not tell
+            return _core.NONFINITE_PARAM
+        self.costs = [(losses.get(f"{name}.loss", self.cost), 1.0, 0.0) for name in self.data.names]
         A, g = self._normal_equations()
         before = net.theta.copy()
         curvature = np.diag(A)[np.diag(A) > 0]
@@ -128,6 +138,7 @@ class Run:
                 best = found
         finally:
             net.theta[:] = best[1]
+        self.done = 1
         moved = best[1] is not before
         self.steps += moved
         self.t += moved

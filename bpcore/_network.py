@@ -48,7 +48,8 @@ class Network:
 
     dtype: "float32" or "float64", of parameters and arithmetic.  seed: of the first weights, of shuffling and of what
     layers draw, 0 to 2^64 - 1.  checkpoint: see the property.  All parameters are one vector `theta`; `params` are
-    views of it by name.
+    views of it by name.  n_threads, where a method takes it: how many threads it uses at most, bp.get_num_threads()
+    unless given; any number gives the same bits.
     Raises ValueError or TypeError for layers that do not fit.
 
     The algorithm is that of Rumelhart, Hinton and Williams (1986) in the notation of Nielsen (2015).
@@ -125,8 +126,8 @@ class Network:
     def __call__(self, *inputs: Symbol) -> Any:
         """The network as a layer: its layers on these inputs; a new network of them begins with this one's weights.
 
-        Used twice, it is one set of weights, as a layer is, and what is frozen stays so.  Several outputs come as a
-        list.
+        Used twice, it is one set of weights, as a layer is, and what is frozen stays so; dtype, seed and checkpoint are
+        the new network's own.  Several outputs come as a list.
         Networks share nothing: training the new one leaves this one as it is, and a layer of this one that is also
         called by itself is another layer there, with weights of its own.  Layers keep their names but where the new
         network has others of these: then a number is added.
@@ -220,16 +221,16 @@ class Network:
     def checkpoint(self) -> _checkpoint.Checkpoint:
         """After which layers the network is cut, to train in less memory; may be assigned: net.checkpoint = True.
 
-        None: everything that the way back reads is stored.  A list of layers (names, see `summary`, or their outputs):
-        what is read across a cut is stored; the rest is computed again, part by part, when the way back comes to it,
-        which costs up to another forward pass.  True: sqrt(2 n) parts of n layers (after Chen et al. 2016), where that
-        saves a tenth of the memory.
+        None: everything that the way back reads is stored.  A list of layers (names, see `summary`, or their outputs),
+        neither an input nor the last: what is read across a cut is stored; the rest is computed again, part by part,
+        when the way back comes to it, which costs up to another forward pass.  True: sqrt(2 n) parts of n layers (after
+        Chen et al. 2016), where that saves a tenth of the memory.
 
         The update needs each parameter's gradient: it is summed as soon as its part is done, where it is smaller than
         the layer's input and output for the batch; where not (wide dense layers, small batches), these are stored until
         the update, and little is saved.  Python functions of your own are not called again: what they gave is stored.
         No bit depends on a checkpoint; `hvp` takes no notice of it.  Raises ValueError or TypeError for what is no
-        layer of the network.
+        layer of the network, or cuts nothing.
         """
         return self._checkpoint
 
@@ -445,10 +446,10 @@ class Network:
         """The network as it is now, to be asked from any number of threads: `answer = net.predictor()`.
 
         `answer(x)` takes a row (n_0,), any array or buffer of real numbers, and gives (n_L,), in about a microsecond;
-        or rows (n, n_0), and gives (n, n_L), on up to `n_threads` threads.  `out=` takes the result.  Of several inputs
-        x is a list, or a dict by name; of several outputs a tuple comes, and `out=` is a list, or a dict by name.  The
-        bits are those of `predict`.  Nothing is scanned: NaN and infinity are computed with.  Later training does not
-        change it.
+        or rows (n, n_0), and gives (n, n_L), on up to `n_threads` threads.  `out=`, sharing no memory with x, takes
+        the result.  Of several inputs x is a list, or a dict by name; of several outputs a tuple comes, and `out=` is a
+        list, or a dict by name.  The bits are those of `predict`.  Nothing is scanned: NaN and infinity are computed
+        with.  Later training does not change it.  It is not pickled; the network is.
         """
         self._fitting.check("predictor")
         threads = _threads.resolve(n_threads)
@@ -492,7 +493,7 @@ class Network:
 
     # ---- gradients ----
 
-    def forward(self, X: Any) -> Tape:
+    def forward(self, X: Any, *, n_threads: int | None = None) -> Tape:
         """The forward pass over X (n, n_0), with everything that it computed: z, a and f' of each layer.
 
         For chains of Dense layers; AttributeError for other graphs.
@@ -500,7 +501,7 @@ class Network:
         self._chain("forward")
         self._fitting.check("forward")
         (X,) = _validate.inputs(X, self._ends(self._graph.inputs), self._dtype)
-        threads = _threads.resolve(None)
+        threads = _threads.resolve(n_threads)
         key = _plans.Key(_plans.TRACE, _plans.INFERENCE_ROWS, threads)
         theta = self._theta.copy()
         with self._plans.take(self, key) as made:
@@ -527,7 +528,9 @@ class Network:
         for node, *buffers in zip(self._nodes, made.z, made.a, made.df, strict=True):
             yield from ((buffer, node.n_out) for buffer in buffers if buffer >= 0)
 
-    def backward(self, tape: Tape, y: Any, *, loss: _LossLike = "auto", sample_weight: Any = None) -> Gradients:
+    def backward(
+        self, tape: Tape, y: Any, *, loss: _LossLike = "auto", sample_weight: Any = None, n_threads: int | None = None
+    ) -> Gradients:
         """Backpropagation along a tape of `forward`: the gradients of C with respect to everything.
 
         delta^L = f'(z^L) * dE/da^L;  delta^{l-1} = f'(z^{l-1}) * (W^l)^T delta^l;  dC/dW^l = delta^l (a^{l-1})^T,
@@ -546,19 +549,19 @@ class Network:
         if tape.theta.dtype != self._dtype:
             raise ValueError(f"tape: expected a tape in {self._dtype}, got {tape.theta.dtype}")
         data = _training.Data(self, tape.a[0], y, loss, sample_weight)
-        theta = np.zeros(self.n_params, self._dtype)
-        delta, x, total, weight = self._reverse(tape, data, theta)
+        theta, threads = np.zeros(self.n_params, self._dtype), _threads.resolve(n_threads)
+        delta, x, total, weight = self._reverse(tape, data, theta, threads)
         if data.weight is not None:
             unweighted = _training.Data(self, tape.a[0], y, loss, None)
-            delta = self._reverse(tape, unweighted, np.empty_like(theta))[0]
+            delta = self._reverse(tape, unweighted, np.empty_like(theta), threads)[0]
         W, b = self._views(theta)
         return Gradients(total / weight, (None, *delta), W, b, x / weight, theta)
 
     def _reverse(
-        self, tape: Tape, data: _training.Data, theta: np.ndarray
+        self, tape: Tape, data: _training.Data, theta: np.ndarray, threads: int
     ) -> tuple[list[np.ndarray], np.ndarray, float, float]:
         """w delta by layer, w dE/dx, and the sums of w E and of w; fills theta with dC/dtheta."""
-        n, threads = len(tape.a[0]), _threads.resolve(None)
+        n = len(tape.a[0])
         with self._plans.take(self, data.key(_plans.REVERSE, n, threads)) as made:
             known: dict[int, np.ndarray] = {}
             for arrays, buffers in ((tape.a, made.a), (tape.z, made.z), (tape.df, made.df)):
@@ -593,30 +596,35 @@ class Network:
             cost, weight = _training.whole(run, data.n, threads)[:2]
         return cost / weight, grad
 
-    def input_gradient(self, X: Any, *, output: int | tuple[str, int]) -> Any:
+    def input_gradient(self, X: Any, *, output: int | tuple[str, int], n_threads: int | None = None) -> Any:
         """d a^L_k / dx at each row of X (n, n_0), for number k of the output: shaped as X.
 
         Of several outputs `output` is a pair, (name, k); of several inputs the result is a tuple, shaped as they are,
         with None for whole numbers.  Raises ValueError where all inputs are whole numbers.
         """
         self._fitting.check("input_gradient")
-        return _derivatives.input_gradient(self, X, output)
+        return _derivatives.input_gradient(self, X, output, n_threads)
 
-    def jacobian(self, X: Any) -> Any:
+    def jacobian(self, X: Any, *, n_threads: int | None = None) -> Any:
         """d a^L_j / dx_k at each row of X (n, n_0): (n, n_L, n_0), axes of an example flattened.
 
         Of several outputs a tuple over them, as of `predict`; of several inputs a tuple over them, or in each:
         J[output][input], None for whole numbers.  Raises ValueError where all inputs are whole numbers.
         """
         self._fitting.check("jacobian")
-        return _derivatives.jacobian(self, X)
+        return _derivatives.jacobian(self, X, n_threads)
 
-    def per_sample_gradients(self, X: Any, y: Any, *, loss: _LossLike = "auto") -> np.ndarray:
+    def per_sample_gradients(
+        self, X: Any, y: Any, *, loss: _LossLike = "auto", n_threads: int | None = None
+    ) -> np.ndarray:
         """dE_x/dtheta for each row x of X (n, n_0): (n, n_params), unweighted, in the order of theta."""
         self._fitting.check("per_sample_gradients")
-        return _derivatives.per_sample_gradients(self, X, y, loss)
+        return _derivatives.per_sample_gradients(self, X, y, loss, n_threads)
 
-    def hvp(self, X: Any, y: Any, v: Any, *, loss: _LossLike = "auto", sample_weight: Any = None) -> np.ndarray:
+    def hvp(
+        self, X: Any, y: Any, v: Any, *, loss: _LossLike = "auto", sample_weight: Any = None,
+        n_threads: int | None = None,
+    ) -> np.ndarray:  # fmt: skip
         """H v, H the second derivatives of C over X and y by theta: (n_params,), for v (n_params,).
 
         Exact, by the R-operator (Pearlmutter 1994), at some four times the cost of a gradient, with recurrent layers
@@ -626,11 +634,12 @@ class Network:
         that has no second derivative here.
         """
         self._fitting.check("hvp")
-        return _derivatives.hvp(self, X, y, v, loss, sample_weight)
+        return _derivatives.hvp(self, X, y, v, loss, sample_weight, n_threads)
 
     def gauss_newton_product(
-        self, X: Any, y: Any, v: Any, *, loss: _LossLike = "auto", sample_weight: Any = None
-    ) -> np.ndarray:
+        self, X: Any, y: Any, v: Any, *, loss: _LossLike = "auto", sample_weight: Any = None,
+        n_threads: int | None = None,
+    ) -> np.ndarray:  # fmt: skip
         """G v, G = sum_x w_x J^T H_L J / sum w: (n_params,), for v (n_params,).
 
         J is the derivative by theta of what the loss reads (a^L, or z^L where softmax or logistic belong to the
@@ -638,7 +647,7 @@ class Network:
         (Schraudolph 2002).  With truncated recurrent layers J^T is cut, as gradients are: v^T G v may then be negative.
         """
         self._fitting.check("gauss_newton_product")
-        return _derivatives.gauss_newton_product(self, X, y, v, loss, sample_weight)
+        return _derivatives.gauss_newton_product(self, X, y, v, loss, sample_weight, n_threads)
 
     # ---- keeping ----
 

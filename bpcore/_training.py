@@ -89,51 +89,51 @@ class Data:
         kinds = ("loss", "accuracy")
         return [f"val_{name}_{kind}" for name, one in both for kind in kinds[: 1 + _losses.has_accuracy(one.loss)]]
 
-    def key(self, flags: int, rows: int, n_threads: int, only: int | None = None) -> _plans.Key:
-        """Of the plan for this data; only: with the loss of that output alone, unweighted."""
+    @property
+    def by_output(self) -> dict[str, int]:
+        """What a History keeps of each of several outputs as it is trained: numbers of losses by name."""
+        names = [f"{name}_loss" for name in self.names] if len(self.losses) > 1 else ()
+        return {name: i for i, name in enumerate(names) if not name.startswith("val_")}  # which is for validation
+
+    def key(self, flags: int, rows: int, n_threads: int) -> _plans.Key:
+        """Of the plan for this data."""
         costs = [
-            _plans.Cost(i, one.loss, 1.0 if i == only else one.weight, t.cols, t.is_integer)
+            _plans.Cost(i, one.loss, one.weight, t.cols, t.is_integer)
             for i, (one, t) in enumerate(zip(self.losses, self.targets, strict=True))
-            if only in (None, i)
         ]
         return _plans.Key(flags, rows, n_threads, tuple(costs), self.weights)
 
-    def ports(self, made: _plans.Compiled, only: int | None = None) -> list[tuple[int, np.ndarray]]:
+    def ports(self, made: _plans.Compiled) -> list[tuple[int, np.ndarray]]:
         """y and the weights, for the plan's buffers."""
-        used = [t.array for i, t in enumerate(self.targets) if only in (None, i)]
+        used = [t.array for t in self.targets]
         weight = [] if self.weight is None else [(made.weight, self.weight)]
         return [*zip(made.targets, used, strict=True), *weight]
 
-    def run(self, net: Network, made: _plans.Compiled, only: int | None = None) -> _core.Run:
+    def run(self, net: Network, made: _plans.Compiled) -> _core.Run:
         """A run of the plan over this data."""
         run = _core.Run(made.plan, net.theta)
-        ins = [*zip(made.inputs, self.arrays, strict=True), *self.ports(made, only)]
+        ins = [*zip(made.inputs, self.arrays, strict=True), *self.ports(made)]
         run.ports(
             ins,
             weight=-1 if self.weight is None else len(ins) - 1,
-            target_shapes=[t.shape for i, t in enumerate(self.targets) if only in (None, i)],
+            target_shapes=[t.shape for t in self.targets],
         )
         return run
 
-    def _evaluate(self, net: Network, n_threads: int, only: int | None) -> tuple[float, float]:
-        """Loss and accuracy."""
-        key = self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads, only)
-        with net._plans.take(net, key) as made:
-            loss, weight, hits = whole(self.run(net, made, only), self.n, n_threads)[:3]
-        return loss / weight, hits / weight
-
     def evaluate(self, net: Network, n_threads: int) -> dict[str, float]:
         """Loss and, where classes make it mean something, accuracy; of several outputs also by name."""
-        if len(self.losses) == 1:
-            loss, accuracy = self._evaluate(net, n_threads, None)
-            return {"loss": loss, "accuracy": accuracy} if self.has_accuracy else {"loss": loss}
+        with net._plans.take(net, self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads)) as made:
+            run = self.run(net, made)
+            whole(run, self.n, n_threads)
+            sums = run.losses()
         result = {"loss": 0.0}
-        for i, (name, one) in enumerate(zip(self.names, self.losses, strict=True)):
-            loss, accuracy = self._evaluate(net, n_threads, i)
-            result["loss"] += one.weight * loss
-            result[f"{name}.loss"] = loss
+        for name, one, (loss, weight, hits) in zip(self.names, self.losses, sums, strict=True):
+            result["loss"] += one.weight * (loss / weight)
+            prefix = f"{name}." if len(sums) > 1 else ""
+            if prefix:
+                result[f"{name}.loss"] = loss / weight
             if _losses.has_accuracy(one.loss):
-                result[f"{name}.accuracy"] = accuracy
+                result[f"{prefix}accuracy"] = hits / weight
         return result
 
 
@@ -172,7 +172,7 @@ def fit(net: Network, X: Any, y: Any, s: Settings) -> History:
     callbacks = _callbacks.resolve(s.callbacks)
     accuracy = ("val_accuracy",) if data.has_accuracy else ()
     validated = ("val_loss", *accuracy, *validation.of_outputs) if validation else ()
-    _callbacks.check(callbacks, ("loss", *validated))
+    _callbacks.check(callbacks, ("loss", *data.by_output, *validated))
     if not net.theta.flags.writeable:
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
     data.advise()
@@ -200,9 +200,10 @@ class _Loop:
         callbacks: list[_callbacks.Callback],
         verbose: bool,
     ) -> None:
-        self.net, self.n, self.validation, self.n_threads = net, data.n, validation, n_threads
+        self.net, self.data, self.validation, self.n_threads = net, data, validation, n_threads
         self.callbacks, self.verbose = callbacks, verbose
-        outputs: dict[str, list[float]] = {name: [] for name in validation.of_outputs} if validation else {}
+        validated = validation.of_outputs if validation else ()
+        outputs: dict[str, list[float]] = {name: [] for name in (*data.by_output, *validated)}
         self.state = _callbacks.State(net, History(outputs=outputs), net.epoch, net.step)
         newton = isinstance(optimizer, _optimizers.LevenbergMarquardt)
         self.run: Any = _levenberg.Run(net, data, n_threads) if newton else data.run(net, made)
@@ -226,11 +227,11 @@ class _Loop:
             for _ in range(epochs):
                 if state.stopped:
                     break
-                order = None if seed is None else _core.permutation(self.n, seed, SHUFFLE, net.epoch & 0xFFFFFFFF)
+                order = None if seed is None else _core.permutation(self.data.n, seed, SHUFFLE, net.epoch & 0xFFFFFFFF)
                 if state.order is not None:
-                    order = _validate.order(state.order, self.n)
+                    order = _validate.order(state.order, self.data.n)
                 start = time.perf_counter()
-                self.run.begin(self.n, batch, order)
+                self.run.begin(self.data.n, batch, order)
                 self._epoch(first_step)
                 self._close_epoch(time.perf_counter() - start)
                 self._count(first_step)
@@ -278,6 +279,8 @@ class _Loop:
         history, state = self.state.history, self.state
         history.epoch.append(self.net.epoch)
         history.loss.append(_mean(loss, weight))
+        for name, i in self.data.by_output.items():
+            history.outputs[name].append(_mean(*self.run.losses()[i][:2]))
         history.seconds.append(seconds)
         history.samples_per_second.append(rows / seconds if seconds else float("inf"))
         state.epoch, state.loss = self.net.epoch, history.loss[-1]

@@ -376,6 +376,8 @@ void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order);
  * there are).  `fresh`: theta may have been written since the last slice.  Blocks; may be called without the GIL. */
 bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps, int fresh);
 bp_progress bp_run_progress(const bp_run *run);
+/* (3,): loss, weight and hits of one of the losses over this epoch, the loss without its weight. */
+const double *bp_run_loss(const bp_run *run, int loss);
 int64_t bp_run_updates(const bp_run *run); /* the optimiser's t */
 
 /* Forward for all rows of the inputs, as many in each, to data of the outputs.  The plan, compiled to do nothing but

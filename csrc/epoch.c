@@ -34,6 +34,7 @@ void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
     run->order = order;
     run->at.pos = 0;
     run->at.done = (bp_progress){.steps = run->at.done.steps};
+    for (int k = 0; k < run->plan->n_losses; k++) memset(run->plan->losses[k].sum, 0, 3 * sizeof(double));
     run->has_snapshot = 0;
     bp_set_batch(run);
 }
@@ -127,9 +128,13 @@ static void advance(bp_run *run, int n_threads) {
             return;
         }
         for (int k = 0; k < plan->n_losses && plan->flags & BP_DO_LOSS; k++) {
-            int64_t tiles = plan->losses[k].type ? tiles_of(run->rows, plan->row_tile) : 1;
-            for (int64_t i = 0; i < tiles; i++)
-                for (int j = 0; j < (k ? 1 : 3); j++) run->sum[j] += bp_loss_sums(run, k, i)[j];
+            bp_cost *loss = &plan->losses[k];
+            int64_t tiles = loss->type ? tiles_of(run->rows, plan->row_tile) : 1;
+            for (int64_t i = 0; i < tiles; i++) {
+                const double *found = bp_loss_sums(run, k, i);
+                for (int j = 0; j < 3; j++) loss->sum[j] += found[j];
+                for (int j = 0; j < (k ? 1 : 3); j++) run->sum[j] += j ? found[j] : loss->weight * found[0];
+            }
         }
         if (plan->flags & BP_DO_BACKWARD && run->opt.kind != BP_OPT_NONE && !plan->alone) {
             if (bp_trains(run) && !isfinite(run->sum[0])) {

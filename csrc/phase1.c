@@ -73,7 +73,9 @@ static void average_positions(const bp_plan *plan, int buffer, void *weights, in
         void *row = (char *)weights + (size_t)(r * n) * plan->size;
         double sum = 0;
         for (int64_t i = 0; i < n; i++) sum += plan->dtype == BP_F32 ? (double)((float *)row)[i] : ((double *)row)[i];
-        if (sum > 0) multiply(plan->dtype, row, n, (double)n / sum);
+        for (int64_t i = 0; i < n && sum > 0; i++) /* n / sum may overflow */
+            if (plan->dtype == BP_F32) ((float *)row)[i] = (float)(((float *)row)[i] * (double)n / sum);
+            else ((double *)row)[i] = ((double *)row)[i] * (double)n / sum;
     }
 }
 
@@ -102,9 +104,7 @@ static bp_status loss(bp_run *run, int number, const bp_tile *t) {
     memcpy(sum, call.sum, sizeof call.sum);
     if (loss->call.positions == 1 && loss->weight == 1) return BP_OK;
     if (call.grad) multiply(plan->dtype, call.grad, call.rows * call.cols, loss->share);
-    sum[0] *= loss->share;
-    sum[1] /= (double)loss->call.positions;
-    sum[2] /= (double)loss->call.positions;
+    for (int j = 0; j < 3; j++) sum[j] /= (double)loss->call.positions;
     return BP_OK;
 }
 

@@ -125,7 +125,7 @@ bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, dou
                          .positions = positions,
                          .attr = attr};
     grown[plan->n_losses++] =
-        (bp_cost){type, out, target, tag, fused, in, -1, weight, weight / (double)positions, call};
+        (bp_cost){type, out, target, tag, fused, in, -1, weight, weight / (double)positions, call, {0}};
     return BP_OK;
 }
 

@@ -42,6 +42,7 @@ typedef struct {
     int in, grad; /* what it reads (z^L where it is fused) and writes */
     double weight, share; /* share: weight / positions */
     bp_loss_call call;    /* what all its calls have in common */
+    double sum[3];        /* of the epoch so far, as bp_progress has them; without its weight */
 } bp_cost;
 
 /* A parameter of which a batch names some rows; see tables.c.  Offsets in the arena, of int32. */

@@ -91,4 +91,5 @@ void bp_run_random(bp_run *run, uint64_t seed, int64_t step) {
 }
 
 bp_progress bp_run_progress(const bp_run *run) { return run->at.done; }
+const double *bp_run_loss(const bp_run *run, int loss) { return run->plan->losses[loss].sum; }
 int64_t bp_run_updates(const bp_run *run) { return run->at.t; }

@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 
 import bpcore as bp
-from bpcore import _core, _plans
+from bpcore import _checkpoint, _core, _plans
 
 # ---- networks ----
 
@@ -109,7 +109,7 @@ def trained(make, checkpoint, n, batch, n_threads, optimizer):
 
 
 def some(net, share, seed=0):
-    names = [node.name for node in net._nodes]
+    names = [node.name for node in net._nodes[:-1] if not isinstance(node.layer, bp.Input)]
     return list(np.random.default_rng(seed).choice(names, max(1, int(share * len(names))), replace=False).tolist())
 
 
@@ -282,6 +282,9 @@ def test_it_is_kept(tmp_path):
         assert graph["checkpoint"] == (kept if kept is True else list(kept))
     part = net.part("dense_3", "dense_9")
     assert part.checkpoint == ("dense_7",) and net.part("dense_8", "dense_9").checkpoint is None
+    assert net.part("dense_3", "dense_7").checkpoint is None  # of what ends there, nothing is cut
+    x = bp.Input(16)
+    assert bp.Network(x, net(x)).checkpoint is None  # as a layer: a setting of the new network's own
     net.checkpoint = None
     net.save(tmp_path / "net")
     with safe_open(tmp_path / "net", framework="numpy") as file:
@@ -293,10 +296,11 @@ def test_it_is_given_by_symbols_and_layers():
     x = bp.Input(3)
     first, shared = bp.Dense(4, "tanh"), bp.Dense(4)
     h = first(x)
-    y = shared(shared(h))
+    y = shared(shared(shared(h)))
     assert bp.Network(x, y, checkpoint=[h]).checkpoint == ("dense_1",)
     assert bp.Network(x, y, checkpoint=(first, "dense_2@2")).checkpoint == ("dense_1", "dense_2@2")
-    with pytest.raises(ValueError, match="name the use: dense_2, dense_2@2"):
+    assert bp.Network(x, [y, h], checkpoint=[h]).checkpoint == ("dense_1",)
+    with pytest.raises(ValueError, match="name the use: dense_2, dense_2@2, dense_2@3"):
         bp.Network(x, y, checkpoint=[y])
     with pytest.raises(ValueError, match="layers of this network"):
         bp.Network(x, y, checkpoint=[bp.Dense(3)])
@@ -310,6 +314,8 @@ def test_it_is_given_by_symbols_and_layers():
         ([], ValueError, "at least one layer"),
         (["dense_99"], ValueError, "there is no 'dense_99'"),
         ([2], TypeError, "checkpoint"),
+        (["dense_3", "input"], ValueError, "between the inputs and the last, got 'input', .* Valid names: dense_1, "),
+        (["dense_13"], ValueError, "got 'dense_13', behind which nothing is cut; leave it out"),
     ],
 )
 def test_wrong_values(value, error, message):
@@ -319,10 +325,12 @@ def test_wrong_values(value, error, message):
         net.checkpoint = value
     assert net.checkpoint == ("dense_2",)
     with pytest.raises(error, match=message):
-        bp.Network([bp.Input(2), bp.Dense(3)], checkpoint=value)
+        bp.Network([bp.Input(2), *(bp.Dense(3) for _ in range(13))], checkpoint=value)
+    net.checkpoint = True
+    assert not {0, len(net._nodes) - 1} & set(_checkpoint.cuts(net._graph, True))
 
 
-@pytest.mark.parametrize("value", [None, False, "dense_1", ["dense_99"], [1], {}])
+@pytest.mark.parametrize("value", [None, False, "dense_1", ["dense_99"], [1], {}, ["input"]])
 def test_wrong_files(value, tmp_path):
     from safetensors.numpy import save_file
 

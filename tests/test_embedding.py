@@ -5,6 +5,7 @@ import pytest
 from conftest import distance
 
 import bpcore as bp
+from bpcore import _plans
 
 RNG = np.random.default_rng(0)
 OPTIMIZERS = {
@@ -135,6 +136,28 @@ def test_a_batch_of_several_chunks(n):
     for _ in range(2):
         oracle.step(X, y, np.ones(40_000))
     assert distance(net.params["table.E"], oracle.E) < 1e-12
+
+
+@pytest.mark.parametrize("always, phase2", MODES)
+def test_what_was_looked_up_is_not_kept(force, always, phase2):
+    """Its way back reads the numbers alone: another buffer takes the place of the rows of E, of both tables."""
+    force(always, phase2)
+
+    def make(dtype="float32"):
+        x = bp.Input(10, integer=True)
+        h = bp.Activate("tanh")(bp.Embedding(50, 16)(x)) + bp.Activate("logistic")(bp.Embedding(50, 16)(x))
+        return bp.Network(x, bp.Dense(2)(bp.Reshape(-1)(bp.Dense(16, "relu")(h))), dtype=dtype)
+
+    _, reused, apart = _plans.memory(make(), 64)
+    assert always or apart - reused >= 4 * 64 * 10 * 16 * 4
+    X, y = RNG.integers(0, 50, (64, 10)), RNG.normal(size=(64, 2))
+    assert max(bp.check_gradients(make(), X[:5], y[:5]).values()) < 1e-6
+    found = []
+    for n_threads in (1, 2, 3):
+        net = make()
+        net.fit(X, y, batch_size=25, epochs=2, optimizer=bp.Adam(lr=0.01), n_threads=n_threads)
+        found.append((net.theta.tobytes(), net.value_and_grad(X, y, n_threads=n_threads)[1].tobytes()))
+    assert found[0] == found[1] == found[2]
 
 
 @optimizers

@@ -134,13 +134,50 @@ def test_validation_of_each_output():
     history = net.fit(*data, epochs=3, validation_data=data,
                       callbacks=lambda state: seen.append(state.net.evaluate(*data)))  # fmt: skip
     names = {"val_kind_loss": "kind.loss", "val_kind_accuracy": "kind.accuracy", "val_size_loss": "size.loss"}
-    assert list(history.outputs) == list(names)
+    assert list(history.outputs) == ["kind_loss", "size_loss", *names]
     for name, one in names.items():
         assert history[name] == history.outputs[name] == [each[one] for each in seen] and len(history[name]) == 3
     assert history["loss"] is history.loss and history["val_loss"] == [each["loss"] for each in seen]
     with pytest.raises(KeyError, match="Did you mean 'val_kind_loss'"):
         history["val_kin_loss"]
-    assert net.fit(*data, epochs=1).outputs == {}
+    assert list(net.fit(*data, epochs=1).outputs) == ["kind_loss", "size_loss"]
+
+
+@pytest.mark.parametrize("optimizer", [bp.SGD(lr=0.05), bp.LevenbergMarquardt()])
+def test_training_losses_of_each_output(optimizer):
+    """Those of the batches as they were trained, also of an output of weight 0 and of a sequence; on any threads."""
+    x = bp.Input((4, 3), name="x")
+    names = "steps", "own", "off", "val"
+    last = bp.Reshape(-1)(x)
+    outputs = [bp.Dense(2, "tanh", name="steps")(x), *(bp.Dense(2, name=name)(last) for name in names[1:])]
+    net = bp.Network(x, outputs, dtype="float64")
+    rng = np.random.default_rng(0)
+    X, w = rng.standard_normal((50, 4, 3)), rng.uniform(0, 2, 50)
+    y = [rng.standard_normal((50, *shape)) for shape in net.outputs.values()]
+    least = isinstance(optimizer, bp.LevenbergMarquardt)
+    own = "mse" if least else bp.Loss(lambda a, y: ((a - y) ** 2).sum(1), lambda a, y: 2 * (a - y))
+    weighted = bp.losses.Weighted
+    settings = {"loss": [weighted("mse", 0.3), own, weighted("squared_error", 0.0), "mse"], "sample_weight": w}
+    seen, start = [], net.copy()
+    for n_threads in (1, 2, 3):
+        net, twin = start.copy(), start.copy()
+        history = net.fit(X, y, epochs=2, batch_size=50 if least else 20, shuffle=False, optimizer=optimizer,
+                          n_threads=n_threads, validation_data=(X, y), **settings)  # fmt: skip
+        assert list(history.outputs) == [f"{name}_loss" for name in names[:3]] + [f"val_{name}_loss" for name in names]
+        seen.append({name: history[name] for name in ("loss", *history.outputs)})
+        for epoch in range(2):
+            total, parts = 0.0, [slice(0, 50)] if least else [slice(0, 20), slice(20, 40), slice(40, 50)]
+            sums = dict.fromkeys(("loss", *(f"{name}.loss" for name in names)), 0.0)
+            for part in parts:
+                one = {**settings, "sample_weight": w[part]}
+                for name, value in twin.evaluate(X[part], [a[part] for a in y], **one).items():
+                    sums[name] += value * w[part].sum()
+                total += w[part].sum()
+                twin.fit(X[part], [a[part] for a in y], batch_size=None, optimizer=optimizer, **one)
+            for name in ("loss", *(f"{name}_loss" for name in names[:3])):
+                assert history[name][epoch] == pytest.approx(sums[name.replace("_", ".")] / total, rel=1e-9)
+    assert seen[0] == seen[1] == seen[2] and len(seen[0]["off_loss"]) == len(seen[0]["val_val_loss"]) == 2
+    assert history.val_loss[-1] == net.evaluate(X, y, loss=settings["loss"])["loss"]
 
 
 @pytest.mark.parametrize("monitor, sign", [("val_kind_loss", 1), ("val_kind_accuracy", -1), ("val_size_loss", 1)])
@@ -157,7 +194,13 @@ def test_early_stopping_by_one_output(monitor, sign):
     assert len(values) < 500 and stop.best == values.min() and stop.best_epoch == 1 + values.argmin() == len(values) - 3
     name = f"{monitor.split('_')[1]}.{monitor.split('_')[2]}"
     assert net.evaluate(*held)[name] == history[monitor][stop.best_epoch - 1]
-    for wrong, cure in (("val_other_loss", "no output of this name"), ("val_size_accuracy", "no accuracy")):
+    net.fit(*train, callbacks=(stop := bp.EarlyStopping("kind_loss")))
+    assert np.isfinite(stop.best)
+    with pytest.raises(ValueError, match="give fit validation_data"):
+        net.fit(*train, callbacks=bp.EarlyStopping("val_kind_loss"))
+    for wrong, cure in (
+        ("val_other_loss", "no output of this name"), ("val_size_accuracy", "no accuracy"), ("other_loss", "no output"),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=cure):
             net.fit(*train, validation_data=held, callbacks=bp.EarlyStopping(wrong))
 

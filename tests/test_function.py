@@ -275,6 +275,24 @@ def test_a_failure_ends_the_call_and_leaves_the_last_whole_step(library, force, 
     assert net.step > 14
 
 
+def test_of_several_failures_none_is_left_to_the_next_call(library, force):
+    """In one stage, `a` fails on the last rows and `b` on the first; then `c` alone."""
+    force(True, "")
+    rules = {name: (ctypes.c_double * 2)(7, limit) for name, limit in (("a", 100.0), ("b", 10.0), ("c", np.inf))}
+    layers = [bp.Input(1)]
+    for name, rule in rules.items():
+        where = ctypes.cast(rule, ctypes.c_void_p)
+        layers.append(bp.Function(*(LowLevelCallable(library.own_refuse, where, signature=SIGNATURE),) * 2, name=name))
+    answer = bp.Network(layers, dtype="float64").predictor(n_threads=2)
+    X = np.where(np.arange(8000) < 4000, 50.0, 1000.0)[:, None]
+    with pytest.raises(RuntimeError, match=r"^Function\(a\): forward"):
+        answer(X)
+    rules["a"][1] = rules["b"][1] = np.inf
+    rules["c"][1] = 10.0
+    with pytest.raises(RuntimeError, match=r"^Function\(c\): forward"):
+        answer(X)
+
+
 def test_a_dtype_may_be_refused(library):
     net, _ = refusing(library)
     with pytest.raises(RuntimeError, match="forward returned 7"):

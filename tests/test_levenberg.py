@@ -314,6 +314,17 @@ def test_a_cost_that_is_not_finite():
     assert np.isfinite(far.theta).all() and far.evaluate(X1, Y1 + 5)["loss"] <= start
 
 
+def test_a_parameter_that_is_not_finite():
+    """Also where tanh makes a finite cost of it: the error is that of SGD."""
+    for value in (np.inf, -np.inf, np.nan):
+        for optimizer in (bp.SGD(), bp.LevenbergMarquardt()):
+            net = curve("float32")
+            net.params["dense_1.W"][0, 0] = value
+            with pytest.raises(bp.DivergenceError, match="^theta .* epoch 1, batch 1"):
+                fit(net, optimizer=optimizer)
+            assert net.step == net.epoch == 0
+
+
 def test_ctrl_c_leaves_what_is_finite():
     """Wherever it comes, theta is that of a whole step, no worse than the one before."""
     net = bp.Network([bp.Input(8), bp.Dense(20, "tanh"), bp.Dense(10, "tanh"), bp.Dense(2)], dtype="float64")

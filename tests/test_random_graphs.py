@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from random_graphs import CUSTOM, LAYERS, PAIRS, REAL, RECURRENT, TWICE, VALUES, Case, by_name, cases, pair, values
 
 import bpcore as bp
-from bpcore import _core, _layers, _threads
+from bpcore import _checkpoint, _core, _layers, _threads
 
 COMMON = {"deadline": None, "derandomize": True, "database": None}
 SLOW_TO_DRAW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
@@ -235,7 +235,7 @@ def test_the_same_bits_with_checkpoints(phase2, dtype):
 
     @many(120, rows=(33, 70), dtype=dtype)
     def check(case):
-        first, names = facts(case, 1), [node.name for node in case.net._nodes]
+        first, names = facts(case, 1), _checkpoint._places(case.net._graph)
         rng = np.random.default_rng(len(case.X[0]))
         for share in (0.2, 0.5, 1.0):
             case.net.checkpoint = [name for name in names if rng.random() < share] or True

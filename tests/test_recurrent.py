@@ -261,6 +261,19 @@ def test_weights_of_sequences_do_not_reach_beyond_a_tile(phase2, force):
         assert distance(net.value_and_grad(X, y, sample_weight=w, n_threads=3)[1], want) < 1e-13
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_only_ratios_of_weights_of_steps_matter(dtype):
+    """Also where their sum's inverse is beyond the dtype."""
+    net = bp.Network([bp.Input((100, 3)), bp.Dense(2)], dtype=dtype)
+    rng = np.random.default_rng(0)
+    X, y, w = rng.standard_normal((4, 100, 3)), rng.standard_normal((4, 100, 2)), np.zeros((4, 100))
+    w[:, 7], w[2:, 30] = 1, 2
+    cost, gradient = net.value_and_grad(X, y, sample_weight=w)
+    for power in (10, -60, -126 if dtype == "float32" else -1022):
+        other, same = net.value_and_grad(X, y, sample_weight=np.ldexp(w, power))
+        assert other == cost and same.tobytes() == gradient.tobytes()
+
+
 def test_one_example_at_a_time_and_many_chunks():
     net = recurrent("gru", 5, 3, 7)
     X, y = data(net, 40)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
 import bpcore as bp
@@ -171,21 +172,32 @@ def test_set_and_get():
 
 def test_the_setting_is_what_calls_use_and_n_threads_overrides_it():
     before = bp.get_num_threads()
-    X = [[float(i), 1.0] for i in range(400)]
+    X, y = np.array([[i / 400, 1.0] for i in range(400)]), np.ones(400)
+    bits = {}
     _core.force(True, "")
     try:
         for setting, n_threads, expected in ((3, None, 3), (1, None, 1), (1, 4, 4), (4, 2, 2)):
             bp.set_num_threads(setting)
             net = bp.Network([bp.Input(2), bp.Dense(4, "tanh"), bp.Dense(1), bp.Dense(1)])
+            v, tape = np.ones(net.n_params, np.float32), net.forward(X)
             calls = {
                 "predict": lambda net=net, n=n_threads: net.predict(X, n_threads=n),
-                "evaluate": lambda net=net, n=n_threads: net.evaluate(X, [1.0] * 400, n_threads=n),
-                "fit": lambda net=net, n=n_threads: net.fit(X, [1.0] * 400, batch_size=None, n_threads=n),
-                "gradient": lambda net=net, n=n_threads: net.value_and_grad(X, [1.0] * 400, n_threads=n),
+                "evaluate": lambda net=net, n=n_threads: net.evaluate(X, y, n_threads=n)["loss"],
+                "gradient": lambda net=net, n=n_threads: net.value_and_grad(X, y, n_threads=n)[1],
+                "forward": lambda net=net, n=n_threads: net.forward(X, n_threads=n).a[3],
+                "backward": lambda net=net, n=n_threads, tape=tape: net.backward(tape, y, n_threads=n).theta,
+                "input": lambda net=net, n=n_threads: net.input_gradient(X, output=0, n_threads=n),
+                "jacobian": lambda net=net, n=n_threads: net.jacobian(X, n_threads=n),
+                "each": lambda net=net, n=n_threads: net.per_sample_gradients(X, y, n_threads=n),
+                "hvp": lambda net=net, n=n_threads, v=v: net.hvp(X, y, v, n_threads=n),
+                "gnp": lambda net=net, n=n_threads, v=v: net.gauss_newton_product(X, y, v, n_threads=n),
+                "check": lambda net=net, n=n_threads: max(bp.check_gradients(net, X, y, n_threads=n).values()),
+                "fit": lambda net=net, n=n_threads: net.fit(X, y, batch_size=None, n_threads=n).loss,
             }
             for name, call in calls.items():
                 _core.pool_tasks_reset()
-                call()
+                found = np.array(call()).tobytes()
+                assert bits.setdefault(name, found) == found, (name, setting, n_threads)
                 assert [k > 0 for k in _core.pool_tasks(6)] == [i < expected for i in range(6)], (
                     name,
                     setting,

@@ -222,6 +222,7 @@ def y_cases():
         "label at 2^32": (classes, LABELS + 2**32, ValueError, "from 0 to 3", "y[0] is 4294967296"),
         "label above the top uint64": (classes, np.full(N, 2**64 - 1, np.uint64), ValueError, "18446744073709551615"),
         "float labels": (classes, LABELS * 1.0, TypeError, "must be integers", "float64", "y.astype(int)"),
+        "labels with holes": (classes, np.where(LABELS == 3, np.nan, LABELS), ValueError, "finite", "y[3] is nan"),
         "labels as a column": (classes, LABELS[:, None], ValueError, either, f"({N}, 1)"),
         "labels as words": (classes, LABELS.astype(str), TypeError, "expected real numbers", "<U"),
         "rows too narrow": (classes, rows[:, :3], ValueError, either, f"({N}, 3)"),

@@ -65,12 +65,12 @@ cdef class CFunction:
                 llc, f"{name}: {what}", ("int (bp_function_call *)",), &which, &self.function.data[i])
         self.keep, self.name = (forward, backward), name
 
-    cdef check(self):
-        """Raises RuntimeError where one of them failed."""
-        for i, what in enumerate(("forward", "backward")):
-            code, self.code[i] = self.code[i], 0
-            if code:
-                raise RuntimeError(f"{self.name}: {what} returned {code}, and 0 is what says that all went well")
+    cdef list failures(self):
+        """What is to be said of those that failed; said once."""
+        found = [f"{self.name}: {what} returned {code}, and 0 is what says that all went well"
+                 for what, code in zip(("forward", "backward"), self.code) if code]
+        self.code[0] = self.code[1] = 0
+        return found
 
 
 def check_low_level(f, df):

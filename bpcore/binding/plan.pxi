@@ -123,11 +123,9 @@ cdef class Plan:
 
     cdef fail(self, bp_status status):
         """Raises what a status means."""
+        failed = [words for one in self.details if isinstance(one, CFunction) for words in (<CFunction>one).failures()]
         if status == BP_E_FUNCTION:
-            for detail in self.details:
-                if isinstance(detail, CFunction):
-                    (<CFunction>detail).check()
-            raise RuntimeError("a bp.Function in C returned other than 0")
+            raise RuntimeError(failed[0] if failed else "a bp.Function in C returned other than 0")
         _raise(status)
 
     def describe(self):

@@ -139,6 +139,15 @@ cdef class Run:
         cdef bp_progress p = bp_run_progress(self.run)
         return p.loss, p.weight, p.hits, p.rows, p.batch, p.steps
 
+    def losses(self):
+        """Sums of each loss over this epoch, (loss, weight, hits); the loss without its weight."""
+        cdef const double *sums
+        found = []
+        for i in range(len(self.plan.losses)):
+            sums = bp_run_loss(self.run, i)
+            found.append((sums[0], sums[1], sums[2]))
+        return found
+
     def updates(self):
         """The optimiser's count of updates."""
         return bp_run_updates(self.run)

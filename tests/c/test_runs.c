@@ -76,6 +76,10 @@ static result run_it(const numbers *d, const setup *s, int64_t n) {
     CHECK(bp_epoch(run, s->n_threads, INFINITY, -1, 1) == BP_DONE);
     bp_progress p = bp_run_progress(run);
     r.cost = p.loss / p.weight;
+    double sum = 0;
+    for (int i = 0, k = 0; i < 2; i++)
+        if (s->share[i] != 0) sum += s->share[i] * bp_run_loss(run, k++)[0];
+    CHECK(fabs(sum - p.loss) <= 1e-13 * fabs(p.loss));
     bp_run_free(run);
     bp_plan_free(plan);
     return r;
