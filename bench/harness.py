@@ -37,7 +37,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-SETTLE = 0.05  # seconds between two runs, for the threads of the last one to stop spinning
+SETTLE = 0.15  # seconds between two runs, for the threads of the last one to stop spinning: OpenBLAS takes 0.1
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",

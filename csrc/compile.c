@@ -6,7 +6,7 @@
 
 /* How the work is cut: fixed numbers, so that the bits depend on shapes alone. */
 enum {
-    INFER_WIDE_TILE = 128, /* where weights are packed for each tile */
+    INFER_WIDE_TILE = 128, /* where weights are packed for each tile, but not where parallel work is forced */
     TRAIN_TILE = 64,
     PYTHON_TILE = 1024, /* of tiles that are alone, where the user's Python is called: less often */
     LEAST_TILE = 16,    /* so that a tile of one column is whole cache lines */
@@ -124,8 +124,8 @@ static int64_t choose_tile(const bp_plan *plan, int calls_python) {
     double flops = 0;
     for (int i = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
-        int product = op->n_params && op->scope == BP_SCOPE_CELLS;
-        if (plan->inference && product && bp_is_wide(plan, &plan->params[op->param[0]])) tile = INFER_WIDE_TILE;
+        int packs = op->n_params && op->scope == BP_SCOPE_CELLS && bp_is_wide(plan, &plan->params[op->param[0]]);
+        if (plan->inference && packs && !bp_forced.parallel_always) tile = INFER_WIDE_TILE;
         if (op->n_params && !op->type->by_row) flops += bp_flops_of(plan, op);
         least = max64(least, op->type->tile);
     }

@@ -7,7 +7,7 @@
 enum {
     GRID_COLS = 240,      /* whole panels of every instruction set: 48 or 24 columns */
     MIN_BLOCKS = 8,       /* of a matrix worth splitting */
-    WIDE_BYTES = 2 << 10  /* a row of weights: beyond, they are packed for a product, as NEAR_BYTES in gemm.inc has it */
+    WIDE_BYTES = 2 << 10  /* a row of weights: beyond, a product packs them (NEAR_BYTES in gemm.inc) */
 };
 
 static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
