@@ -8,7 +8,7 @@ enum {
     GRID_ROWS = 256,               /* a cell of a large layer */
     GRID_COLS_MIN = 48,
     GRID_WEIGHT_BYTES = 2 << 20,   /* a layer is large from here on: its weights outgrow L2 */
-    GRID_LEAST_BYTES = 256 << 10   /* the same where weights would be packed more than once, or parallel work is forced */
+    GRID_LEAST_BYTES = 256 << 10   /* the same where weights would be packed again and again, or work is forced */
 };
 
 /* Whether an operation can take a function along: it has to be where the function is on the way back, too. */

@@ -213,21 +213,23 @@ static void check_ends(void) {
     }
 }
 
-/* What a loss says of one row. */
+/* What a loss says of one row, and its gradient where it is wanted; cross_entropy's target is a label. */
 static double loss_of(const bp_kernels *isa, const char *name, bp_dtype dtype, const double *out, int64_t cols,
-                      const void *target, int fused) {
+                      const void *target, int fused, double *gradient) {
     const bp_loss_type *loss = isa->losses;
+    int labels = !strcmp(name, "cross_entropy");
     size_t size = dtype == BP_F32 ? sizeof(float) : sizeof(double), whole = (size_t)cols + BP_ALIGN;
     double *grad = zeros(whole, sizeof *grad), *z = zeros(whole, sizeof *z), *y = zeros(whole, sizeof *y);
     for (int64_t i = 0; i < cols; i++) {
         if (dtype == BP_F32) ((float *)z)[i] = (float)out[i];
         else z[i] = out[i];
     }
-    memcpy(y, target, fused ? sizeof(int32_t) : size);
+    memcpy(y, target, labels ? sizeof(int32_t) : size);
     while (strcmp(loss->name, name)) loss++;
     bp_loss_call call = {.out = z, .target = y, .grad = grad,
-                         .labels = fused, .fused = fused, .rows = 1, .cols = cols, .target_cols = 1};
+                         .labels = labels, .fused = fused, .rows = 1, .cols = cols, .target_cols = 1};
     if (loss->fn[dtype](&call)) CHECK(0);
+    for (int64_t i = 0; gradient && i < cols; i++) gradient[i] = get(dtype, grad, i);
     free(grad);
     free(z);
     free(y);
@@ -256,7 +258,7 @@ static void check_logarithms(void) {
                     rest += expl((long double)z[c]);
                 }
                 long double wanted = log1pl(rest);
-                double e = ulps_of(dtype, loss_of(isas[j], "cross_entropy", dtype, z, cols, &label, 1), wanted);
+                double e = ulps_of(dtype, loss_of(isas[j], "cross_entropy", dtype, z, cols, &label, 1, NULL), wanted);
                 worst = e <= worst ? worst : e;
 
                 double a = (double)(float)exp2(20 * (uniform(&state) - 1)), zero = 0, one = 1;
@@ -265,8 +267,10 @@ static void check_logarithms(void) {
                 const void *no = dtype == BP_F32 ? (const void *)&zero32 : &zero;
                 const void *yes = dtype == BP_F32 ? (const void *)&one32 : &one;
                 const char *name = "binary_cross_entropy";
-                double log_a = ulps_of(dtype, loss_of(isas[j], name, dtype, &a, 1, yes, 0), -logl((long double)a));
-                double log_b = ulps_of(dtype, loss_of(isas[j], name, dtype, &a, 1, no, 0), -log1pl(-(long double)a));
+                double got_a = loss_of(isas[j], name, dtype, &a, 1, yes, 0, NULL);
+                double got_b = loss_of(isas[j], name, dtype, &a, 1, no, 0, NULL);
+                double log_a = ulps_of(dtype, got_a, -logl((long double)a));
+                double log_b = ulps_of(dtype, got_b, -log1pl(-(long double)a));
                 worst_log = log_a <= worst_log ? worst_log : log_a;
                 worst_log = log_b <= worst_log ? worst_log : log_b;
             }
@@ -279,12 +283,73 @@ static void check_logarithms(void) {
             float yes32 = 1, no32 = 0;
             const void *targets[2] = {dtype ? (const void *)&yes : &yes32, dtype ? (const void *)&no : &no32};
             for (int i = 0; i < 2; i++) {
-                CHECK(isinf(loss_of(isas[j], "binary_cross_entropy", dtype, &ends[i], 1, targets[i], 0)));
-                CHECK(loss_of(isas[j], "binary_cross_entropy", dtype, &ends[i], 1, targets[1 - i], 0) == 0);
+                CHECK(isinf(loss_of(isas[j], "binary_cross_entropy", dtype, &ends[i], 1, targets[i], 0, NULL)));
+                CHECK(loss_of(isas[j], "binary_cross_entropy", dtype, &ends[i], 1, targets[1 - i], 0, NULL) == 0);
             }
             double bad = NAN;
-            CHECK(isnan(loss_of(isas[j], "binary_cross_entropy", dtype, &bad, 1, targets[0], 0)));
+            CHECK(isnan(loss_of(isas[j], "binary_cross_entropy", dtype, &bad, 1, targets[0], 0, NULL)));
         }
+}
+
+/* In ulps of what is just below 1. */
+static double off_by(bp_dtype dtype, double got, long double wanted) {
+    return (double)(fabsl((long double)got - wanted) * (dtype == BP_F32 ? 0x1p24L : 0x1p53L));
+}
+
+static void raise_to(double *worst, double e) { *worst = e <= *worst ? *worst : e; }
+
+/* Where the label is the largest z, cross-entropy is log(1 + rest), rest = sum e^(z - max) of the others: random ones,
+ * and all equal, whose errors add up.  The largest is 0, so that differences are exact. */
+static void check_largest_labels(const bp_kernels *isa, bp_dtype dtype) {
+    enum { MOST = 1000, WIDTHS = 8 };
+    static const int32_t widths[WIDTHS] = {2, 3, 10, 16, 17, 33, 257, MOST};
+    uint64_t state = 4;
+    for (int i = 0; i < WIDTHS; i++) {
+        int32_t cols = widths[i];
+        double z[MOST], gradient[MOST], worst = 0, slope = 0;
+        for (int at = 0; at < (complete ? 100000 : 6000) / (cols + 10); at++) {
+            int32_t label = at % cols;
+            double equal = 20 * (uniform(&state) - 1), range = at % 3 ? 8 * (at % 3) : 0.25;
+            long double rest = 0;
+            for (int32_t c = 0; c < cols; c++) {
+                z[c] = c == label ? 0 : (double)(float)(at % 2 ? equal : range * (uniform(&state) - 1));
+                rest += c == label ? 0 : expl((long double)z[c]);
+            }
+            double loss = loss_of(isa, "cross_entropy", dtype, z, cols, &label, 1, gradient);
+            raise_to(&worst, ulps_of(dtype, loss, log1pl(rest)));
+            raise_to(&slope, off_by(dtype, gradient[label], -rest / (1 + rest)));
+            for (int32_t c = 0; c < cols; c++)
+                if (c != label) raise_to(&slope, ulps_of(dtype, gradient[c], expl((long double)z[c]) / (1 + rest)));
+        }
+        context("%d classes: loss %.2f, gradient %.2f ulp, %s, type %d", cols, worst, slope, isa->isa, (int)dtype);
+        CHECK(worst <= 2.5);
+        CHECK(slope <= 3.5);
+        printf("cross-entropy of %d %s %s: %.3f ulp; gradient: %.3f ulp\n", cols, isa->isa,
+               dtype ? "float64" : "float32", worst, slope);
+    }
+}
+
+/* From z: of 0 and 1, and of what lies between. */
+static void check_binary(const bp_kernels *isa, bp_dtype dtype) {
+    uint64_t state = 5;
+    double worst[2] = {0}, slope = 0;
+    for (int i = 0; i < (complete ? 1000000 : 20000); i++) {
+        int soft = i % 4 > 1;
+        double z = (double)(float)(uniform(&state) * (i % 3 ? 20 : 1)), gradient;
+        float y32 = soft ? (float)fabs(uniform(&state)) : (float)(i % 2);
+        double y = dtype == BP_F32 ? (double)y32 : soft ? fabs(uniform(&state)) : i % 2;
+        const void *target = dtype == BP_F32 ? (const void *)&y32 : &y;
+        long double linear = z > 0 ? z * (1 - (long double)y) : -z * (long double)y;
+        double loss = loss_of(isa, "binary_cross_entropy", dtype, &z, 1, target, 1, &gradient);
+        raise_to(&worst[soft], ulps_of(dtype, loss, linear + log1pl(expl(-fabsl((long double)z)))));
+        raise_to(&slope, off_by(dtype, gradient, logistic_long(z) - (long double)y));
+    }
+    context("binary: loss %.2f, %.2f, gradient %.2f, %s, type %d", worst[0], worst[1], slope, isa->isa, (int)dtype);
+    CHECK(worst[0] <= 2.5);
+    CHECK(worst[1] <= 3.5);
+    CHECK(slope <= 2.5);
+    printf("binary cross-entropy %s %s: %.3f ulp, between 0 and 1 %.3f; gradient: %.3f ulp\n", isa->isa,
+           dtype ? "float64" : "float32", worst[0], worst[1], slope);
 }
 
 void test_functions(void) {
@@ -300,4 +365,9 @@ void test_functions(void) {
     }
     check_ends();
     check_logarithms();
+    for (int j = 0; j < n_isas; j++)
+        for (bp_dtype dtype = BP_F32; dtype <= BP_F64; dtype++) {
+            check_largest_labels(isas[j], dtype);
+            check_binary(isas[j], dtype);
+        }
 }
