@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bpcore._network import Network
 
 
-@dataclass
+@dataclass(slots=True)
 class State:
     """Where training stands, as callbacks see it: `epoch` and `step` count from the network's first, `loss` is that
     of the batch or epoch just done.
@@ -34,6 +34,17 @@ class State:
     stopped: bool = False
     optimizer: Any = None
     order: Any = None
+
+    @property
+    def lr(self) -> float:
+        """Of the optimiser; a new one has another."""
+        return float(self.optimizer.lr)
+
+    @lr.setter
+    def lr(self, value: Any) -> None:
+        raise AttributeError(
+            f"state.lr cannot be set: state.optimizer = dataclasses.replace(state.optimizer, lr={value!r}) changes it"
+        )
 
     def stop(self) -> None:
         """Ends training after this step or epoch."""

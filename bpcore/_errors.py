@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 
 class DivergenceError(ArithmeticError):
     """The loss or a parameter stopped being finite; the network keeps its last finite parameters.
@@ -27,3 +30,11 @@ class DivergenceError(ArithmeticError):
             "(softmax with cross_entropy, logistic with binary_cross_entropy); if the parameters are large by now, "
             "begin with a new network."
         )
+
+
+def warn(message: str, category: type[Warning] = UserWarning, within: tuple[str, ...] = ("bpcore",)) -> None:
+    """Warns of the line that called the packages `within`."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in within:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

@@ -84,6 +84,8 @@ def chained(layers: Any) -> tuple[list[Symbol], list[Symbol]]:
     for i, layer in enumerate(layers):
         if not isinstance(layer, Layer):
             cure = "; give the layer itself, or inputs and outputs: Network(x, y)" if isinstance(layer, Symbol) else ""
+            if hasattr(layer, "params"):  # a Network
+                cure = "; a network is called on symbols: x = bp.Input(n), bp.Network(x, bp.Dense(m)(net(x)))"
             raise TypeError(
                 f"layers[{i}]: expected a layer such as bp.Input or bp.Dense, got {layer!r} of type "
                 f"{type(layer).__name__}{cure}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bpcore import _validate
 
 
 @dataclass
-class History:
+class History(Mapping[str, list[float]]):
     """One entry an epoch.
 
     `epoch` counts from the network's first, as verbose=1 prints it: a second `fit` of 3 epochs has 4, 5, 6.  `loss` is
@@ -17,6 +18,7 @@ class History:
     Of several outputs, `outputs` holds the loss of each as it was trained, without its weight: "digit_loss" for an
     output named digit; and what `evaluate` says of it on the validation data: "val_digit_loss" and, of classes,
     "val_digit_accuracy".  history["loss"] is history.loss, and so are all others.
+    It is a read-only mapping of what has values: pandas.DataFrame(dict(history)); KeyError names what there is.
     """
 
     epoch: list[int] = field(default_factory=list)
@@ -27,12 +29,19 @@ class History:
     samples_per_second: list[float] = field(default_factory=list)
     outputs: dict[str, list[float]] = field(default_factory=dict)
 
+    def _columns(self) -> dict[str, list[float]]:
+        """All lists by name, the empty ones, too."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "outputs"}
+        return {**own, **self.outputs}
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, values in self._columns().items() if values)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
     def __getitem__(self, name: str) -> list[float]:
-        if name in self.outputs:
-            return self.outputs[name]
-        names = [one for one in self.__dataclass_fields__ if one != "outputs"]
-        found: list[float] = getattr(self, _validate.choice("history", name, [*names, *self.outputs]))
-        return found
+        return self._columns()[_validate.key("history", name, self)]
 
     def __repr__(self) -> str:
         if not self.epoch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,10 @@ _KINDS = {"float32": "F32", "float64": "F64"}
 
 
 def save(net: Network, path: str | os.PathLike[str]) -> None:
-    """Writes to a temporary file beside `path`, then renames: a reader sees the old file or the new one."""
+    """Writes to a temporary file beside `path`, then renames: a reader sees the old file or the new one.
+
+    Links are followed, and a file that is there keeps its mode.
+    """
     from safetensors.numpy import save as to_bytes
 
     tensors = {name: np.ascontiguousarray(view) for name, view in net.params.items()}
@@ -45,10 +49,18 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
     content = to_bytes(
         tensors, {"bpcore_format": FORMAT, "graph": json.dumps(_graph(net)), "training": json.dumps(_training(net))}
     )
-    target = _validate.path(path)
+    name = _validate.path(path)
+    target = os.path.realpath(name)
     temporary = f"{target}.{os.getpid()}-{threading.get_ident()}.tmp"
+    mode = None
     try:
+        with contextlib.suppress(FileNotFoundError):
+            mode = os.stat(target).st_mode
+        if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ValueError(f"path: expected a regular file or none, and {name!r} is neither")
         with open(temporary, "xb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), stat.S_IMODE(mode))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -57,7 +69,7 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError) and error.errno:  # of the user's path, not of one they never saw
-            raise OSError(error.errno, error.strerror, target) from None
+            raise OSError(error.errno, error.strerror, name) from None
         raise
 
 

@@ -86,7 +86,8 @@ class Layer:
         if not inputs or (len(inputs) > 1 and not self.many):
             raise TypeError(f"{self!r}: expected {'inputs' if self.many else 'one input'}, got {len(inputs)}")
         if len(inputs) > _core.MAX_OPERANDS:
-            raise ValueError(f"{self!r}: expected at most {_core.MAX_OPERANDS} inputs, got {len(inputs)}")
+            cure = "; nest them" if self.op in ("add", "multiply", "concat") else ""
+            raise ValueError(f"{self!r}: expected at most {_core.MAX_OPERANDS} inputs, got {len(inputs)}{cure}")
         self.check_integer(inputs)
         shape = self.output_shape(*(symbol.shape for symbol in inputs))
         if math.prod(shape) > _validate.MAX_UNITS:

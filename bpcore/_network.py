@@ -30,6 +30,11 @@ def _aligned(n: int, dtype: np.dtype[Any]) -> np.ndarray:
     return whole[start : start + n * dtype.itemsize].view(dtype)
 
 
+class _Views(dict[str, np.ndarray]):
+    def __missing__(self, name: str) -> np.ndarray:
+        return self[_validate.key("params", name, self)]
+
+
 class Network:
     """A network: a list of layers, an `Input` first, or the inputs and outputs of a graph.
 
@@ -76,10 +81,10 @@ class Network:
         self._fitting = _core.OneAtATime()
         self._as_layers: dict[int, Layer] = {}
         self._params = MappingProxyType(
-            {
-                name: theta[p.offset : p.offset + p.rows * p.cols].reshape(p.shape)
+            _Views(
+                (name, theta[p.offset : p.offset + p.rows * p.cols].reshape(p.shape))
                 for name, p in self._parameters.items()
-            }
+            )
         )
 
     def _draw(self) -> None:
@@ -441,9 +446,10 @@ class Network:
 
         `answer(x)` takes a row (n_0,), any array or buffer of real numbers, and gives (n_L,), in about a microsecond;
         or rows (n, n_0), and gives (n, n_L), on up to `n_threads` threads; if None, on as many as `get_num_threads()`
-        gives now, or at the call where that is fewer.  `out=` takes the result.  Of several inputs x is a list, or a
-        dict by name; of several outputs a tuple comes, and `out=` is a list, or a dict by name.  The bits are those of
-        `predict`.  Nothing is scanned: NaN and infinity are computed with.  Later training does not change it.
+        gives now, or at the call where that is fewer.  `out=`, sharing no memory with x, takes the result.  Of several
+        inputs x is a list, or a dict by name; of several outputs a tuple comes, and `out=` is a list, or a dict by name.
+        The bits are those of `predict`.  Nothing is scanned: NaN and infinity are computed with.  Later training does
+        not change it.  It is not pickled; the network is.
         """
         self._fitting.check("predictor")
         threads = _threads.resolve(n_threads)
@@ -483,6 +489,7 @@ class Network:
         """
         self._fitting.check("evaluate")
         data = _training.Data(self, X, y, loss, sample_weight)
+        data.advise()
         return data.evaluate(self, _threads.resolve(n_threads))
 
     # ---- gradients ----

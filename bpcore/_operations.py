@@ -26,7 +26,7 @@ def _named(layer: Any) -> None:
 class Add(Layer):
     """x_0 a_0 + x_1 a_1 + ... + constant, elementwise, for inputs of one shape; `a + b` and the like make it.
 
-    factors: x_0, x_1, ...; all 1 where there are none.
+    factors: x_0, x_1, ...; all 1 where there are none.  It takes up to 8 inputs; of more, add sums.
     """
 
     factors: Any = None
@@ -94,7 +94,7 @@ class Multiply(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Concat(Layer):
-    """Inputs one after the other along an axis of an example; `bp.concat([a, b])` makes it."""
+    """Up to 8 inputs one after the other along an axis of an example; `bp.concat([a, b])` makes it."""
 
     axis: int = -1
     name: str | None = field(default=None, kw_only=True, repr=False)
@@ -129,7 +129,7 @@ class Concat(Layer):
 
 
 def concat(inputs: Sequence[Symbol], axis: int = -1) -> Symbol:
-    """Inputs one after the other along an axis of an example."""
+    """Inputs one after the other along an axis of an example: up to 8; of more, concatenate what concat gives."""
     if not isinstance(inputs, (list, tuple)):
         raise TypeError(f"concat: expected a list of outputs of layers, got {type(inputs).__name__}")
     return Concat(axis)(*inputs)

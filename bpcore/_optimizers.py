@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import FrozenInstanceError, asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -91,6 +91,16 @@ class LevenbergMarquardt:
         _set(self, "factor", _validate.real("factor", self.factor, 1.0, open_low=True))
         _set(self, "tries", _validate.integer("tries", self.tries, 1, 1000))
 
+
+def _refuse(optimizer: Any, name: str, value: Any) -> None:
+    raise FrozenInstanceError(
+        f"{name}: an optimiser does not change; dataclasses.replace(optimizer, {name}={value!r}) makes another, which "
+        "a callback may assign to state.optimizer"
+    )
+
+
+for _kind in (SGD, Adam, LevenbergMarquardt):
+    _kind.__setattr__ = _refuse  # type: ignore[method-assign]
 
 Optimizer = SGD | Adam | LevenbergMarquardt
 _BY_NAME: dict[str, Any] = {kind.kind: kind for kind in (SGD, Adam, LevenbergMarquardt)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpcore import _callbacks, _core, _levenberg, _losses, _optimizers, _plans, _threads, _validate
+from bpcore import _callbacks, _core, _errors, _levenberg, _losses, _optimizers, _plans, _threads, _validate
 from bpcore._errors import DivergenceError
 from bpcore._history import History
 from bpcore._layers import SHUFFLE
@@ -43,22 +43,34 @@ class Data:
     """X, y and weights of one call, checked against a network and a loss."""
 
     def __init__(
-        self, net: Network, X: Any, y: Any, loss: Any, sample_weight: Any, check_finite: bool = True, suffix: str = ""
-    ) -> None:
-        outputs = net._ends(net._graph.outputs)
+        self, net: Network, X: Any, y: Any, loss: Any, sample_weight: Any, check_finite: bool = True,
+        called: tuple[str, str] = ("X", "y"),
+    ) -> None:  # fmt: skip
+        self.outputs = outputs = net._ends(net._graph.outputs)
         self.losses = _losses.resolve_all(loss, outputs)
-        self.arrays = _validate.inputs(X, net._ends(net._graph.inputs), net.dtype, check_finite, "X" + suffix)
+        self.arrays = _validate.inputs(X, net._ends(net._graph.inputs), net.dtype, check_finite, called[0])
         self.n = len(self.arrays[0])
         self.names = [node.name for node in outputs]
         self.targets = [
             _losses.target(one.loss, part, self.n, node.shape, net.dtype, check_finite, name)
             for one, node, (name, part) in zip(
-                self.losses, outputs, _validate.parts("y" + suffix, y, self.names), strict=True
+                self.losses, outputs, _validate.parts(called[1], y, self.names), strict=True
             )
         ]
         masked = len(outputs) == 1 and not isinstance(self.losses[0].loss, _losses.Loss)
         positions = outputs[0].shape[:-1] if masked else ()
         self.weight = _validate.weights(sample_weight, self.n, positions, net.dtype)
+
+    def advise(self) -> None:
+        """A UserWarning for a loss that the outputs are not made for."""
+        for i, one in enumerate(self.losses):
+            if isinstance(one.loss, _losses.CrossEntropy):
+                activation = getattr(self.outputs[i].layer, "activation", None)
+                if isinstance(activation, str) and activation != "softmax":
+                    _errors.warn(
+                        f"loss: cross_entropy is for outputs that sum to 1, and {self.names[i]} has {activation} ones; "
+                        "use softmax, or for classes that do not exclude each other logistic and binary_cross_entropy"
+                    )
 
     @property
     def weights(self) -> int:
@@ -137,7 +149,7 @@ def whole(run: _core.Run, n: int, n_threads: int) -> tuple[float, float, float]:
 def fit(net: Network, X: Any, y: Any, s: Settings) -> History:
     """Checks everything, then trains."""
     net._fitting.check("fit")
-    check_finite = _validate.flag("check_finite", s.check_finite)
+    check_finite = _validate.switch("check_finite", s.check_finite)
     data = Data(net, X, y, s.loss, s.sample_weight, check_finite)
     n = data.n
     validation = None
@@ -145,23 +157,25 @@ def fit(net: Network, X: Any, y: Any, s: Settings) -> History:
         if not isinstance(s.validation_data, Sequence) or len(s.validation_data) != 2:
             raise TypeError(f"validation_data: expected (X, y), got {type(s.validation_data).__name__}")
         Xv, yv = s.validation_data
-        validation = Data(net, Xv, yv, s.loss, None, check_finite, " of validation_data")
+        called = ("validation_data[0]", "validation_data[1]")
+        validation = Data(net, Xv, yv, s.loss, None, check_finite, called)
     optimizer = _optimizers.resolve(s.optimizer)
     _optimizers.check(optimizer, net.dtype)
     epochs = _validate.integer("epochs", s.epochs, 0, 2**31)
     batch = n if s.batch_size is None else min(n, _validate.integer("batch_size", s.batch_size, 1, 2**62))
     if isinstance(optimizer, _optimizers.LevenbergMarquardt):
         _levenberg.check(net, data, batch)
-    shuffled = _validate.flag("shuffle", s.shuffle) and batch < n
+    shuffled = _validate.switch("shuffle", s.shuffle) and batch < n
     seed = net.seed if s.seed is None else _validate.seed(s.seed)
     n_threads = _threads.resolve(s.n_threads)
-    verbose = _validate.integer("verbose", s.verbose, 0, 1)
+    verbose = _validate.switch("verbose", s.verbose)
     callbacks = _callbacks.resolve(s.callbacks)
     accuracy = ("val_accuracy",) if data.has_accuracy else ()
     validated = ("val_loss", *accuracy, *validation.of_outputs) if validation else ()
     _callbacks.check(callbacks, ("loss", *data.by_output, *validated))
     if not net.theta.flags.writeable:
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
+    data.advise()
     with net._fitting, net._plans.take(net, data.key(_plans.TRAIN, batch, n_threads)) as made:
         loop = _Loop(net, data, made, validation, optimizer, n_threads, callbacks, verbose)
         loop.run.random(seed, net.step)
@@ -184,7 +198,7 @@ class _Loop:
         optimizer: _optimizers.Optimizer,
         n_threads: int,
         callbacks: list[_callbacks.Callback],
-        verbose: int,
+        verbose: bool,
     ) -> None:
         self.net, self.data, self.validation, self.n_threads = net, data, validation, n_threads
         self.callbacks, self.verbose = callbacks, verbose
@@ -272,8 +286,9 @@ class _Loop:
         state.epoch, state.loss = self.net.epoch, history.loss[-1]
         if self.validation is not None:
             result = self.validation.evaluate(self.net, self.n_threads)
+            columns = history._columns()
             for name, value in result.items():
-                history[f"val_{name.replace('.', '_')}"].append(value)
+                columns[f"val_{name.replace('.', '_')}"].append(value)
 
     def _print(self, last_epoch: int) -> None:
         history = self.state.history

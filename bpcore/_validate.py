@@ -73,6 +73,11 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def switch(name: str, value: Any) -> bool:
+    """True or False, or 1 or 0."""
+    return flag(name, bool(value) if isinstance(value, (int, np.integer)) and value in (0, 1) else value)
+
+
 # What other libraries call it.
 ELSEWHERE = {
     "sigmoid": "logistic", "linear": "identity", "swish": "silu", "leakyrelu": "leaky_relu",
@@ -97,6 +102,14 @@ def choice(name: str, value: Any, valid: Iterable[str]) -> str:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{name}: there is no {value!r}.{hint} Valid names: {', '.join(names)}")
     return value
+
+
+def key(name: str, value: Any, valid: Iterable[str]) -> str:
+    """One of a mapping's keys, as `choice`; KeyError."""
+    try:
+        return choice(name, value, valid)
+    except (TypeError, ValueError) as error:
+        raise KeyError(str(error)) from None
 
 
 def function(name: str, value: Any) -> None:
@@ -141,15 +154,25 @@ def dtype(value: Any) -> np.dtype[Any]:
 # ---- arrays ----
 
 
+def _real_kinds(value: Any) -> set[str]:
+    """Of which kinds the columns of a data frame are, or a series; empty where some are not real numbers."""
+    if hasattr(value, "columns") and hasattr(value, "dtypes"):
+        dtypes = list(value.dtypes)
+    else:
+        dtypes = [getattr(value, "dtype", None)]
+    kinds = {getattr(dtype, "kind", "O") for dtype in dtypes}
+    return kinds if kinds <= set("fiub") else set()
+
+
 def _column(table: Any) -> str:
-    """What to say of a data frame, above all of its first column that is not numbers; nothing of other arrays."""
+    """What to say of a data frame's first column that is not numbers; nothing of other arrays."""
     if not hasattr(table, "columns") or not hasattr(table, "dtypes"):
         return ""
     for column, dtype in zip(table.columns, table.dtypes, strict=True):
         if np.asarray(table[column]).dtype.kind not in "fiub":
             cure = "make numbers of it (of categories a column of 0 and 1 each), or drop it"
             return f": column {column!r} is {dtype}; {cure}"
-    return "; its columns are of several types: use .astype(float)"
+    return ""
 
 
 def array(name: str, value: Any) -> np.ndarray:
@@ -162,6 +185,11 @@ def array(name: str, value: Any) -> np.ndarray:
         found = np.asarray(value)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from None
+    if found.dtype == object and (kinds := _real_kinds(value)):  # several types of columns, or some with a mask
+        try:
+            found = np.asarray(value, {"i": "i8", "u": "u8", "b": "?"}.get("".join(kinds), "f8"))
+        except (ValueError, TypeError):
+            raise ValueError(f"{name}: expected finite numbers, and some are missing; use {name}.fillna(...)") from None
     if found.dtype.kind not in "fiub" or not _core.is_source(found.dtype):
         cure = f"; for labels use np.unique({name}, return_inverse=True)[1]" if name == "y" else ""
         raise TypeError(f"{name}: expected real numbers, got dtype {found.dtype}{_column(value)}{cure}")
@@ -201,7 +229,8 @@ def parts(name: str, value: Any, names: Sequence[str]) -> list[tuple[str, Any]]:
     """What belongs to each name: the value itself where there is one, else from a list or a dict by name."""
     if isinstance(value, Mapping) and not hasattr(value, "__array__"):
         if set(value) != set(names):
-            raise ValueError(f"{name}: expected the keys {', '.join(names)}, got {', '.join(map(str, value))}")
+            got = ", ".join(map(str, value)) or "an empty dict"
+            raise ValueError(f"{name}: expected the keys {', '.join(names)}, got {got}")
         return [(f"{name}[{one!r}]", value[one]) for one in names]
     if len(names) == 1:
         return [(name, value)]
@@ -351,7 +380,8 @@ def target(
     n_out, short_shape = shape[-1], (n, *shape[:-1])
     if classes and a.ndim == len(shape):
         if a.dtype.kind == "f":
-            whole = np.isfinite(a).all() and (a == np.floor(a)).all()
+            _find(name, a, np.dtype(np.float64), -math.inf, math.inf)
+            whole = (a == np.floor(a)).all()
             cure = f"use {name}.astype(int)" if whole else "for probabilities give (n, n_outputs)"
             raise TypeError(f"{name}: class labels must be integers, got dtype {a.dtype}; {cure}")
         if a.shape != short_shape:

@@ -26,6 +26,7 @@ import scipy.optimize
 from scipy.special import xlogy
 
 import bpcore as bp
+from bpcore import _errors
 
 try:
     import sklearn.neural_network as peer
@@ -310,11 +311,11 @@ class _Training(bp.Callback):
         if state.stopped or self.incremental:
             return
         if mlp.n_iter_ == mlp.max_iter:
-            warnings.warn(
+            _errors.warn(
                 f"Stochastic Optimizer: Maximum iterations ({mlp.max_iter}) reached and the optimization hasn't "
                 "converged yet.",
                 ConvergenceWarning,
-                stacklevel=2,
+                ("bpcore", "sklearn"),
             )
         else:
             self.begin_epoch(state)

@@ -176,6 +176,26 @@ def test_save_to_where_nothing_can_be_written_leaves_nothing(tmp_path):
     assert facts(net) == before
 
 
+def test_save_writes_through_links_and_keeps_the_mode(tmp_path):
+    net, real, link = NETWORKS["adam"]("float32"), tmp_path / "real", tmp_path / "link"
+    link.symlink_to("real")
+    net.save(link)
+    assert link.is_symlink() and facts(bp.load(real)) == facts(net)
+    for mode in (0o600, 0o664):
+        real.chmod(mode)
+        net.save(link)
+        assert link.is_symlink() and real.stat().st_mode & 0o7777 == mode
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+
+
+def test_save_replaces_only_files(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="path: expected a regular file or none, and '.*pipe' is neither"):
+        NETWORKS["adam"]("float32").save(path)
+    assert path.is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
 def test_save_is_atomic(tmp_path, monkeypatch):
     path = tmp_path / "net"
     old, new = NETWORKS["adam"]("float32"), NETWORKS["momentum"]("float32")

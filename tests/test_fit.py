@@ -1,7 +1,7 @@
 """What `fit`, `predict` and `evaluate` mean: histories, callbacks, optimiser state, weights, views, words on screen."""
 
 import re
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -61,6 +61,17 @@ def test_history_has_one_entry_an_epoch():
     assert more.epoch == [4, 5] and net.epoch == 5 and net.step == 15
     assert repr(more) == f"History(2 epochs, last: loss={more.loss[-1]:.6g})"
     assert repr(make().fit(X, Y, epochs=0)) == "History(no epochs)"
+
+
+def test_history_is_a_mapping_of_what_has_values():
+    history = make().fit(X, Y, epochs=3)
+    names = ["epoch", "loss", "seconds", "samples_per_second"]
+    assert list(history) == names and len(history) == 4 and "loss" in history and "val_loss" not in history
+    assert dict(history) == {name: getattr(history, name) for name in names}
+    assert history.get("val_loss") is None
+    with pytest.raises(KeyError, match="history: there is no 'los'. Did you mean 'loss'"):
+        history["los"]
+    assert list(make().fit(X, Y, epochs=2, validation_data=(X, Y))) == [*names[:2], "val_loss", *names[2:]]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -127,7 +138,7 @@ def test_validation_of_each_output():
     for name, one in names.items():
         assert history[name] == history.outputs[name] == [each[one] for each in seen] and len(history[name]) == 3
     assert history["loss"] is history.loss and history["val_loss"] == [each["loss"] for each in seen]
-    with pytest.raises(ValueError, match="Did you mean 'val_kind_loss'"):
+    with pytest.raises(KeyError, match="Did you mean 'val_kind_loss'"):
         history["val_kin_loss"]
     assert list(net.fit(*data, epochs=1).outputs) == ["kind_loss", "size_loss"]
 
@@ -358,6 +369,19 @@ def test_an_optimizer_replaced_in_a_callback(event, step, old, numbers):
     for each in (net, twin):
         each.fit(X, Y, optimizer=new, **settings)
     assert state_of(net) == state_of(twin)
+
+
+@pytest.mark.parametrize("name, words", [
+    ("lr", r"state.lr cannot be set: state.optimizer = dataclasses.replace\(state.optimizer, lr=0.5\)"),
+    ("stop", "read-only"),
+    ("rate", "'rate'"),
+])  # fmt: skip
+def test_what_a_state_does_not_have_cannot_be_set(name, words):
+    with pytest.raises(AttributeError, match=words):
+        make().fit(X, Y, callbacks=lambda state: setattr(state, name, 0.5))
+    seen = []
+    make().fit(X, Y, optimizer=bp.Adam(lr=0.125), callbacks=lambda state: seen.append(state.lr))
+    assert seen == [0.125]
 
 
 @pytest.mark.parametrize("old, new, error", [
@@ -697,8 +721,9 @@ def test_optimizers_by_name_are_their_defaults():
 
 def test_optimizers_are_frozen_and_compare_by_value():
     assert bp.SGD(lr=1) == bp.SGD(lr=1.0) != bp.SGD(lr=2) and hash(bp.Adam()) == hash(bp.Adam())
-    with pytest.raises(AttributeError):
-        bp.SGD().lr = 3
+    for optimizer in (bp.SGD(), bp.Adam()):
+        with pytest.raises(FrozenInstanceError, match=r"replace\(optimizer, lr=3\).*state.optimizer"):
+            optimizer.lr = 3
 
 
 def test_weight_decay_touches_weights_not_biases():

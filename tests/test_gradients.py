@@ -14,6 +14,7 @@ huber = (
     lambda a, y: np.sum(np.where(abs(a - y) <= HUBER, (a - y) ** 2 / 2, HUBER * (abs(a - y) - HUBER / 2)), 1),
     lambda a, y: np.clip(a - y, -HUBER, HUBER),
 )
+pytestmark = pytest.mark.filterwarnings("ignore:loss. cross_entropy is for")  # any loss after any output
 # how it is called here: (bpcore's, the oracle's)
 LOSSES = {name: (name, name) for name in ref.LOSSES} | {
     "cross_entropy of labels": ("cross_entropy", "cross_entropy"),

@@ -405,7 +405,7 @@ REFUSED = {
     "concat axis": (lambda: bp.concat([X2, Y2], 1), ValueError, "Concat.*axis of"),
     "concat one": (lambda: bp.concat(X2), TypeError, "concat: expected a list"),
     "concat nothing": (lambda: bp.concat([]), TypeError, "Concat.*got 0"),
-    "concat nine": (lambda: bp.concat([X2] * 9), ValueError, "at most 8 inputs, got 9"),
+    "concat nine": (lambda: bp.concat([X2] * 9), ValueError, "at most 8 inputs, got 9; nest them"),
     "reshape": (lambda: bp.Reshape(4)(W3), ValueError, r"Reshape.*expected 4 numbers, got 6"),
     "reshape rest": (lambda: bp.Reshape((-1, 4))(W3), ValueError, "4 numbers or a multiple, got 6"),
     "reshape 0": (lambda: bp.Reshape(0), ValueError, "shape: .*above zero"),

@@ -3,6 +3,7 @@
 import array
 import gc
 import os
+import pickle
 import threading
 import tracemalloc
 
@@ -93,9 +94,6 @@ def test_out():
     assert answer(X[0], one) is one and one.tobytes() == wanted[0].tobytes()
     assert answer(X, out=many) is many and many.tobytes() == wanted.tobytes()
     square = make((4, 4), last="identity")
-    a = RNG.standard_normal(4).astype("f4")
-    b = square.predictor()(a)
-    assert square.predictor()(a, a) is a and a.tobytes() == b.tobytes()  # a row is read before it is written
     both = np.zeros((9, 5), "f4")
     locked = np.empty(3, "f4")
     locked.flags.writeable = False
@@ -108,9 +106,21 @@ def test_out():
             answer(X, out=out)
     with pytest.raises(ValueError, match="shares no memory with x"):
         square.predictor()(both[:, :4], out=both[:, :4])
-    overlapping = np.zeros(40, "f4")
-    with pytest.raises(ValueError, match="shares no memory with x"):
-        square.predictor()(overlapping[:20].reshape(5, 4), out=overlapping[8:28].reshape(5, 4))
+    line = np.zeros(40, "f4")
+    for x, out in (
+        (line[:20].reshape(5, 4), line[8:28].reshape(5, 4)),
+        (line[:4], line[:4]),
+        (line[:4], line[3:7]),
+        (line[3:7], line[:4]),
+        (line[3::-1], line[3:7]),
+        (line[16::-4][:4], line[4:8]),
+        (line[:16].reshape(4, 4)[::-1], line[:16].reshape(4, 4)),
+    ):
+        with pytest.raises(ValueError, match="shares no memory with x"):
+            square.predictor()(x, out=out)
+    a, b, far = line[:4], line[4:8], line[25:29]
+    for x, out in ((a, b), (b, a), (a[::-1], b), (line[12:28:4], far)):
+        assert square.predictor()(x, out=out) is out
 
 
 @pytest.mark.parametrize(
@@ -385,3 +395,8 @@ def test_it_says_what_it_is():
     assert (answer.n_inputs, answer.n_outputs) == (5, 3)
     with pytest.raises(AttributeError):
         answer.n_inputs = 6
+
+
+def test_it_is_not_pickled():
+    with pytest.raises(TypeError, match=r"pickle the network, and call predictor\(\) there"):
+        pickle.dumps(make().predictor())

@@ -68,7 +68,16 @@ class Frame:
         return self.table[name]
 
     def __array__(self, dtype=None, copy=None):
-        return np.array(list(zip(*self.table.values(), strict=True)), object)
+        return np.array(list(zip(*self.table.values(), strict=True)), object).astype(dtype or object)
+
+
+class Missing:
+    """Like a pandas.Series of nullable integers, some of them missing."""
+
+    dtype = np.dtype("i8")
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array([None] * N, dtype or object)
 
 
 def poisoned(value, index=(4, 1), a=X):
@@ -99,12 +108,14 @@ BAD_X = {
     "timedelta": (X.astype("m8[s]"), TypeError, "expected real numbers", "timedelta64[s]"),
     "structured": (STRUCTURED, TypeError, "expected real numbers", "'a'"),
     "dict": ({"a": 1}, ValueError, "expected the keys input", "got a"),
+    "empty dict": ({}, ValueError, "expected the keys input, got an empty dict"),
     "generator": ((row for row in X), TypeError, "expected real numbers", "object"),
     "huge ints": ([[2**70] * 3] * N, TypeError, "expected real numbers", "object"),
     "a frame with words": (
         Frame(age=X[:, 0], city=["Basel"] * N, pet=["cat"] * N), TypeError, "expected real numbers",
         "column 'city' is <U5; make numbers of it",
     ),
+    "missing": (Missing(), ValueError, "expected finite numbers, and some are missing; use {name}.fillna(...)"),
     "sparse": (Sparse(), TypeError, "expected a dense array", "Sparse", "{name}.toarray()"),
     "masked": (np.ma.masked_less(X, 0), TypeError, "masked arrays", "{name}.filled"),
     "NaN": (poisoned(np.nan), ValueError, "expected finite numbers", "{name}[4, 1] is nan"),
@@ -131,7 +142,7 @@ def test_wrong_X(kind, call):
     if call == "check_gradients" and "overflows" in kind:
         bad = poisoned(np.longdouble("1e400"), a=X.astype(np.longdouble))  # it works in float64
         words = ["{name}[4, 1] is 1e+400", "overflows float64"]
-    name = "X of validation_data" if call == "validation_data" else "X"
+    name = "validation_data[0]" if call == "validation_data" else "X"
     words = [word.replace("{name}", name) for word in words]
     refused(net := trained(), lambda: CALLS[call](net, bad, Y), error, f"{name}:", *words)
 
@@ -161,6 +172,12 @@ def test_the_index_of_the_first_bad_number(value, where, layout):
     net = trained()
     refused(net, lambda: net.predict(a), ValueError, f"X[{index[0]}, {index[1]}] is {value}")
     refused(net, lambda: net.fit(a, Y), ValueError, f"X[{index[0]}, {index[1]}] is {value}")
+
+
+def test_a_frame_of_several_kinds_of_numbers():
+    table = Frame(a=X[:, 0], b=np.arange(N), c=X[:, 2] > 0)
+    net = trained()
+    assert (net.predict(table) == net.predict(np.asarray(table, float))).all()
 
 
 def test_what_is_finite_is_taken():
@@ -205,6 +222,7 @@ def y_cases():
         "label at 2^32": (classes, LABELS + 2**32, ValueError, "from 0 to 3", "y[0] is 4294967296"),
         "label above the top uint64": (classes, np.full(N, 2**64 - 1, np.uint64), ValueError, "18446744073709551615"),
         "float labels": (classes, LABELS * 1.0, TypeError, "must be integers", "float64", "y.astype(int)"),
+        "labels with holes": (classes, np.where(LABELS == 3, np.nan, LABELS), ValueError, "finite", "y[3] is nan"),
         "labels as a column": (classes, LABELS[:, None], ValueError, either, f"({N}, 1)"),
         "labels as words": (classes, LABELS.astype(str), TypeError, "expected real numbers", "<U"),
         "rows too narrow": (classes, rows[:, :3], ValueError, either, f"({N}, 3)"),
@@ -248,7 +266,7 @@ def test_wrong_y(kind, call):
         tape = net.forward(X)
         run = lambda: net.backward(tape, bad)  # noqa: E731
     elif call == "validation_data":
-        name = "y of validation_data"
+        name = "validation_data[1]"
         run = lambda: net.fit(X, good, validation_data=(X, bad))  # noqa: E731
     else:
         run = lambda: CALLS[call](net, X, bad)  # noqa: E731
@@ -356,10 +374,11 @@ BAD_SETTING = [
     ("batch_size", np.True_, TypeError, "expected an integer", "True"),
     ("batch_size", 2**63, ValueError, "from 1 to", "9223372036854775808"),
     ("batch_size", "full", TypeError, "expected an integer", "'full'"),
-    ("shuffle", 1, TypeError, "expected True or False", "1"),
+    ("shuffle", 3, TypeError, "expected True or False", "3"),
     ("shuffle", None, TypeError, "expected True or False", "None"),
     ("shuffle", "yes", TypeError, "expected True or False", "'yes'"),
-    ("check_finite", 0, TypeError, "expected True or False", "0"),
+    ("check_finite", 2, TypeError, "expected True or False", "2"),
+    ("check_finite", 1.0, TypeError, "expected True or False", "1.0"),
     ("n_threads", 0, ValueError, "from 1 to 256", "got 0"),
     ("n_threads", -1, ValueError, "from 1 to 256", "got -1"),
     ("n_threads", 257, ValueError, "from 1 to 256", "got 257"),
@@ -370,9 +389,8 @@ BAD_SETTING = [
     ("seed", 2**64, ValueError, "from 0 to 18446744073709551615", "18446744073709551616"),
     ("seed", 0.5, TypeError, "expected an integer", "0.5 of type float"),
     ("seed", False, TypeError, "expected an integer", "False"),
-    ("verbose", 2, ValueError, "from 0 to 1", "2"),
-    ("verbose", True, TypeError, "expected an integer", "True"),
-    ("verbose", "yes", TypeError, "expected an integer", "'yes'"),
+    ("verbose", 2, TypeError, "expected True or False", "2"),
+    ("verbose", "yes", TypeError, "expected True or False", "'yes'"),
     ("loss", "cross_entropi", ValueError, "no 'cross_entropi'", "Did you mean 'cross_entropy'?", "squared_error, mse"),
     ("loss", "MSE", ValueError, "no 'MSE'", "Valid names: auto, squared_error, mse, binary_cross_entropy"),
     ("loss", "", ValueError, "no ''", "Valid names"),
@@ -390,7 +408,7 @@ BAD_SETTING = [
     ("validation_data", (X, Y, W), TypeError, "expected (X, y)", "tuple"),
     ("validation_data", {"X": X, "y": Y}, TypeError, "expected (X, y)", "dict"),
     ("validation_data", 0.2, TypeError, "expected (X, y)", "float"),
-    ("validation_data", "Xy", TypeError, "X of validation_data: expected real numbers", "<U1"),
+    ("validation_data", "Xy", TypeError, "validation_data[0]: expected real numbers", "<U1"),
     ("callbacks", 5, TypeError, "expected functions or bp.Callback objects", "5"),
     ("callbacks", None, TypeError, "expected functions or bp.Callback objects", "None"),
     ("callbacks", [nothing, 5], TypeError, "expected a function or a bp.Callback object", "5"),
@@ -405,8 +423,36 @@ BAD_SETTING = [
 @pytest.mark.parametrize("name, value, error, words", [(n, v, e, w) for n, v, e, *w in BAD_SETTING])
 def test_wrong_setting_of_fit(name, value, error, words):
     net = trained()
-    words = words if name == "validation_data" and "of validation_data" in words[0] else [f"{name}:", *words]
+    words = words if name == "validation_data" and "validation_data[" in words[0] else [f"{name}:", *words]
     refused(net, lambda: net.fit(X, Y, **{name: value}), error, *words)
+
+
+@pytest.mark.parametrize("name", ["verbose", "shuffle", "check_finite"])
+def test_switches_are_also_1_and_0(name):
+    for one, other in ((1, True), (np.int64(0), False)):
+        thetas = set()
+        for value in (one, other):
+            net = trained()
+            net.fit(X, Y, **{name: value})
+            thetas.add(net.theta.tobytes())
+        assert len(thetas) == 1
+
+
+def test_a_loss_that_the_outputs_are_not_made_for():
+    for output in ("logistic", "softplus"):
+        net = bp.Network([bp.Input(3), bp.Dense(4, output)])
+        for call in (net.fit, net.evaluate):
+            with pytest.warns(UserWarning, match=rf"cross_entropy .* dense_1 has {output} ones; use soft") as seen:
+                call(X, LABELS, loss="cross_entropy")
+            assert [one.filename for one in seen] == [__file__]
+    bp.Network([bp.Input(3), bp.Dense(4), bp.Activate("softmax")]).fit(X, LABELS, loss="cross_entropy")
+
+
+def test_parameters_that_are_not_there():
+    net = trained()
+    with pytest.raises(KeyError, match="params: there is no 'dense_9.W'. .*Valid names: dense_1.W, dense_1.b, "):
+        net.params["dense_9.W"]
+    assert "dense_9.W" not in net.params and net.params.get("dense_9.W") is None
 
 
 def test_without_scikit_learn(monkeypatch):
@@ -627,6 +673,9 @@ BAD_NETWORK = {
     "a class": (chain(bp.Dense), TypeError, "layers[1]:", "expected a layer such as bp.Input or bp.Dense", "Dense"),
     "a number": (chain(3), TypeError, "layers[1]:", "expected a layer such as bp.Input or bp.Dense", "3 of type int"),
     "no input": (lambda: bp.Network([SHARED]), ValueError, "layers[0]:", "bp.Input first", "Dense(3"),
+    "a network": (
+        chain(bp.Network([bp.Input(3), bp.Dense(2)])), TypeError, "layers[1]:", "bp.Network(x, bp.Dense(m)(net(x)))",
+    ),
     "two inputs": (chain(SHARED, INPUT), ValueError, "layers[2]:", "bp.Input first", "Input(3)"),
     "names twice": (chain(bp.Dense(2, name="a"), bp.Dense(2, name="a")), ValueError, "layers:", "'a' twice"),
     "name of the input": (chain(bp.Dense(2, name="input")), ValueError, "layers:", "'input' twice"),

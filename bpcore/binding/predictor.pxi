@@ -49,6 +49,9 @@ cdef class Predictor:
         for i in range(self.n_free):
             free(self.free[i])
 
+    def __reduce__(self):
+        raise TypeError("a predictor cannot be pickled or copied; pickle the network, and call predictor() there")
+
     def __repr__(self):
         return f"<Predictor of {self.n_in} inputs and {self.n_out} outputs, {self.dtype}>"
 
@@ -167,7 +170,7 @@ cdef class Predictor:
             to = out
             if (cnp.PyArray_NDIM(to) == ndim and to.shape[0] == (rows if ndim == 2 else self.n_out)
                     and to.shape[ndim - 1] == self.n_out and cnp.PyArray_TYPE(to) == self.number
-                    and cnp.PyArray_ISCARRAY(to) and (ndim == 1 or not np.may_share_memory(to, a))):
+                    and cnp.PyArray_ISCARRAY(to) and _apart(to, a)):
                 return to
             got = f"{out.dtype} of shape {out.shape}"
         else:
@@ -228,6 +231,29 @@ cdef class Predictor:
             raise ValueError("x: expected whole numbers from 0 to n - 1 of each Embedding; net.predict(x) says which is not")
         if status:
             self.plan.fail(status)
+
+
+cdef inline void _extent(cnp.ndarray a, const char **low, const char **high) noexcept:
+    """The bytes from low to before high are where an array lies that is not empty."""
+    cdef cnp.npy_intp reach
+    cdef int i
+    low[0] = high[0] = <const char *>cnp.PyArray_DATA(a)
+    for i in range(cnp.PyArray_NDIM(a)):
+        reach = (a.shape[i] - 1) * a.strides[i]
+        if reach < 0:
+            low[0] += reach
+        else:
+            high[0] += reach
+    high[0] += cnp.PyArray_ITEMSIZE(a)
+
+
+cdef inline bint _apart(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Whether one lies before the other."""
+    cdef const char *low[2]
+    cdef const char *high[2]
+    _extent(a, &low[0], &high[0])
+    _extent(b, &low[1], &high[1])
+    return high[0] <= low[1] or high[1] <= low[0]
 
 
 cdef _real(x, str name="x"):

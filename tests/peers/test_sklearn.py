@@ -316,9 +316,19 @@ def test_the_column_that_is_not_numbers_is_named():
     with pytest.raises(TypeError, match=r"^X: .*: column 'kind' is category; "):
         net.predict(frame.assign(city=0))
     mixed = frame.assign(city=pandas.array([1, 2], "Int64"), kind=True)  # to NumPy these are objects
-    with pytest.raises(TypeError, match=r"^X: .* object; its columns are of several types: use .astype\(float\)$"):
-        net.predict(mixed)
-    assert net.predict(mixed.astype(float)).shape == (2, 1)
+    assert (net.predict(mixed) == net.predict(mixed.astype(float))).all()
+
+
+def test_nullable_columns():
+    frame, labels = pandas.DataFrame(X).convert_dtypes(), pandas.Series(LABELS, dtype="Int64")
+    nets = [bp.Network([bp.Input(64), bp.Dense(10, "softmax")]) for _ in range(2)]
+    assert nets[0].fit(frame, labels).loss == nets[1].fit(X, LABELS).loss
+    holes = frame.astype("Float64")
+    holes.iloc[3, 1] = labels.iloc[4] = pandas.NA
+    with pytest.raises(ValueError, match=r"^X: expected finite numbers(, and some are missing|; X\[3, 1\] is nan)"):
+        nets[0].predict(holes)
+    with pytest.raises(ValueError, match=r"^y: expected finite numbers(, and some are missing|; y\[4\] is nan)"):
+        nets[0].fit(X, labels)
 
 
 # ---- words ----
@@ -340,6 +350,12 @@ def test_same_words(verbose, settings, target, capsys):
             model.fit(X, TARGETS[target])
         said.append((capsys.readouterr().out, [(w.category, str(w.message)) for w in caught]))
     assert said[0] == said[1] and ("Iteration 2, loss = " in said[1][0]) == verbose
+
+
+def test_warnings_are_of_the_line_that_called():
+    with pytest.warns(ConvergenceWarning, match="Maximum iterations") as seen:
+        pair("classes", max_iter=2)[1].fit(X, LABELS)
+    assert [one.filename for one in seen] == [__file__]
 
 
 def test_words_of_lbfgs(capsys):

@@ -30,6 +30,7 @@ ACTIVATIONS = {
     "exp": torch.exp,
     "softmax": lambda z: F.softmax(z, dim=1),
 }
+pytestmark = pytest.mark.filterwarnings("ignore:loss. cross_entropy is for")  # any loss after any output
 LOSSES = ("squared_error", "mse", "binary_cross_entropy", "cross_entropy", "huber")
 GRADIENT, STEPS, SINGLE = 1e-10, 1e-9, 1e-4
 SEEDS = range(75)
