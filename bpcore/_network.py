@@ -447,9 +447,9 @@ class Network:
         `answer(x)` takes a row (n_0,), any array or buffer of real numbers, and gives (n_L,), in about a microsecond;
         or rows (n, n_0), and gives (n, n_L), on up to `n_threads` threads; if None, on as many as `get_num_threads()`
         gives now, or at the call where that is fewer.  `out=`, sharing no memory with x, takes the result.  Of several
-        inputs x is a list, or a dict by name; of several outputs a tuple comes, and `out=` is a list, or a dict by name.
-        The bits are those of `predict`.  Nothing is scanned: NaN and infinity are computed with.  Later training does
-        not change it.  It is not pickled; the network is.
+        inputs x is a list, or a dict by name; of several outputs a tuple comes, and `out=` is a list, or a dict by
+        name.  The bits are those of `predict`.  Nothing is scanned: NaN and infinity are computed with.  Later training
+        does not change it.  It is not pickled; the network is.
         """
         self._fitting.check("predictor")
         threads = _threads.resolve(n_threads)
