@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import harness
-import matplotlib
 import numpy as np
 from adapters import Spec, start_weights
 
@@ -99,6 +98,8 @@ def _cell(seconds: dict[str, dict[str, float]], way: str) -> str:
 
 
 def plot(results: list[dict[str, Any]], fitted: dict[str, float], path: Path) -> None:
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
