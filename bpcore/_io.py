@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -50,15 +51,18 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
         tensors, {"bpcore_format": FORMAT, "graph": json.dumps(_graph(net)), "training": json.dumps(_training(net))}
     )
     name = _validate.path(path)
+    if name.endswith(os.sep):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
     target = os.path.realpath(name)
     temporary = f"{target}.{os.getpid()}-{threading.get_ident()}.tmp"
-    mode = None
+    mode, made = None, False
     try:
         with contextlib.suppress(FileNotFoundError):
             mode = os.stat(target).st_mode
         if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise ValueError(f"path: expected a regular file or none, and {name!r} is neither")
         with open(temporary, "xb") as file:
+            made = True
             if mode is not None:
                 os.fchmod(file.fileno(), stat.S_IMODE(mode))
             file.write(content)
@@ -66,8 +70,9 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        if made:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
         if isinstance(error, OSError) and error.errno:  # of the user's path, not of one they never saw
             raise OSError(error.errno, error.strerror, name) from None
         raise

@@ -9,7 +9,7 @@ enum {
     BLOCK_ROWS = 64,        /* at least, so that what a product packs is used often enough */
     BLOCK_COST = 256,       /* of a block itself, in elements */
     WIDE_ROWS = 256,        /* of a wide one, at once */
-    STEP_ROWS = 1024,       /* of one whose step is made with the gradient, which then needs no room */
+    STEP_ROWS = 1024,       /* of one whose step may be made with the gradient, which then needs no room */
     BUSY = 8,               /* uses of a number in an example: from here on blocks are cut for all threads */
     BUSY_ROWS = 16
 };

@@ -114,7 +114,8 @@ static bp_status do_block(bp_run *run, const bp_update *step, int number, int th
         part.at = block->at + r * block->ld;
         part.cell.r0 = block->cell.r0 + r;
         part.cell.r1 = part.cell.r0 + part.rows;
-        bp_status failed = do_part(run, step, &part, alone, thread); /* all rows of a block are saved, or none */
+        /* a failure is no reason to stop: a block that is marked has all its rows in the safety copy */
+        bp_status failed = do_part(run, step, &part, alone, thread);
         if (failed) status = failed;
     }
     return status;

@@ -32,7 +32,7 @@ typedef struct {
     bp_cell cell;            /* unless whole */
     int64_t at;              /* in theta, elements */
     int64_t rows, width, ld; /* as it lies there: whole ones are one row */
-    int64_t part;            /* rows whose gradient waits for its update in a cache; a step takes all at once */
+    int64_t part;            /* rows whose gradient waits for its update in a cache */
 } bp_block;
 
 /* A loss on an output. */
@@ -91,7 +91,7 @@ struct bp_plan {
     bp_stage *stages;
     bp_block *blocks;
     int64_t *block_cost; /* (n_blocks + 1,): of those before */
-    int64_t block_max;   /* elements of the largest block */
+    int64_t block_max;   /* elements of the largest part of a block */
     int n_dense;         /* blocks before those of tables */
     int n_tables;
     bp_table *tables;

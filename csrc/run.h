@@ -56,7 +56,7 @@ struct bp_run {
     bp_log *logs;            /* by table */
     int n_logs;
     bp_position snapshot_at;
-    double snapshot_time, snapshot_cost;
+    double snapshot_time, snapshot_cost; /* the cost is estimated from its bytes */
     int has_snapshot;
     int64_t replay_left;     /* batches from the snapshot to the last finite step; -1: no replay */
 

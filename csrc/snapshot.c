@@ -20,7 +20,7 @@ void bp_free_snapshot(bp_run *run) {
     run->logs = NULL;
     run->saved = NULL;
     run->snapshot = NULL;
-    run->has_snapshot = 0;
+    run->has_snapshot = run->saving = 0;
 }
 
 void bp_copy_row(bp_run *run, int i, int64_t row, int64_t entry, int restore) {

@@ -184,7 +184,7 @@ cdef class Predictor:
 
     cdef answer(self, int n_in, bp_in_port *ins, int n_out, bp_out_port *outs):
         cdef int64_t rows = ins[0].array.rows, some  # whole tiles: a part of one costs as much
-        cdef int64_t most = 128 * max(1, <int64_t>(_UNHEARD_FLOPS * self.n_threads / (128 * self.flops_row + 1)))
+        cdef int64_t most
         cdef bint release = self.flops_row * rows > _RELEASE_FLOPS
         cdef int n_threads = 1
         cdef unsigned long generation = _generation
@@ -199,6 +199,7 @@ cdef class Predictor:
         try:
             if release and rows > 1:
                 n_threads = self.threads()
+            most = 128 * max(1, <int64_t>(_UNHEARD_FLOPS * n_threads / (128 * self.flops_row + 1)))
             while True:
                 some = min(rows, most)
                 for i in range(n_in):
