@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpcore import _core
+from bpcore import _blas, _core
 from bpcore._optimizers import LevenbergMarquardt
 from bpcore._symbols import Shape
 
@@ -71,13 +71,15 @@ class Run:
         return self.costs
 
     def _normal_equations(self) -> tuple[np.ndarray, np.ndarray]:
-        """J^T W J / sum w and J^T W r / sum w, with r = a - y, in float64, a block of rows after the other; W: an
-        example's weight times its output's share."""
-        net, data = self.net, self.data
+        """J^T W J / sum w, its upper triangle, and J^T W r / sum w, with r = a - y, in float64, a block of rows after
+        the other; W: an example's weight times its output's share."""
+        from scipy.linalg.blas import dgemv, dsyrk
+
         from bpcore._derivatives import output_gradients  # which needs _training
 
+        net, data = self.net, self.data
         n_params = net.n_params
-        A, g = np.zeros((n_params, n_params)), np.zeros(n_params)
+        A, g = np.zeros((n_params, n_params), order="F"), np.zeros(n_params)
         weight = np.ones(data.n) if data.weight is None else np.asarray(data.weight, float)
         shares = [_share(one, node.shape) for one, node in zip(data.losses, net._ends(net._graph.outputs), strict=True)]
         rows = max(1, _BLOCK // (net.n_outputs * n_params))
@@ -89,12 +91,19 @@ class Run:
                 J = output_gradients(net, inputs, k, self.n_threads).astype(float, copy=False)
                 r = (a - np.reshape(target.array[part], a.shape)).ravel()
                 w = np.repeat(weight[part] * share, a[0].size)
-                A += J.T @ J if (w == 1).all() else J.T @ (w[:, None] * J)
-                g += J.T @ (w * r)
+                g = dgemv(1.0, J.T, w * r, beta=1.0, y=g, overwrite_y=True)
+                if not (w == 1).all():
+                    J *= np.sqrt(w)[:, None]
+                A = dsyrk(1.0, J.T, beta=1.0, c=A, overwrite_c=True)
         return A / weight.sum(), g / weight.sum()
 
     def slice(self, n_threads: int, seconds: float, max_steps: int = -1, fresh: bool = True) -> int:
         """One step; none where no damping makes the cost fall."""
+        _blas.connect()
+        with _core.OneBlasThread():  # the same bits on any number of threads
+            return self._step(n_threads)
+
+    def _step(self, n_threads: int) -> int:
         from scipy.linalg import LinAlgError, cho_factor, cho_solve  # 120 ms, for those who need it
 
         net, settings = self.net, self.settings

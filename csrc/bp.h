@@ -12,7 +12,7 @@
  * delta), phase 2 the parameters (gradient and update).  Work is cut into tasks by shapes alone, and every sum has
  * one fixed order, so the bits of a result do not depend on the number of threads.
  *
- * Ownership: a plan owns its arena, sized once, and the memory of a run's safety copy; all other pointers are borrowed and must
+ * Ownership: a plan owns its arena, sized once, and memory for a safety copy; all other pointers are borrowed and must
  * outlive the run.  No function prints, exits, or keeps randomness.  Every function that can fail returns bp_status.
  */
 #ifndef BP_H

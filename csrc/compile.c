@@ -125,7 +125,8 @@ static int64_t choose_tile(const bp_plan *plan, int calls_python) {
     for (int i = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
         int packs = op->n_params && op->scope == BP_SCOPE_CELLS && bp_is_wide(plan, &plan->params[op->param[0]]);
-        if (plan->inference && packs && !bp_forced.parallel_always) tile = plan->flags & BP_DO_LOSS ? TRAIN_TILE : INFER_WIDE_TILE;
+        if (plan->inference && packs && !bp_forced.parallel_always)
+            tile = plan->flags & BP_DO_LOSS ? TRAIN_TILE : INFER_WIDE_TILE;
         if (op->n_params && !op->type->by_row) flops += bp_flops_of(plan, op);
         least = max64(least, op->type->tile);
     }
@@ -148,8 +149,8 @@ static void size_chunks(bp_plan *plan) {
     int back = !(plan->flags & BP_DO_BACKWARD) ? 0 : plan->seeds && !(plan->flags & BP_DO_EACH) ? 1 : 2;
     /* forward, to the inputs, to the parameters */
     double passes = 1 + back * (plan->seeds ? (double)plan->seeds : 1);
-    int near_peak = plan->inference && plan->row_tile > BP_INFER_TILE; /* a few tiles more, for all threads */
-    double most = fmin((near_peak ? GRID_FLOPS : ROWS_FLOPS) / (together * passes), GRID_FLOPS / apart);
+    int wide = plan->inference && plan->row_tile > BP_INFER_TILE; /* several tiles, for all threads */
+    double most = fmin((wide ? GRID_FLOPS : ROWS_FLOPS) / (together * passes), GRID_FLOPS / apart);
     if (back && !plan->alone) most = fmin(most, UPDATE_FLOPS / plan->flops_row);
     plan->flops_row *= passes;
     plan->flops = plan->flops_row * (double)plan->rows;

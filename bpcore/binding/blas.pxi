@@ -38,6 +38,16 @@ cdef void _give_back_blas():
         _blas_threads.set(_blas_threads.before)
 
 
+@cython.final
+cdef class OneBlasThread:
+    """`with` it: SciPy's BLAS runs on the calling thread alone, as it does for bpcore's products."""
+    def __enter__(self):
+        _hold_blas()
+
+    def __exit__(self, *error):
+        _give_back_blas()
+
+
 def blas_threads():
     """(threads of BLAS's own pool, holds on it); for tests."""
     return (_blas_threads.get() if _blas_threads.get else 1), _blas_threads.held
