@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpcore import _blas, _core
+from bpcore import _core
 from bpcore._optimizers import LevenbergMarquardt
 from bpcore._symbols import Shape
 
@@ -99,6 +99,8 @@ class Run:
 
     def slice(self, n_threads: int, seconds: float, max_steps: int = -1, fresh: bool = True) -> int:
         """One step; none where no damping makes the cost fall."""
+        from bpcore import _blas  # which loads SciPy
+
         _blas.connect()
         with _core.OneBlasThread():  # the same bits on any number of threads
             return self._step(n_threads)
