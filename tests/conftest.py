@@ -10,7 +10,6 @@ import pytest
 
 from bpcore import _core, _threads
 
-
 # A shell starts what runs in the background with Ctrl-C ignored, and its children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
