@@ -1,5 +1,6 @@
 /* Lays out the arena: buffers share places by their lives. */
 #include "compile.h"
+#include "pool.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -195,8 +196,6 @@ bp_status bp_lay_out(bp_plan *plan) {
     if (total == SIZE_MAX) return BP_E_LIMIT;
     plan->arena_bytes = total;
     plan->unshared_bytes += total - buffers;
-    void *arena = NULL;
-    if (posix_memalign(&arena, BP_ALIGN, total ? total : BP_ALIGN)) return BP_E_NOMEM;
-    plan->arena = arena;
-    return BP_OK;
+    plan->arena = bp_large_alloc(total);
+    return plan->arena ? BP_OK : BP_E_NOMEM;
 }

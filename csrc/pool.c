@@ -9,6 +9,7 @@
 #include <unistd.h>
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/mman.h>
 #endif
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -16,6 +17,7 @@
 
 /* Some 20 to 80 us: a wake through the kernel costs several. */
 enum { SPIN = 2000 };
+enum { LARGE_PAGE = 2 << 20, LARGE_BYTES = 4 << 20 }; /* below, what is not touched of a large page would show */
 
 static inline void relax(void) {
 #if defined(__x86_64__)
@@ -29,6 +31,16 @@ double bp_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void *bp_large_alloc(size_t bytes) {
+    size_t large = bytes >= LARGE_BYTES ? LARGE_PAGE : BP_ALIGN;
+    void *p = NULL;
+    if (posix_memalign(&p, large, bytes ? bytes : BP_ALIGN)) return NULL;
+#if defined(MADV_HUGEPAGE)
+    if (large == LARGE_PAGE) madvise(p, bytes, MADV_HUGEPAGE); /* a wish */
+#endif
+    return p;
 }
 
 /* The default environment but for FTZ and DAZ: neither the caller's rounding nor its traps are the kernels'. */

@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 
 typedef struct {
@@ -36,5 +37,8 @@ void bp_pool_count(int thread, int64_t tasks);
 unsigned bp_pool_generation(void); /* forks since the pool's threads were first started */
 
 double bp_now(void); /* seconds of a monotonic clock */
+
+/* Aligned to BP_ALIGN at least, of large pages where it is large and the system has them; NULL or to be freed. */
+void *bp_large_alloc(size_t bytes);
 
 #endif

@@ -88,7 +88,7 @@ static bp_status new_snapshot(bp_run *run) {
     size_t bytes = (size_t)(arrays * elements) * plan->size;
     if (!plan->copy || plan->copy_bytes < bytes) {
         free(plan->copy);
-        plan->copy = malloc(bytes + 1);
+        plan->copy = bp_large_alloc(bytes);
         plan->copy_bytes = plan->copy ? bytes : 0;
     }
     run->snapshot = plan->copy;
