@@ -232,11 +232,18 @@ static bp_status do_alone(bp_run *run, const bp_stage *stage, bp_tile *t) {
     return status;
 }
 
+/* Of a cell: they are equally wide, but for whole vectors. */
+static int64_t first_column(const bp_stage *stage, int64_t cell) {
+    enum { VECTOR = 16 };
+    return min64(tiles_of(stage->cols, VECTOR) * cell / stage->cells * VECTOR, stage->cols);
+}
+
 static bp_status do_cell(bp_run *run, const bp_stage *stage, int64_t task) {
     const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
-    int64_t down = tiles_of(run->rows, stage->row_tile), c0 = task / down * stage->col_tile;
+    int64_t down = tiles_of(run->rows, stage->row_tile);
     bp_tile t = tile_of(run, task % down, stage->row_tile, 0); /* cells of the same weights follow each other */
-    bp_cell cell = {t.at, t.at + t.count, c0, min64(c0 + stage->col_tile, stage->cols), run->off + t.row};
+    bp_cell cell = {t.at, t.at + t.count, first_column(stage, task / down), first_column(stage, task / down + 1),
+                    run->off + t.row};
     bp_status status = BP_OK;
     for (; item < end && !status; item++) status = do_item(run, item, &t, &cell);
     return status;
@@ -261,7 +268,7 @@ int64_t bp_stage_tasks(const bp_run *run, const bp_stage *stage) {
     if (stage->scope == BP_SCOPE_BLOCKS) return stage->end_block - stage->first_block;
     if (run->plan->shards) return bp_shards_of(run);
     int64_t tiles = tiles_of(run->rows, height_of(run, stage));
-    return stage->scope == BP_SCOPE_CELLS ? tiles * tiles_of(stage->cols, stage->col_tile) : tiles;
+    return stage->scope == BP_SCOPE_CELLS ? tiles * stage->cells : tiles;
 }
 
 bp_status bp_do_stage_task(bp_run *run, const bp_stage *stage, int64_t task, int thread) {

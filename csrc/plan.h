@@ -21,7 +21,7 @@ typedef struct {
     bp_scope scope;
     int first, count;         /* items */
     int64_t row_tile;         /* a power of two, or all rows of a chunk */
-    int64_t cols, col_tile;   /* cells: of what the first item writes */
+    int64_t cols, cells;      /* columns of what the first item writes, and into how many cells they are cut */
     int first_block, end_block; /* blocks */
 } bp_stage;
 

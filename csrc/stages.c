@@ -5,7 +5,7 @@
 #include <string.h>
 
 enum {
-    GRID_ROWS = 256,               /* a cell of a large layer */
+    GRID_ROWS = 512,               /* a cell of a large layer */
     GRID_COLS_MIN = 48,
     GRID_WEIGHT_BYTES = 2 << 20,   /* a layer is large from here on: its weights outgrow L2 */
     GRID_LEAST_BYTES = 256 << 10   /* the same where weights would be packed again and again, or work is forced */
@@ -135,9 +135,9 @@ bp_status bp_cut_stages(bp_plan *plan) {
         }
         if (bp_is_grid(plan, item)) {
             stage = &plan->stages[plan->n_stages++];
-            int64_t cols = item->cols;
-            int64_t tile = min64(GRID_COLS, max64(GRID_COLS_MIN, round_up(ceil_div(cols, MIN_BLOCKS), GRID_COLS_MIN)));
-            *stage = (bp_stage){BP_SCOPE_CELLS, i, 1, GRID_ROWS, cols, tile, 0, 0};
+            int64_t cells = round_up(ceil_div(item->cols, GRID_COLS), plan->n_threads); /* as many for each thread */
+            cells = min64(cells, ceil_div(item->cols, GRID_COLS_MIN));
+            *stage = (bp_stage){BP_SCOPE_CELLS, i, 1, GRID_ROWS, item->cols, cells, 0, 0};
         } else if (scope == BP_SCOPE_CHUNK || scope == BP_SCOPE_BLOCKS) {
             stage = &plan->stages[plan->n_stages++];
             *stage = (bp_stage){scope, i, 1, plan->chunk_rows, 0, 0, 0, 0};
