@@ -41,6 +41,10 @@ void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
 
 static bp_status do_task(bp_run *run, const bp_update *step, int64_t task, int thread) {
     const bp_plan *plan = run->plan;
+    if (run->saving) {
+        bp_save_part(run, task);
+        return BP_OK;
+    }
     const bp_stage *stage = &plan->stages[run->stage];
     if (!run->updating && stage->scope == BP_SCOPE_BLOCKS) {
         bp_sum_early(run, &plan->blocks[stage->first_block + task]);
@@ -53,15 +57,21 @@ static bp_status do_task(bp_run *run, const bp_update *step, int64_t task, int t
 /* The first task of a thread's share. */
 static int64_t first_task(const bp_run *run, int64_t n_tasks, int thread, int n_threads) {
     if (run->updating) return bp_first_update(run, n_tasks, thread, n_threads);
-    if (run->plan->stages[run->stage].scope == BP_SCOPE_CHUNK) return thread > 0; /* on the calling thread */
+    int alone = !run->saving && run->plan->stages[run->stage].scope == BP_SCOPE_CHUNK;
+    if (alone) return thread > 0; /* on the calling thread */
     return n_tasks * thread / n_threads;
+}
+
+static int64_t n_tasks_of(const bp_run *run) {
+    if (run->saving) return bp_save_tasks(run);
+    return run->updating ? bp_update_tasks(run) : bp_stage_tasks(run, &run->plan->stages[run->stage]);
 }
 
 /* A thread does its own share, then helps others with theirs, but for the first task, which stays its owner's.
  * Returns how many tasks it did. */
 static int64_t execute(bp_run *run, int thread, int n_threads) {
     bp_update step = run->updating ? bp_update_of(run) : (bp_update){0};
-    int64_t n_tasks = run->updating ? bp_update_tasks(run) : bp_stage_tasks(run, &run->plan->stages[run->stage]);
+    int64_t n_tasks = n_tasks_of(run);
     int64_t done = 0;
     bp_status failure = BP_OK;
     if (n_threads == 1) {
@@ -88,7 +98,6 @@ static void end_batch(bp_run *run, int updated) {
     done->weight += run->sum[1];
     done->hits += run->sum[2];
     done->steps += updated;
-    run->saving &= !updated;
     run->at.t += updated;
     done->rows += run->batch_rows;
     done->batch++;
@@ -116,6 +125,10 @@ static void advance(bp_run *run, int n_threads) {
     const bp_plan *plan = run->plan;
     for (int i = 0; i < n_threads && n_threads > 1; i++)
         atomic_store_explicit(&run->taken[i].tasks, 0, memory_order_relaxed);
+    if (run->saving) {
+        run->saving = 0;
+        return;
+    }
     run->status = (bp_status)atomic_exchange(&run->failure, BP_OK);
     if (run->status) {
         bp_set_batch(run); /* the batch begins anew */

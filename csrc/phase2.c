@@ -69,14 +69,12 @@ static bp_status update_block(bp_run *run, const bp_update *step, const bp_block
 }
 
 static int is_last_chunk(const bp_run *run) { return run->off + run->rows == run->batch_rows; }
-static int saves(const bp_run *run) { return run->saving && is_last_chunk(run); }
 
 /* Rows of a block; `alone`: its step is made with the gradient, in one go. */
 static bp_status do_part(bp_run *run, const bp_update *step, const bp_block *block, int alone, int thread) {
     const bp_plan *plan = run->plan;
     char *G = plan->arena + plan->scratch + (size_t)thread * plan->scratch_bytes;
     int64_t ld = block->width;
-    if (saves(run)) bp_save_block(run, block);
     if (alone) {
         const bp_op *op = &plan->ops[plan->uses[plan->params[block->param].first_use].op];
         int bad = op->type->step[plan->dtype](&run->x, op, 0, run->rows, &block->cell, step, run->theta);
@@ -105,18 +103,15 @@ static bp_status do_part(bp_run *run, const bp_update *step, const bp_block *blo
 static bp_status do_block(bp_run *run, const bp_update *step, int number, int thread) {
     const bp_block *block = &run->plan->blocks[number];
     int alone = block->steps && run->plain && run->batch_rows <= run->plan->chunk_rows;
-    if (saves(run)) run->saved[number] = 1;
-    if (block->part == block->rows || (alone && !saves(run))) return do_part(run, step, block, alone, thread);
+    if (block->part == block->rows || alone) return do_part(run, step, block, alone, thread);
     bp_status status = BP_OK;
     bp_block part = *block;
-    for (int64_t r = 0; r < block->rows; r += part.rows) {
+    for (int64_t r = 0; r < block->rows && !status; r += part.rows) {
         part.rows = min64(block->part, block->rows - r);
         part.at = block->at + r * block->ld;
         part.cell.r0 = block->cell.r0 + r;
         part.cell.r1 = part.cell.r0 + part.rows;
-        /* a failure is no reason to stop: a block that is marked has all its rows in the safety copy */
-        bp_status failed = do_part(run, step, &part, alone, thread);
-        if (failed) status = failed;
+        status = do_part(run, step, &part, alone, thread);
     }
     return status;
 }

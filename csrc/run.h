@@ -51,8 +51,7 @@ struct bp_run {
     double sum[3];           /* of the batch so far */
 
     char *snapshot;          /* the plan's copy: theta, optimiser state; without the tables that are logged */
-    char *saved;             /* by block of phase 2: whether the copy holds what it was */
-    int saving;              /* the next step copies each block before it changes it */
+    int saving;              /* the next tasks make it */
     bp_log *logs;            /* by table */
     int n_logs;
     bp_position snapshot_at;
@@ -120,12 +119,13 @@ void bp_run_until(bp_run *run, int n_threads, double deadline);
 bp_status bp_slice(bp_run *run, int n_threads, double seconds, int64_t max_steps);
 
 /* snapshot.c */
-/* Due at the start of a slice, unless the last is young beside what a copy costs; the next step makes it. */
+/* Due at the start of a slice, unless the last is young beside what a copy costs; the slice's first tasks make it. */
 bp_status bp_take_snapshot(bp_run *run, int fresh);
 void bp_free_snapshot(bp_run *run);
 /* Back to where it was taken. */
 void bp_restore_snapshot(bp_run *run);
-void bp_save_block(bp_run *run, const bp_block *block);
+int64_t bp_save_tasks(const bp_run *run);
+void bp_save_part(bp_run *run, int64_t task);
 /* From the snapshot, with the same bits, to the last step that was finite; in slices, as training is. */
 bp_status bp_replay(bp_run *run, int n_threads, double seconds);
 /* Row `row` of the live arrays of table i to entry `entry` of the log, or back. */

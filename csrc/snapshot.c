@@ -1,13 +1,12 @@
 /* The safety copy: a step whose parameters are not finite is undone, to the last bit.  Theta and the optimiser's state
- * are copied now and then, block by block, by the step that changes them first: it has them in its cache.  Of large
- * tables the old rows are logged instead. */
+ * are copied now and then, before a step, by all threads.  Of large tables the old rows are logged instead. */
 #include "run.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { LOG_BYTES = 8 << 20 };             /* of a table's old rows, at least */
-static const double SNAPSHOT_SHARE = 0.02; /* of the time may go into safety copies */
+enum { LOG_BYTES = 8 << 20, SAVED = 1 << 16 }; /* of a table's old rows, at least; elements that a task copies */
+static const double SNAPSHOT_SHARE = 0.01; /* of the time may go into safety copies */
 static const double COPY_SPEED = 1e10;     /* bytes a second, about */
 
 void bp_free_snapshot(bp_run *run) {
@@ -16,9 +15,7 @@ void bp_free_snapshot(bp_run *run) {
         free(run->logs[i].old);
     }
     free(run->logs);
-    free(run->saved);
     run->logs = NULL;
-    run->saved = NULL;
     run->snapshot = NULL;
     run->has_snapshot = run->saving = 0;
 }
@@ -58,27 +55,25 @@ static int64_t logged_before(const bp_run *run, int64_t before) {
     return n;
 }
 
-/* A block of theta and the state arrays, to or from the copy, in which each array lies as it does in memory. */
-static void copy_block(bp_run *run, const bp_block *block, int restore) {
-    size_t size = run->plan->size, width = (size_t)block->width * size, ld = (size_t)block->ld * size;
-    size_t array = (size_t)(run->n_params - logged_before(run, run->n_params)) * size;
-    int64_t rows = block->rows;
-    if (width == ld) {
-        width *= (size_t)rows;
-        rows = 1;
-    }
+/* Elements first..end-1 of theta and the state arrays, to or from the copy. */
+static void copy_range(bp_run *run, int64_t first, int64_t end, int restore) {
+    size_t size = run->plan->size, array = (size_t)(run->n_params - logged_before(run, run->n_params)) * size;
     char *live[3] = {run->theta, run->opt.state[0], run->opt.state[1]};
-    char *saved = run->snapshot + (size_t)(block->at - logged_before(run, block->at)) * size;
-    for (int k = 0; k < 3; k++) {
-        if (!live[k]) continue;
-        char *at = live[k] + (size_t)block->at * size;
-        for (int64_t r = 0; r < rows; r++)
-            memcpy((restore ? at : saved) + (size_t)r * ld, (restore ? saved : at) + (size_t)r * ld, width);
-        saved += array;
+    for (int i = 0; i < run->plan->n_params; i++) {
+        const bp_param *p = &run->plan->params[i];
+        int64_t from = first > p->offset ? first : p->offset, n = min64(end, p->offset + p->rows * p->cols) - from;
+        if (n <= 0 || p->flags & BP_PARAM_FROZEN || is_logged(run->plan, i)) continue;
+        char *saved = run->snapshot + (size_t)(from - logged_before(run, from)) * size;
+        for (int k = 0; k < 3; k++, saved += array) {
+            if (!live[k]) continue;
+            char *at = live[k] + (size_t)from * size;
+            memcpy(restore ? at : saved, restore ? saved : at, (size_t)n * size);
+        }
     }
 }
 
-void bp_save_block(bp_run *run, const bp_block *block) { copy_block(run, block, 0); }
+int64_t bp_save_tasks(const bp_run *run) { return tiles_of(run->plan->n_theta, SAVED); }
+void bp_save_part(bp_run *run, int64_t task) { copy_range(run, task * SAVED, (task + 1) * SAVED, 0); }
 
 /* Memory for a safety copy, and for as many old rows as it takes to be worth another copy. */
 static bp_status new_snapshot(bp_run *run) {
@@ -93,10 +88,9 @@ static bp_status new_snapshot(bp_run *run) {
     }
     run->snapshot = plan->copy;
     run->snapshot_cost = (double)bytes / COPY_SPEED;
-    run->saved = malloc((size_t)plan->n_blocks + 1);
     run->logs = calloc((size_t)plan->n_tables + 1, sizeof *run->logs);
     run->n_logs = plan->n_tables;
-    int lacking = !run->snapshot || !run->saved || !run->logs;
+    int lacking = !run->snapshot || !run->logs;
     for (int i = 0; i < plan->n_tables && !lacking; i++) {
         if (!plan->tables[i].logged) continue;
         bp_log *log = &run->logs[i];
@@ -122,11 +116,6 @@ bp_status bp_take_snapshot(bp_run *run, int fresh) {
     if (young && (now - run->snapshot_time) * SNAPSHOT_SHARE < run->snapshot_cost) return BP_OK;
     bp_status status = run->snapshot ? BP_OK : new_snapshot(run);
     if (status) return status;
-    memset(run->saved, 0, (size_t)plan->n_blocks);
-    for (int i = plan->n_dense; i < plan->n_blocks; i++) { /* of tables */
-        run->saved[i] = !is_logged(plan, plan->blocks[i].param);
-        if (run->saved[i]) copy_block(run, &plan->blocks[i], 0);
-    }
     for (int i = 0; i < plan->n_tables; i++) run->logs[i].n = 0;
     run->saving = 1;
     run->snapshot_at = run->at;
@@ -137,8 +126,7 @@ bp_status bp_take_snapshot(bp_run *run, int fresh) {
 
 void bp_restore_snapshot(bp_run *run) {
     const bp_plan *plan = run->plan;
-    for (int i = 0; i < plan->n_blocks; i++)
-        if (run->saved[i]) copy_block(run, &plan->blocks[i], 1);
+    copy_range(run, 0, plan->n_theta, 1);
     for (int i = 0; i < plan->n_tables; i++) {
         bp_log *log = &run->logs[i];
         for (int64_t k = log->n - 1; k >= 0; k--)
