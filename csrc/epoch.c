@@ -82,6 +82,12 @@ static int64_t execute(bp_run *run, int thread, int n_threads) {
     return done;
 }
 
+static int64_t execute_calls(bp_run *run) {
+    bp_status failure = bp_do_calls(run);
+    if (failure) atomic_store_explicit(&run->failure, (int)failure, memory_order_relaxed);
+    return 1;
+}
+
 static void end_batch(bp_run *run, int updated) {
     bp_progress *done = &run->at.done;
     done->loss += run->sum[0];
@@ -116,8 +122,9 @@ static void advance(bp_run *run, int n_threads) {
     const bp_plan *plan = run->plan;
     for (int i = 0; i < n_threads && n_threads > 1; i++)
         atomic_store_explicit(&run->taken[i].tasks, 0, memory_order_relaxed);
-    run->status = (bp_status)atomic_exchange(&run->failure, BP_OK);
+    run->status = (bp_status)atomic_load_explicit(&run->failure, memory_order_relaxed);
     if (run->status) {
+        atomic_store_explicit(&run->failure, BP_OK, memory_order_relaxed);
         bp_set_batch(run); /* the batch begins anew */
         return;
     }
@@ -159,7 +166,7 @@ static void thread_main(void *arg, int thread, int n_threads) {
     bp_run *run = arg;
     int64_t tasks = 0;
     do {
-        tasks += execute(run, thread, n_threads);
+        tasks += n_threads == 1 && bp_has_calls(run) ? execute_calls(run) : execute(run, thread, n_threads);
         if (n_threads == 1) {
             advance(run, n_threads);
         } else if (bp_barrier_arrive(&run->barrier)) {
@@ -182,6 +189,7 @@ void bp_run_until(bp_run *run, int n_threads, double deadline) {
     run->deadline = deadline;
     run->until_clock = 1;
     run->warm_time = 0;
+    if (n_threads == 1) bp_list_calls(run);
     bp_pool_run(n_threads, thread_main, prepare, run);
     bp_barrier_destroy(&run->barrier);
 }

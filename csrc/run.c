@@ -33,6 +33,7 @@ bp_run *bp_run_new(bp_plan *plan, const bp_blas *blas, void *theta, int64_t n_pa
 void bp_run_free(bp_run *run) {
     if (!run) return;
     bp_free_snapshot(run);
+    free(run->calls);
     free(run->in);
     free(run->repeat);
     free(run->out);
@@ -62,11 +63,13 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
     run->n_in = n_in;
     run->n_out = n_out;
     run->weight_port = weight_port;
+    run->n_phase1 = 0;
     return BP_OK;
 }
 
 void bp_run_optimizer(bp_run *run, const bp_opt *opt) {
     bp_free_snapshot(run);
+    run->n_phase1 = 0;
     run->opt = *opt;
     run->plain = opt->kind == BP_OPT_SGD && !opt->state[0] && opt->weight_decay == 0;
     run->x.training = bp_trains(run);

@@ -26,6 +26,15 @@ typedef struct {
     int64_t at;   /* of this step's rows */
 } bp_log;
 
+/* A row tile: `count` rows of the chunk from `row` lie at row `at` of the buffers. */
+typedef struct {
+    int64_t number, row, at, count;
+    int64_t seed, seeds; /* of the plan's, on the way back: the first, and how many together */
+    int shard, add; /* shards: its gradients join (or begin) those of this one */
+} bp_tile;
+
+typedef struct bp_call bp_call;
+
 struct bp_run {
     bp_plan *plan;
     bp_context x;
@@ -69,6 +78,9 @@ struct bp_run {
     atomic_int failure;      /* a task's bp_status, or BP_OK */
     bp_barrier barrier;
     bp_taken *taken;         /* by thread */
+    bp_call *calls;          /* of a small step; see calls.c */
+    int n_phase1, n_phase2;  /* of these; 0: not listed */
+    int64_t call_rows;
     unsigned generation;     /* of the process: a fork begins a new one */
 };
 
@@ -98,6 +110,11 @@ static inline char *bp_row_of(const bp_run *run, int i, int64_t row, void *array
 }
 
 /* phase1.c */
+bp_tile bp_tile_of(const bp_run *run, int64_t tile, int64_t height, int thread);
+bp_status bp_do_item(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell);
+/* What a loss is called with on a tile; and the call, whose sums go where the tile's are. */
+bp_loss_call bp_loss_operands(const bp_run *run, int number, const bp_tile *t);
+bp_status bp_do_loss(bp_run *run, int number, const bp_tile *t, bp_loss_call *call);
 int64_t bp_stage_tasks(const bp_run *run, const bp_stage *stage);
 bp_status bp_do_stage_task(bp_run *run, const bp_stage *stage, int64_t task, int thread);
 
@@ -107,10 +124,18 @@ int64_t bp_update_tasks(const bp_run *run);
 /* The first task of a thread: those before it make up its share of the cost. */
 int64_t bp_first_update(const bp_run *run, int64_t n_tasks, int thread, int n_threads);
 bp_status bp_do_update(bp_run *run, const bp_update *step, int64_t task, int thread);
+bp_status bp_update_block(bp_run *run, const bp_update *step, const bp_block *block, const char *G, int64_t ld);
 /* The chunk's part of a block's gradient, to where it waits for the update. */
 void bp_sum_early(bp_run *run, const bp_block *block);
 /* Phase 2 begins: the rows of tables that it will touch are listed, and have their places in the logs. */
 void bp_begin_tables(bp_run *run);
+
+/* calls.c: small steps on one thread */
+void bp_list_calls(bp_run *run);
+static inline int bp_has_calls(const bp_run *run) {
+    return run->n_phase1 && run->call_rows == run->rows && run->rows == run->batch_rows;
+}
+bp_status bp_do_calls(bp_run *run);
 
 /* epoch.c */
 void bp_set_batch(bp_run *run); /* the batch at run->at begins, or begins anew */
