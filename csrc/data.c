@@ -96,9 +96,13 @@ void bp_gather(const bp_array *a, const int64_t *order, int64_t first, int64_t r
         cols *= rows;
         rows = 1;
     }
-    for (int64_t r = 0; r < rows; r++, to += (size_t)cols * size) {
+    int alike = a->type == (b->kind == BP_INT32 ? BP_I32 : dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE);
+    int copied = alike && !a->swapped && !a->n_outer && stride == (int64_t)size;
+    size_t bytes = (size_t)cols * size;
+    for (int64_t r = 0; r < rows; r++, to += bytes) {
         const char *from = a->data + (order ? order[first + r] : first + r) * a->row_stride;
-        if (a->n_outer) gather_runs(a, from, b, dtype, size, to);
+        if (copied) memcpy(to, from, bytes);
+        else if (a->n_outer) gather_runs(a, from, b, dtype, size, to);
         else convert(a, from, cols, stride, b, dtype, to);
     }
 }
