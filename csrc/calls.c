@@ -10,7 +10,10 @@ enum { MAX_TILES = 4 };
 typedef bp_status bp_call_fn(bp_run *run, bp_call *call, const bp_update *u);
 struct bp_call {
     bp_call_fn *fn; /* unless a product is ready */
-    int item;       /* phase 1 */
+    int port;       /* phase 1: of the user's rows, so many bytes where they are copied as they lie; or an item */
+    size_t bytes;
+    char *to;
+    int item;
     bp_tile tile;
     bp_cell cell;
     int use, add;   /* phase 2: of a parameter */
@@ -20,6 +23,21 @@ struct bp_call {
     bp_loss_call loss;
     bp_ready ready;
 };
+
+static bp_status do_copy(bp_run *run, bp_call *call, const bp_update *u) {
+    const bp_array *array = &run->in[call->port].array;
+    (void)u;
+    memcpy(call->to, array->data + (run->at.pos + call->tile.row) * array->row_stride, call->bytes);
+    return BP_OK;
+}
+
+static bp_status do_gather(bp_run *run, bp_call *call, const bp_update *u) {
+    const bp_in_port *port = &run->in[call->port];
+    (void)u;
+    bp_gather(&port->array, run->order, run->at.pos + call->tile.row, call->tile.count,
+              &run->plan->buffers[port->buffer], run->plan->dtype, call->to);
+    return BP_OK;
+}
 
 static bp_status do_item(bp_run *run, bp_call *call, const bp_update *u) {
     (void)u;
@@ -67,12 +85,29 @@ static int n_uses_of(const bp_plan *plan, const bp_block *block) {
     return n;
 }
 
+static bp_call *list_ports(bp_run *run, bp_call *call, bp_tile t) {
+    const bp_plan *plan = run->plan;
+    for (int i = 0; i < run->n_in; i++) {
+        const bp_array *array = &run->in[i].array;
+        const bp_buffer *b = &plan->buffers[run->in[i].buffer];
+        int copied = !run->order && bp_is_copied(array, b, plan->dtype) && bp_is_run(array, b->cols);
+        size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
+        *call++ = (bp_call){.fn = copied ? do_copy : do_gather, .port = i, .tile = t,
+                            .bytes = (size_t)t.count * row, .to = plan->arena + b->offset + (size_t)t.at * row};
+    }
+    return call;
+}
+
 static bp_call *list_tile(bp_run *run, bp_call *call, bp_tile t) {
     const bp_plan *plan = run->plan;
     bp_context making = run->x;
     for (int i = 0; i < plan->n_items; i++) {
         const bp_item *item = &plan->items[i];
         if (item->kind == BP_SCATTER && !run->n_out) continue;
+        if (item->kind == BP_GATHER) {
+            call = list_ports(run, call, t);
+            continue;
+        }
         call->fn = item->kind == BP_LOSS ? do_loss : do_item;
         call->item = i;
         call->tile = t;
@@ -122,7 +157,7 @@ void bp_list_calls(bp_run *run) {
     const bp_plan *plan = run->plan;
     int64_t rows = min64(run->batch, run->n);
     if (rows != run->rows || (run->n_phase1 && run->call_rows == rows) || !is_small(run, rows)) return;
-    int64_t tiles = tiles_of(rows, plan->row_tile), n = tiles * plan->n_items;
+    int64_t tiles = tiles_of(rows, plan->row_tile), n = tiles * (plan->n_items + run->n_in);
     for (int i = 0; i < plan->n_blocks; i++) n += n_uses_of(plan, &plan->blocks[i]) + 1;
     free(run->calls);
     run->n_phase1 = 0;

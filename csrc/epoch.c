@@ -31,6 +31,7 @@ void bp_set_batch(bp_run *run) {
 void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
     run->n = n;
     run->batch = batch;
+    if (!run->order != !order) run->n_phase1 = 0;
     run->order = order;
     run->at.pos = 0;
     run->at.done = (bp_progress){.steps = run->at.done.steps};
@@ -140,7 +141,8 @@ static void advance(bp_run *run, int n_threads) {
             for (int64_t i = 0; i < tiles; i++) {
                 const double *found = bp_loss_sums(run, k, i);
                 for (int j = 0; j < 3; j++) loss->sum[j] += found[j];
-                for (int j = 0; j < (k ? 1 : 3); j++) run->sum[j] += j ? found[j] : loss->weight * found[0];
+                run->sum[0] += loss->weight * found[0];
+                for (int j = 1; j < 3 && !k; j++) run->sum[j] += found[j];
             }
         }
         if (plan->flags & BP_DO_BACKWARD && run->opt.kind != BP_OPT_NONE && !plan->alone) {
