@@ -78,8 +78,8 @@ struct bp_run {
     atomic_int failure;      /* a task's bp_status, or BP_OK */
     bp_barrier barrier;
     bp_taken *taken;         /* by thread */
-    bp_call *calls;          /* of a small step; see calls.c */
-    int n_phase1, n_phase2;  /* of these; 0: not listed */
+    bp_call *calls;          /* of a small step of call_rows rows; see calls.c */
+    int n_phase1, n_calls;   /* those of phase 1 come first; none: they are to be listed */
     int64_t call_rows;
     unsigned generation;     /* of the process: a fork begins a new one */
 };
@@ -130,7 +130,7 @@ void bp_sum_early(bp_run *run, const bp_block *block);
 /* Phase 2 begins: the rows of tables that it will touch are listed, and have their places in the logs. */
 void bp_begin_tables(bp_run *run);
 
-/* calls.c: small steps on one thread */
+/* calls.c: small steps on one thread.  The list is made before the first, and made anew once n_phase1 is set to 0. */
 void bp_list_calls(bp_run *run);
 static inline int bp_has_calls(const bp_run *run) {
     return run->n_phase1 && run->call_rows == run->rows && run->rows == run->batch_rows;
