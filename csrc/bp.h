@@ -277,9 +277,10 @@ bp_plan_info bp_plan_describe(const bp_plan *plan);
 int bp_plan_grad(const bp_plan *plan, int buffer);  /* number of the gradient's buffer, or -1 */
 int bp_plan_cache(const bp_plan *plan, int buffer); /* what the operation that made `buffer` cached (df), or -1 */
 
-/* A product with its operands, prepared once and done at each step: fn(operands), or NULL where there is none. */
+/* A product with its operands, prepared once and done at each step, its result `shift` bytes further than was said; fn
+ * is NULL where there is none. */
 typedef struct {
-    void (*fn)(const void *operands);
+    void (*fn)(const void *operands, size_t shift);
     _Alignas(64) char operands[448];
 } bp_prepared;
 

@@ -1,5 +1,5 @@
-/* Small steps on one thread.  What a step calls has the same operands each time, so it is listed once, in the order in
- * which the tasks of stages and blocks would come to it: products are prepared, for the rest its operands are kept. */
+/* Small steps.  What a task calls has the same operands at each step, so it is listed once: products are prepared, of
+ * the rest the operands are kept.  The calls are those that phase1.c and phase2.c would come to. */
 #include "kernels/kernels.h"
 #include "run.h"
 
@@ -7,13 +7,13 @@
 
 enum { MAX_TILES = 4, MAX_CALLS = 256 };
 
-typedef bp_status bp_call_fn(bp_run *run, bp_call *call, const bp_update *step);
+typedef bp_status bp_call_fn(bp_run *run, bp_call *call, const bp_update *step, size_t shift);
 struct bp_call {
     bp_call_fn *fn; /* unless a product is prepared */
     int number;     /* of a port, an item, or a use of a parameter */
     bp_tile tile;
     bp_cell cell;
-    char *to;       /* rows of a port, or G */
+    char *to;       /* rows of a port, or G: of thread 0, those of others lie `shift` bytes further */
     size_t bytes;
     int64_t ld;
     int add;
@@ -25,28 +25,28 @@ struct bp_call {
 /* ---- phase 1 ---- */
 
 /* Rows of the user's that are copied as they lie. */
-static bp_status do_copy(bp_run *run, bp_call *call, const bp_update *step) {
+static bp_status do_copy(bp_run *run, bp_call *call, const bp_update *step, size_t shift) {
     const bp_array *array = &run->in[call->number].array;
-    (void)step;
+    (void)step, (void)shift;
     memcpy(call->to, array->data + (run->at.pos + call->tile.row) * array->row_stride, call->bytes);
     return BP_OK;
 }
 
-static bp_status do_gather(bp_run *run, bp_call *call, const bp_update *step) {
+static bp_status do_gather(bp_run *run, bp_call *call, const bp_update *step, size_t shift) {
     const bp_in_port *port = &run->in[call->number];
-    (void)step;
+    (void)step, (void)shift;
     bp_gather(&port->array, run->order, run->at.pos + call->tile.row, call->tile.count,
               &run->plan->buffers[port->buffer], run->plan->dtype, call->to);
     return BP_OK;
 }
 
-static bp_status do_item(bp_run *run, bp_call *call, const bp_update *step) {
-    (void)step;
+static bp_status do_item(bp_run *run, bp_call *call, const bp_update *step, size_t shift) {
+    (void)step, (void)shift;
     return bp_do_item(run, &run->plan->items[call->number], &call->tile, &call->cell);
 }
 
-static bp_status do_loss(bp_run *run, bp_call *call, const bp_update *step) {
-    (void)step;
+static bp_status do_loss(bp_run *run, bp_call *call, const bp_update *step, size_t shift) {
+    (void)step, (void)shift;
     for (int i = 0; i < 3; i++) call->loss.sum[i] = 0;
     return bp_do_loss(run, run->plan->items[call->number].op, &call->tile, &call->loss);
 }
@@ -85,22 +85,23 @@ static bp_call *list_tile(bp_run *run, bp_call *call, bp_tile t) {
 
 /* ---- phase 2 ---- */
 
-static bp_status do_gradient(bp_run *run, bp_call *call, const bp_update *step) {
+static bp_status do_gradient(bp_run *run, bp_call *call, const bp_update *step, size_t shift) {
     const bp_use *use = &run->plan->uses[call->number];
     const bp_op *op = &run->plan->ops[use->op];
     (void)step;
-    op->type->param_grad[run->plan->dtype](&run->x, op, use->slot, 0, run->rows, &call->cell, call->to, call->ld,
-                                           call->add);
+    op->type->param_grad[run->plan->dtype](&run->x, op, use->slot, 0, run->rows, &call->cell, call->to + shift,
+                                           call->ld, call->add);
     return BP_OK;
 }
 
-static bp_status do_update(bp_run *run, bp_call *call, const bp_update *step) {
-    return bp_update_block(run, step, call->block, call->to, call->ld);
+static bp_status do_update(bp_run *run, bp_call *call, const bp_update *step, size_t shift) {
+    return bp_update_block(run, step, call->block, call->to + shift, call->ld);
 }
 
 /* Plain SGD, made with the gradient. */
-static bp_status do_step(bp_run *run, bp_call *call, const bp_update *step) {
+static bp_status do_step(bp_run *run, bp_call *call, const bp_update *step, size_t shift) {
     const bp_op *op = &run->plan->ops[run->plan->uses[call->number].op];
+    (void)shift;
     int bad = op->type->step[run->plan->dtype](&run->x, op, 0, run->rows, &call->cell, step, run->theta);
     return bad ? BP_E_NONFINITE_PARAM : BP_OK;
 }
@@ -152,35 +153,46 @@ static int64_t count_calls(const bp_run *run, int64_t rows) {
 
 void bp_list_calls(bp_run *run) {
     const bp_plan *plan = run->plan;
-    int64_t rows = min64(run->batch, run->n);
-    if (rows != run->rows || (run->n_phase1 && run->call_rows == rows)) return;
-    free(run->calls);
-    run->calls = NULL;
-    run->n_phase1 = 0;
-    void *calls = NULL;
+    int64_t rows = min64(run->batch, run->n), tiles = tiles_of(rows, plan->row_tile);
+    if (rows != run->rows || run->call_rows == rows) return;
+    run->call_rows = 0;
     int64_t n = count_calls(run, rows);
-    if (!n || posix_memalign(&calls, _Alignof(bp_call), sizeof(bp_call) * (size_t)n)) return;
-    bp_call *call = run->calls = calls;
-    for (int64_t i = 0; i < tiles_of(rows, plan->row_tile); i++)
+    if (!n) return;
+    free(run->calls);
+    free(run->first_call);
+    void *calls = NULL;
+    int failed = posix_memalign(&calls, _Alignof(bp_call), sizeof(bp_call) * (size_t)n);
+    run->calls = failed ? NULL : calls;
+    run->first_call = malloc(sizeof(int) * (size_t)(tiles + plan->n_blocks + 1));
+    if (!run->calls || !run->first_call) return; /* steps do without */
+    bp_call *call = run->calls;
+    int *first = run->first_call;
+    for (int64_t i = 0; i < tiles; i++) {
+        *first++ = (int)(call - run->calls);
         call = list_tile(run, call, bp_tile_of(run, i, plan->row_tile, 0));
-    run->n_phase1 = (int)(call - run->calls);
-    for (int i = 0; i < plan->n_blocks; i++) call = list_block(run, call, &plan->blocks[i]);
-    run->n_calls = (int)(call - run->calls);
+    }
+    for (int i = 0; i < plan->n_blocks; i++) {
+        *first++ = (int)(call - run->calls);
+        call = list_block(run, call, &plan->blocks[i]);
+    }
+    *first = (int)(call - run->calls);
     run->call_rows = rows;
 }
 
-bp_status bp_do_calls(bp_run *run) {
-    bp_call *call = run->calls + (run->updating ? run->n_phase1 : 0);
-    const bp_call *end = run->calls + (run->updating ? run->n_calls : run->n_phase1);
-    bp_update step = run->updating ? bp_update_of(run) : (bp_update){0};
-    for (int i = 0; i < run->plan->n_blocks && run->updating && run->saving; i++) {
-        run->saved[i] = 1;
-        bp_save_block(run, &run->plan->blocks[i]);
+bp_status bp_do_calls(bp_run *run, const bp_update *step, int64_t task, int thread) {
+    const bp_plan *plan = run->plan;
+    if (run->updating && run->saving) {
+        run->saved[task] = 1;
+        bp_save_block(run, &plan->blocks[task]);
     }
+    const int *first = run->first_call + task + (run->updating ? tiles_of(run->rows, plan->row_tile) : 0);
+    bp_call *call = run->calls + first[0];
+    const bp_call *end = run->calls + first[1];
+    size_t shift = run->updating ? (size_t)thread * plan->scratch_bytes : 0;
     bp_status status = BP_OK;
     for (; call < end && !status; call++) {
-        if (call->product.fn) call->product.fn(call->product.operands);
-        else status = call->fn(run, call, &step);
+        if (call->product.fn) call->product.fn(call->product.operands, shift);
+        else status = call->fn(run, call, step, shift);
     }
     return status;
 }

@@ -31,7 +31,7 @@ void bp_set_batch(bp_run *run) {
 void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
     run->n = n;
     run->batch = batch;
-    if (!run->order != !order) run->n_phase1 = 0;
+    if (!run->order != !order) run->call_rows = 0;
     run->order = order;
     run->at.pos = 0;
     run->at.done = (bp_progress){.steps = run->at.done.steps};
@@ -43,6 +43,7 @@ void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
 static bp_status do_task(bp_run *run, const bp_update *step, int64_t task, int thread) {
     const bp_plan *plan = run->plan;
     const bp_stage *stage = &plan->stages[run->stage];
+    if (bp_has_calls(run)) return bp_do_calls(run, step, task, thread);
     if (!run->updating && stage->scope == BP_SCOPE_BLOCKS) {
         bp_sum_early(run, &plan->blocks[stage->first_block + task]);
         return BP_OK;
@@ -81,12 +82,6 @@ static int64_t execute(bp_run *run, int thread, int n_threads) {
     }
     if (failure) atomic_store_explicit(&run->failure, (int)failure, memory_order_relaxed);
     return done;
-}
-
-static int64_t execute_calls(bp_run *run) {
-    bp_status failure = bp_do_calls(run);
-    if (failure) atomic_store_explicit(&run->failure, (int)failure, memory_order_relaxed);
-    return 1;
 }
 
 static void end_batch(bp_run *run, int updated) {
@@ -168,7 +163,7 @@ static void thread_main(void *arg, int thread, int n_threads) {
     bp_run *run = arg;
     int64_t tasks = 0;
     do {
-        tasks += n_threads == 1 && bp_has_calls(run) ? execute_calls(run) : execute(run, thread, n_threads);
+        tasks += execute(run, thread, n_threads);
         if (n_threads == 1) {
             advance(run, n_threads);
         } else if (bp_barrier_arrive(&run->barrier)) {
@@ -191,7 +186,7 @@ void bp_run_until(bp_run *run, int n_threads, double deadline) {
     run->deadline = deadline;
     run->until_clock = 1;
     run->warm_time = 0;
-    if (n_threads == 1) bp_list_calls(run);
+    bp_list_calls(run);
     bp_pool_run(n_threads, thread_main, prepare, run);
     bp_barrier_destroy(&run->barrier);
 }

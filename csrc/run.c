@@ -34,6 +34,7 @@ void bp_run_free(bp_run *run) {
     if (!run) return;
     bp_free_snapshot(run);
     free(run->calls);
+    free(run->first_call);
     free(run->in);
     free(run->repeat);
     free(run->out);
@@ -63,13 +64,13 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
     run->n_in = n_in;
     run->n_out = n_out;
     run->weight_port = weight_port;
-    run->n_phase1 = 0;
+    run->call_rows = 0;
     return BP_OK;
 }
 
 void bp_run_optimizer(bp_run *run, const bp_opt *opt) {
     bp_free_snapshot(run);
-    run->n_phase1 = 0;
+    run->call_rows = 0;
     run->opt = *opt;
     run->plain = opt->kind == BP_OPT_SGD && !opt->state[0] && opt->weight_decay == 0;
     run->x.training = bp_trains(run);

@@ -78,9 +78,9 @@ struct bp_run {
     atomic_int failure;      /* a task's bp_status, or BP_OK */
     bp_barrier barrier;
     bp_taken *taken;         /* by thread */
-    bp_call *calls;          /* of a small step of call_rows rows; see calls.c */
-    int n_phase1, n_calls;   /* those of phase 1 come first; none: they are to be listed */
-    int64_t call_rows;
+    bp_call *calls;          /* of the tasks of a small step of call_rows rows; see calls.c */
+    int *first_call;         /* by task, first those of phase 1 */
+    int64_t call_rows;       /* 0: they are to be listed */
     unsigned generation;     /* of the process: a fork begins a new one */
 };
 
@@ -130,12 +130,12 @@ void bp_sum_early(bp_run *run, const bp_block *block);
 /* Phase 2 begins: the rows of tables that it will touch are listed, and have their places in the logs. */
 void bp_begin_tables(bp_run *run);
 
-/* calls.c: small steps on one thread.  The list is made before the first, and made anew once n_phase1 is set to 0. */
+/* calls.c: small steps.  The list is made before the first, and made anew once call_rows is set to 0. */
 void bp_list_calls(bp_run *run);
 static inline int bp_has_calls(const bp_run *run) {
-    return run->n_phase1 && run->call_rows == run->rows && run->rows == run->batch_rows;
+    return run->call_rows == run->rows && run->rows == run->batch_rows;
 }
-bp_status bp_do_calls(bp_run *run);
+bp_status bp_do_calls(bp_run *run, const bp_update *step, int64_t task, int thread);
 
 /* epoch.c */
 void bp_set_batch(bp_run *run); /* the batch at run->at begins, or begins anew */
