@@ -281,7 +281,8 @@ int bp_plan_cache(const bp_plan *plan, int buffer); /* what the operation that m
  * is NULL where there is none. */
 typedef struct {
     void (*fn)(const void *operands, size_t shift);
-    _Alignas(64) char operands[448];
+    void *left; /* where its pointer to its left operand is */
+    _Alignas(64) char operands[512];
 } bp_prepared;
 
 /* What the functions of an operation see. */

@@ -22,6 +22,24 @@ struct bp_call {
     bp_prepared product;
 };
 
+/* A product whose left operand is rows of the user's, read where they lie, moves on from batch to batch. */
+static void note_moved(bp_run *run, const bp_call *call, const bp_op *op) {
+    for (int i = 0; i < run->n_in && call->product.left; i++) {
+        if (!run->in_place[i] || run->in[i].buffer != op->in[0]) continue;
+        bp_moved *m = &run->moved[run->n_moved++];
+        *m = (bp_moved){.left = call->product.left, .port = i};
+        memcpy(&m->first, m->left, sizeof m->first);
+    }
+}
+
+void bp_move_calls(bp_run *run) {
+    for (int i = 0; i < run->n_moved; i++) {
+        const bp_moved *m = &run->moved[i];
+        const char *rows = m->first + (run->at.pos - run->call_pos) * run->in[m->port].array.row_stride;
+        memcpy(m->left, &rows, sizeof rows);
+    }
+}
+
 /* ---- phase 1 ---- */
 
 /* Rows of the user's that are copied as they lie. */
@@ -56,6 +74,7 @@ static bp_call *list_ports(bp_run *run, bp_call *call, bp_tile t) {
     for (int i = 0; i < run->n_in; i++) {
         const bp_array *array = &run->in[i].array;
         const bp_buffer *b = &plan->buffers[run->in[i].buffer];
+        if (run->in_place[i]) continue;
         int copied = !run->order && bp_is_copied(array, b, plan->dtype) && bp_is_run(array, b->cols);
         size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
         *call++ = (bp_call){.fn = copied ? do_copy : do_gather, .number = i, .tile = t,
@@ -78,6 +97,7 @@ static bp_call *list_tile(bp_run *run, bp_call *call, bp_tile t) {
         }
         preparing.prepare = &call->product;
         if (item->call && item->on->type->prepares && item->on->native) item->call(&preparing, item->on, &call->cell);
+        if (item->kind == BP_FORWARD) note_moved(run, call, item->on);
         call++;
     }
     return call;
@@ -129,6 +149,7 @@ static bp_call *list_block(bp_run *run, bp_call *call, const bp_block *block) {
             if (op->type->prepares && op->native)
                 op->type->param_grad[plan->dtype](&preparing, op, plan->uses[u].slot, 0, run->rows, &call->cell,
                                                   call->to, call->ld, call->add);
+            note_moved(run, call, op);
         }
     }
     *call = (bp_call){.fn = do_update, .block = block, .to = G, .ld = block->width};
@@ -160,11 +181,14 @@ void bp_list_calls(bp_run *run) {
     if (!n) return;
     free(run->calls);
     free(run->first_call);
+    free(run->moved);
     void *calls = NULL;
     int failed = posix_memalign(&calls, _Alignof(bp_call), sizeof(bp_call) * (size_t)n);
     run->calls = failed ? NULL : calls;
     run->first_call = malloc(sizeof(int) * (size_t)(tiles + plan->n_blocks + 1));
-    if (!run->calls || !run->first_call) return; /* steps do without */
+    run->moved = malloc(sizeof(bp_moved) * (size_t)n);
+    run->n_moved = 0;
+    if (!run->calls || !run->first_call || !run->moved) return; /* steps do without */
     bp_call *call = run->calls;
     int *first = run->first_call;
     for (int64_t i = 0; i < tiles; i++) {
@@ -177,6 +201,7 @@ void bp_list_calls(bp_run *run) {
     }
     *first = (int)(call - run->calls);
     run->call_rows = rows;
+    run->call_pos = run->at.pos;
 }
 
 bp_status bp_do_calls(bp_run *run, const bp_update *step, int64_t task, int thread) {

@@ -1,5 +1,6 @@
 /* Reading the user's arrays. */
 #include "kernels/kernels.h"
+#include "plan.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -92,6 +93,11 @@ int bp_is_copied(const bp_array *a, const bp_buffer *b, bp_dtype dtype) {
     int alike = a->type == (b->kind == BP_INT32 ? BP_I32 : dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE);
     int64_t stride = b->cols == 1 ? a->row_stride : a->col_stride;
     return alike && !a->swapped && !a->n_outer && stride == bp_source_size(a->type);
+}
+
+int bp_lies_as_held(const bp_array *a, const bp_plan *plan, const bp_buffer *b) {
+    return b->kind == BP_REAL && bp_is_copied(a, b, plan->dtype) && a->row_stride == b->cols * (int64_t)plan->size &&
+           (uintptr_t)a->data % plan->size == 0;
 }
 
 int bp_is_run(const bp_array *a, int64_t cols) {

@@ -27,6 +27,7 @@ static void gather(bp_run *run, const bp_tile *t) {
     for (int i = 0; i < run->n_in; i++) {
         const bp_in_port *port = &run->in[i];
         const bp_buffer *b = &plan->buffers[port->buffer];
+        if (run->in_place[i]) continue;
         size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
         char *to = plan->arena + b->offset + (size_t)t->at * row;
         int64_t first = run->at.pos + run->off + t->row;

@@ -35,8 +35,11 @@ void bp_run_free(bp_run *run) {
     bp_free_snapshot(run);
     free(run->calls);
     free(run->first_call);
+    free(run->moved);
     free(run->in);
     free(run->repeat);
+    free(run->in_place);
+    free(run->buffers);
     free(run->out);
     free(run->taken);
     free(run);
@@ -47,10 +50,12 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
     bp_in_port *ins = malloc(sizeof *in * (size_t)(n_in + 1));
     bp_out_port *outs = malloc(sizeof *out * (size_t)(n_out + 1));
     int64_t *repeat = calloc((size_t)(n_in + 1), sizeof *repeat);
-    if (!ins || !outs || !repeat) {
+    char *in_place = calloc((size_t)(n_in + 1), 1);
+    if (!ins || !outs || !repeat || !in_place) {
         free(ins);
         free(outs);
         free(repeat);
+        free(in_place);
         return BP_E_NOMEM;
     }
     if (n_in) memcpy(ins, in, sizeof *in * (size_t)n_in);
@@ -58,7 +63,9 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
     free(run->in);
     free(run->out);
     free(run->repeat);
+    free(run->in_place);
     run->repeat = repeat;
+    run->in_place = in_place;
     run->in = ins;
     run->out = outs;
     run->n_in = n_in;

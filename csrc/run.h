@@ -35,6 +35,13 @@ typedef struct {
 
 typedef struct bp_call bp_call;
 
+/* A call's pointer to its left operand: what it was in the batch at call_pos, and the input whose rows these are. */
+typedef struct {
+    void *left;
+    const char *first;
+    int port;
+} bp_moved;
+
 struct bp_run {
     bp_plan *plan;
     bp_context x;
@@ -43,6 +50,8 @@ struct bp_run {
     int n_in, n_out, weight_port;
     bp_in_port *in;
     int64_t *repeat;         /* by port; see bp_run_repeat */
+    bp_buffer *buffers;      /* the plan's, but those read in the user's arrays, which move from chunk to chunk; or NULL */
+    char *in_place;          /* by port: whether it is one of these */
     int64_t first_seed, apart; /* see bp_run_seeds */
     bp_out_port *out;
     bp_opt opt;
@@ -81,6 +90,9 @@ struct bp_run {
     bp_call *calls;          /* of the tasks of a small step of call_rows rows; see calls.c */
     int *first_call;         /* by task, first those of phase 1 */
     int64_t call_rows;       /* 0: they are to be listed */
+    int64_t call_pos;        /* first row of the batch for which they were */
+    bp_moved *moved;
+    int n_moved;
     unsigned generation;     /* of the process: a fork begins a new one */
 };
 
@@ -135,6 +147,7 @@ void bp_list_calls(bp_run *run);
 static inline int bp_has_calls(const bp_run *run) {
     return run->call_rows == run->rows && run->rows == run->batch_rows;
 }
+void bp_move_calls(bp_run *run); /* to the rows of the batch at run->at */
 bp_status bp_do_calls(bp_run *run, const bp_update *step, int64_t task, int thread);
 
 /* epoch.c */
