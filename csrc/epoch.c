@@ -13,9 +13,14 @@
 enum { MAX_HELPED = 8 }; /* threads that one looks at for work */
 static const double SLICED_FLOPS = 1e7; /* where parallel work is forced, a slice ends within steps from here on */
 
-/* Rows of an input are read where they lie, if they lie as the plan would hold them and only products read them. */
+/* Rows of an input are read where they lie, if they lie as the plan would hold them, only products read them, and they are
+ * not theta, which the step changes. */
 static int reads_in_place(const bp_run *run, const bp_in_port *port) {
     const bp_plan *plan = run->plan;
+    uintptr_t theta = (uintptr_t)run->theta, X = (uintptr_t)port->array.data;
+    if (X < theta + (size_t)run->n_params * plan->size &&
+        theta < X + (size_t)(port->array.rows * port->array.row_stride))
+        return 0;
     for (int i = 0; i < plan->n_ops + plan->n_copies; i++)
         for (int j = 0; j < plan->ops[i].n_in; j++)
             if (plan->ops[i].in[j] == port->buffer && !plan->ops[i].type->prepares) return 0;

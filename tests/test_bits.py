@@ -254,6 +254,16 @@ def test_a_short_last_batch_has_the_bits_of_a_batch_of_that_size(make, optimizer
     assert parts.theta.tobytes() == whole.theta.tobytes()
 
 
+def test_data_that_is_theta_is_read_before_the_step_changes_it():
+    """Contiguous rows are read where they lie, but for these."""
+    nets = [bp.Network([bp.Input(8), bp.Dense(8)], seed=0) for _ in range(2)]
+    y = RNG.standard_normal((8, 8))
+    X = nets[0].theta[:64].reshape(8, 8)
+    nets[0].fit(X, y, epochs=1, batch_size=8, shuffle=False)
+    nets[1].fit(nets[1].theta[:64].reshape(8, 8).copy(), y, epochs=1, batch_size=8, shuffle=False)
+    assert nets[0].theta.tobytes() == nets[1].theta.tobytes()
+
+
 def test_layout_and_type_of_the_data_do_not_change_bits():
     X, y = RNG.integers(-5, 5, (100, 6)), RNG.integers(0, 4, 100)
     forms = [
