@@ -7,37 +7,10 @@
 #include "run.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_HELPED = 8 }; /* threads that one looks at for work */
 static const double SLICED_FLOPS = 1e7; /* where parallel work is forced, a slice ends within steps from here on */
-
-/* Rows of an input are read where they lie, if they lie as the plan would hold them, only products read them, and they are
- * not theta, which the step changes. */
-static int reads_in_place(const bp_run *run, const bp_in_port *port) {
-    const bp_plan *plan = run->plan;
-    uintptr_t theta = (uintptr_t)run->theta, X = (uintptr_t)port->array.data;
-    if (X < theta + (size_t)run->n_params * plan->size &&
-        theta < X + (size_t)(port->array.rows * port->array.row_stride))
-        return 0;
-    for (int i = 0; i < plan->n_ops + plan->n_copies; i++)
-        for (int j = 0; j < plan->ops[i].n_in; j++)
-            if (plan->ops[i].in[j] == port->buffer && !plan->ops[i].type->prepares) return 0;
-    const bp_buffer *b = &plan->buffers[port->buffer];
-    return b->consumers && !b->kept && bp_lies_as_held(&port->array, plan, b);
-}
-
-static void place_inputs(bp_run *run) {
-    const bp_plan *plan = run->plan;
-    int ordered = run->order || plan->windowed || !bp_trains(run), any = 0;
-    for (int i = 0; i < run->n_in; i++)
-        any |= run->in_place[i] = (char)(!ordered && i != run->weight_port && reads_in_place(run, &run->in[i]));
-    if (any && !run->buffers) run->buffers = malloc(sizeof *run->buffers * (size_t)plan->n_buffers);
-    if (any && run->buffers) memcpy(run->buffers, plan->buffers, sizeof *run->buffers * (size_t)plan->n_buffers);
-    else memset(run->in_place, 0, (size_t)run->n_in);
-    run->x.buffers = any && run->buffers ? run->buffers : plan->buffers;
-}
 
 static void set_chunk(bp_run *run, int64_t off) {
     run->off = off;
@@ -67,7 +40,7 @@ void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
     run->batch = batch;
     if (!run->order != !order) run->call_rows = 0;
     run->order = order;
-    if (!run->call_rows) place_inputs(run);
+    if (!run->call_rows) bp_place_inputs(run);
     run->at.pos = 0;
     run->at.done = (bp_progress){.steps = run->at.done.steps};
     for (int k = 0; k < run->plan->n_losses; k++) memset(run->plan->losses[k].sum, 0, 3 * sizeof(double));

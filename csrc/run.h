@@ -50,7 +50,7 @@ struct bp_run {
     int n_in, n_out, weight_port;
     bp_in_port *in;
     int64_t *repeat;         /* by port; see bp_run_repeat */
-    bp_buffer *buffers;      /* the plan's, but those read in the user's arrays, which move from chunk to chunk; or NULL */
+    bp_buffer *buffers;      /* the plan's, but those read in the user's arrays, which move from chunk to chunk */
     char *in_place;          /* by port: whether it is one of these */
     int64_t first_seed, apart; /* see bp_run_seeds */
     bp_out_port *out;
@@ -120,6 +120,9 @@ static inline char *bp_row_of(const bp_run *run, int i, int64_t row, void *array
     const bp_param *p = &run->plan->params[run->plan->tables[i].param];
     return (char *)array + (size_t)(p->offset + row * p->cols) * run->plan->size;
 }
+
+/* run.c: decides, as an epoch begins, which inputs are read where they lie */
+void bp_place_inputs(bp_run *run);
 
 /* phase1.c */
 bp_tile bp_tile_of(const bp_run *run, int64_t tile, int64_t height, int thread);
