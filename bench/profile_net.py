@@ -1,10 +1,10 @@
-"""Where the time of bpcore's steps goes, by perf (Linux; cycles in user mode, all threads), and how far the floor is.
+"""Where the time of bpcore's steps goes, by perf (Linux; CPU time in user mode, all threads), and how far the floor is.
 
     python bench/profile_net.py                                  # nine nets, one thread
     python bench/profile_net.py --nets 784-128-10/64 --threads 2
 
 The floor of a step is the flops of its products over the FMA peak of so many threads; "share of time" groups the
-symbols of bpcore's extension. Wants `perf` (Debian: linux-perf) and the right to count cycles.
+symbols of bpcore's extension. Wants `perf` (Debian: linux-perf) and the right to use it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from adapters import Spec
 from bench_epoch import NETS, data, net
 
 GROUPS = {
-    "products": r"bp_(tile|panel|multiply|chains|outer)",
+    "products": r"bp_(tile|panel|multiply|chains|outer|do_tile|do_product)",
     "packing": r"bp_(pack|turn)",
     "update": r"bp_(update|sum|dense_param_update)",
-    "gradient of b": r"bp_dense_param_grad",
+    "gradient of b": r"bp_(dense_param_grad|bias_grad|do_column_sums)",
     "loss": r"bp_(\w*entropy|exponentials|count|squared|mse|huber)|^loss",
     "functions": r"bp_(f_|activation|elementwise|softmax)",
-    "reading": r"gather|bp_convert|mem(move|cpy|set)",
+    "reading": r"gather|do_copy|bp_convert|mem(move|cpy|set)",
     "waiting": r"barrier",
 }
 
@@ -59,7 +59,7 @@ def profile(spec: Spec, options: argparse.Namespace) -> tuple[float, dict[str, f
     with tempfile.TemporaryDirectory() as folder:
         record = str(Path(folder) / "perf.data")
         child = [sys.executable, __file__, "--child", json.dumps([spec.sizes, spec.batch, options.threads, 3.0])]
-        perf = ["perf", "record", "-q", "-e", "cycles:u", "-o", record, *child]
+        perf = ["perf", "record", "-q", "-e", "cpu-clock:u", "-F", "5000", "-o", record, *child]
         done = subprocess.run(perf, capture_output=True, text=True, check=True)
         report = ["perf", "report", "-i", record, "--no-children", "-F", "overhead,dso,symbol"]
         lines = subprocess.run(report, capture_output=True, text=True, check=True).stdout.splitlines()

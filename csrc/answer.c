@@ -17,19 +17,12 @@ typedef struct {
     atomic_int failure; /* bp_status of a tile, or BP_OK */
 } answer;
 
-/* Whether rows of an input can be read where they lie: as the plan would hold them, and by products, which read no
- * further than the last row. */
+/* By products, which read no further than the last row. */
 static int in_place(const bp_plan *plan, const bp_in_port *port) {
-    const bp_array *X = &port->array;
-    int in = port->buffer;
-    int64_t size = (int64_t)plan->size, cols = plan->buffers[in].cols;
-    if (plan->n_buffers > MAX_MOVED) return 0;
     for (int i = 0; i < plan->n_ops; i++)
         for (int j = 0; j < plan->ops[i].n_in; j++)
-            if (plan->ops[i].in[j] == in && !plan->ops[i].n_params) return 0;
-    if (plan->buffers[in].kind != BP_REAL || X->type != (plan->dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE)) return 0;
-    return !X->n_outer && !X->swapped && X->col_stride == size && X->row_stride == cols * size &&
-           (uintptr_t)X->data % plan->size == 0;
+            if (plan->ops[i].in[j] == port->buffer && !plan->ops[i].n_params) return 0;
+    return plan->n_buffers <= MAX_MOVED && bp_lies_as_held(&port->array, plan, &plan->buffers[port->buffer]);
 }
 
 static void answer_tile(answer *a, int64_t first, int64_t rows, int thread) {

@@ -134,6 +134,7 @@ typedef struct {
     int by_row; /* of its parameter it reads only the rows that the whole numbers of its input name */
     int grad_in_place; /* backward may write the gradient of its only input over that of its output */
     int elementwise; /* backward is dz = df * da, with df cached */
+    int prepares; /* where a context has a place for it, a product is prepared there, and not done */
     int fuses; /* its products do what an elementwise operation before or after it does; see bp_op.relu, factor */
     int backward_first; /* param_grad needs what backward leaves, whether an input has a gradient or not */
     /* Checks operands and declares the output (op->out) and cached buffers (op->aux, op->aux + 1, ...). */
@@ -276,6 +277,14 @@ bp_plan_info bp_plan_describe(const bp_plan *plan);
 int bp_plan_grad(const bp_plan *plan, int buffer);  /* number of the gradient's buffer, or -1 */
 int bp_plan_cache(const bp_plan *plan, int buffer); /* what the operation that made `buffer` cached (df), or -1 */
 
+/* A product with its operands, prepared once and done at each step, its result `shift` bytes further than was said; fn
+ * is NULL where there is none. */
+typedef struct {
+    void (*fn)(const void *operands, size_t shift);
+    void *left; /* where its pointer to its left operand is */
+    _Alignas(64) char operands[512];
+} bp_prepared;
+
 /* What the functions of an operation see. */
 struct bp_context {
     const bp_plan *plan;
@@ -290,6 +299,7 @@ struct bp_context {
     uint64_t seed;     /* of what is drawn in training */
     int64_t step;
     int online;        /* a step on one example alone: its products may add in another order */
+    bp_prepared *prepare; /* or NULL; see bp_op_type.prepares */
     bp_callback_fn *callback;
     void *callback_self;
     uint64_t caller_fpenv; /* the calling thread's floating-point environment, for the user's functions */

@@ -1,5 +1,6 @@
 /* Reading the user's arrays. */
 #include "kernels/kernels.h"
+#include "plan.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -88,17 +89,35 @@ static void gather_runs(const bp_array *a, const char *from, const bp_buffer *b,
     }
 }
 
+int bp_is_copied(const bp_array *a, const bp_buffer *b, bp_dtype dtype) {
+    int alike = a->type == (b->kind == BP_INT32 ? BP_I32 : dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE);
+    int64_t stride = b->cols == 1 ? a->row_stride : a->col_stride;
+    return alike && !a->swapped && !a->n_outer && stride == bp_source_size(a->type);
+}
+
+int bp_lies_as_held(const bp_array *a, const bp_plan *plan, const bp_buffer *b) {
+    return b->kind == BP_REAL && bp_is_copied(a, b, plan->dtype) && a->row_stride == b->cols * (int64_t)plan->size &&
+           (uintptr_t)a->data % plan->size == 0;
+}
+
+int bp_is_run(const bp_array *a, int64_t cols) {
+    return !a->n_outer && (cols == 1 || a->row_stride == cols * a->col_stride);
+}
+
 void bp_gather(const bp_array *a, const int64_t *order, int64_t first, int64_t rows, const bp_buffer *b, bp_dtype dtype,
                char *to) {
     int64_t cols = b->cols, stride = cols == 1 ? a->row_stride : a->col_stride;
     size_t size = b->kind == BP_INT32 ? sizeof(int32_t) : dtype == BP_F32 ? sizeof(float) : sizeof(double);
-    if (!order && !a->n_outer && (cols == 1 || a->row_stride == cols * a->col_stride)) { /* one run of memory */
+    int copied = bp_is_copied(a, b, dtype);
+    if (!order && bp_is_run(a, cols)) {
         cols *= rows;
         rows = 1;
     }
-    for (int64_t r = 0; r < rows; r++, to += (size_t)cols * size) {
+    size_t bytes = (size_t)cols * size;
+    for (int64_t r = 0; r < rows; r++, to += bytes) {
         const char *from = a->data + (order ? order[first + r] : first + r) * a->row_stride;
-        if (a->n_outer) gather_runs(a, from, b, dtype, size, to);
+        if (copied) memcpy(to, from, bytes);
+        else if (a->n_outer) gather_runs(a, from, b, dtype, size, to);
         else convert(a, from, cols, stride, b, dtype, to);
     }
 }

@@ -14,6 +14,13 @@ static const double SLICED_FLOPS = 1e7; /* where parallel work is forced, a slic
 
 static void set_chunk(bp_run *run, int64_t off) {
     run->off = off;
+    for (int i = 0; i < run->n_in; i++) {
+        const bp_array *a = &run->in[i].array;
+        if (!run->in_place[i]) continue;
+        run->buffers[run->in[i].buffer].offset =
+            (uintptr_t)a->data + (size_t)((run->at.pos + off) * a->row_stride) - (uintptr_t)run->plan->arena;
+    }
+    if (run->call_rows) bp_move_calls(run);
     run->x.step = run->first_step + run->at.done.steps;
     run->rows = min64(run->plan->chunk_rows, run->batch_rows - off);
     run->x.online = run->rows == 1 && !run->plan->inference && !run->plan->alone;
@@ -31,7 +38,9 @@ void bp_set_batch(bp_run *run) {
 void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
     run->n = n;
     run->batch = batch;
+    if (!run->order != !order) run->call_rows = 0;
     run->order = order;
+    if (!run->call_rows) bp_place_inputs(run);
     run->at.pos = 0;
     run->at.done = (bp_progress){.steps = run->at.done.steps};
     for (int k = 0; k < run->plan->n_losses; k++) memset(run->plan->losses[k].sum, 0, 3 * sizeof(double));
@@ -46,6 +55,7 @@ static bp_status do_task(bp_run *run, const bp_update *step, int64_t task, int t
         return BP_OK;
     }
     const bp_stage *stage = &plan->stages[run->stage];
+    if (bp_has_calls(run)) return bp_do_calls(run, step, task, thread);
     if (!run->updating && stage->scope == BP_SCOPE_BLOCKS) {
         bp_sum_early(run, &plan->blocks[stage->first_block + task]);
         return BP_OK;
@@ -129,8 +139,9 @@ static void advance(bp_run *run, int n_threads) {
         run->saving = 0;
         return;
     }
-    run->status = (bp_status)atomic_exchange(&run->failure, BP_OK);
+    run->status = (bp_status)atomic_load_explicit(&run->failure, memory_order_relaxed);
     if (run->status) {
+        atomic_store_explicit(&run->failure, BP_OK, memory_order_relaxed);
         bp_set_batch(run); /* the batch begins anew */
         return;
     }
@@ -146,7 +157,8 @@ static void advance(bp_run *run, int n_threads) {
             for (int64_t i = 0; i < tiles; i++) {
                 const double *found = bp_loss_sums(run, k, i);
                 for (int j = 0; j < 3; j++) loss->sum[j] += found[j];
-                for (int j = 0; j < (k ? 1 : 3); j++) run->sum[j] += j ? found[j] : loss->weight * found[0];
+                run->sum[0] += loss->weight * found[0];
+                for (int j = 1; j < 3 && !k; j++) run->sum[j] += found[j];
             }
         }
         if (plan->flags & BP_DO_BACKWARD && run->opt.kind != BP_OPT_NONE && !plan->alone) {
@@ -195,6 +207,7 @@ void bp_run_until(bp_run *run, int n_threads, double deadline) {
     run->deadline = deadline;
     run->until_clock = 1;
     run->warm_time = 0;
+    bp_list_calls(run);
     bp_pool_run(n_threads, thread_main, prepare, run);
     bp_barrier_destroy(&run->barrier);
 }

@@ -4,14 +4,7 @@
 
 #include <string.h>
 
-/* A row tile: `count` rows of the chunk from `row` lie at row `at` of the buffers. */
-typedef struct {
-    int64_t number, row, at, count;
-    int64_t seed, seeds; /* of the plan's, on the way back: the first, and how many together */
-    int shard, add; /* shards: its gradients join (or begin) those of this one */
-} bp_tile;
-
-static bp_tile tile_of(const bp_run *run, int64_t tile, int64_t height, int thread) {
+bp_tile bp_tile_of(const bp_run *run, int64_t tile, int64_t height, int thread) {
     const bp_plan *plan = run->plan;
     int64_t row = tile * height;
     return (bp_tile){tile, row, plan->windowed ? thread * height : row, min64(height, run->rows - row), 0, 1, 0, 0};
@@ -34,6 +27,7 @@ static void gather(bp_run *run, const bp_tile *t) {
     for (int i = 0; i < run->n_in; i++) {
         const bp_in_port *port = &run->in[i];
         const bp_buffer *b = &plan->buffers[port->buffer];
+        if (run->in_place[i]) continue;
         size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
         char *to = plan->arena + b->offset + (size_t)t->at * row;
         int64_t first = run->at.pos + run->off + t->row;
@@ -79,31 +73,37 @@ static void average_positions(const bp_plan *plan, int buffer, void *weights, in
     }
 }
 
-static bp_status loss(bp_run *run, int number, const bp_tile *t) {
+bp_loss_call bp_loss_operands(const bp_run *run, int number, const bp_tile *t) {
     const bp_plan *plan = run->plan;
     const bp_cost *loss = &plan->losses[number];
-    int weight = run->weight_port < 0 ? -1 : run->in[run->weight_port].buffer;
     bp_loss_call call = loss->call;
     call.rows = t->count * call.positions;
     call.out = bp_at(&run->x, loss->in, t->at, plan->size);
     call.target = bp_at(&run->x, loss->target, t->at, call.labels ? sizeof(int32_t) : plan->size);
     if (loss->grad >= 0) call.grad = bp_at(&run->x, loss->grad, t->at, plan->size);
-    if (weight >= 0) {
-        call.weight = bp_at(&run->x, weight, t->at, plan->size);
+    if (run->weight_port >= 0) call.weight = bp_at(&run->x, run->in[run->weight_port].buffer, t->at, plan->size);
+    return call;
+}
+
+bp_status bp_do_loss(bp_run *run, int number, const bp_tile *t, bp_loss_call *call) {
+    const bp_plan *plan = run->plan;
+    const bp_cost *loss = &plan->losses[number];
+    if (call->weight) {
+        int weight = run->in[run->weight_port].buffer;
         if (plan->buffers[weight].cols > 1) {
-            if (plan->buffers[weight].cols != call.positions) return BP_E_SHAPE;
+            if (plan->buffers[weight].cols != loss->call.positions) return BP_E_SHAPE;
             average_positions(plan, weight, bp_at(&run->x, weight, t->at, plan->size), t->count);
-            call.positions = 1;
+            call->positions = 1;
         }
     }
-    bp_status status = loss->type ? loss->type->fn[plan->dtype](&call)
-                                  : run->x.callback(run->x.callback_self, loss->tag, call.rows, call.cols, NULL, NULL,
-                                                    NULL, &call, NULL);
+    bp_status status = loss->type ? loss->type->fn[plan->dtype](call)
+                                  : run->x.callback(run->x.callback_self, loss->tag, call->rows, call->cols, NULL,
+                                                    NULL, NULL, call, NULL);
     if (status) return status;
     double *sum = bp_loss_sums(run, number, t->number);
-    memcpy(sum, call.sum, sizeof call.sum);
+    for (int j = 0; j < 3; j++) sum[j] = call->sum[j];
     if (loss->call.positions == 1 && loss->weight == 1) return BP_OK;
-    if (call.grad) multiply(plan->dtype, call.grad, call.rows * call.cols, loss->share);
+    if (call->grad) multiply(plan->dtype, call->grad, call->rows * call->cols, loss->share);
     for (int j = 0; j < 3; j++) sum[j] /= (double)loss->call.positions;
     return BP_OK;
 }
@@ -169,7 +169,12 @@ static void param_grads(bp_run *run, int segment, const bp_tile *t) {
     }
 }
 
-static bp_status do_item(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell) {
+static bp_status loss(bp_run *run, int number, const bp_tile *t) {
+    bp_loss_call call = bp_loss_operands(run, number, t);
+    return bp_do_loss(run, number, t, &call);
+}
+
+bp_status bp_do_item(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell) {
     if (item->call) return item->call(&run->x, item->on, cell);
     if (item->kind == BP_LOSS && !run->plan->seeds) return loss(run, item->op, t);
     if (item->kind == BP_LOSS) sow(run, t);
@@ -183,7 +188,7 @@ static bp_status do_item(bp_run *run, const bp_item *item, const bp_tile *t, con
 static bp_status do_outside(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell) {
     bp_fpenv own = bp_fpenv_flush();
     bp_fpenv_restore(run->x.caller_fpenv);
-    bp_status status = do_item(run, item, t, cell);
+    bp_status status = bp_do_item(run, item, t, cell);
     bp_fpenv_restore(own);
     if (bp_pool_generation() != run->generation) { /* the user forked: this child is alone, the step ends here */
         bp_barrier_init(&run->barrier, 1);
@@ -205,7 +210,7 @@ static bp_status do_tile(bp_run *run, const bp_stage *stage, const bp_tile *t) {
     bp_status status = BP_OK;
     for (; item < end && !status; item++) {
         cell.c1 = item->cols;
-        status = do_item(run, item, t, &cell);
+        status = bp_do_item(run, item, t, &cell);
     }
     return status;
 }
@@ -226,7 +231,7 @@ static bp_status do_alone(bp_run *run, const bp_stage *stage, bp_tile *t) {
             }
             int64_t rows = item->kind == BP_BACKWARD ? t->seeds * t->count : t->count;
             bp_cell cell = {t->at, t->at + rows, 0, item->cols, run->off + t->row};
-            status = (calls_python(plan, item) ? do_outside : do_item)(run, item, t, &cell);
+            status = (calls_python(plan, item) ? do_outside : bp_do_item)(run, item, t, &cell);
         }
     }
     return status;
@@ -241,11 +246,11 @@ static int64_t first_column(const bp_stage *stage, int64_t cell) {
 static bp_status do_cell(bp_run *run, const bp_stage *stage, int64_t task) {
     const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
     int64_t down = tiles_of(run->rows, stage->row_tile);
-    bp_tile t = tile_of(run, task % down, stage->row_tile, 0); /* cells of the same weights follow each other */
+    bp_tile t = bp_tile_of(run, task % down, stage->row_tile, 0); /* cells of the same weights follow each other */
     bp_cell cell = {t.at, t.at + t.count, first_column(stage, task / down), first_column(stage, task / down + 1),
                     run->off + t.row};
     bp_status status = BP_OK;
-    for (; item < end && !status; item++) status = do_item(run, item, &t, &cell);
+    for (; item < end && !status; item++) status = bp_do_item(run, item, &t, &cell);
     return status;
 }
 
@@ -282,7 +287,7 @@ bp_status bp_do_stage_task(bp_run *run, const bp_stage *stage, int64_t task, int
     }
     bp_status status = BP_OK;
     for (int64_t tile = first; tile < end && !status; tile++) {
-        bp_tile t = tile_of(run, tile, height, thread);
+        bp_tile t = bp_tile_of(run, tile, height, thread);
         t.shard = (int)task;
         t.add = run->off || tile > first;
         status = run->plan->alone ? do_alone(run, stage, &t) : do_tile(run, stage, &t);

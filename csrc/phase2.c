@@ -46,7 +46,7 @@ static void sum_block(bp_run *run, const bp_block *block, char *G, int64_t ld) {
     for (int i = block->param; i < block->end; i++) block_gradient(run, block, i, G, ld);
 }
 
-static bp_status update_block(bp_run *run, const bp_update *step, const bp_block *block, const char *G, int64_t ld) {
+bp_status bp_update_block(bp_run *run, const bp_update *step, const bp_block *block, const char *G, int64_t ld) {
     const bp_plan *plan = run->plan;
     bp_update u = *step;
     int bad = 0;
@@ -97,7 +97,7 @@ static bp_status do_part(bp_run *run, const bp_update *step, const bp_block *blo
         }
         if (!early) sum_block(run, block, G, ld);
     }
-    return is_last_chunk(run) ? update_block(run, step, block, G, ld) : BP_OK;
+    return is_last_chunk(run) ? bp_update_block(run, step, block, G, ld) : BP_OK;
 }
 
 static bp_status do_block(bp_run *run, const bp_update *step, int number, int thread) {

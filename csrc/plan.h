@@ -121,6 +121,9 @@ typedef struct {
 } bp_forces;
 extern bp_forces bp_forced;
 
+/* Whether rows lie in the user's array as they would in the buffer, so that they can be read there. */
+int bp_lies_as_held(const bp_array *a, const bp_plan *plan, const bp_buffer *b);
+
 /* A batch begins; a chunk of so many rows has its gradients: its calls are listed. */
 void bp_tables_begin(bp_plan *plan);
 void bp_tables_collect(bp_plan *plan, int64_t rows);

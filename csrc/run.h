@@ -26,6 +26,22 @@ typedef struct {
     int64_t at;   /* of this step's rows */
 } bp_log;
 
+/* A row tile: `count` rows of the chunk from `row` lie at row `at` of the buffers. */
+typedef struct {
+    int64_t number, row, at, count;
+    int64_t seed, seeds; /* of the plan's, on the way back: the first, and how many together */
+    int shard, add; /* shards: its gradients join (or begin) those of this one */
+} bp_tile;
+
+typedef struct bp_call bp_call;
+
+/* A call's pointer to its left operand: what it was in the batch at call_pos, and the input whose rows these are. */
+typedef struct {
+    void *left;
+    const char *first;
+    int port;
+} bp_moved;
+
 struct bp_run {
     bp_plan *plan;
     bp_context x;
@@ -34,6 +50,8 @@ struct bp_run {
     int n_in, n_out, weight_port;
     bp_in_port *in;
     int64_t *repeat;         /* by port; see bp_run_repeat */
+    bp_buffer *buffers;      /* the plan's, but those read in the user's arrays, which move from chunk to chunk */
+    char *in_place;          /* by port: whether it is one of these */
     int64_t first_seed, apart; /* see bp_run_seeds */
     bp_out_port *out;
     bp_opt opt;
@@ -68,6 +86,12 @@ struct bp_run {
     atomic_int failure;      /* a task's bp_status, or BP_OK */
     bp_barrier barrier;
     bp_taken *taken;         /* by thread */
+    bp_call *calls;          /* of the tasks of a small step of call_rows rows; see calls.c */
+    int *first_call;         /* by task, first those of phase 1 */
+    int64_t call_rows;       /* 0: they are to be listed */
+    int64_t call_pos;        /* first row of the batch for which they were */
+    bp_moved *moved;
+    int n_moved;
     unsigned generation;     /* of the process: a fork begins a new one */
 };
 
@@ -96,7 +120,15 @@ static inline char *bp_row_of(const bp_run *run, int i, int64_t row, void *array
     return (char *)array + (size_t)(p->offset + row * p->cols) * run->plan->size;
 }
 
+/* run.c: decides, as an epoch begins, which inputs are read where they lie */
+void bp_place_inputs(bp_run *run);
+
 /* phase1.c */
+bp_tile bp_tile_of(const bp_run *run, int64_t tile, int64_t height, int thread);
+bp_status bp_do_item(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell);
+/* What a loss is called with on a tile; and the call, whose sums go where the tile's are. */
+bp_loss_call bp_loss_operands(const bp_run *run, int number, const bp_tile *t);
+bp_status bp_do_loss(bp_run *run, int number, const bp_tile *t, bp_loss_call *call);
 int64_t bp_stage_tasks(const bp_run *run, const bp_stage *stage);
 bp_status bp_do_stage_task(bp_run *run, const bp_stage *stage, int64_t task, int thread);
 
@@ -106,10 +138,19 @@ int64_t bp_update_tasks(const bp_run *run);
 /* The first task of a thread: those before it make up its share of the cost. */
 int64_t bp_first_update(const bp_run *run, int64_t n_tasks, int thread, int n_threads);
 bp_status bp_do_update(bp_run *run, const bp_update *step, int64_t task, int thread);
+bp_status bp_update_block(bp_run *run, const bp_update *step, const bp_block *block, const char *G, int64_t ld);
 /* The chunk's part of a block's gradient, to where it waits for the update. */
 void bp_sum_early(bp_run *run, const bp_block *block);
 /* Phase 2 begins: the rows of tables that it will touch are listed, and have their places in the logs. */
 void bp_begin_tables(bp_run *run);
+
+/* calls.c: small steps.  The list is made before the first, and made anew once call_rows is set to 0. */
+void bp_list_calls(bp_run *run);
+static inline int bp_has_calls(const bp_run *run) {
+    return run->call_rows == run->rows && run->rows == run->batch_rows;
+}
+void bp_move_calls(bp_run *run); /* to the rows of the batch at run->at */
+bp_status bp_do_calls(bp_run *run, const bp_update *step, int64_t task, int thread);
 
 /* epoch.c */
 void bp_set_batch(bp_run *run); /* the batch at run->at begins, or begins anew */

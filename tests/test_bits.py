@@ -237,6 +237,33 @@ def test_callbacks_by_batch_do_not_change_bits():
     assert state_of(nets[0]) == state_of(nets[1])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", [bp.SGD(lr=0.05), *OPTIMIZERS.values()], ids=["plain", *OPTIMIZERS])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("make", [small, deep])
+def test_a_short_last_batch_has_the_bits_of_a_batch_of_that_size(make, optimizer, weighted, dtype):
+    """Whole batches are walked call by call, the rest of an epoch task by task (csrc/calls.c)."""
+    whole, parts = make(dtype=dtype), make(dtype=dtype)
+    X, y = data(whole, 70)
+    weight = RNG.integers(1, 9, 70) / 8 if weighted else None  # their sums are exact in any order
+    kw = {"optimizer": optimizer, "epochs": 1, "shuffle": False}
+    whole.fit(X, y, sample_weight=weight, batch_size=40, **kw)
+    for rows in (slice(40), slice(40, 70)):
+        some = None if weight is None else weight[rows]
+        parts.fit(X[rows], y[rows], sample_weight=some, batch_size=40, **kw)
+    assert parts.theta.tobytes() == whole.theta.tobytes()
+
+
+def test_data_that_is_theta_is_read_before_the_step_changes_it():
+    """Contiguous rows are read where they lie, but for these."""
+    nets = [bp.Network([bp.Input(8), bp.Dense(8)], seed=0) for _ in range(2)]
+    y = RNG.standard_normal((8, 8))
+    X = nets[0].theta[:64].reshape(8, 8)
+    nets[0].fit(X, y, epochs=1, batch_size=8, shuffle=False)
+    nets[1].fit(nets[1].theta[:64].reshape(8, 8).copy(), y, epochs=1, batch_size=8, shuffle=False)
+    assert nets[0].theta.tobytes() == nets[1].theta.tobytes()
+
+
 def test_layout_and_type_of_the_data_do_not_change_bits():
     X, y = RNG.integers(-5, 5, (100, 6)), RNG.integers(0, 4, 100)
     forms = [

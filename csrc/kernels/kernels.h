@@ -69,6 +69,9 @@ void bp_convert_int32(const char *source, int64_t stride, bp_source type, int sw
 /* Rows first.. of an array, or of its rows in that order, to a buffer's rows. */
 void bp_gather(const bp_array *a, const int64_t *order, int64_t first, int64_t rows, const bp_buffer *b, bp_dtype dtype,
                char *to);
+/* Whether its elements are as the buffer holds them, next to each other; whether rows of `cols` are one run. */
+int bp_is_copied(const bp_array *a, const bp_buffer *b, bp_dtype dtype);
+int bp_is_run(const bp_array *a, int64_t cols);
 int64_t bp_source_size(bp_source type);
 float bp_from_half(uint16_t half);
 
