@@ -4,6 +4,7 @@
 #include "plan.h"
 
 enum { MAX_MOVED = 32 }; /* buffers of a plan whose inputs are read in place */
+static const int64_t WIDE_BYTES = 2048; /* a row of weights: beyond, strips */
 static const double ALONE_FLOPS = 1e6; /* fewer are done by the caller alone */
 
 typedef struct {
@@ -30,6 +31,28 @@ static int in_place(const bp_plan *plan, const bp_in_port *port) {
     if (plan->buffers[in].kind != BP_REAL || X->type != (plan->dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE)) return 0;
     return !X->n_outer && !X->swapped && X->col_stride == size && X->row_stride == cols * size &&
            (uintptr_t)X->data % plan->size == 0;
+}
+
+static int in_strips(const bp_plan *plan, const bp_param *p) {
+    int all = p->cols * (int64_t)plan->size > WIDE_BYTES && p->first_use >= 0;
+    for (int u = p->first_use; u >= 0; u = plan->uses[u].next)
+        all = all && !plan->uses[u].slot && plan->ops[plan->uses[u].op].type->takes_strips;
+    return all;
+}
+
+void bp_plan_pack(bp_plan *plan, const void *theta, void *to) {
+    memcpy(to, theta, (size_t)plan->n_theta * plan->size);
+    for (int i = 0; i < plan->n_params; i++) {
+        bp_param *p = &plan->params[i];
+        if (!(p->strips = in_strips(plan, p))) continue;
+        size_t first = (size_t)p->offset * plan->size, row = (size_t)p->cols * plan->size, wide;
+        char *at = (char *)to + first;
+        for (size_t c = 0; c < row; c += wide) {
+            const char *from = (const char *)theta + first + c;
+            wide = row - c < BP_STRIP_BYTES ? row - c : BP_STRIP_BYTES;
+            for (int64_t r = 0; r < p->rows; r++, from += row, at += wide) memcpy(at, from, wide);
+        }
+    }
 }
 
 static void answer_tile(answer *a, int64_t first, int64_t rows, int thread) {
