@@ -4,7 +4,7 @@
 #include "plan.h"
 
 enum { MAX_MOVED = 32 }; /* buffers of a plan whose inputs are read in place */
-static const int64_t WIDE_BYTES = 2048; /* a row of weights: beyond, strips */
+static const int64_t STRIPS_FROM = 1024; /* bytes of a row of weights */
 static const double ALONE_FLOPS = 1e6; /* fewer are done by the caller alone */
 
 typedef struct {
@@ -34,7 +34,7 @@ static int in_place(const bp_plan *plan, const bp_in_port *port) {
 }
 
 static int in_strips(const bp_plan *plan, const bp_param *p) {
-    int all = p->cols * (int64_t)plan->size > WIDE_BYTES && p->first_use >= 0;
+    int all = p->cols * (int64_t)plan->size >= STRIPS_FROM && p->first_use >= 0;
     for (int u = p->first_use; u >= 0; u = plan->uses[u].next)
         all = all && !plan->uses[u].slot && plan->ops[plan->uses[u].op].type->takes_strips;
     return all;
@@ -45,13 +45,13 @@ void bp_plan_pack(bp_plan *plan, const void *theta, void *to) {
     for (int i = 0; i < plan->n_params; i++) {
         bp_param *p = &plan->params[i];
         if (!(p->strips = in_strips(plan, p))) continue;
-        size_t first = (size_t)p->offset * plan->size, row = (size_t)p->cols * plan->size, wide;
-        char *at = (char *)to + first;
-        for (size_t c = 0; c < row; c += wide) {
-            const char *from = (const char *)theta + first + c;
-            wide = row - c < BP_STRIP_BYTES ? row - c : BP_STRIP_BYTES;
-            for (int64_t r = 0; r < p->rows; r++, from += row, at += wide) memcpy(at, from, wide);
-        }
+        size_t first = (size_t)p->offset * plan->size, rows = (size_t)p->rows, row = (size_t)p->cols * plan->size;
+        const char *from = (const char *)theta + first;
+        for (size_t r = 0; r < rows; r++, from += row)
+            for (size_t c = 0, wide; c < row; c += wide) {
+                wide = row - c < BP_STRIP_BYTES ? row - c : BP_STRIP_BYTES;
+                memcpy((char *)to + first + c * rows + r * wide, from + c, wide);
+            }
     }
 }
 

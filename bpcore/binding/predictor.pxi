@@ -4,7 +4,7 @@ cdef enum:
     ARENAS = 64  # kept for the next calls
 
 cdef double _RELEASE_FLOPS = 2e5     # some microseconds: fewer are not worth giving the GIL away
-cdef double _UNHEARD_FLOPS = 1e9     # between two looks for Ctrl-C
+cdef double _UNHEARD_FLOPS = 4e9     # between two looks for Ctrl-C
 
 # native dtypes by NumPy's number; -1: ask _describe
 cdef int[32] _SOURCE_OF
