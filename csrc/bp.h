@@ -383,8 +383,8 @@ bp_progress bp_run_progress(const bp_run *run);
 const double *bp_run_loss(const bp_run *run, int loss);
 int64_t bp_run_updates(const bp_run *run); /* the optimiser's t */
 
-/* Copies theta to where bp_answer reads it from then on, as large: wide weights of dense layers in strips of columns, so
- * that a product reads them from front to back. */
+/* Copies theta to where bp_answer reads it from then on: wide weights of dense layers in strips of columns, which a
+ * product reads from front to back, all else as it was. */
 void bp_plan_pack(bp_plan *plan, const void *theta, void *to);
 
 /* Forward for all rows of the inputs, as many in each, to data of the outputs.  The plan, compiled to do nothing but
