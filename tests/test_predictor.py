@@ -96,6 +96,45 @@ def test_threads_share_the_rows():
         _core.force(False, "")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("last", [5, 577])
+def test_threads_share_a_row(dtype, last):
+    """A row of more than 2 Mflop: the bits of predict, whether threads take columns of it or others have them."""
+    net = make((600, 1301, 701, last), "gelu", dtype=dtype)
+    X = RNG.standard_normal((33, 600)).astype(dtype)
+    wanted = net.predict(X, n_threads=1)
+    for n_threads in (1, 2, 3, 40):
+        answer, wrong = net.predictor(n_threads=n_threads), []
+
+        def ask(answer=answer, wrong=wrong):
+            for rows in (1, 2, 5, 31, 32, 33):
+                for x in (X[:rows], X[:rows].astype(">f4" if dtype == "float32" else ">f8")):
+                    wrong.append(answer(x).tobytes() != wanted[:rows].tobytes())
+            for x, a in zip(X, wanted, strict=True):
+                wrong.append(answer(x).tobytes() != a.tobytes())
+
+        ask()
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert len(wrong) == 4 * 45 and not any(wrong)
+
+
+def test_a_row_that_threads_share_and_that_fails():
+    """The first thread finds a number out of range while others wait for it."""
+    words, x = bp.Input(2, integer=True, name="words"), bp.Input(1000, name="x")
+    h = bp.Dense(1200, "relu")(bp.concat([bp.Reshape(-1)(bp.Embedding(7, 3)(words)), bp.Dense(1100)(x)]))
+    answer = bp.Network([words, x], bp.Dense(2)(h)).predictor(n_threads=3)
+    good, bad = [np.array([1, 2]), np.ones(1000)], [np.array([1, 7]), np.ones(1000)]
+    first = answer(good).tobytes()
+    for _ in range(20):
+        with pytest.raises(ValueError, match="whole numbers"):
+            answer(bad)
+        assert answer(good).tobytes() == first
+
+
 def test_it_is_a_snapshot():
     net = make()
     x = RNG.standard_normal(5)
