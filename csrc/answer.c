@@ -22,7 +22,7 @@ typedef struct {
     atomic_llong next;  /* tile of rows */
     atomic_int failure; /* bp_status of a tile, or BP_OK */
     int together;       /* so many threads share the only tile: columns of large products; the first does the rest */
-    bp_barrier meeting;
+    bp_barrier *meeting; /* of these */
 } answer;
 
 /* Whether rows of an input can be read where they lie: as the plan would hold them, and by products, which read no
@@ -69,11 +69,11 @@ static int is_shared(const bp_plan *plan, const bp_op *op) {
 }
 
 static void meet(answer *a) {
-    if (bp_barrier_arrive(&a->meeting)) bp_barrier_release(&a->meeting);
+    if (bp_barrier_arrive(a->meeting)) bp_barrier_release(a->meeting);
 }
 
 /* Forward on the rows at `at`; threads that share them walk side by side, also where the first fails. */
-static bp_status walk(answer *a, const bp_context *x, int64_t first, int64_t at, int64_t rows, int thread) {
+static inline bp_status walk(answer *a, const bp_context *x, int64_t first, int64_t at, int64_t rows, int thread) {
     const bp_plan *plan = a->plan;
     bp_status status = BP_OK;
     for (int i = 0, met = 0; i < plan->n_ops; i++) {
@@ -141,7 +141,7 @@ static void answer_tiles(void *arg, int thread, int n_threads) {
 static void prepare(void *arg, int n_threads, bp_fpenv caller) {
     answer *a = arg;
     if (n_threads == 1) a->together = 0;
-    if (a->together) bp_barrier_init(&a->meeting, a->together = n_threads);
+    if (a->together) bp_barrier_init(a->meeting, a->together = n_threads);
     a->x.caller_fpenv = caller;
 }
 
@@ -149,6 +149,7 @@ bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, int n_i
                     const bp_out_port *out, int n_threads) {
     if (!plan->arena || !plan->windowed || (plan->flags | BP_DO_REUSE) != (BP_DO_FORWARD | BP_DO_REUSE))
         return BP_E_SHAPE;
+    bp_barrier meeting;
     answer a = {.plan = plan,
                 .x = {.plan = plan, .ops = plan->ops, .buffers = plan->buffers, .params = plan->params, .arena = arena,
                       .theta = theta},
@@ -156,7 +157,8 @@ bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, int n_i
                 .n_out = n_out,
                 .in = in,
                 .out = out,
-                .rows = in[0].array.rows};
+                .rows = in[0].array.rows,
+                .meeting = &meeting};
     if (n_threads > plan->n_threads) n_threads = plan->n_threads;
     int single = a.rows <= BP_INFER_TILE;
     double flops = plan->flops_row * (double)(single && a.rows < READING_ROWS ? READING_ROWS : a.rows);
@@ -165,6 +167,6 @@ bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, int n_i
     if (single && !a.together) n_threads = 1;
     a.tile = bp_infer_tile(plan, a.rows, n_threads);
     bp_pool_run(n_threads, answer_tiles, prepare, &a);
-    if (a.together) bp_barrier_destroy(&a.meeting);
+    if (a.together) bp_barrier_destroy(&meeting);
     return (bp_status)atomic_load(&a.failure);
 }
