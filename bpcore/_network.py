@@ -454,8 +454,8 @@ class Network:
         self._fitting.check("predictor")
         threads = _threads.resolve(n_threads)
         theta = _aligned(self._theta.size, self._dtype)
-        theta[:] = self._theta
         made = _plans.compiled(self, _plans.Key(_plans.PREDICT, 1, threads))
+        made.plan.pack(self._theta, theta)
         calls_python = not all(node.layer.low_level for node in self._nodes)
         slow = self.copy()._predict if calls_python else None
         limit = _threads.get_num_threads if n_threads is None else None

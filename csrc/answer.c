@@ -3,8 +3,14 @@
 #include "kernels/kernels.h"
 #include "plan.h"
 
-enum { MAX_MOVED = 32 }; /* buffers of a plan whose inputs are read in place */
-static const double ALONE_FLOPS = 1e6; /* fewer are done by the caller alone */
+enum {
+    MAX_MOVED = 32,         /* buffers of a plan whose inputs are read in place */
+    STRIPS_FROM = 1024,     /* bytes of a row of weights */
+    READING_ROWS = 4,       /* fewer take as long: the weights are read */
+    SHARED_WEIGHTS = 1 << 17 /* of a product that threads share: 1 us */
+};
+/* Fewer are done by the caller alone; of a single tile 40 us, since a thread that sleeps comes 20 us late. */
+static const double ALONE_FLOPS = 1e6, TOGETHER_FLOPS = 2e6 * READING_ROWS;
 
 typedef struct {
     const bp_plan *plan;
@@ -13,8 +19,10 @@ typedef struct {
     const bp_in_port *in;
     const bp_out_port *out;
     int64_t rows, tile;
-    atomic_llong next; /* tile of rows */
+    atomic_llong next;  /* tile of rows */
     atomic_int failure; /* bp_status of a tile, or BP_OK */
+    int together;       /* so many threads share the only tile: columns of large products; the first does the rest */
+    bp_barrier *meeting; /* of these */
 } answer;
 
 /* By products, which read no further than the last row. */
@@ -25,11 +33,69 @@ static int in_place(const bp_plan *plan, const bp_in_port *port) {
     return plan->n_buffers <= MAX_MOVED && bp_lies_as_held(&port->array, plan, &plan->buffers[port->buffer]);
 }
 
+static int in_strips(const bp_plan *plan, const bp_param *p) {
+    int all = p->cols * (int64_t)plan->size >= STRIPS_FROM && p->first_use >= 0;
+    for (int u = p->first_use; u >= 0; u = plan->uses[u].next)
+        all = all && !plan->uses[u].slot && plan->ops[plan->uses[u].op].type->takes_strips;
+    return all;
+}
+
+void bp_plan_pack(bp_plan *plan, const void *theta, void *to) {
+    memcpy(to, theta, (size_t)plan->n_theta * plan->size);
+    for (int i = 0; i < plan->n_params; i++) {
+        bp_param *p = &plan->params[i];
+        if (!(p->strips = in_strips(plan, p))) continue;
+        size_t first = (size_t)p->offset * plan->size, rows = (size_t)p->rows, row = (size_t)p->cols * plan->size;
+        const char *from = (const char *)theta + first;
+        for (size_t r = 0; r < rows; r++, from += row)
+            for (size_t c = 0, wide; c < row; c += wide) {
+                wide = row - c < BP_STRIP_BYTES ? row - c : BP_STRIP_BYTES;
+                memcpy((char *)to + first + c * rows + r * wide, from + c, wide);
+            }
+    }
+}
+
+static int is_shared(const bp_plan *plan, const bp_op *op) {
+    const bp_param *W = op->n_params ? &plan->params[op->param[0]] : NULL;
+    if (!W || !W->strips || op->scope != BP_SCOPE_CELLS) return 0;
+    return W->rows * W->cols >= SHARED_WEIGHTS || bp_forced.parallel_always;
+}
+
+static void meet(answer *a) {
+    if (bp_barrier_arrive(a->meeting)) bp_barrier_release(a->meeting);
+}
+
+/* Forward on the rows at `at`; threads that share them walk side by side, also where the first fails. */
+static inline bp_status walk(answer *a, const bp_context *x, int64_t first, int64_t at, int64_t rows, int thread) {
+    const bp_plan *plan = a->plan;
+    bp_status status = BP_OK;
+    for (int i = 0, met = 0; i < plan->n_ops; i++) {
+        const bp_op *op = &plan->ops[i];
+        if (op->fused_forward) continue;
+        bp_cell cell = {at, at + rows, 0, plan->buffers[op->out].cols, first};
+        int shared = a->together && is_shared(plan, op);
+        if (shared) {
+            int64_t strip = BP_STRIP_BYTES / (int64_t)plan->size, strips = (cell.c1 + strip - 1) / strip;
+            cell.c0 = strips * thread / a->together * strip;
+            cell.c1 = min64(strips * (thread + 1) / a->together * strip, cell.c1);
+            if (!met) meet(a);
+        } else if (thread && a->together) {
+            met = 0;
+            continue;
+        }
+        if (!status) status = op->type->forward[plan->dtype](x, op, &cell);
+        if (shared) meet(a);
+        else if (status && !a->together) break;
+        met = shared;
+    }
+    return status;
+}
+
 static void answer_tile(answer *a, int64_t first, int64_t rows, int thread) {
     const bp_plan *plan = a->plan;
     bp_context x = a->x;
     bp_buffer buffers[MAX_MOVED];
-    int64_t at = thread * plan->row_tile;
+    int64_t at = a->together ? 0 : thread * plan->row_tile;
     for (int i = 0; i < a->n_in; i++) {
         const bp_in_port *port = &a->in[i];
         const bp_buffer *b = &plan->buffers[port->buffer];
@@ -38,21 +104,14 @@ static void answer_tile(answer *a, int64_t first, int64_t rows, int thread) {
             size_t ahead = (uintptr_t)port->array.data - (uintptr_t)x.arena;
             buffers[port->buffer].offset = ahead + (size_t)((first - at) * b->cols) * plan->size;
             x.buffers = buffers;
-        } else {
+        } else if (!thread || !a->together) {
             size_t size = b->kind == BP_REAL ? plan->size : sizeof(int32_t);
             bp_gather(&port->array, NULL, first, rows, b, plan->dtype, bp_at(&x, port->buffer, at, size));
         }
     }
-    for (int i = 0; i < plan->n_ops; i++) {
-        const bp_op *op = &plan->ops[i];
-        if (op->fused_forward) continue;
-        bp_status status = op->type->forward[plan->dtype](
-            &x, op, &(bp_cell){at, at + rows, 0, plan->buffers[op->out].cols, first});
-        if (status) {
-            atomic_store_explicit(&a->failure, (int)status, memory_order_relaxed);
-            return;
-        }
-    }
+    bp_status status = walk(a, &x, first, at, rows, thread);
+    if (status) atomic_store_explicit(&a->failure, (int)status, memory_order_relaxed);
+    if (status || (thread && a->together)) return;
     for (int i = 0; i < a->n_out; i++) {
         const bp_out_port *port = &a->out[i];
         size_t row = (size_t)plan->buffers[port->buffer].cols * plan->size;
@@ -64,13 +123,18 @@ static void answer_tiles(void *arg, int thread, int n_threads) {
     answer *a = arg;
     int64_t tile = a->tile, first;
     (void)n_threads;
+    if (a->together) {
+        answer_tile(a, 0, a->rows, thread);
+        return;
+    }
     while ((first = tile * atomic_fetch_add_explicit(&a->next, 1, memory_order_relaxed)) < a->rows)
         answer_tile(a, first, a->rows - first < tile ? a->rows - first : tile, thread);
 }
 
 static void prepare(void *arg, int n_threads, bp_fpenv caller) {
     answer *a = arg;
-    (void)n_threads;
+    if (n_threads == 1) a->together = 0;
+    if (a->together) bp_barrier_init(a->meeting, a->together = n_threads);
     a->x.caller_fpenv = caller;
 }
 
@@ -78,6 +142,7 @@ bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, int n_i
                     const bp_out_port *out, int n_threads) {
     if (!plan->arena || !plan->windowed || (plan->flags | BP_DO_REUSE) != (BP_DO_FORWARD | BP_DO_REUSE))
         return BP_E_SHAPE;
+    bp_barrier meeting;
     answer a = {.plan = plan,
                 .x = {.plan = plan, .ops = plan->ops, .buffers = plan->buffers, .params = plan->params, .arena = arena,
                       .theta = theta},
@@ -85,11 +150,16 @@ bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, int n_i
                 .n_out = n_out,
                 .in = in,
                 .out = out,
-                .rows = in[0].array.rows};
+                .rows = in[0].array.rows,
+                .meeting = &meeting};
     if (n_threads > plan->n_threads) n_threads = plan->n_threads;
-    if (plan->flops_row * (double)a.rows < ALONE_FLOPS && !bp_forced.parallel_always) n_threads = 1;
-    if (a.rows <= BP_INFER_TILE) n_threads = 1;
+    int single = a.rows <= BP_INFER_TILE;
+    double flops = plan->flops_row * (double)(single && a.rows < READING_ROWS ? READING_ROWS : a.rows);
+    if (flops < (single ? TOGETHER_FLOPS : ALONE_FLOPS) && !bp_forced.parallel_always) n_threads = 1;
+    for (int i = 0; i < plan->n_ops && single && n_threads > 1; i++) a.together |= is_shared(plan, &plan->ops[i]);
+    if (single && !a.together) n_threads = 1;
     a.tile = bp_infer_tile(plan, a.rows, n_threads);
     bp_pool_run(n_threads, answer_tiles, prepare, &a);
+    if (a.together) bp_barrier_destroy(&meeting);
     return (bp_status)atomic_load(&a.failure);
 }

@@ -88,7 +88,9 @@ typedef struct {
     int flags;      /* a sum of BP_PARAM_... */
     int first_use, last_use; /* in plan order; a weight used twice has two; -1: none */
     int segment;    /* its gradient is summed as soon as this one has been walked back; 0: when all have */
+    int strips;     /* its columns lie in strips, one [rows, BP_STRIP_BYTES] after the other: see bp_plan_pack */
 } bp_param;
+enum { BP_STRIP_BYTES = 192 }; /* of a row; whole panels of every instruction set (gemm.inc) */
 typedef struct {
     int op, slot, next;
 } bp_use;
@@ -136,6 +138,7 @@ typedef struct {
     int elementwise; /* backward is dz = df * da, with df cached */
     int prepares; /* where a context has a place for it, a product is prepared there, and not done */
     int fuses; /* its products do what an elementwise operation before or after it does; see bp_op.relu, factor */
+    int takes_strips; /* forward reads its first parameter in strips of columns, too */
     int backward_first; /* param_grad needs what backward leaves, whether an input has a gradient or not */
     /* Checks operands and declares the output (op->out) and cached buffers (op->aux, op->aux + 1, ...). */
     bp_status (*declare)(bp_plan *plan, bp_op *op);
@@ -389,6 +392,10 @@ bp_progress bp_run_progress(const bp_run *run);
 /* (3,): loss, weight and hits of one of the losses over this epoch, the loss without its weight. */
 const double *bp_run_loss(const bp_run *run, int loss);
 int64_t bp_run_updates(const bp_run *run); /* the optimiser's t */
+
+/* Copies theta to where bp_answer reads it from then on: wide weights of dense layers in strips of columns, which a
+ * product reads from front to back, all else as it was. */
+void bp_plan_pack(bp_plan *plan, const void *theta, void *to);
 
 /* Forward for all rows of the inputs, as many in each, to data of the outputs.  The plan, compiled to do nothing but
  * forward and without functions of the user's Python, and theta are only read: callers may share them.  The arena,

@@ -21,8 +21,13 @@ def make(sizes=(5, 40, 3), inner="tanh", last="softmax", dtype="float32", seed=1
     return bp.Network(layers, dtype=dtype, seed=seed)
 
 
+# Rows of weights shorter than 1 KiB, of whole strips of it, of a last one of one column, of many and a rest.
+SIZES = [(1, 1), (4, 16, 3), (5, 40, 3), (100, 256, 256, 2), (300, 131, 10), (33, 700, 17), (1, 769, 385, 4),
+         (257, 1152, 1009)]  # fmt: skip
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("sizes", [(1, 1), (4, 16, 3), (5, 40, 3), (100, 256, 256, 2), (300, 131, 10), (33, 700, 17)])
+@pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("inner", ["relu", "gelu", "logistic"])
 def test_a_row_and_a_batch_have_the_bits_of_predict(sizes, inner, dtype):
     net = make(sizes, inner, "logistic" if sizes[-1] == 1 else "softmax", dtype)
@@ -37,6 +42,51 @@ def test_a_row_and_a_batch_have_the_bits_of_predict(sizes, inner, dtype):
         assert found.shape == (sizes[-1],) and found.dtype == dtype and found.tobytes() == a.tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_wide_weights_are_kept_once(dtype):
+    net = make((600, 900, 700, 5), dtype=dtype)
+    before = net.theta.copy()
+    tracemalloc.start()
+    try:
+        answer = net.predictor()
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert net.theta.nbytes <= kept <= peak < 1.1 * net.theta.nbytes
+    assert net.theta.tobytes() == before.tobytes()
+    X = RNG.standard_normal((3, 600))
+    assert answer(X).tobytes() == net.predict(X).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_wide_layers_at_positions_and_shared(dtype):
+    """A sequence; a layer used twice, without a bias; a recurrent one, which reads its weights as they lie; biases."""
+    x = bp.Input((5, 300))
+    twice = bp.Dense(300, "relu", bias=False)
+    h = bp.SimpleRNN(300)(twice(bp.Bias()(twice(x))))
+    net = bp.Network(x, [bp.Dense(7)(bp.Dense(605, "tanh")(h)), bp.Dense(431)(bp.Reshape(-1)(h[1:]))], dtype=dtype)
+    X = RNG.standard_normal((70, 5, 300)).astype(dtype)
+    wanted = net.predict(X)
+    for n_threads in (1, 2, 3):
+        answer = net.predictor(n_threads=n_threads)
+        for rows in (1, 7, 33, 70):
+            assert all(a.tobytes() == b[:rows].tobytes() for a, b in zip(answer(X[:rows]), wanted, strict=True))
+        assert all(a.tobytes() == b[69].tobytes() for a, b in zip(answer(X[69]), wanted, strict=True))
+
+
+@pytest.mark.parametrize("offset", [1, 2, 4, 8, 12])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_wide_layers_read_rows_wherever_they_lie(dtype, offset):
+    net = make((77, 523, 5), "relu", dtype=dtype)
+    X = np.zeros(34 * 77 * 8 + 16, np.uint8)[offset:][: 34 * 77 * np.dtype(dtype).itemsize].view(dtype).reshape(34, 77)
+    X[:] = RNG.standard_normal(X.shape)
+    wanted, answer = net.predict(X.copy()), net.predictor()
+    assert answer(X).tobytes() == wanted.tobytes()
+    assert all(answer(x).tobytes() == a.tobytes() for x, a in zip(X, wanted, strict=True))
+    wide = np.asfortranarray(X)
+    assert answer(wide).tobytes() == wanted.tobytes() and answer(wide[3]).tobytes() == wanted[3].tobytes()
+
+
 def test_threads_share_the_rows():
     net, X = make(), RNG.standard_normal((3000, 5))
     _core.force(True, "")
@@ -44,6 +94,45 @@ def test_threads_share_the_rows():
         assert net.predictor(n_threads=3)(X).tobytes() == net.predict(X).tobytes()
     finally:
         _core.force(False, "")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("last", [5, 577])
+def test_threads_share_a_row(dtype, last):
+    """A row of more than 2 Mflop: the bits of predict, whether threads take columns of it or others have them."""
+    net = make((600, 1301, 701, last), "gelu", dtype=dtype)
+    X = RNG.standard_normal((33, 600)).astype(dtype)
+    wanted = net.predict(X, n_threads=1)
+    for n_threads in (1, 2, 3, 40):
+        answer, wrong = net.predictor(n_threads=n_threads), []
+
+        def ask(answer=answer, wrong=wrong):
+            for rows in (1, 2, 5, 31, 32, 33):
+                for x in (X[:rows], X[:rows].astype(">f4" if dtype == "float32" else ">f8")):
+                    wrong.append(answer(x).tobytes() != wanted[:rows].tobytes())
+            for x, a in zip(X, wanted, strict=True):
+                wrong.append(answer(x).tobytes() != a.tobytes())
+
+        ask()
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert len(wrong) == 4 * 45 and not any(wrong)
+
+
+def test_a_row_that_threads_share_and_that_fails():
+    """The first thread finds a number out of range while others wait for it."""
+    words, x = bp.Input(2, integer=True, name="words"), bp.Input(1000, name="x")
+    h = bp.Dense(1200, "relu")(bp.concat([bp.Reshape(-1)(bp.Embedding(7, 3)(words)), bp.Dense(1100)(x)]))
+    answer = bp.Network([words, x], bp.Dense(2)(h)).predictor(n_threads=3)
+    good, bad = [np.array([1, 2]), np.ones(1000)], [np.array([1, 7]), np.ones(1000)]
+    first = answer(good).tobytes()
+    for _ in range(20):
+        with pytest.raises(ValueError, match="whole numbers"):
+            answer(bad)
+        assert answer(good).tobytes() == first
 
 
 def test_it_is_a_snapshot():
@@ -255,7 +344,7 @@ def test_more_rows_than_go_between_two_looks_for_a_signal(monkeypatch):
     a, b = bp.Input(300, name="a"), bp.Input(300, name="b")
     h = bp.Dense(700, "tanh")(a) + bp.Dense(700)(b)
     net = bp.Network([a, b], [bp.Dense(3)(bp.Dense(700)(h)), bp.Dense(2)(h)], seed=1)
-    X = [RNG.standard_normal((1500, 300)).astype("f4") for _ in range(2)]
+    X = [RNG.standard_normal((5000, 300)).astype("f4") for _ in range(2)]
     for n_threads in (1, 2):
         found = net.predictor(n_threads=n_threads)(X)
         assert all(p.tobytes() == q.tobytes() for p, q in zip(found, net.predict(X), strict=True))

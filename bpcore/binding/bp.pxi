@@ -117,6 +117,7 @@ cdef extern from "bp.h" nogil:
     void bp_run_begin(bp_run *, int64_t, int64_t, const int64_t *)
     bp_status bp_epoch(bp_run *, int, double, int64_t, int)
     bp_progress bp_run_progress(const bp_run *)
+    void bp_plan_pack(bp_plan *, const void *, void *)
     bp_status bp_answer(const bp_plan *, const void *, void *, int, const bp_in_port *, int, const bp_out_port *, int)
     const double *bp_run_loss(const bp_run *, int)
     int64_t bp_run_updates(const bp_run *)

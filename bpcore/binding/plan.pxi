@@ -113,6 +113,10 @@ cdef class Plan:
         if status:
             _raise(status)
 
+    def pack(self, cnp.ndarray theta, cnp.ndarray to):
+        """Copies theta to where a predictor with this plan reads it; see bp_plan_pack."""
+        bp_plan_pack(self.plan, cnp.PyArray_DATA(theta), cnp.PyArray_DATA(to))
+
     def grad(self, int buffer):
         """Number of the buffer of the gradient with respect to `buffer`, or -1."""
         return bp_plan_grad(self.plan, buffer)

@@ -4,7 +4,8 @@ cdef enum:
     ARENAS = 64  # kept for the next calls
 
 cdef double _RELEASE_FLOPS = 2e5     # some microseconds: fewer are not worth giving the GIL away
-cdef double _UNHEARD_FLOPS = 1e9     # between two looks for Ctrl-C
+cdef double _TOGETHER_FLOPS = 2e6    # a row of more may have several threads: see answer.c
+cdef double _UNHEARD_FLOPS = 4e9     # between two looks for Ctrl-C
 
 # native dtypes by NumPy's number; -1: ask _describe
 cdef int[32] _SOURCE_OF
@@ -197,7 +198,7 @@ cdef class Predictor:
         elif posix_memalign(&arena, 64, self.arena_bytes + 64):
             raise MemoryError("bpcore: out of memory")
         try:
-            if release and rows > 1:
+            if release and (rows > 1 or self.flops_row > _TOGETHER_FLOPS):
                 n_threads = self.threads()
             most = 128 * max(1, <int64_t>(_UNHEARD_FLOPS * n_threads / (128 * self.flops_row + 1)))
             while True:

@@ -249,6 +249,25 @@ static void *ask(void *arg) {
     return NULL;
 }
 
+/* Weights of rows from 1 KiB on lie in strips of 192 bytes, a narrower one last; the rest as it was. */
+static void check_packed(const spec *s, const void *theta, const void *packed) {
+    size_t size = size_of(s), at = 0, moved = 0;
+    for (int l = 1; l <= s->depth; l++) {
+        size_t rows = (size_t)s->width[l - 1], cols = (size_t)s->width[l], strip = 192 / size;
+        if (cols * size < 1024) strip = cols;
+        for (size_t r = 0; r < rows; r++)
+            for (size_t c = 0; c < cols; c++) {
+                size_t first = c / strip * strip, wide = cols - first < strip ? cols - first : strip;
+                size_t to = at + first * rows + r * wide + c - first, from = at + r * cols + c;
+                moved += !!memcmp((const char *)packed + to * size, (const char *)theta + from * size, size);
+            }
+        at += rows * cols;
+        moved += !!memcmp((const char *)packed + at * size, (const char *)theta + at * size, cols * size);
+        at += cols;
+    }
+    CHECK(!moved);
+}
+
 static void check_answers(const spec *s, const data *d, const void *theta, const char *wanted, size_t row) {
     enum { ASKERS = 3 };
     net n;
@@ -262,10 +281,16 @@ static void check_answers(const spec *s, const data *d, const void *theta, const
         net_close(&n);
         return;
     }
-    for (int always = 1; always >= 0; always--) {
-        bp_set_parallel_always(always);
+    void *packed = zeros((size_t)n_theta(s), size_of(s));
+    for (int pass = 0; pass < 4; pass++) {
+        const void *read = pass < 2 ? theta : packed;
+        bp_set_parallel_always(pass % 2);
+        if (pass == 2) {
+            bp_plan_pack(n.plan, theta, packed);
+            check_packed(s, theta, packed);
+        }
         for (int i = 0; i < ASKERS; i++) {
-            askers[i] = (asker){&n, theta, d, wanted, row, 1 + i, 0};
+            askers[i] = (asker){&n, read, d, wanted, row, 1 + i, 0};
             if (pthread_create(&threads[i], NULL, ask, &askers[i])) abort();
         }
         for (int i = 0; i < ASKERS; i++) {
@@ -273,6 +298,8 @@ static void check_answers(const spec *s, const data *d, const void *theta, const
             CHECK(!askers[i].wrong);
         }
     }
+    bp_set_parallel_always(0);
+    free(packed);
     net_close(&n);
     CHECK(!net_open(&n, s, BP_DO_FORWARD | BP_DO_CACHE, 1, 1)); /* does more than answer */
     CHECK(bp_answer(n.plan, theta, NULL, 1, &in, 1, &to, 1) == BP_E_SHAPE);
@@ -506,6 +533,8 @@ void test_graphs(void) {
     check_inference(BP_F64, "gelu", 65);
     check_inference(BP_F32, "python_function", 31);
     check_inference(BP_F64, "user_function", 1);
+    check_inference(BP_F32, "relu", 601);
+    check_inference(BP_F64, "silu", 193);
     test_failures();
     test_answers_of_several();
     test_tape();
