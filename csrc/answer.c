@@ -138,6 +138,7 @@ static void prepare(void *arg, int n_threads, bp_fpenv caller) {
     a->x.caller_fpenv = caller;
 }
 
+_Static_assert(2 * BP_LEAST_TILE >= BP_INFER_TILE, "rows that two threads share have room in their windows");
 bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, int n_in, const bp_in_port *in, int n_out,
                     const bp_out_port *out, int n_threads) {
     if (!plan->arena || !plan->windowed || (plan->flags | BP_DO_REUSE) != (BP_DO_FORWARD | BP_DO_REUSE))

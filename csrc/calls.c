@@ -164,11 +164,14 @@ static int64_t count_calls(const bp_run *run, int64_t rows) {
     int64_t tiles = tiles_of(rows, plan->row_tile), n = tiles * (plan->n_items + run->n_in) + plan->n_blocks;
     int one_stage = plan->n_stages == 1 && plan->stages[0].scope == BP_SCOPE_ROWS && rows <= plan->chunk_rows;
     if (!bp_trains(run) || plan->windowed || plan->n_tables || !one_stage || tiles > MAX_TILES) return 0;
-    for (int i = 0; i < plan->n_blocks && n <= MAX_CALLS; i++)
-        for (int k = plan->blocks[i].param; k < plan->blocks[i].end; k++) {
+    for (int i = 0; i < plan->n_blocks && n <= MAX_CALLS; i++) {
+        const bp_block *block = &plan->blocks[i];
+        if (block->part < block->rows && !(block->steps && run->plain)) return 0; /* its gradient is made in parts */
+        for (int k = block->param; k < block->end; k++) {
             if (plan->params[k].first_use < 0) return 0;
             for (int u = plan->params[k].first_use; u >= 0; u = plan->uses[u].next) n++;
         }
+    }
     return n <= MAX_CALLS ? n : 0;
 }
 

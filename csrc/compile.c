@@ -9,7 +9,6 @@ enum {
     INFER_WIDE_TILE = 128, /* where weights are packed for each tile; half as many where sums of a loss go with it */
     TRAIN_TILE = 64,
     PYTHON_TILE = 1024, /* of tiles that are alone, where the user's Python is called: less often */
-    LEAST_TILE = 16,    /* so that a tile of one column is whole cache lines */
     MAX_CHUNK_ROWS = 16384
 };
 /* Between barriers a signal is not heard: at most so much work, 10 to 80 ms of one core that does 200 GFLOP/s. */
@@ -119,7 +118,7 @@ static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
 static int64_t choose_tile(const bp_plan *plan, int calls_python) {
     if (plan->alone && calls_python) return PYTHON_TILE;
     int64_t tile = plan->rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2, least = 0;
-    if (plan->rows <= 2 * LEAST_TILE && plan->rows > 2 * LEAST_TILE - 8) tile = LEAST_TILE;
+    if (plan->rows <= 2 * BP_LEAST_TILE && plan->rows > 2 * BP_LEAST_TILE - 8) tile = BP_LEAST_TILE;
     if (plan->inference) tile = BP_INFER_TILE;
     double flops = 0;
     for (int i = 0; i < plan->n_ops; i++) {
@@ -131,7 +130,7 @@ static int64_t choose_tile(const bp_plan *plan, int calls_python) {
         least = max64(least, op->type->tile);
     }
     double uses = flops / (2 * (double)plan->n_theta + 1); /* of a weight, in a row */
-    while (tile > LEAST_TILE && tile > least && uses * (double)tile > 2 * TRAIN_TILE) tile /= 2;
+    while (tile > BP_LEAST_TILE && tile > least && uses * (double)tile > 2 * TRAIN_TILE) tile /= 2;
     return max64(tile, least);
 }
 

@@ -108,6 +108,9 @@ struct bp_plan {
     size_t parts;                  /* (losses, tiles of a chunk, 3) doubles: sums of the loss */
 };
 
+/* Rows of a tile, at least, so that one of one column is whole cache lines. */
+enum { BP_LEAST_TILE = 16 };
+
 /* Rows of a task of a prediction, whose bits do not depend on them: fewer where some thread would have none. */
 enum { BP_INFER_TILE = 32 };
 static inline int64_t bp_infer_tile(const bp_plan *plan, int64_t rows, int n_threads) {

@@ -89,15 +89,18 @@ static int reads_in_place(const bp_run *run, const bp_in_port *port) {
     for (int i = 0; i < plan->n_ops + plan->n_copies; i++)
         for (int j = 0; j < plan->ops[i].n_in; j++)
             if (plan->ops[i].in[j] == port->buffer && !plan->ops[i].type->prepares) return 0;
+    for (int i = 0; i < plan->n_losses; i++)
+        if (plan->losses[i].in == port->buffer || plan->losses[i].out == port->buffer) return 0;
     const bp_buffer *b = &plan->buffers[port->buffer];
     return b->consumers && !b->kept && bp_lies_as_held(&port->array, plan, b);
 }
 
 void bp_place_inputs(bp_run *run) {
     const bp_plan *plan = run->plan;
-    int ordered = run->order || plan->windowed || !bp_trains(run), any = 0;
+    int copied = run->order || plan->windowed || !bp_trains(run), any = 0;
+    for (int i = 0; i < plan->n_stages; i++) copied |= plan->stages[i].scope == BP_SCOPE_CHUNK; /* Python may write there */
     for (int i = 0; i < run->n_in; i++)
-        any |= run->in_place[i] = (char)(!ordered && i != run->weight_port && reads_in_place(run, &run->in[i]));
+        any |= run->in_place[i] = (char)(!copied && i != run->weight_port && reads_in_place(run, &run->in[i]));
     if (any) memcpy(run->buffers, plan->buffers, sizeof *run->buffers * (size_t)plan->n_buffers);
     run->x.buffers = any ? run->buffers : plan->buffers;
 }

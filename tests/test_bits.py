@@ -254,6 +254,69 @@ def test_a_short_last_batch_has_the_bits_of_a_batch_of_that_size(make, optimizer
     assert parts.theta.tobytes() == whole.theta.tobytes()
 
 
+def restyled(state):
+    """An order that comes and goes, and an optimizer that learns of weight decay."""
+    n = 96
+    state.order = RNG_OF_ORDER.permutation(n) if state.epoch % 2 else None
+    state.optimizer = bp.SGD(lr=0.05, weight_decay=0.01 * (state.epoch > 2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("callbacks", [(), [restyled]], ids=["plain", "restyled"])
+@pytest.mark.parametrize("make", [small, deep])
+def test_rows_read_where_they_lie_have_the_bits_of_copies(make, callbacks, dtype):
+    """Several whole batches, of the network's dtype and contiguous, or not."""
+    global RNG_OF_ORDER
+    nets = make(dtype=dtype), make(dtype=dtype)
+    X, y = data(nets[0], 96)
+    for net, order in zip(nets, "CF", strict=True):
+        RNG_OF_ORDER = np.random.default_rng(1)
+        net.fit(np.array(X, dtype, order=order), y, batch_size=16, epochs=5, shuffle=False, callbacks=callbacks,
+                optimizer=bp.SGD(lr=0.05))  # fmt: skip
+    assert nets[0].theta.tobytes() == nets[1].theta.tobytes()
+    if callbacks:  # what the callback asks for is done
+        other = make(dtype=dtype)
+        other.fit(X.astype(dtype), y, batch_size=16, epochs=5, shuffle=False, optimizer=bp.SGD(lr=0.05))
+        assert other.theta.tobytes() != nets[0].theta.tobytes()
+
+
+def test_an_input_that_is_an_output_has_the_loss_of_its_own_rows():
+    x = bp.Input(6)
+    X, y = RNG.standard_normal((64, 6)).astype(np.float32), [RNG.standard_normal((64, n)) for n in (3, 6)]
+    for outputs in ([bp.Dense(3)(x), x], [bp.Dense(3)(x), bp.Reshape(-1)(x)]):
+        net = bp.Network(x, outputs, seed=0)
+        before = net.evaluate(X, y)["loss"]
+        history = net.fit(X, y, batch_size=8, epochs=1, shuffle=False, optimizer=bp.SGD(lr=1e-9))
+        assert history.loss[0] == pytest.approx(before, rel=1e-6)
+
+
+def test_a_loss_of_the_users_that_writes_X_finds_a_copy():
+    nets = [bp.Network([bp.Input(6), bp.Dense(2)], seed=0) for _ in range(2)]
+    data, y = RNG.standard_normal((32, 6)).astype(np.float32), RNG.standard_normal((32, 2))
+    for net, order in zip(nets, "CF", strict=True):
+        X = np.array(data, order=order)
+
+        def gradient(a, t, X=X):
+            X[:] = 0
+            return a - t
+
+        loss = bp.Loss(lambda a, t: ((a - t) ** 2).sum(1) / 2, gradient)
+        net.fit(X, y, loss=loss, batch_size=32, epochs=1, shuffle=False)
+    assert nets[0].theta.tobytes() == nets[1].theta.tobytes()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_wide_layers_at_few_positions_have_the_same_bits(optimizer):
+    """Blocks whose gradients are made in parts: a list of calls would write beyond a thread's scratch."""
+    thetas = set()
+    for n_threads in (1, 2):
+        net = bp.Network([bp.Input((2, 1300)), bp.Dense(1300, "relu"), bp.Reshape(-1), bp.Dense(2)], seed=0)
+        X, y = np.random.default_rng(2).standard_normal((8, 2, 1300)), np.ones((8, 2))
+        net.fit(X, y, batch_size=8, epochs=2, optimizer=optimizer, n_threads=n_threads)
+        thetas.add(net.theta.tobytes())
+    assert len(thetas) == 1
+
+
 def test_data_that_is_theta_is_read_before_the_step_changes_it():
     """Contiguous rows are read where they lie, but for these."""
     nets = [bp.Network([bp.Input(8), bp.Dense(8)], seed=0) for _ in range(2)]
