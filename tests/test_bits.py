@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -254,30 +255,37 @@ def test_a_short_last_batch_has_the_bits_of_a_batch_of_that_size(make, optimizer
     assert parts.theta.tobytes() == whole.theta.tobytes()
 
 
-def restyled(state):
-    """An order that comes and goes, and an optimizer that learns of weight decay."""
-    n = 96
-    state.order = RNG_OF_ORDER.permutation(n) if state.epoch % 2 else None
+def medium(seed=3, dtype="float32"):
+    """30-200-1: a block of parameters whose plain step is made with the gradient, beside one whose is not."""
+    return bp.Network([bp.Input(30), bp.Dense(200, "relu"), bp.Dense(1, "logistic")], seed=seed, dtype=dtype)
+
+
+def reordered(state):
+    """An order that comes and goes."""
+    state.order = np.random.default_rng(state.epoch).permutation(96) if state.epoch % 2 else None
+
+
+def decaying(state):
+    """An optimizer that learns of weight decay."""
     state.optimizer = bp.SGD(lr=0.05, weight_decay=0.01 * (state.epoch > 2))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("callbacks", [(), [restyled]], ids=["plain", "restyled"])
-@pytest.mark.parametrize("make", [small, deep])
-def test_rows_read_where_they_lie_have_the_bits_of_copies(make, callbacks, dtype):
-    """Several whole batches, of the network's dtype and contiguous, or not."""
-    global RNG_OF_ORDER
-    nets = make(dtype=dtype), make(dtype=dtype)
-    X, y = data(nets[0], 96)
-    for net, order in zip(nets, "CF", strict=True):
-        RNG_OF_ORDER = np.random.default_rng(1)
-        net.fit(np.array(X, dtype, order=order), y, batch_size=16, epochs=5, shuffle=False, callbacks=callbacks,
-                optimizer=bp.SGD(lr=0.05))  # fmt: skip
-    assert nets[0].theta.tobytes() == nets[1].theta.tobytes()
-    if callbacks:  # what the callback asks for is done
-        other = make(dtype=dtype)
-        other.fit(X.astype(dtype), y, batch_size=16, epochs=5, shuffle=False, optimizer=bp.SGD(lr=0.05))
-        assert other.theta.tobytes() != nets[0].theta.tobytes()
+@pytest.mark.parametrize("changing", [None, reordered, decaying])
+@pytest.mark.parametrize("make", [small, medium, deep])
+def test_rows_read_where_they_lie_have_the_bits_of_copies(make, changing, dtype):
+    """Several whole batches in one fit of several epochs, contiguous, and in fits of one epoch, not contiguous."""
+    one, apart = make(dtype=dtype), make(dtype=dtype)
+    X, y = data(one, 96)
+    kw = {"batch_size": 16, "shuffle": False}
+    state = types.SimpleNamespace(epoch=0, order=None, optimizer=bp.SGD(lr=0.05))
+    one.fit(X.astype(dtype), y, epochs=5, optimizer=state.optimizer, callbacks=[changing] if changing else (), **kw)
+    for state.epoch in range(1, 6):
+        order = np.arange(96) if state.order is None else state.order
+        apart.fit(np.array(X[order], dtype, order="F"), y[order], epochs=1, optimizer=state.optimizer, **kw)
+        if changing:
+            changing(state)
+    assert one.theta.tobytes() == apart.theta.tobytes()
 
 
 def test_an_input_that_is_an_output_has_the_loss_of_its_own_rows():
