@@ -27,7 +27,7 @@ from bench_epoch import NETS, data, net
 GROUPS = {
     "products": r"bp_(tile|panel|multiply|chains|outer|do_tile|do_product)",
     "packing": r"bp_(pack|turn)",
-    "update": r"bp_(update|sum|dense_param_update)",
+    "update": r"bp_(update|sum|dense_step)",
     "gradient of b": r"bp_(dense_param_grad|bias_grad|do_column_sums)",
     "loss": r"bp_(\w*entropy|exponentials|count|squared|mse|huber)|^loss",
     "functions": r"bp_(f_|activation|elementwise|softmax)",

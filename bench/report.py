@@ -41,6 +41,10 @@ def best(runs: list[dict[str, Any]], figure: Figure) -> dict[str, dict[str, Any]
     return {run["library"]: run for run in harness.best(runs, figure)}
 
 
+def times(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 2 else f"{ratio:.3g}"
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
 
@@ -57,7 +61,7 @@ def epoch(content: dict[str, Any]) -> str:
             [
                 result["net"].replace("/", ", "),
                 *cells,
-                f"{ratio:.2g}" if result["losses_agree"] else "-",
+                times(ratio) if result["losses_agree"] else "-",
                 f"{share:.{share < 1:d}f} %",
             ]
         )
@@ -75,7 +79,7 @@ def predict(content: dict[str, Any]) -> str:
         runs = best(result["runs"], predict_rate)
         ratio, _ = harness.ratio(result["runs"], SUBJECT, predict_rate)
         cells = [microseconds(run) for run in runs.values()]
-        rows.append([result["net"], f"{result['rows']:,}", *cells, f"{ratio:.2g}" if result["answers_agree"] else "-"])
+        rows.append([result["net"], f"{result['rows']:,}", *cells, times(ratio) if result["answers_agree"] else "-"])
     table = markdown(["net", "rows", *map(named, runs), "ratio to the best peer"], rows)
     return f"{table}\n\n![latency](docs/img/latency.svg)"
 
@@ -92,7 +96,7 @@ def graph(content: dict[str, Any]) -> str:
     for result in content["results"]:
         runs = best(result["runs"], rate)
         cells = [f"{runs[name]['step_ms']['median']:.2g}" if name in runs else "-" for name in libraries]
-        ratio = f"{result['ratio']:.2g}" if result["ratio"] and result["losses_agree"] else "-"
+        ratio = times(result["ratio"]) if result["ratio"] and result["losses_agree"] else "-"
         rows.append([result["title"], *cells, ratio])
     return markdown(["training step, ms", *map(named, libraries), "ratio to the best peer"], rows)
 
