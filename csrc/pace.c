@@ -20,6 +20,14 @@ static double timed_run(bp_run *run, int n_threads, double deadline) {
     return run->at.done.rows > rows ? (bp_now() - begun) / (double)(run->at.done.rows - rows) : 0;
 }
 
+/* Whether a second thread would have something to do. */
+static int is_divisible(const bp_run *run) {
+    const bp_plan *plan = run->plan;
+    for (int i = 0; i < plan->n_stages; i++)
+        if (bp_stage_tasks(run, &plan->stages[i]) > 1) return 1;
+    return plan->n_tables || bp_update_tasks(run) > 1; /* rows of tables are listed after phase 1 */
+}
+
 static double or_infinity(double seconds) { return seconds > 0 ? seconds : INFINITY; }
 
 /* Whether a step is faster on all threads than on one is measured where it is in doubt: the faster way is taken, and
@@ -28,7 +36,7 @@ bp_status bp_slice(bp_run *run, int n_threads, double seconds, int64_t max_steps
     bp_pace *pace = &run->plan->pace;
     double flops = run->plan->flops_row * (double)run->batch_rows, now = bp_now(), end = now + seconds;
     if (n_threads > run->plan->n_threads) n_threads = run->plan->n_threads;
-    if (flops < SERIAL_FLOPS && !bp_forced.parallel_always) n_threads = 1;
+    if ((flops < SERIAL_FLOPS || !is_divisible(run)) && !bp_forced.parallel_always) n_threads = 1;
     run->steps_left = max_steps;
     if (n_threads == 1 || flops > PARALLEL_FLOPS || bp_forced.parallel_always) {
         bp_run_until(run, n_threads, end);

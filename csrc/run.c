@@ -98,7 +98,8 @@ static int reads_in_place(const bp_run *run, const bp_in_port *port) {
 void bp_place_inputs(bp_run *run) {
     const bp_plan *plan = run->plan;
     int copied = run->order || plan->windowed || !bp_trains(run), any = 0;
-    for (int i = 0; i < plan->n_stages; i++) copied |= plan->stages[i].scope == BP_SCOPE_CHUNK; /* Python may write there */
+    for (int i = 0; i < plan->n_stages; i++) /* the user's Python may write there */
+        copied |= plan->stages[i].scope == BP_SCOPE_CHUNK;
     for (int i = 0; i < run->n_in; i++)
         any |= run->in_place[i] = (char)(!copied && i != run->weight_port && reads_in_place(run, &run->in[i]));
     if (any) memcpy(run->buffers, plan->buffers, sizeof *run->buffers * (size_t)plan->n_buffers);
