@@ -9,8 +9,8 @@
  * C = sum_x w_x E_x / sum_x w_x over a batch; the division is made once, in the update.
  *
  * A plan is a list of operations over numbered buffers.  Phase 1 of a step walks the rows (gather, forward, loss,
- * delta), phase 2 the parameters (gradient and update).  Work is cut into tasks by shapes alone, and every sum has
- * one fixed order, so the bits of a result do not depend on the number of threads.
+ * delta), phase 2 the parameters (gradient and update).  Sums are cut by shapes alone, and each has one fixed order, so
+ * the bits of a result do not depend on the number of threads; columns, which no sum runs over, may be cut by it.
  *
  * Ownership: a plan owns its arena, sized once, and memory for a safety copy; all other pointers are borrowed and must
  * outlive the run.  No function prints, exits, or keeps randomness.  Every function that can fail returns bp_status.
