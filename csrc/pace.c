@@ -4,8 +4,9 @@
 #include <math.h>
 
 static const double SERIAL_FLOPS = 2e5; /* a smaller step runs on one thread */
-static const double PACE_SECONDS = 5e-3, RETRY_SECONDS = 2e-3; /* of a run the faster way, and of one the other */
-enum { MAX_RUNS = 64 };                                        /* of the faster way between two of the other, at most */
+static const double PACE_SECONDS = 5e-3, TRIAL_SECONDS = 5e-4; /* of a run the faster way, and of one to try a way */
+static const double WORTHWHILE = 0.95;                         /* all threads are faster where they take less of one's time */
+enum { FIRST_TRIALS = 6, MAX_RUNS = 64 };                      /* both ways in turn; most runs between later trials */
 
 /* Runs until the deadline; returns the seconds a row took once the threads were awake, or 0 where no whole step was
  * done. */
@@ -28,8 +29,6 @@ static int is_divisible(const bp_run *run) {
     return plan->n_tables || bp_update_tasks(run) > 1; /* rows of tables are listed after phase 1 */
 }
 
-static double or_infinity(double seconds) { return seconds > 0 ? seconds : INFINITY; }
-
 /* Whether a step is faster on all threads than on one is measured where it is in doubt: the faster way is taken, and
  * now and then the other is tried again.  The bits are the same. */
 bp_status bp_slice(bp_run *run, int n_threads, double seconds, int64_t max_steps) {
@@ -43,13 +42,13 @@ bp_status bp_slice(bp_run *run, int n_threads, double seconds, int64_t max_steps
         return run->status;
     }
     do {
-        int faster = or_infinity(pace->row[1]) < or_infinity(pace->row[0]), retry = pace->runs >= pace->next_retry;
-        int parallel = retry ? !faster : faster;
-        double took = timed_run(run, parallel ? n_threads : 1, fmin(end, now + (retry ? RETRY_SECONDS : PACE_SECONDS)));
+        int trial = pace->runs >= pace->next_trial, faster = pace->row[1] < WORTHWHILE * pace->row[0];
+        int parallel = pace->runs < FIRST_TRIALS ? pace->runs % 2 : faster != trial;
+        double took = timed_run(run, parallel ? n_threads : 1, fmin(end, now + (trial ? TRIAL_SECONDS : PACE_SECONDS)));
         double *row = &pace->row[parallel];
         if (took > 0) *row = *row == 0 || took < *row ? took : (*row + took) / 2; /* slow: another program's doing? */
         pace->runs++;
-        if (retry) pace->next_retry = pace->runs + min64(pace->runs, MAX_RUNS);
+        if (trial && pace->runs >= FIRST_TRIALS) pace->next_trial = pace->runs + min64(2 * pace->runs, MAX_RUNS);
         now = bp_now();
     } while (run->status == BP_PAUSED && run->steps_left != 0 && now < end && !bp_logs_full(run));
     return run->status;

@@ -61,7 +61,7 @@ typedef struct {
 /* How fast a plan's steps were, whatever the network's calls. */
 typedef struct {
     double row[2];  /* seconds a row, on one thread and on all; 0: not known */
-    int64_t runs, next_retry;
+    int64_t runs, next_trial;
 } bp_pace;
 
 struct bp_plan {
