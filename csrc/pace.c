@@ -5,7 +5,7 @@
 
 static const double SERIAL_FLOPS = 2e5; /* a smaller step runs on one thread */
 static const double PACE_SECONDS = 5e-3, TRIAL_SECONDS = 5e-4; /* of a run the faster way, and of one to try a way */
-static const double WORTHWHILE = 0.95;                         /* all threads are faster where they take less of one's time */
+static const double WORTHWHILE = 0.95;                         /* of one thread's time: less of it is faster */
 enum { FIRST_TRIALS = 6, MAX_RUNS = 64 };                      /* both ways in turn; most runs between later trials */
 
 /* Runs until the deadline; returns the seconds a row took once the threads were awake, or 0 where no whole step was
@@ -43,7 +43,7 @@ bp_status bp_slice(bp_run *run, int n_threads, double seconds, int64_t max_steps
     }
     do {
         int trial = pace->runs >= pace->next_trial, faster = pace->row[1] < WORTHWHILE * pace->row[0];
-        int parallel = pace->runs < FIRST_TRIALS ? pace->runs % 2 : faster != trial;
+        int parallel = pace->runs < FIRST_TRIALS ? (int)(pace->runs % 2) : faster != trial;
         double took = timed_run(run, parallel ? n_threads : 1, fmin(end, now + (trial ? TRIAL_SECONDS : PACE_SECONDS)));
         double *row = &pace->row[parallel];
         if (took > 0) *row = *row == 0 || took < *row ? took : (*row + took) / 2; /* slow: another program's doing? */
