@@ -31,6 +31,11 @@ for dtype in ("float32", "float64"):
         answer, wanted = odd.predictor(), odd.predict(X)  # weights of one lie in strips, of the other as they were made
         assert all(answer(X[:n]).tobytes() == wanted[:n].tobytes() for n in (1, 2, 5, 300))
         assert all(answer(X[i]).tobytes() == wanted[i].tobytes() for i in range(20))
+    for n_in in (*range(1, 100), *range(4097, 4400, 2)):  # NaN behind X is not read, or steps would not be finite
+        behind = np.full((17, n_in), np.nan, dtype)
+        behind[:16] = rng.normal(size=(16, n_in))
+        last = bp.Network([bp.Input(n_in), bp.Dense(1)], dtype=dtype)
+        last.fit(behind[:16], behind[:16, 0], batch_size=16, shuffle=False, optimizer=bp.SGD(lr=1e-3))
 np.savez(sys.argv[2], **found)
 """
 
