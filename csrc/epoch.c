@@ -202,10 +202,10 @@ static void prepare(void *arg, int n_threads, bp_fpenv caller) {
     bp_barrier_init(&run->barrier, n_threads);
 }
 
-void bp_run_until(bp_run *run, int n_threads, double deadline) {
+void bp_run_until(bp_run *run, int n_threads, int fewest_steps, double deadline) {
     run->status = BP_OK;
     run->deadline = deadline;
-    run->until_clock = 2; /* the pace needs a step after the first */
+    run->until_clock = fewest_steps;
     run->warm_time = 0;
     bp_list_calls(run);
     bp_pool_run(n_threads, thread_main, prepare, run);

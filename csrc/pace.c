@@ -13,7 +13,7 @@ enum { FIRST_TRIALS = 6, MAX_RUNS = 64 };                      /* both ways in t
 static double timed_run(bp_run *run, int n_threads, double deadline) {
     int64_t rows = run->at.done.rows;
     double begun = bp_now();
-    bp_run_until(run, n_threads, deadline);
+    bp_run_until(run, n_threads, 2, deadline);
     if (run->warm_time && run->at.done.rows > run->warm_rows) {
         rows = run->warm_rows;
         begun = run->warm_time;
@@ -38,7 +38,7 @@ bp_status bp_slice(bp_run *run, int n_threads, double seconds, int64_t max_steps
     if ((flops < SERIAL_FLOPS || !is_divisible(run)) && !bp_forced.parallel_always) n_threads = 1;
     run->steps_left = max_steps;
     if (n_threads == 1 || flops > PARALLEL_FLOPS || bp_forced.parallel_always) {
-        bp_run_until(run, n_threads, end);
+        bp_run_until(run, n_threads, 1, end);
         return run->status;
     }
     do {

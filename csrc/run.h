@@ -154,7 +154,8 @@ bp_status bp_do_calls(bp_run *run, const bp_update *step, int64_t task, int thre
 
 /* epoch.c */
 void bp_set_batch(bp_run *run); /* the batch at run->at begins, or begins anew */
-void bp_run_until(bp_run *run, int n_threads, double deadline);
+/* Whole steps end at the deadline, but not before `fewest_steps`. */
+void bp_run_until(bp_run *run, int n_threads, int fewest_steps, double deadline);
 
 /* pace.c: as bp_epoch, without a safety copy */
 bp_status bp_slice(bp_run *run, int n_threads, double seconds, int64_t max_steps);
