@@ -18,7 +18,7 @@ from bpcore._layers import SHUFFLE
 if TYPE_CHECKING:
     from bpcore._network import Network
 
-SLICE_SECONDS = 0.025  # and a stage more may pass before Ctrl-C is heard
+SLICE_SECONDS = 0.015  # and a stage more may pass before Ctrl-C is heard
 
 
 @dataclass
