@@ -25,7 +25,7 @@ from adapters import Spec
 from bench_epoch import NETS, data, net
 
 GROUPS = {
-    "products": r"bp_(tile|panel|multiply|chains|outer|do_tile|do_product)",
+    "products": r"bp_(tile|whole_\d|panel|multiply|chains|outer|do_tile|do_product)",
     "packing": r"bp_(pack|turn)",
     "update": r"bp_(update|sum|dense_step)",
     "gradient of b": r"bp_(dense_param_grad|bias_grad|do_column_sums)",
