@@ -148,6 +148,7 @@ class _Convolution(Layer):
             axes, lengths = [_Axis(1, 0), *axes], [1, *lengths]
             sizes, strides, dilations = ([1, *each] for each in (sizes, strides, dilations))
         before, after = [axis.before for axis in axes], [axis.size for axis in axes]
+        # CONV_... of csrc/kernels/settings.h
         settings = [*lengths, channels, *sizes, *strides, *before, *after, *dilations, self.groups]
         return int(plan.op("conv", [x], slots, settings=(settings, [])))
 
@@ -268,6 +269,7 @@ class _Pooling(Layer):
             along = [(1, 1, 1, _Axis(1, 0)), *along]
         lengths, sizes, strides, axes = zip(*along, strict=True)
         before, after = [axis.before for axis in axes], [axis.size for axis in axes]
+        # POOL_... of csrc/kernels/settings.h
         return int(plan.op(kind, inputs, settings=([*lengths, shape[-1], *sizes, *strides, *before, *after], [])))
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:

@@ -105,7 +105,7 @@ class Function(Layer):
             own = (self.forward, self.backward, math.prod(out), repr(self))
             return int(plan.op("c_function", inputs, function=own))
         called = (self.forward, self.backward, tuple(map(tuple, shapes)), out, repr(self))
-        return int(plan.op("function", inputs, function=called, settings=([math.prod(out)], [])))
+        return int(plan.op("function", inputs, function=called, settings=([math.prod(out)], [])))  # FUNCTION_COLS
 
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],

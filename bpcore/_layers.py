@@ -163,7 +163,7 @@ def apply(plan: Any, f: str | Activation, z: int, width: int) -> int:
     if f == "identity":
         return z
     if f == "softmax":
-        return int(plan.op("softmax", [z], settings=([width], [])))
+        return int(plan.op("softmax", [z], settings=([width], [])))  # SOFTMAX_WIDTH
     return int(plan.op("activation", [z], function=f))
 
 

@@ -53,6 +53,7 @@ class MatMul(Layer):
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         lead, *sizes = self._sizes(*shapes)
+        # MATMUL_... of csrc/kernels/settings.h
         integers = [math.prod(lead), *sizes, int(self.transpose_a), int(self.transpose_b)]
         return int(plan.op("matmul", inputs, settings=(integers, [])))
 

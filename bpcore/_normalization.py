@@ -40,7 +40,7 @@ class LayerNorm(Layer):
         return {"s": np.ones(shapes[0][-1:]), "b": np.zeros(shapes[0][-1:])}
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        return int(plan.op("layer_norm", inputs, slots, settings=([], [self.eps])))
+        return int(plan.op("layer_norm", inputs, slots, settings=([], [self.eps])))  # LAYER_NORM_EPS
 
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
@@ -76,7 +76,7 @@ class Dropout(Layer):
         return shapes[0]
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        return int(plan.op("dropout", inputs, settings=([number], [self.rate])))
+        return int(plan.op("dropout", inputs, settings=([number], [self.rate])))  # DROPOUT_LAYER, DROPOUT_RATE
 
     def tangent(
         self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],

@@ -53,7 +53,7 @@ class Add(Layer):
         return shapes[0]
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        factors = self.factors or (1.0,) * len(inputs)
+        factors = self.factors or (1.0,) * len(inputs)  # ADD_FACTOR, ADD_CONSTANT of csrc/kernels/settings.h
         padded = [*factors, *(0.0,) * (8 - len(factors)), self.constant]
         return int(plan.op("add", inputs, settings=([], padded)))
 
@@ -119,6 +119,7 @@ class Concat(Layer):
         return (*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1 :])
 
     def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        # CONCAT_OUTER of csrc/kernels/settings.h
         return int(plan.op("concat", inputs, settings=([math.prod(shapes[0][: self._axis(shapes[0])])], [])))
 
     def tangent(
@@ -172,7 +173,7 @@ class Reshape(Layer):
 
 def permuted(plan: Any, x: int, sizes: Sequence[int], strides: Sequence[int], start: int) -> int:
     """Adds a permutation; sizes and strides have at most MAX_AXES entries."""
-    pad = MAX_AXES - len(sizes)
+    pad = MAX_AXES - len(sizes)  # PERMUTE_SIZE, PERMUTE_STRIDE, PERMUTE_START of csrc/kernels/settings.h
     return int(plan.op("permute", [x], settings=([*(1,) * pad, *sizes, *(0,) * pad, *strides, start], [])))
 
 

@@ -14,7 +14,7 @@ from bpcore._operations import permuted
 from bpcore._symbols import Shape
 
 RECURRENT_INITS = ("orthogonal", *INITS[1:])
-_LSTM, _H, _C = 1, 0, 5  # see recurrent.inc
+_LSTM, _H, _C = 1, 0, 5  # RECURRENT_LSTM, _H, _C of csrc/kernels/settings.h
 
 
 def orthogonal(units: int, *at: int) -> np.ndarray:
@@ -28,6 +28,7 @@ class _Steps:
 
     def __init__(self, t: Any, layer: Recurrent, steps: int, mask: list[int]) -> None:
         self.t, self.plan, self.steps, self.units, self.mask = t, t.plan, steps, layer.units, mask
+        # LINEAR_... of csrc/kernels/settings.h, up to LINEAR_REVERSE
         self.settings = [steps, layer.units, layer.truncate or 0, int(layer.reverse)]
         self.plus, self.times = t.add_up, t.times
 
@@ -62,7 +63,7 @@ class _Steps:
 
     def recurrence(self, U: list[int], s: int, A: list[int], K: int, O: Sequence[int] = ()) -> int:  # noqa: E741
         """h of all steps; see linear_recurrence.inc."""
-        settings = [*self.settings, len(self.mask), len(O)]
+        settings = [*self.settings, len(self.mask), len(O)]  # ..., LINEAR_MASKED, LINEAR_READ
         inputs = [s, self.beside(A), K, *O, *self.mask]
         return int(self.plan.op("linear_recurrence", inputs, U, settings=(settings, [])))
 
@@ -82,7 +83,7 @@ class Recurrent(Layer):
     init: str = field(default="auto", kw_only=True)
     recurrent_init: str = field(default="orthogonal", kw_only=True)
     name: str | None = field(default=None, kw_only=True)
-    cell: ClassVar[int]  # as C counts them
+    cell: ClassVar[int]  # RECURRENT_SIMPLE, ... of csrc/kernels/settings.h
     gates: ClassVar[int]
     many: ClassVar[bool] = True
 
@@ -140,6 +141,7 @@ class Recurrent(Layer):
         f = getattr(self, "activation", "identity")
         function = -1 if f == "identity" else _core.ACTIVATIONS.index(f)
         every = self.sequences if sequences is None else sequences
+        # RECURRENT_... of csrc/kernels/settings.h
         settings = [self.cell, steps, self.units, int(every), self.truncate or 0, int(self.reverse)]
         settings += [int(len(inputs) == 2), int(bool(states)), function]
         return int(plan.op("recurrent", [*inputs, *states], slots, settings=(settings, [])))

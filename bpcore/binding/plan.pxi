@@ -41,7 +41,7 @@ cdef class Plan:
 
     def op(self, str name, inputs, params=(), function=None, settings=None):
         """Adds operation `name`; `function` is an activation's name, a pair (f, df) or what an operation of the user's
-        needs, `settings` a pair of lists of integers and reals (see the operation's file).  Number of its output."""
+        needs, `settings` a pair of lists of integers and reals (see csrc/kernels/settings.h).  Number of its output."""
         cdef int ins[BP_MAX_OPERANDS]
         cdef int ps[BP_MAX_OPERANDS]
         cdef int out = -1, tag = -1
