@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from bpcore import _core, _losses, _plans, _threads, _training, _validate
+from bpcore import _core, _plans, _threads, _training, _validate
 from bpcore._layers import Input
-from bpcore._losses import BuiltIn, Huber
+from bpcore._losses import BuiltIn
 from bpcore._tangents import Tangents
 
 if TYPE_CHECKING:
@@ -249,14 +249,14 @@ def gauss_newton_product(
     with net._plans.take(net, forward, _curvature) as made:
         run = _core.Run(made.plan, both)
         ins = [*zip(made.inputs, data.arrays, strict=True)]
-        read = [t.array for one, t in zip(data.losses, data.targets, strict=True) if isinstance(one.loss, Huber)]
+        read = [t.array for one, t in zip(data.losses, data.targets, strict=True) if one.loss.curvature_takes_target]
         ins += zip(made.targets, read, strict=True)
         run.ports(ins, list(zip(made.outputs, curved, strict=True)))
         _training.whole(run, data.n, threads)
     # J^T u, by a backward pass
     grad = np.zeros_like(net.theta)
     costs = [
-        _plans.Cost(i, _Linear(), one.weight, node.n_out, False, fused_with=_losses.fused_with(one.loss))
+        _plans.Cost(i, _Linear(), one.weight, node.n_out, False, fused_with=one.loss.fused_with)
         for i, (one, node) in enumerate(zip(data.losses, nodes, strict=True))
     ]
     key = _plans.Key(_plans.TRAIN, data.n, threads, tuple(costs), data.weights)
@@ -276,7 +276,7 @@ def _curvature(net: Network, key: _plans.Key) -> _plans.Compiled:
     outputs = []
     for cost in key.losses:
         target = -1
-        if isinstance(cost.loss, Huber):
+        if isinstance(cost.loss, BuiltIn) and cost.loss.curvature_takes_target:
             target = made.plan.buffer(net._nodes[net._graph.outputs[cost.output]].n_out)
             made.targets.append(target)
         outputs.append(tangents.curvature(cost.loss, net._graph.outputs[cost.output], target))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bpcore import _core
 from bpcore._activations import Activation
-from bpcore._losses import BuiltIn, Huber, Loss, fused_with
+from bpcore._losses import BuiltIn, Loss
 from bpcore._symbols import Shape
 
 if TYPE_CHECKING:
@@ -57,7 +58,11 @@ class Tangents:
         used = [term for term in terms if term >= 0]
         if len(used) < 2:
             return used[0] if used else -1
-        return int(self.plan.op("add", used, settings=([], [1.0] * 8)))
+        return int(self.plan.op("add", used, settings=([], [1.0] * _core.MAX_OPERANDS)))
+
+    def minus(self, a: int, b: int) -> int:
+        """a - b"""
+        return self.plan.op("add", [a, b], settings=([], [1.0, -1.0]))
 
     def times(self, a: int, Rb: int) -> int:
         """a * Rb"""
@@ -89,38 +94,22 @@ class Tangents:
         if isinstance(loss, Loss):
             raise ValueError("a loss of your own has no second derivative here; use one of bpcore's")
         node, a = self.net._nodes[number], self.a[number]
-        wanted = fused_with(loss)
-        if wanted is None or self.Ra[number] < 0:
+        if loss.fused_with is None or self.Ra[number] < 0:
             return loss, a, self.Ra[number]
-        if getattr(node.layer, "activation", None) != wanted or a not in self.before:
-            raise ValueError(f"loss: {loss.name} needs an output of {wanted}, and {node.name} has another")
+        if getattr(node.layer, "activation", None) != loss.fused_with or a not in self.before:
+            raise ValueError(f"loss: {loss.name} needs an output of {loss.fused_with}, and {node.name} has another")
         return loss, *self.before[a]
 
     def loss(self, loss: BuiltIn | Loss, number: int, target: int) -> tuple[int, int]:
         """Buffers of dE/dx and of R{x}, x being what the loss reads."""
         loss, x, Rx = self._reads(loss, number)
-        width = self.net._nodes[number].shape[-1]
-        p = self.a[number] if fused_with(loss) else x
-        slope = int(self.plan.op("add", [p, target], settings=([], [1.0, -1.0])))
-        if isinstance(loss, Huber):
-            slope = self.plan.op("activation", [self.scaled(slope, 1 / loss.delta)], function="hard_tanh")
-            slope = self.scaled(slope, loss.delta)
-        elif loss.name == "mse":
-            slope = self.scaled(slope, 2 / width)
-        return slope, self.zero_as(x, Rx)
+        return loss.slope(self, self.a[number], target, self.net._nodes[number].shape[-1]), self.zero_as(x, Rx)
 
     def curvature(self, loss: BuiltIn | Loss, number: int, target: int) -> int:
         """The buffer of (d^2 E / dx^2) R{x}."""
         loss, x, Rx = self._reads(loss, number)
-        Rx, width = self.zero_as(x, Rx), self.net._nodes[number].shape[-1]
-        if loss.name == "cross_entropy":
-            return int(self.plan.op("softmax_product", [self.a[number], Rx], settings=([width], [])))
-        if loss.name == "binary_cross_entropy":
-            return self.times(self.plan.op("activation", [x], function="logistic'"), Rx)
-        if isinstance(loss, Huber):
-            error = self.plan.op("add", [x, target], settings=([], [1 / loss.delta, -1 / loss.delta]))
-            return self.times(self.plan.op("activation", [error], function="hard_tanh'"), Rx)
-        return self.scaled(Rx, 2 / width if loss.name == "mse" else 1.0)
+        Rx = self.zero_as(x, Rx)
+        return loss.curvature(self, x, Rx, self.a[number], target, self.net._nodes[number].shape[-1])
 
 
 __all__: Sequence[str] = ("Shape", "Tangents")

@@ -503,6 +503,17 @@ def test_derivatives_refuse_and_change_nothing():
     assert state_of(net) == before
 
 
+def test_a_loss_without_a_second_derivative_says_so():
+    class Absolute(bp._losses.BuiltIn):
+        name = "absolute"
+
+    net = bp.Network([bp.Input(2), bp.Dense(3)])
+    X, Y, v = np.ones((5, 2)), np.ones((5, 3)), np.ones(net.n_params)
+    for product in (net.hvp, net.gauss_newton_product):
+        with pytest.raises(ValueError, match="loss: absolute has no second derivative here"):
+            product(X, Y, v, loss=Absolute())
+
+
 # ---- descriptions, copies, files ----
 
 
