@@ -22,8 +22,8 @@ def check_gradients(
     wrong derivative, or a kink nearby (relu at 0), or truncated backpropagation through time.  Frozen layers are left
     out.  Costs two passes over X a parameter: use few rows.
     """
+    from bpcore._data import Data
     from bpcore._network import Network
-    from bpcore._training import Data
 
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a bp.Network, got {net!r} of type {type(net).__name__}")

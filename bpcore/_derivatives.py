@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from bpcore import _core, _plans, _threads, _training, _validate
+from bpcore import _core, _data, _plans, _threads, _validate
 from bpcore._layers import Input
 from bpcore._losses import BuiltIn
 from bpcore._tangents import Tangents
@@ -54,7 +54,7 @@ def _pulled(
             wanted = [(g, out[:, done:]) for g, out in zip(grads, outs, strict=True) if out is not None and g >= 0]
             run.ports(list(zip(made.inputs, arrays, strict=True)), wanted)
             run.seeds(first + done, count)
-            _training.whole(run, n, threads)
+            _data.whole(run, n, threads)
     return outs
 
 
@@ -141,13 +141,13 @@ def _hidden_jacobian(net: Network, threads: int) -> _core.Predictor | None:
 
 def per_sample_gradients(net: Network, X: Any, y: Any, loss: Any, n_threads: int | None) -> np.ndarray:
     """See Network.per_sample_gradients."""
-    data = _training.Data(net, X, y, loss, None)
+    data = _data.Data(net, X, y, loss, None)
     grads = np.zeros((data.n, net.n_params), net.dtype)
     threads = _threads.resolve(n_threads)
     with net._plans.take(net, data.key(EACH, _plans.INFERENCE_ROWS, threads)) as made:
         run = data.run(net, made)
         run.optimizer("each", (grads,))
-        _training.whole(run, data.n, threads)
+        _data.whole(run, data.n, threads)
     return grads
 
 
@@ -162,14 +162,14 @@ def output_gradients(net: Network, arrays: list[np.ndarray], output: int, thread
             run.ports(list(zip(made.inputs, arrays, strict=True)))
             run.optimizer("each", (grads[:, first:],))
             run.seeds(first, n_out)
-            _training.whole(run, n, threads)
+            _data.whole(run, n, threads)
     return grads.reshape(-1, net.n_params)
 
 
 # ---- second derivatives ----
 
 
-def _one_hot(data: _training.Data, net: Network) -> None:
+def _one_hot(data: _data.Data, net: Network) -> None:
     """Labels as rows of probabilities: the tangent of cross-entropy subtracts them."""
     for i, (target, node) in enumerate(zip(data.targets, net._ends(net._graph.outputs), strict=True)):
         if target.is_integer:
@@ -183,7 +183,7 @@ def _direction(net: Network, v: Any) -> np.ndarray:
 
 def hvp(net: Network, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any, n_threads: int | None) -> np.ndarray:
     """See Network.hvp."""
-    data = _training.Data(net, X, y, loss, sample_weight)
+    data = _data.Data(net, X, y, loss, sample_weight)
     _one_hot(data, net)
     both = np.concatenate([net.theta, _direction(net, v)])
     grad = np.zeros_like(both)
@@ -195,7 +195,7 @@ def hvp(net: Network, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any, n_t
         ins = [*ones, *zip(made.inputs, data.arrays, strict=True), *data.ports(made)]
         run.ports(ins, weight=-1 if data.weight is None else len(ins) - 1, repeats=(1,) * len(ones))
         run.optimizer("gradient", (grad,))
-        _training.whole(run, data.n, threads)
+        _data.whole(run, data.n, threads)
     return grad[: net.n_params]
 
 
@@ -239,7 +239,7 @@ def gauss_newton_product(
     net: Network, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any, n_threads: int | None
 ) -> np.ndarray:
     """See Network.gauss_newton_product."""
-    data = _training.Data(net, X, y, loss, sample_weight)
+    data = _data.Data(net, X, y, loss, sample_weight)
     both = np.concatenate([net.theta, _direction(net, v)])
     threads = _threads.resolve(n_threads)
     # u = H_L J v, by a forward pass
@@ -252,7 +252,7 @@ def gauss_newton_product(
         read = [t.array for one, t in zip(data.losses, data.targets, strict=True) if one.loss.curvature_takes_target]
         ins += zip(made.targets, read, strict=True)
         run.ports(ins, list(zip(made.outputs, curved, strict=True)))
-        _training.whole(run, data.n, threads)
+        _data.whole(run, data.n, threads)
     # J^T u, by a backward pass
     grad = np.zeros_like(net.theta)
     costs = [
@@ -266,7 +266,7 @@ def gauss_newton_product(
         ins = [*zip(made.inputs, data.arrays, strict=True), *zip(made.targets, curved, strict=True), *weight]
         run.ports(ins, weight=len(ins) - 1 if weight else -1)
         run.optimizer("gradient", (grad,))
-        _training.whole(run, data.n, threads)
+        _data.whole(run, data.n, threads)
     return grad
 
 

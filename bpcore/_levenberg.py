@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bpcore import _core
+from bpcore._data import Data
+from bpcore._derivatives import output_gradients
 from bpcore._optimizers import LevenbergMarquardt
 from bpcore._symbols import Shape
 
 if TYPE_CHECKING:
     from bpcore._network import Network
-    from bpcore._training import Data
 
 MAX_PARAMS = 10_000
 _BLOCK = 1 << 18  # elements of J at a time: a signal is heard between blocks
@@ -74,8 +75,6 @@ class Run:
         """J^T W J / sum w, its upper triangle, and J^T W r / sum w, with r = a - y, in float64, a block of rows after
         the other; W: an example's weight times its output's share."""
         from scipy.linalg.blas import dgemv, dsyrk
-
-        from bpcore._derivatives import output_gradients  # which needs _training
 
         net, data = self.net, self.data
         n_params = net.n_params

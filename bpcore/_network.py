@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bpcore import _activations, _checkpoint, _core, _derivatives, _io, _plans, _threads, _training, _validate
+from bpcore import _activations, _checkpoint, _core, _data, _derivatives, _io, _plans, _threads, _training, _validate
 from bpcore._graph import Graph, chained, lay_out, symbols
 from bpcore._history import History
 from bpcore._layers import Input, Layer
@@ -413,11 +413,19 @@ class Network:
             self,
             X,
             y,
-            _training.Settings(
-                loss, optimizer, epochs, batch_size, shuffle, validation_data, sample_weight, callbacks, n_threads,
-                seed, check_finite, verbose,
-            ),
-        )  # fmt: skip
+            loss=loss,
+            optimizer=optimizer,
+            epochs=epochs,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            validation_data=validation_data,
+            sample_weight=sample_weight,
+            callbacks=callbacks,
+            n_threads=n_threads,
+            seed=seed,
+            check_finite=check_finite,
+            verbose=verbose,
+        )
 
     # ---- answering ----
 
@@ -438,7 +446,7 @@ class Network:
         with self._plans.take(self, _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, threads)) as made:
             run = _core.Run(made.plan, self._theta)
             run.ports(list(zip(made.inputs, arrays, strict=True)), list(zip(made.outputs, outs, strict=True)))
-            _training.whole(run, n, threads)
+            _data.whole(run, n, threads)
         return outs
 
     def predictor(self, *, n_threads: int | None = None) -> _core.Predictor:
@@ -488,7 +496,7 @@ class Network:
         outputs on the right side of 1/2; no such entry with other losses.
         """
         self._fitting.check("evaluate")
-        data = _training.Data(self, X, y, loss, sample_weight)
+        data = _data.Data(self, X, y, loss, sample_weight)
         data.advise()
         return data.evaluate(self, _threads.resolve(n_threads))
 
@@ -511,7 +519,7 @@ class Network:
                 filled.setdefault(buffer, np.empty((len(X), cols), self._dtype))
             run = _core.Run(made.plan, theta)
             run.ports([(made.a[0], X)], list(filled.items()))
-            _training.whole(run, len(X), threads)
+            _data.whole(run, len(X), threads)
             for array in (*filled.values(), theta):
                 array.flags.writeable = False
             df: list[Any] = []
@@ -549,17 +557,17 @@ class Network:
             raise ValueError("tape: expected a tape of this network, got one of another")
         if tape.theta.dtype != self._dtype:
             raise ValueError(f"tape: expected a tape in {self._dtype}, got {tape.theta.dtype}")
-        data = _training.Data(self, tape.a[0], y, loss, sample_weight)
+        data = _data.Data(self, tape.a[0], y, loss, sample_weight)
         theta, threads = np.zeros(self.n_params, self._dtype), _threads.resolve(n_threads)
         delta, x, total, weight = self._reverse(tape, data, theta, threads)
         if data.weight is not None:
-            unweighted = _training.Data(self, tape.a[0], y, loss, None)
+            unweighted = _data.Data(self, tape.a[0], y, loss, None)
             delta = self._reverse(tape, unweighted, np.empty_like(theta), threads)[0]
         W, b = self._views(theta)
         return Gradients(total / weight, (None, *delta), W, b, x / weight, theta)
 
     def _reverse(
-        self, tape: Tape, data: _training.Data, theta: np.ndarray, threads: int
+        self, tape: Tape, data: _data.Data, theta: np.ndarray, threads: int
     ) -> tuple[list[np.ndarray], np.ndarray, float, float]:
         """w delta by layer, w dE/dx, and the sums of w E and of w; fills theta with dC/dtheta."""
         n = len(tape.a[0])
@@ -580,7 +588,7 @@ class Network:
                 target_shapes=[target.shape for target in data.targets],
             )
             run.optimizer("gradient", (theta,))
-            loss, weight = _training.whole(run, n, threads)[:2]
+            loss, weight = _data.whole(run, n, threads)[:2]
         return delta, x, loss, weight
 
     def value_and_grad(
@@ -588,13 +596,13 @@ class Network:
     ) -> tuple[float, np.ndarray]:
         """C over X and y, and dC/dtheta: (n_params,), in the order of theta; what scipy.optimize.minimize wants."""
         self._fitting.check("value_and_grad")
-        data = _training.Data(self, X, y, loss, sample_weight)
+        data = _data.Data(self, X, y, loss, sample_weight)
         threads = _threads.resolve(n_threads)
         grad = np.zeros(self.n_params, self._dtype)
         with self._plans.take(self, data.key(_plans.TRAIN, data.n, threads)) as made:
             run = data.run(self, made)
             run.optimizer("gradient", (grad,))
-            cost, weight = _training.whole(run, data.n, threads)[:2]
+            cost, weight = _data.whole(run, data.n, threads)[:2]
         return cost / weight, grad
 
     def input_gradient(self, X: Any, *, output: int | tuple[str, int], n_threads: int | None = None) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpcore import _core, _plans, _threads, _training, _validate
+from bpcore import _core, _data, _plans, _threads, _validate
 from bpcore._graph import Node
 from bpcore._layers import Input
 from bpcore._recurrent import Recurrent
@@ -133,7 +133,7 @@ class Stepper:
                 raise ValueError(f"x: expected {self._n} streams, as net.stepper was told, got {len(arrays[0])}")
             for feed, array in zip(self._feed, arrays, strict=True):
                 feed[...] = array.reshape(feed.shape)
-            _training.whole(self._run, self._n, min(self._n_threads, _threads.resolve(self._asked)))
+            _data.whole(self._run, self._n, min(self._n_threads, _threads.resolve(self._asked)))
             for state, after in self._moves:
                 state[...] = after
             answers = [out[0].copy() if self._one else out.copy() for out in self._outs]

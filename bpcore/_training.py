@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpcore import _callbacks, _core, _errors, _levenberg, _losses, _optimizers, _plans, _threads, _validate
+from bpcore import _callbacks, _core, _levenberg, _optimizers, _plans, _threads, _validate
+from bpcore._data import SLICE_SECONDS, Data
 from bpcore._errors import DivergenceError
 from bpcore._history import History
 from bpcore._layers import SHUFFLE
@@ -18,158 +17,47 @@ from bpcore._layers import SHUFFLE
 if TYPE_CHECKING:
     from bpcore._network import Network
 
-SLICE_SECONDS = 0.015  # and a stage more may pass before Ctrl-C is heard
-
-
-@dataclass
-class Settings:
-    """The arguments of `fit` after the data."""
-
-    loss: Any
-    optimizer: Any
-    epochs: Any
-    batch_size: Any
-    shuffle: Any
-    validation_data: Any
-    sample_weight: Any
-    callbacks: Any
-    n_threads: Any
-    seed: Any
-    check_finite: Any
-    verbose: Any
-
-
-class Data:
-    """X, y and weights of one call, checked against a network and a loss."""
-
-    def __init__(
-        self, net: Network, X: Any, y: Any, loss: Any, sample_weight: Any, check_finite: bool = True,
-        called: tuple[str, str] = ("X", "y"),
-    ) -> None:  # fmt: skip
-        self.outputs = outputs = net._ends(net._graph.outputs)
-        self.losses = _losses.resolve_all(loss, outputs)
-        self.arrays = _validate.inputs(X, net._ends(net._graph.inputs), net.dtype, check_finite, called[0])
-        self.n = len(self.arrays[0])
-        self.names = [node.name for node in outputs]
-        self.targets = [
-            _losses.target(one.loss, part, self.n, node.shape, net.dtype, check_finite, name)
-            for one, node, (name, part) in zip(
-                self.losses, outputs, _validate.parts(called[1], y, self.names), strict=True
-            )
-        ]
-        masked = len(outputs) == 1 and not isinstance(self.losses[0].loss, _losses.Loss)
-        positions = outputs[0].shape[:-1] if masked else ()
-        self.weight = _validate.weights(sample_weight, self.n, positions, net.dtype)
-
-    def advise(self) -> None:
-        """A UserWarning for a loss that the outputs are not made for."""
-        for i, one in enumerate(self.losses):
-            if isinstance(one.loss, _losses.CrossEntropy):
-                activation = getattr(self.outputs[i].layer, "activation", None)
-                if isinstance(activation, str) and activation != "softmax":
-                    _errors.warn(
-                        f"loss: cross_entropy is for outputs that sum to 1, and {self.names[i]} has {activation} ones; "
-                        "use softmax, or for classes that do not exclude each other logistic and binary_cross_entropy"
-                    )
-
-    @property
-    def weights(self) -> int:
-        """Weights an example: none, one, or one a position."""
-        return 0 if self.weight is None else math.prod(self.weight.shape[1:])
-
-    @property
-    def has_accuracy(self) -> bool:
-        """Whether the only output is classes."""
-        return len(self.losses) == 1 and _losses.has_accuracy(self.losses[0].loss)
-
-    @property
-    def of_outputs(self) -> list[str]:
-        """What a History keeps of each of several outputs."""
-        both = zip(self.names, self.losses, strict=True) if len(self.losses) > 1 else ()
-        kinds = ("loss", "accuracy")
-        return [f"val_{name}_{kind}" for name, one in both for kind in kinds[: 1 + _losses.has_accuracy(one.loss)]]
-
-    @property
-    def by_output(self) -> dict[str, int]:
-        """What a History keeps of each of several outputs as it is trained: numbers of losses by name."""
-        names = [f"{name}_loss" for name in self.names] if len(self.losses) > 1 else ()
-        return {name: i for i, name in enumerate(names) if not name.startswith("val_")}  # which is for validation
-
-    def key(self, flags: int, rows: int, n_threads: int) -> _plans.Key:
-        """Of the plan for this data."""
-        costs = [
-            _plans.Cost(i, one.loss, one.weight, t.cols, t.is_integer)
-            for i, (one, t) in enumerate(zip(self.losses, self.targets, strict=True))
-        ]
-        return _plans.Key(flags, rows, n_threads, tuple(costs), self.weights)
-
-    def ports(self, made: _plans.Compiled) -> list[tuple[int, np.ndarray]]:
-        """y and the weights, for the plan's buffers."""
-        used = [t.array for t in self.targets]
-        weight = [] if self.weight is None else [(made.weight, self.weight)]
-        return [*zip(made.targets, used, strict=True), *weight]
-
-    def run(self, net: Network, made: _plans.Compiled) -> _core.Run:
-        """A run of the plan over this data."""
-        run = _core.Run(made.plan, net.theta)
-        ins = [*zip(made.inputs, self.arrays, strict=True), *self.ports(made)]
-        run.ports(
-            ins,
-            weight=-1 if self.weight is None else len(ins) - 1,
-            target_shapes=[t.shape for t in self.targets],
-        )
-        return run
-
-    def evaluate(self, net: Network, n_threads: int) -> dict[str, float]:
-        """Loss and, where classes make it mean something, accuracy; of several outputs also by name."""
-        with net._plans.take(net, self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads)) as made:
-            run = self.run(net, made)
-            whole(run, self.n, n_threads)
-            sums = run.losses()
-        result = {"loss": 0.0}
-        for name, one, (loss, weight, hits) in zip(self.names, self.losses, sums, strict=True):
-            result["loss"] += one.weight * (loss / weight)
-            prefix = f"{name}." if len(sums) > 1 else ""
-            if prefix:
-                result[f"{name}.loss"] = loss / weight
-            if _losses.has_accuracy(one.loss):
-                result[f"{prefix}accuracy"] = hits / weight
-        return result
-
-
-def whole(run: _core.Run, n: int, n_threads: int) -> tuple[float, float, float]:
-    """One pass over n rows as a single batch, in slices between which Ctrl-C is heard; sums of wE, w and hits."""
-    run.begin(n, n)
-    while run.slice(n_threads, SLICE_SECONDS, fresh=False) == _core.PAUSED:
-        pass
-    loss, weight, hits = run.progress()[:3]
-    return loss, weight, hits
-
-
-def fit(net: Network, X: Any, y: Any, s: Settings) -> History:
+def fit(
+    net: Network,
+    X: Any,
+    y: Any,
+    *,
+    loss: Any,
+    optimizer: Any,
+    epochs: Any,
+    batch_size: Any,
+    shuffle: Any,
+    validation_data: Any,
+    sample_weight: Any,
+    callbacks: Any,
+    n_threads: Any,
+    seed: Any,
+    check_finite: Any,
+    verbose: Any,
+) -> History:
     """Checks everything, then trains."""
     net._fitting.check("fit")
-    check_finite = _validate.switch("check_finite", s.check_finite)
-    data = Data(net, X, y, s.loss, s.sample_weight, check_finite)
+    check_finite = _validate.switch("check_finite", check_finite)
+    data = Data(net, X, y, loss, sample_weight, check_finite)
     n = data.n
     validation = None
-    if s.validation_data is not None:
-        if not isinstance(s.validation_data, Sequence) or len(s.validation_data) != 2:
-            raise TypeError(f"validation_data: expected (X, y), got {type(s.validation_data).__name__}")
-        Xv, yv = s.validation_data
+    if validation_data is not None:
+        if not isinstance(validation_data, Sequence) or len(validation_data) != 2:
+            raise TypeError(f"validation_data: expected (X, y), got {type(validation_data).__name__}")
+        Xv, yv = validation_data
         called = ("validation_data[0]", "validation_data[1]")
-        validation = Data(net, Xv, yv, s.loss, None, check_finite, called)
-    optimizer = _optimizers.resolve(s.optimizer)
+        validation = Data(net, Xv, yv, loss, None, check_finite, called)
+    optimizer = _optimizers.resolve(optimizer)
     _optimizers.check(optimizer, net.dtype)
-    epochs = _validate.integer("epochs", s.epochs, 0, 2**31)
-    batch = n if s.batch_size is None else min(n, _validate.integer("batch_size", s.batch_size, 1, 2**62))
+    epochs = _validate.integer("epochs", epochs, 0, 2**31)
+    batch = n if batch_size is None else min(n, _validate.integer("batch_size", batch_size, 1, 2**62))
     if isinstance(optimizer, _optimizers.LevenbergMarquardt):
         _levenberg.check(net, data, batch)
-    shuffled = _validate.switch("shuffle", s.shuffle) and batch < n
-    seed = net.seed if s.seed is None else _validate.seed(s.seed)
-    n_threads = _threads.resolve(s.n_threads)
-    verbose = _validate.switch("verbose", s.verbose)
-    callbacks = _callbacks.resolve(s.callbacks)
+    shuffled = _validate.switch("shuffle", shuffle) and batch < n
+    seed = net.seed if seed is None else _validate.seed(seed)
+    n_threads = _threads.resolve(n_threads)
+    verbose = _validate.switch("verbose", verbose)
+    callbacks = _callbacks.resolve(callbacks)
     accuracy = ("val_accuracy",) if data.has_accuracy else ()
     validated = ("val_loss", *accuracy, *validation.of_outputs) if validation else ()
     _callbacks.check(callbacks, ("loss", *data.by_output, *validated))
