@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from bpcore._layers import Dense, Input, Layer
 from bpcore._symbols import Shape, Symbol
 
@@ -23,6 +25,10 @@ class Parameter:
     cols: int
     decay: bool
     shape: Shape
+
+    def of(self, vector: np.ndarray) -> np.ndarray:
+        """The view of a vector that is laid out as theta."""
+        return vector[self.offset : self.offset + self.rows * self.cols].reshape(self.shape)
 
 
 @dataclass(frozen=True)

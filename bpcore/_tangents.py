@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from bpcore import _core
 from bpcore._activations import Activation
 from bpcore._losses import BuiltIn, Loss
+from bpcore._model import Model
 from bpcore._symbols import Shape
-
-if TYPE_CHECKING:
-    from bpcore._network import Network
 
 
 class Tangents:
-    """A plan with the nodes of a network and the tangents of them, by node: `a`, and `Ra`, -1 where it is zero.
+    """A plan with the nodes of a model and the tangents of them, by node: `a`, and `Ra`, -1 where it is zero.
 
     theta and v are one vector, v behind theta; v is not trained.
     """
 
-    def __init__(self, plan: Any, net: Network) -> None:
-        self.plan, self.net = plan, net
+    def __init__(self, plan: _core.Plan, model: Model) -> None:
+        self.plan, self.graph = plan, model.graph
         self.a: list[int] = []
         self.Ra: list[int] = []
         self.before: dict[int, tuple[int, int]] = {}  # z and Rz of what ends in an activation, by a
-        n, table = net.n_params, net._graph.parameters
-        frozen = {name for node in net._nodes if node.base in net.frozen for name in node.parameters}
+        n, table, frozen = model.theta.size, model.graph.parameters, model.frozen_parameters
         self._theta = {name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen) for name, p in table.items()}
         self._v = {name: plan.param(n + p.offset, p.rows, p.cols, p.decay, True) for name, p in table.items()}
 
@@ -37,10 +33,10 @@ class Tangents:
 
     def add(self, number: int) -> int:
         """A node and its tangent; the buffer of the node."""
-        node = self.net._nodes[number]
+        node = self.graph.nodes[number]
         inputs = [self.a[i] for i in node.inputs]
         moves = [self.Ra[i] for i in node.inputs]
-        shapes = [self.net._nodes[i].shape for i in node.inputs]
+        shapes = [self.graph.nodes[i].shape for i in node.inputs]
         slots = [self._theta[name] for name in node.parameters]
         a = node.layer.build_moving(self.plan, inputs, slots, shapes, number)
         self.a.append(a)
@@ -93,7 +89,7 @@ class Tangents:
         """The loss, and what it reads (z where it is fused with the activation) with its tangent."""
         if isinstance(loss, Loss):
             raise ValueError("a loss of your own has no second derivative here; use one of bpcore's")
-        node, a = self.net._nodes[number], self.a[number]
+        node, a = self.graph.nodes[number], self.a[number]
         if loss.fused_with is None or self.Ra[number] < 0:
             return loss, a, self.Ra[number]
         if getattr(node.layer, "activation", None) != loss.fused_with or a not in self.before:
@@ -103,13 +99,13 @@ class Tangents:
     def loss(self, loss: BuiltIn | Loss, number: int, target: int) -> tuple[int, int]:
         """Buffers of dE/dx and of R{x}, x being what the loss reads."""
         loss, x, Rx = self._reads(loss, number)
-        return loss.slope(self, self.a[number], target, self.net._nodes[number].shape[-1]), self.zero_as(x, Rx)
+        return loss.slope(self, self.a[number], target, self.graph.nodes[number].shape[-1]), self.zero_as(x, Rx)
 
     def curvature(self, loss: BuiltIn | Loss, number: int, target: int) -> int:
         """The buffer of (d^2 E / dx^2) R{x}."""
         loss, x, Rx = self._reads(loss, number)
         Rx = self.zero_as(x, Rx)
-        return loss.curvature(self, x, Rx, self.a[number], target, self.net._nodes[number].shape[-1])
+        return loss.curvature(self, x, Rx, self.a[number], target, self.graph.nodes[number].shape[-1])
 
 
 __all__: Sequence[str] = ("Shape", "Tangents")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +13,12 @@ from bpcore._data import SLICE_SECONDS, Data
 from bpcore._errors import DivergenceError
 from bpcore._history import History
 from bpcore._layers import SHUFFLE
+from bpcore._model import Model
 
-if TYPE_CHECKING:
-    from bpcore._network import Network
 
 def fit(
-    net: Network,
+    model: Model,
+    state: _callbacks.State,
     X: Any,
     y: Any,
     *,
@@ -35,10 +35,10 @@ def fit(
     check_finite: Any,
     verbose: Any,
 ) -> History:
-    """Checks everything, then trains."""
-    net._fitting.check("fit")
+    """Checks everything, then trains; callbacks see `state`."""
+    model.fitting.check("fit")
     check_finite = _validate.switch("check_finite", check_finite)
-    data = Data(net, X, y, loss, sample_weight, check_finite)
+    data = Data(model, X, y, loss, sample_weight, check_finite)
     n = data.n
     validation = None
     if validation_data is not None:
@@ -46,27 +46,29 @@ def fit(
             raise TypeError(f"validation_data: expected (X, y), got {type(validation_data).__name__}")
         Xv, yv = validation_data
         called = ("validation_data[0]", "validation_data[1]")
-        validation = Data(net, Xv, yv, loss, None, check_finite, called)
+        validation = Data(model, Xv, yv, loss, None, check_finite, called)
     optimizer = _optimizers.resolve(optimizer)
-    _optimizers.check(optimizer, net.dtype)
+    _optimizers.check(optimizer, model.dtype)
     epochs = _validate.integer("epochs", epochs, 0, 2**31)
     batch = n if batch_size is None else min(n, _validate.integer("batch_size", batch_size, 1, 2**62))
     if isinstance(optimizer, _optimizers.LevenbergMarquardt):
-        _levenberg.check(net, data, batch)
+        _levenberg.check(model, data, batch)
     shuffled = _validate.switch("shuffle", shuffle) and batch < n
-    seed = net.seed if seed is None else _validate.seed(seed)
+    seed = model.seed if seed is None else _validate.seed(seed)
     n_threads = _threads.resolve(n_threads)
     verbose = _validate.switch("verbose", verbose)
     callbacks = _callbacks.resolve(callbacks)
     accuracy = ("val_accuracy",) if data.has_accuracy else ()
     validated = ("val_loss", *accuracy, *validation.of_outputs) if validation else ()
     _callbacks.check(callbacks, ("loss", *data.by_output, *validated))
-    if not net.theta.flags.writeable:
+    if not model.theta.flags.writeable:
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
     data.advise()
-    with net._fitting, net._plans.take(net, data.key(_plans.TRAIN, batch, n_threads)) as made:
-        loop = _Loop(net, data, made, validation, optimizer, n_threads, callbacks, verbose)
-        loop.run.random(seed, net.step)
+    with model.fitting, _plans.take(model, data.key(_plans.TRAIN, batch, n_threads)) as compiled:
+        newton = isinstance(optimizer, _optimizers.LevenbergMarquardt)
+        run = _levenberg.Run(model, data, n_threads) if newton else data.run(model, compiled)
+        loop = _Loop(model, state, data, run, validation, optimizer, n_threads, callbacks, verbose)
+        run.random(seed, model.step)
         return loop.train(epochs, batch, seed if shuffled else None)
 
 
@@ -79,25 +81,25 @@ class _Loop:
 
     def __init__(
         self,
-        net: Network,
+        model: Model,
+        state: _callbacks.State,
         data: Data,
-        made: _plans.Compiled,
+        run: _core.Run | _levenberg.Run,
         validation: Data | None,
         optimizer: _optimizers.Optimizer,
         n_threads: int,
         callbacks: list[_callbacks.Callback],
         verbose: bool,
     ) -> None:
-        self.net, self.data, self.validation, self.n_threads = net, data, validation, n_threads
+        self.model, self.state, self.data, self.run = model, state, data, run
+        self.validation, self.n_threads = validation, n_threads
         self.callbacks, self.verbose = callbacks, verbose
         validated = validation.of_outputs if validation else ()
-        outputs: dict[str, list[float]] = {name: [] for name in (*data.by_output, *validated)}
-        self.state = _callbacks.State(net, History(outputs=outputs), net.epoch, net.step)
-        newton = isinstance(optimizer, _optimizers.LevenbergMarquardt)
-        self.run: Any = _levenberg.Run(net, data, n_threads) if newton else data.run(net, made)
-        memory = net._memory
+        state.history.outputs = {name: [] for name in (*data.by_output, *validated)}
+        state.epoch, state.step = model.epoch, model.step
+        memory = model.memory
         if memory.optimizer != optimizer:
-            memory = _optimizers.Memory(optimizer, tuple(np.zeros_like(net.theta) for _ in optimizer.states), 0)
+            memory = _optimizers.Memory(optimizer, tuple(np.zeros_like(model.theta) for _ in optimizer.states), 0)
         self._use(memory)
 
     def _use(self, memory: _optimizers.Memory) -> None:
@@ -108,14 +110,14 @@ class _Loop:
 
     def train(self, epochs: int, batch: int, seed: int | None) -> History:
         """Runs the epochs; shuffled where there is a seed."""
-        net, state = self.net, self.state
-        first_step, last_epoch = net.step, net.epoch + epochs
+        model, state = self.model, self.state
+        first_step, last_epoch = model.step, model.epoch + epochs
         try:
             self._tell("on_fit_begin")
             for _ in range(epochs):
                 if state.stopped:
                     break
-                order = None if seed is None else _core.permutation(self.data.n, seed, SHUFFLE, net.epoch & 0xFFFFFFFF)
+                order = None if seed is None else _core.permutation(self.data.n, seed, SHUFFLE, model.epoch % 2**32)
                 if state.order is not None:
                     order = _validate.order(state.order, self.data.n)
                 start = time.perf_counter()
@@ -134,8 +136,8 @@ class _Loop:
     def _count(self, first_step: int) -> None:
         steps = self.run.progress()[5]
         if steps:
-            self.net._memory = self.memory._replace(updates=self.run.updates())
-            self.net.step = first_step + steps
+            self.model.memory = self.memory._replace(updates=self.run.updates())
+            self.model.step = first_step + steps
 
     def _epoch(self, first_step: int) -> None:
         """Slices until the epoch is done or a callback stops it."""
@@ -149,9 +151,9 @@ class _Loop:
             loss, weight, _, _, batches, _ = self.run.progress()
             if status in (_core.NONFINITE_LOSS, _core.NONFINITE_PARAM):
                 what = "loss" if status == _core.NONFINITE_LOSS else "parameters"
-                if not np.isfinite(self.net.theta).all():  # a step that diverges leaves the last finite ones
+                if not np.isfinite(self.model.theta).all():  # a step that diverges leaves the last finite ones
                     what = "theta"
-                raise DivergenceError(what, self.net.epoch + 1, batches + 1)
+                raise DivergenceError(what, self.model.epoch + 1, batches + 1)
             if by_batch and batches > before[2]:
                 self._count(first_step)
                 self.state.loss = _mean(loss - before[0], weight - before[1])
@@ -163,17 +165,17 @@ class _Loop:
 
     def _close_epoch(self, seconds: float) -> None:
         loss, weight, _, rows, _, _ = self.run.progress()
-        self.net.epoch += 1
+        self.model.epoch += 1
         history, state = self.state.history, self.state
-        history.epoch.append(self.net.epoch)
+        history.epoch.append(self.model.epoch)
         history.loss.append(_mean(loss, weight))
         for name, i in self.data.by_output.items():
             history.outputs[name].append(_mean(*self.run.losses()[i][:2]))
         history.seconds.append(seconds)
         history.samples_per_second.append(rows / seconds if seconds else float("inf"))
-        state.epoch, state.loss = self.net.epoch, history.loss[-1]
+        state.epoch, state.loss = self.model.epoch, history.loss[-1]
         if self.validation is not None:
-            result = self.validation.evaluate(self.net, self.n_threads)
+            result = self.validation.evaluate(self.model, self.n_threads)
             columns = history._columns()
             for name, value in result.items():
                 columns[f"val_{name.replace('.', '_')}"].append(value)
@@ -191,10 +193,10 @@ class _Loop:
     def _tell(self, event: str) -> None:
         if not self.callbacks:
             return
-        self.state.step = self.net.step
+        self.state.step = self.model.step
         for callback in self.callbacks:
             getattr(callback, event)(self.state)
         optimizer = self.state.optimizer
         if optimizer is not self.memory.optimizer:
-            _optimizers.check_successor(self.memory.optimizer, optimizer, self.net.dtype)
+            _optimizers.check_successor(self.memory.optimizer, optimizer, self.model.dtype)
             self._use(_optimizers.Memory(optimizer, self.memory.states, self.run.updates()))
