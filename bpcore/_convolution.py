@@ -41,7 +41,7 @@ def _pair(name: str, value: Any, low: int = 1) -> tuple[int, int]:
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{name}: expected an integer or two, of rows and of columns, got {value!r}")
-        first, second = (_validate.integer(name, one, low, _MOST) for one in value)
+        first, second = (_validate.integer(name, size, low, _MOST) for size in value)
         return first, second
     number = _validate.integer(name, value, low, _MOST)
     return number, number
@@ -103,7 +103,7 @@ class _Convolution(Layer):
         if shape[-1] % self.groups or filters % self.groups:
             raise self.wrong(f"channels and filters in {self.groups} equal groups", f"{shape[-1]} and {filters}")
         return [
-            _along(self, *one) for one in zip(shape[:-1], sizes, strides, dilations, paddings, strict=True)
+            _along(self, *settings) for settings in zip(shape[:-1], sizes, strides, dilations, paddings, strict=True)
         ]
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -310,11 +310,11 @@ class _Pool(_Pooling):
         if len(shape) != self.axes + 1:
             axes = "(height, width, channels)" if self.axes == 2 else "(time, features)"
             raise self.wrong(f"an input of shape {axes}", f"{shape}; bp.Reshape gives it that shape")
-        found = []
+        windows = []
         for axis, n in enumerate(shape[:-1]):
             size, stride, padding = (_of_axis(value, axis) for value in (self.size, self.stride, self.padding))
-            found.append((n, size, stride, _along(self, n, size, stride, 1, padding)))
-        return found
+            windows.append((n, size, stride, _along(self, n, size, stride, 1, padding)))
+        return windows
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return (*(axis.size for *_, axis in self._along(shapes[0])), shapes[0][-1])

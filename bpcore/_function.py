@@ -126,17 +126,17 @@ class Function(Layer):
         buffers = [*inputs, a, *(t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True))]
         return self._built(t.plan, moved, dict(zip(map(id, given), buffers, strict=True)))
 
-    def _built(self, plan: Any, symbol: Symbol, made: dict[int, int]) -> int:
-        """Adds a symbol's operations to a plan, which has those in `made`, by id; the buffer of it."""
-        if id(symbol) not in made:
-            shapes = [one.shape for one in symbol.inputs]
+    def _built(self, plan: Any, symbol: Symbol, buffers: dict[int, int]) -> int:
+        """Adds a symbol's operations to a plan, which has those in `buffers`, by id; the buffer of it."""
+        if id(symbol) not in buffers:
+            shapes = [read.shape for read in symbol.inputs]
             if isinstance(symbol, Input) or symbol.layer.parameters(*shapes):
                 raise ValueError(
                     f"{self!r}: tangent: expected layers without parameters on the symbols given, got {symbol.layer!r}"
                 )
-            inputs = [self._built(plan, one, made) for one in symbol.inputs]
-            made[id(symbol)] = symbol.layer.build(plan, inputs, [], shapes, 0)
-        return made[id(symbol)]
+            inputs = [self._built(plan, read, buffers) for read in symbol.inputs]
+            buffers[id(symbol)] = symbol.layer.build(plan, inputs, [], shapes, 0)
+        return buffers[id(symbol)]
 
     @property
     def low_level(self) -> bool:

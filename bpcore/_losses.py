@@ -225,11 +225,11 @@ def resolve_all(value: Any, outputs: Sequence[Any]) -> list[Weighted]:
         given = [part for _, part in _validate.parts("loss", value, names)]
     else:
         given = [value] * len(outputs)
-    found = []
-    for one, node in zip(given, outputs, strict=True):
-        weighted = one if isinstance(one, Weighted) else Weighted(one)
-        found.append(Weighted(resolve(weighted.loss, getattr(node.layer, "activation", None)), weighted.weight))
-    return found
+    losses = []
+    for loss, node in zip(given, outputs, strict=True):
+        weighted = loss if isinstance(loss, Weighted) else Weighted(loss)
+        losses.append(Weighted(resolve(weighted.loss, getattr(node.layer, "activation", None)), weighted.weight))
+    return losses
 
 
 def has_accuracy(loss: BuiltIn | Loss) -> bool:

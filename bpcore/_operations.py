@@ -40,8 +40,8 @@ class Add(Layer):
         if self.factors is not None:
             if not isinstance(self.factors, (list, tuple)):
                 raise TypeError(f"factors: expected a list of numbers, got {self.factors!r}")
-            found = tuple(_validate.real("factors", x, -math.inf) for x in self.factors)
-            object.__setattr__(self, "factors", found)
+            factors = tuple(_validate.real("factors", x, -math.inf) for x in self.factors)
+            object.__setattr__(self, "factors", factors)
         object.__setattr__(self, "constant", _validate.real("constant", self.constant, -math.inf))
         _named(self)
 
@@ -237,15 +237,15 @@ class Slice(Layer):
     def __post_init__(self) -> None:
         parts = self.index if isinstance(self.index, (tuple, list)) else (self.index,)
         try:
-            found = tuple(x if isinstance(x, list) or x == "..." else _index(x) for x in parts)
-            for x in found:
+            index = tuple(x if isinstance(x, list) or x == "..." else _index(x) for x in parts)
+            for x in index:
                 if isinstance(x, list):
                     slice(*x).indices(1)
                     if len(x) != 3:
                         raise TypeError
         except (TypeError, ValueError):
             raise TypeError(f"index: expected integers, slices and '...', got {self.index!r}") from None
-        object.__setattr__(self, "index", found)
+        object.__setattr__(self, "index", index)
         _named(self)
 
     def _cut(self, shape: Shape) -> tuple[list[int], list[int], int, Shape]:

@@ -114,8 +114,8 @@ class Recurrent(Layer):
 
     def parameters(self, *shapes: Shape) -> dict[str, Spec]:
         wide = self.gates * self.units
-        found = {"W": Spec((shapes[0][-1], wide), True), "U": Spec((self.units, wide), True)}
-        return {**found, "b": Spec((wide,), False)} if self.bias else found
+        specs = {"W": Spec((shapes[0][-1], wide), True), "U": Spec((self.units, wide), True)}
+        return {**specs, "b": Spec((wide,), False)} if self.bias else specs
 
     def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
         n_in, units = shapes[0][-1], self.units
@@ -293,8 +293,8 @@ class GRU(Recurrent):
     gates: ClassVar[int] = 3
 
     def parameters(self, *shapes: Shape) -> dict[str, Spec]:
-        found = super().parameters(*shapes)
-        return {**found, "b_n": Spec((self.units,), False)} if self.bias else found
+        specs = super().parameters(*shapes)
+        return {**specs, "b_n": Spec((self.units,), False)} if self.bias else specs
 
     def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
         return {**super().draw(shapes, dtype, seed, layer), "b_n": np.zeros(self.units)}
