@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from bpcore import _activations, _validate
 from bpcore._activations import Activation
+from bpcore._core import Plan
 from bpcore._layers import INITS, Layer, Spec, apply, draw, named
 from bpcore._symbols import Shape
+
+if TYPE_CHECKING:
+    from bpcore._tangents import Tangents
 
 _MOST = 2**31 - 1
 
@@ -127,20 +131,20 @@ class _Convolution(Layer):
             W = _validate.parameters("init", self.init, shape, dtype)
         return {"W": W, "b": np.zeros(shape[-1])}
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return apply(plan, self.activation, self._convolved(plan, inputs[0], slots, shapes[0]), self._windows()[0])
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         """Rz = W * Ra + V * a + v_b;  R{f(z)} = f'(z) * Rz"""
         of_input = self._convolved(t.plan, moves[0], slots[:1], shapes[0]) if moves[0] >= 0 else -1
         Rz = t.add_up(of_input, self._convolved(t.plan, inputs[0], v, shapes[0]))
         z = a if self.activation == "identity" else t.plan.reads(a)
-        return int(t.activated(self.activation, a, z, Rz, self._windows()[0]))
+        return t.activated(self.activation, a, z, Rz, self._windows()[0])
 
-    def _convolved(self, plan: Any, x: int, slots: list[int], shape: Shape) -> int:
+    def _convolved(self, plan: Plan, x: int, slots: list[int], shape: Shape) -> int:
         """The buffer of z, for parameters W and perhaps b."""
         _, sizes, strides, dilations, _ = self._windows()
         axes, (*lengths, channels) = self._axes(shape), shape
@@ -149,7 +153,7 @@ class _Convolution(Layer):
             sizes, strides, dilations = ([1, *each] for each in (sizes, strides, dilations))
         before, after = [axis.before for axis in axes], [axis.size for axis in axes]
         settings = [*lengths, channels, *sizes, *strides, *before, *after, *dilations, self.groups]
-        return int(plan.op("conv", [x], slots, settings=(settings, [])))
+        return plan.op("conv", [x], slots, settings=(settings, []))
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,20 +265,20 @@ class _Pooling(Layer):
         """Length, size, stride and positions of each axis."""
         raise NotImplementedError
 
-    def _add(self, plan: Any, kind: str, inputs: list[int], shape: Shape) -> int:
+    def _add(self, plan: Plan, kind: str, inputs: list[int], shape: Shape) -> int:
         """Adds operation `kind` over the windows of an input of that shape."""
         along = self._along(shape)
         if len(along) == 1:  # a sequence is an image of height 1
             along = [(1, 1, 1, _Axis(1, 0)), *along]
         lengths, sizes, strides, axes = zip(*along, strict=True)
         before, after = [axis.before for axis in axes], [axis.size for axis in axes]
-        return int(plan.op(kind, inputs, settings=([*lengths, shape[-1], *sizes, *strides, *before, *after], [])))
+        return plan.op(kind, inputs, settings=([*lengths, shape[-1], *sizes, *strides, *before, *after], []))
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return self._add(plan, self.kind, inputs, shapes[0])
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         """The average of Ra, or Ra where a is greatest."""

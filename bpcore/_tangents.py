@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bpcore import _core
 from bpcore._activations import Activation
+from bpcore._core import Plan
 from bpcore._losses import BuiltIn, Loss
 from bpcore._model import Model
 from bpcore._symbols import Shape
@@ -17,7 +18,7 @@ class Tangents:
     theta and v are one vector, v behind theta; v is not trained.
     """
 
-    def __init__(self, plan: _core.Plan, model: Model) -> None:
+    def __init__(self, plan: Plan, model: Model) -> None:
         self.plan, self.graph = plan, model.graph
         self.a: list[int] = []
         self.Ra: list[int] = []
@@ -54,7 +55,7 @@ class Tangents:
         used = [term for term in terms if term >= 0]
         if len(used) < 2:
             return used[0] if used else -1
-        return int(self.plan.op("add", used, settings=([], [1.0] * _core.MAX_OPERANDS)))
+        return self.plan.op("add", used, settings=([], [1.0] * _core.MAX_OPERANDS))
 
     def minus(self, a: int, b: int) -> int:
         """a - b"""
@@ -62,11 +63,11 @@ class Tangents:
 
     def times(self, a: int, Rb: int) -> int:
         """a * Rb"""
-        return -1 if Rb < 0 else int(self.plan.op("multiply", [a, Rb]))
+        return -1 if Rb < 0 else self.plan.op("multiply", [a, Rb])
 
     def scaled(self, a: int, factor: float) -> int:
         """factor a"""
-        return int(self.plan.op("add", [a], settings=([], [factor])))
+        return self.plan.op("add", [a], settings=([], [factor]))
 
     def zero_as(self, a: int, Ra: int) -> int:
         """Ra, or zeros shaped as a."""
@@ -80,8 +81,8 @@ class Tangents:
         if f == "identity" or Rz < 0:
             return Rz
         if f == "softmax":
-            return int(self.plan.op("softmax_product", [a, Rz], settings=([width], [])))
-        return int(self.plan.op("multiply", [self.plan.op("activation", [z], function=f + "'"), Rz]))
+            return self.plan.op("softmax_product", [a, Rz], settings=([width], []))
+        return self.plan.op("multiply", [self.plan.op("activation", [z], function=f + "'"), Rz])
 
     # ---- losses ----
 
