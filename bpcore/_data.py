@@ -20,8 +20,8 @@ class Data:
         self, model: Model, X: Any, y: Any, loss: Any, sample_weight: Any, check_finite: bool = True,
         called: tuple[str, str] = ("X", "y"),
     ) -> None:  # fmt: skip
-        self.dtype, self.outputs = model.dtype, model.outputs
-        outputs = self.outputs
+        self.dtype = model.dtype
+        self.outputs = outputs = model.outputs
         self.losses = _losses.resolve_all(loss, outputs)
         self.arrays = _validate.inputs(X, model.inputs, model.dtype, check_finite, called[0])
         self.n = len(self.arrays[0])

@@ -66,7 +66,7 @@ class Add(Layer):
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         moving = [(f, move) for f, move in zip(self.factors or (1.0,) * len(moves), moves, strict=True) if move >= 0]
-        padded = [*(f for f, _ in moving), *(0.0,) * (9 - len(moving))]
+        padded = [*(f for f, _ in moving), *(0.0,) * (_core.MAX_OPERANDS + 1 - len(moving))]
         return t.plan.op("add", [move for _, move in moving], settings=([], padded))
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from bpcore import _core
 from bpcore._activations import Activation
 from bpcore._core import Plan
 from bpcore._losses import BuiltIn, Loss
 from bpcore._model import Model
-from bpcore._symbols import Shape
 
 
 class Tangents:
@@ -107,6 +104,3 @@ class Tangents:
         loss, x, Rx = self._reads(loss, number)
         Rx = self.zero_as(x, Rx)
         return loss.curvature(self, x, Rx, self.a[number], target, self.graph.nodes[number].shape[-1])
-
-
-__all__: Sequence[str] = ("Shape", "Tangents")
