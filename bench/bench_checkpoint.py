@@ -72,7 +72,7 @@ CASES: dict[str, tuple[Callable[[], Any], int]] = {
 
 
 def megabytes(net: Any, batch: int) -> dict[str, float]:
-    cut, stored, _ = _plans.memory(net, batch)
+    cut, stored, _ = _plans.memory(net._model, batch)
     return {"checkpoint": cut / 2**20, "stored": stored / 2**20}
 
 

@@ -25,11 +25,10 @@ from bpcore._embedding import Embedding  # noqa: E402
 from bpcore._errors import DivergenceError  # noqa: E402
 from bpcore._function import Function, get_include  # noqa: E402
 from bpcore._history import History  # noqa: E402
-from bpcore._io import load  # noqa: E402
 from bpcore._layers import Dense, Input  # noqa: E402
 from bpcore._losses import Loss  # noqa: E402
 from bpcore._matmul import MatMul  # noqa: E402
-from bpcore._network import Network  # noqa: E402
+from bpcore._network import Network, load  # noqa: E402
 from bpcore._normalization import Dropout, LayerNorm  # noqa: E402
 from bpcore._operations import (  # noqa: E402
     Activate,

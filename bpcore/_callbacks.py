@@ -118,15 +118,15 @@ def resolve(callbacks: Any) -> list[Callback]:
         callbacks = (callbacks,)
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks: expected functions or bp.Callback objects, got {callbacks!r}")
-    found: list[Callback] = []
+    resolved: list[Callback] = []
     for callback in callbacks:
         if isinstance(callback, Callback):
-            found.append(callback)
+            resolved.append(callback)
         elif callable(callback) and not isinstance(callback, type):
-            found.append(_Function(callback))
+            resolved.append(_Function(callback))
         else:
             raise TypeError(f"callbacks: expected a function or a bp.Callback object, got {callback!r}")
-    return found
+    return resolved
 
 
 def check(callbacks: list[Callback], kept: tuple[str, ...]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bpcore import _threads
-
-if TYPE_CHECKING:
-    from bpcore._network import Network
+from bpcore._data import Data
+from bpcore._network import Network
 
 
 def check_gradients(
@@ -22,32 +21,27 @@ def check_gradients(
     wrong derivative, or a kink nearby (relu at 0), or truncated backpropagation through time.  Frozen layers are left
     out.  Costs two passes over X a parameter: use few rows.
     """
-    from bpcore._network import Network
-    from bpcore._training import Data
-
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a bp.Network, got {net!r} of type {type(net).__name__}")
-    twin = net._like("float64")
-    theta = twin.theta
-    threads = _threads.resolve(n_threads)
-    grad = twin.value_and_grad(X, y, loss=loss, sample_weight=sample_weight, n_threads=threads)[1]
-    data = Data(twin, X, y, loss, sample_weight)
+    model = net._model.like("float64")
+    theta, threads = model.theta, _threads.resolve(n_threads)
+    data = Data(model, X, y, loss, sample_weight)
+    grad = data.value_and_grad(model, threads)[1]
     numeric = np.empty_like(theta)
     for i, value in enumerate(theta.tolist()):
         h = 6e-6 * max(1.0, abs(value))  # the cube root of the rounding error
-        cost = []
+        costs = []
         for shifted in (value + h, value - h):
             theta[i] = shifted
-            cost.append((shifted, data.evaluate(twin, threads)["loss"]))
+            costs.append((shifted, data.evaluate(model, threads)["loss"]))
         theta[i] = value
-        (high, above), (low, below) = cost
+        (high, above), (low, below) = costs
         numeric[i] = (above - below) / (high - low)
-    errors = {}
-    frozen = {name for node in net._nodes if node.base in net.frozen for name in node.parameters}
-    for name, p in twin._parameters.items():
+    errors, frozen = {}, model.frozen_parameters
+    for name, p in model.graph.parameters.items():
         if name in frozen:
             continue
-        part = slice(p.offset, p.offset + p.rows * p.cols)
-        size = max(np.abs(grad[part]).max(), np.abs(numeric[part]).max(), 1e-6)
-        errors[name] = float(np.abs(grad[part] - numeric[part]).max() / size)
+        own, wanted = p.of(grad), p.of(numeric)
+        size = max(np.abs(own).max(), np.abs(wanted).max(), 1e-6)
+        errors[name] = float(np.abs(own - wanted).max() / size)
     return errors

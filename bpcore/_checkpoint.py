@@ -22,7 +22,7 @@ def resolve(graph: Graph, value: Any) -> Checkpoint:
         return True
     if isinstance(value, (str, Symbol, Layer)) or not isinstance(value, Iterable):
         raise TypeError(f"checkpoint: expected None, True or a list of layers (names or outputs), got {value!r}")
-    chosen = {_name(graph, one) for one in value}
+    chosen = {_name(graph, layer) for layer in value}
     if not chosen:
         raise ValueError("checkpoint: expected at least one layer, got an empty list; None stores everything")
     ends = chosen.difference(places := _places(graph))
@@ -39,17 +39,17 @@ def _places(graph: Graph) -> list[str]:
     return [node.name for node in graph.nodes[:-1] if not isinstance(node.layer, Input)]
 
 
-def _name(graph: Graph, one: Any) -> str:
-    if not isinstance(one, (Symbol, Layer)):
-        return _validate.choice("checkpoint", one, [node.name for node in graph.nodes])
-    layer = one.layer if isinstance(one, Symbol) else one
-    found = [node.name for node in graph.nodes if node.layer is layer]
-    if not found:
-        raise ValueError(f"checkpoint: expected layers of this network, got {one!r}")
-    if len(found) > 1:
-        uses = ", ".join(found)
-        raise ValueError(f"checkpoint: expected a layer that is used once, got {one!r}; name the use: {uses}")
-    return found[0]
+def _name(graph: Graph, value: Any) -> str:
+    if not isinstance(value, (Symbol, Layer)):
+        return _validate.choice("checkpoint", value, [node.name for node in graph.nodes])
+    layer = value.layer if isinstance(value, Symbol) else value
+    names = [node.name for node in graph.nodes if node.layer is layer]
+    if not names:
+        raise ValueError(f"checkpoint: expected layers of this network, got {value!r}")
+    if len(names) > 1:
+        uses = ", ".join(names)
+        raise ValueError(f"checkpoint: expected a layer that is used once, got {value!r}; name the use: {uses}")
+    return names[0]
 
 
 def within(graph: Graph, checkpoint: Checkpoint) -> Checkpoint:

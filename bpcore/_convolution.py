@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from bpcore import _activations, _validate
 from bpcore._activations import Activation
+from bpcore._core import Plan
 from bpcore._layers import INITS, Layer, Spec, apply, draw, named
 from bpcore._symbols import Shape
+
+if TYPE_CHECKING:
+    from bpcore._tangents import Tangents
 
 _MOST = 2**31 - 1
 
@@ -41,7 +45,7 @@ def _pair(name: str, value: Any, low: int = 1) -> tuple[int, int]:
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{name}: expected an integer or two, of rows and of columns, got {value!r}")
-        first, second = (_validate.integer(name, one, low, _MOST) for one in value)
+        first, second = (_validate.integer(name, size, low, _MOST) for size in value)
         return first, second
     number = _validate.integer(name, value, low, _MOST)
     return number, number
@@ -103,7 +107,7 @@ class _Convolution(Layer):
         if shape[-1] % self.groups or filters % self.groups:
             raise self.wrong(f"channels and filters in {self.groups} equal groups", f"{shape[-1]} and {filters}")
         return [
-            _along(self, *one) for one in zip(shape[:-1], sizes, strides, dilations, paddings, strict=True)
+            _along(self, *settings) for settings in zip(shape[:-1], sizes, strides, dilations, paddings, strict=True)
         ]
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -127,20 +131,20 @@ class _Convolution(Layer):
             W = _validate.parameters("init", self.init, shape, dtype)
         return {"W": W, "b": np.zeros(shape[-1])}
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return apply(plan, self.activation, self._convolved(plan, inputs[0], slots, shapes[0]), self._windows()[0])
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         """Rz = W * Ra + V * a + v_b;  R{f(z)} = f'(z) * Rz"""
         of_input = self._convolved(t.plan, moves[0], slots[:1], shapes[0]) if moves[0] >= 0 else -1
         Rz = t.add_up(of_input, self._convolved(t.plan, inputs[0], v, shapes[0]))
         z = a if self.activation == "identity" else t.plan.reads(a)
-        return int(t.activated(self.activation, a, z, Rz, self._windows()[0]))
+        return t.activated(self.activation, a, z, Rz, self._windows()[0])
 
-    def _convolved(self, plan: Any, x: int, slots: list[int], shape: Shape) -> int:
+    def _convolved(self, plan: Plan, x: int, slots: list[int], shape: Shape) -> int:
         """The buffer of z, for parameters W and perhaps b."""
         _, sizes, strides, dilations, _ = self._windows()
         axes, (*lengths, channels) = self._axes(shape), shape
@@ -150,7 +154,7 @@ class _Convolution(Layer):
         before, after = [axis.before for axis in axes], [axis.size for axis in axes]
         # CONV_... of csrc/kernels/settings.h
         settings = [*lengths, channels, *sizes, *strides, *before, *after, *dilations, self.groups]
-        return int(plan.op("conv", [x], slots, settings=(settings, [])))
+        return plan.op("conv", [x], slots, settings=(settings, []))
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,7 +266,7 @@ class _Pooling(Layer):
         """Length, size, stride and positions of each axis."""
         raise NotImplementedError
 
-    def _add(self, plan: Any, kind: str, inputs: list[int], shape: Shape) -> int:
+    def _add(self, plan: Plan, kind: str, inputs: list[int], shape: Shape) -> int:
         """Adds operation `kind` over the windows of an input of that shape."""
         along = self._along(shape)
         if len(along) == 1:  # a sequence is an image of height 1
@@ -270,13 +274,13 @@ class _Pooling(Layer):
         lengths, sizes, strides, axes = zip(*along, strict=True)
         before, after = [axis.before for axis in axes], [axis.size for axis in axes]
         # POOL_... of csrc/kernels/settings.h
-        return int(plan.op(kind, inputs, settings=([*lengths, shape[-1], *sizes, *strides, *before, *after], [])))
+        return plan.op(kind, inputs, settings=([*lengths, shape[-1], *sizes, *strides, *before, *after], []))
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return self._add(plan, self.kind, inputs, shapes[0])
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         """The average of Ra, or Ra where a is greatest."""
@@ -312,11 +316,11 @@ class _Pool(_Pooling):
         if len(shape) != self.axes + 1:
             axes = "(height, width, channels)" if self.axes == 2 else "(time, features)"
             raise self.wrong(f"an input of shape {axes}", f"{shape}; bp.Reshape gives it that shape")
-        found = []
+        windows = []
         for axis, n in enumerate(shape[:-1]):
             size, stride, padding = (_of_axis(value, axis) for value in (self.size, self.stride, self.padding))
-            found.append((n, size, stride, _along(self, n, size, stride, 1, padding)))
-        return found
+            windows.append((n, size, stride, _along(self, n, size, stride, 1, padding)))
+        return windows
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return (*(axis.size for *_, axis in self._along(shapes[0])), shapes[0][-1])

@@ -11,21 +11,20 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from bpcore import _core, _losses, _plans, _threads, _training, _validate
+from bpcore import _core, _plans, _threads, _validate
+from bpcore._data import Data, whole
 from bpcore._layers import Input
-from bpcore._losses import BuiltIn, Huber
+from bpcore._losses import BuiltIn
+from bpcore._model import Model
 from bpcore._tangents import Tangents
-
-if TYPE_CHECKING:
-    from bpcore._network import Network
 
 PULL = _plans.TRAIN | _core.INPUT_GRAD
 EACH = _plans.TRAIN | _core.EACH
-_SEEDS = 32  # ways back for one way forward: a signal is heard in between
+_COTANGENTS = 32  # ways back for one way forward: a signal is heard in between
 _HIDDEN_ROOM = 4096  # as in hidden_jacobian.inc
 
 
@@ -40,47 +39,47 @@ class _Linear(BuiltIn):
 
 
 def _pulled(
-    net: Network, arrays: Sequence[np.ndarray], output: int, first: int, count: int, threads: int
+    model: Model, arrays: Sequence[np.ndarray], output: int, first: int, count: int, threads: int
 ) -> list[np.ndarray | None]:
     """da^L_k/dx at each row, for `count` numbers k of an output from `first` on: by input (n, count, its numbers), None
     for whole numbers."""
     n = len(arrays[0])
-    ins, last = net._ends(net._graph.inputs), net._nodes[net._graph.outputs[output]]
-    outs = [None if node.layer.integer else np.zeros((n, count, node.n_out), net.dtype) for node in ins]
-    for done in range(0, count, _SEEDS):
-        with net._plans.take(net, _seeded(PULL, output, last.n_out, min(_SEEDS, count - done), threads)) as made:
-            run = _core.Run(made.plan, net.theta)
-            grads = [made.plan.grad(buffer) for buffer in made.inputs]
+    n_out = model.outputs[output].n_out
+    outs = [None if node.layer.integer else np.zeros((n, count, node.n_out), model.dtype) for node in model.inputs]
+    for done in range(0, count, _COTANGENTS):
+        key = _pulling(PULL, output, n_out, min(_COTANGENTS, count - done), threads)
+        with _plans.take(model, key) as compiled:
+            run = _core.Run(compiled.plan, model.theta)
+            grads = [compiled.plan.grad(buffer) for buffer in compiled.inputs]
             wanted = [(g, out[:, done:]) for g, out in zip(grads, outs, strict=True) if out is not None and g >= 0]
-            run.ports(list(zip(made.inputs, arrays, strict=True)), wanted)
+            run.ports(list(zip(compiled.inputs, arrays, strict=True)), wanted)
             run.seeds(first + done, count)
-            _training.whole(run, n, threads)
+            whole(run, n, threads)
     return outs
 
 
 @functools.lru_cache(maxsize=256)
-def _seeded(flags: int, output: int, n_out: int, seeds: int, threads: int) -> _plans.Key:
-    cost = _plans.Cost(output, _Linear(), 1.0, n_out, False)
-    return _plans.Key(flags, _plans.INFERENCE_ROWS, threads, (cost,), seeds=seeds)
+def _pulling(flags: int, output: int, n_out: int, cotangents: int, threads: int) -> _plans.Key:
+    linear = _plans.PlanLoss(output, _Linear(), 1.0, n_out, False)
+    return _plans.Key(flags, _plans.INFERENCE_ROWS, threads, (linear,), cotangents=cotangents)
 
 
-def _real_inputs(net: Network, what: str, X: Any) -> list[np.ndarray]:
-    nodes = net._ends(net._graph.inputs)
-    if all(node.layer.integer for node in nodes):
+def _real_inputs(model: Model, what: str, X: Any) -> list[np.ndarray]:
+    if all(node.layer.integer for node in model.inputs):
         raise ValueError(f"{what}: expected a network with an input of real numbers, got whole numbers alone; use "
                          "net.part(inputs, outputs) to begin behind the Embedding")  # fmt: skip
-    return _validate.inputs(X, nodes, net.dtype)
+    return _validate.inputs(X, model.inputs, model.dtype)
 
 
-def _one_or_all(found: list[Any]) -> Any:
-    return found[0] if len(found) == 1 else tuple(found)
+def _one_or_all(results: list[Any]) -> Any:
+    return results[0] if len(results) == 1 else tuple(results)
 
 
-def input_gradient(net: Network, X: Any, output: Any, n_threads: int | None) -> Any:
+def input_gradient(model: Model, X: Any, output: Any, n_threads: int | None) -> Any:
     """See Network.input_gradient."""
     threads = _threads.resolve(n_threads)
-    arrays = _real_inputs(net, "input_gradient", X)
-    outputs = net._ends(net._graph.outputs)
+    arrays = _real_inputs(model, "input_gradient", X)
+    outputs = model.outputs
     number, k = 0, output
     if len(outputs) > 1:
         if not isinstance(output, tuple) or len(output) != 2:
@@ -89,202 +88,204 @@ def input_gradient(net: Network, X: Any, output: Any, n_threads: int | None) -> 
         number, k = names.index(_validate.choice("output", output[0], names)), output[1]
     n_out = outputs[number].n_out
     k = _validate.integer("output", k, -n_out, n_out - 1) % n_out
-    quick = _quick(net, threads) if n_out == 1 else None
+    quick = _quick(model, threads) if n_out == 1 else None
     if quick is not None:
         return quick(arrays[0])
-    found = _pulled(net, arrays, number, k, 1, threads)
-    return _one_or_all([None if d is None else d.reshape(x.shape) for d, x in zip(found, arrays, strict=True)])
+    pulled = _pulled(model, arrays, number, k, 1, threads)
+    return _one_or_all([None if d is None else d.reshape(x.shape) for d, x in zip(pulled, arrays, strict=True)])
 
 
-def jacobian(net: Network, X: Any, n_threads: int | None) -> Any:
+def jacobian(model: Model, X: Any, n_threads: int | None) -> Any:
     """See Network.jacobian."""
     threads = _threads.resolve(n_threads)
-    quick = _quick(net, threads)
+    quick = _quick(model, threads)
     if quick is not None:
-        first, _, last = nodes = net._nodes
-        (X,) = _validate.inputs(X, nodes[:1], net.dtype)
+        (first,), (last,) = model.inputs, model.outputs
+        (X,) = _validate.inputs(X, [first], model.dtype)
         return quick(X).reshape(-1, last.shape[0], first.shape[0])
-    arrays = _real_inputs(net, "jacobian", X)
-    outputs = net._ends(net._graph.outputs)
-    return _one_or_all([_one_or_all(_pulled(net, arrays, i, 0, node.n_out, threads)) for i, node in enumerate(outputs)])
+    arrays = _real_inputs(model, "jacobian", X)
+    jacobians = [_pulled(model, arrays, i, 0, node.n_out, threads) for i, node in enumerate(model.outputs)]
+    return _one_or_all([_one_or_all(by_input) for by_input in jacobians])
 
 
-def _quick(net: Network, threads: int) -> _core.Predictor | None:
+def _quick(model: Model, threads: int) -> _core.Predictor | None:
     """What answers rows with their Jacobians, where those of one hidden layer are an operation; see
     csrc/kernels/hidden_jacobian.inc."""
-    if threads not in net._plans.jacobians:
-        net._plans.jacobians[threads] = _hidden_jacobian(net, threads)
-    return net._plans.jacobians[threads]
+    known = model.jacobians
+    if threads not in known:
+        known[threads] = _hidden_jacobian(model, threads)
+    return known[threads]
 
 
-def _hidden_jacobian(net: Network, threads: int) -> _core.Predictor | None:
-    nodes = net._nodes
-    if not net._graph.is_chain or len(nodes) != 3 or nodes[2].layer.activation != "identity":
+def _hidden_jacobian(model: Model, threads: int) -> _core.Predictor | None:
+    nodes = model.graph.nodes
+    if not model.graph.is_chain or len(nodes) != 3 or nodes[2].layer.activation != "identity":
         return None
     n_in, n, n_out = (node.n_out for node in nodes)
     f = nodes[1].layer.activation
     if not isinstance(f, str) or f in ("identity", "softmax") or n_in * n * n_out > _HIDDEN_ROOM:
         return None
-    plan = _core.Plan(net.dtype)
-    slots = [[plan.param(p.offset, p.rows, p.cols, p.decay) for p in map(net._parameters.get, node.parameters)]
+    plan, table = _core.Plan(model.dtype), model.graph.parameters
+    slots = [[plan.param(p.offset, p.rows, p.cols, p.decay) for p in (table[name] for name in node.parameters)]
              for node in nodes[1:]]  # fmt: skip
     x = plan.buffer(n_in)
     d = plan.op("activation", [plan.op("dense", [x], slots[0])], function=f + "'")
     J = plan.op("hidden_jacobian", [d], [slots[0][0], slots[1][0]])
     plan.keep(J)
     plan.compile(_plans.PREDICT, 1, threads)
-    return _core.Predictor(plan, net.theta, {"input": (x, (n_in,))}, {"jacobian": (J, (n_out * n_in,))}, threads)
+    return _core.Predictor(plan, model.theta, {"input": (x, (n_in,))}, {"jacobian": (J, (n_out * n_in,))}, threads)
 
 
 # ---- of each example ----
 
 
-def per_sample_gradients(net: Network, X: Any, y: Any, loss: Any, n_threads: int | None) -> np.ndarray:
+def per_sample_gradients(model: Model, X: Any, y: Any, loss: Any, n_threads: int | None) -> np.ndarray:
     """See Network.per_sample_gradients."""
-    data = _training.Data(net, X, y, loss, None)
-    grads = np.zeros((data.n, net.n_params), net.dtype)
+    data = Data(model, X, y, loss, None)
+    grads = np.zeros((data.n, model.theta.size), model.dtype)
     threads = _threads.resolve(n_threads)
-    with net._plans.take(net, data.key(EACH, _plans.INFERENCE_ROWS, threads)) as made:
-        run = data.run(net, made)
+    with _plans.take(model, data.key(EACH, _plans.INFERENCE_ROWS, threads)) as compiled:
+        run = data.run(model, compiled)
         run.optimizer("each", (grads,))
-        _training.whole(run, data.n, threads)
+        whole(run, data.n, threads)
     return grads
 
 
-def output_gradients(net: Network, arrays: list[np.ndarray], output: int, threads: int) -> np.ndarray:
+def output_gradients(model: Model, arrays: list[np.ndarray], output: int, threads: int) -> np.ndarray:
     """Gradients of each number of output number `output` of each example by theta: (n * n_L, n_params)."""
-    n, n_out = len(arrays[0]), net._nodes[net._graph.outputs[output]].n_out
-    grads = np.zeros((n, n_out, net.n_params), net.dtype)
-    for first in range(0, n_out, _SEEDS):
-        key = _seeded(EACH, output, n_out, min(_SEEDS, n_out - first), threads)
-        with net._plans.take(net, key) as made:
-            run = _core.Run(made.plan, net.theta)
-            run.ports(list(zip(made.inputs, arrays, strict=True)))
+    n, n_out = len(arrays[0]), model.outputs[output].n_out
+    grads = np.zeros((n, n_out, model.theta.size), model.dtype)
+    for first in range(0, n_out, _COTANGENTS):
+        key = _pulling(EACH, output, n_out, min(_COTANGENTS, n_out - first), threads)
+        with _plans.take(model, key) as compiled:
+            run = _core.Run(compiled.plan, model.theta)
+            run.ports(list(zip(compiled.inputs, arrays, strict=True)))
             run.optimizer("each", (grads[:, first:],))
             run.seeds(first, n_out)
-            _training.whole(run, n, threads)
-    return grads.reshape(-1, net.n_params)
+            whole(run, n, threads)
+    return grads.reshape(-1, model.theta.size)
 
 
 # ---- second derivatives ----
 
 
-def _one_hot(data: _training.Data, net: Network) -> None:
+def _one_hot(data: Data) -> None:
     """Labels as rows of probabilities: the tangent of cross-entropy subtracts them."""
-    for i, (target, node) in enumerate(zip(data.targets, net._ends(net._graph.outputs), strict=True)):
+    for i, (target, node) in enumerate(zip(data.targets, data.outputs, strict=True)):
         if target.is_integer:
-            rows = np.eye(node.shape[-1], dtype=net.dtype)[np.asarray(target.array, np.int64)]
+            rows = np.eye(node.shape[-1], dtype=data.dtype)[np.asarray(target.array, np.int64)]
             data.targets[i] = _validate.Target(rows, node.n_out, False, rows.shape[1:])
 
 
-def _direction(net: Network, v: Any) -> np.ndarray:
-    return _validate.parameters("v", v, (net.n_params,), net.dtype)
+def _theta_and(model: Model, v: Any) -> np.ndarray:
+    """theta, and v behind it."""
+    return np.concatenate([model.theta, _validate.parameters("v", v, model.theta.shape, model.dtype)])
 
 
-def hvp(net: Network, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any, n_threads: int | None) -> np.ndarray:
+def hvp(model: Model, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any, n_threads: int | None) -> np.ndarray:
     """See Network.hvp."""
-    data = _training.Data(net, X, y, loss, sample_weight)
-    _one_hot(data, net)
-    both = np.concatenate([net.theta, _direction(net, v)])
+    data = Data(model, X, y, loss, sample_weight)
+    _one_hot(data)
+    both = _theta_and(model, v)
     grad = np.zeros_like(both)
     threads = _threads.resolve(n_threads)
     key = data.key(_plans.TRAIN, data.n, threads)
-    with net._plans.take(net, key, _directional) as made:
-        run = _core.Run(made.plan, both)
-        ones = [(buffer, np.ones((1, cols), net.dtype)) for buffer, cols in made.ones]
-        ins = [*ones, *zip(made.inputs, data.arrays, strict=True), *data.ports(made)]
+    with _plans.take(model, key, _directional) as compiled:
+        run = _core.Run(compiled.plan, both)
+        ones = [(buffer, np.ones((1, cols), model.dtype)) for buffer, cols in compiled.ones]
+        ins = [*ones, *zip(compiled.inputs, data.arrays, strict=True), *data.ports(compiled)]
         run.ports(ins, weight=-1 if data.weight is None else len(ins) - 1, repeats=(1,) * len(ones))
         run.optimizer("gradient", (grad,))
-        _training.whole(run, data.n, threads)
-    return grad[: net.n_params]
+        whole(run, data.n, threads)
+    return grad[: model.theta.size]
 
 
-def _directional(net: Network, key: _plans.Key) -> _plans.Compiled:
+def _directional(model: Model, key: _plans.Key) -> _plans.Compiled:
     """The plan of R{C}, the derivative of the cost along v."""
-    made, tangents = _with_tangents(net)
-    plan = made.plan
-    for cost in key.losses:
-        node = net._graph.outputs[cost.output]
-        target = plan.buffer(cost.target_cols)
-        made.targets.append(target)
-        slope, along = tangents.loss(cost.loss, node, target)
-        width = net._nodes[node].n_out
-        ones = plan.buffer(width)
-        made.ones.append((ones, width))
-        positions = math.prod(net._nodes[node].shape[:-1])
-        plan.loss("linear", plan.op("multiply", [slope, along]), ones, positions=positions, weight=cost.weight)
+    compiled, tangents = _with_tangents(model)
+    plan = compiled.plan
+    for term in key.losses:
+        number = model.graph.outputs[term.output]
+        node = model.graph.nodes[number]
+        target = plan.buffer(term.target_cols)
+        compiled.targets.append(target)
+        slope, along = tangents.loss(term.loss, number, target)
+        ones = plan.buffer(node.n_out)
+        compiled.ones.append((ones, node.n_out))
+        positions = math.prod(node.shape[:-1])
+        plan.loss("linear", plan.op("multiply", [slope, along]), ones, positions=positions, weight=term.weight)
     if key.weights:
-        made.weight = plan.buffer(key.weights)
+        compiled.weight = plan.buffer(key.weights)
     plan.compile(key.flags, key.rows, key.n_threads)
-    return made
+    return compiled
 
 
-def _with_tangents(net: Network) -> tuple[_plans.Compiled, Tangents]:
-    """All nodes of the network and their tangents along v, which lies behind theta."""
-    plan, graph = _core.Plan(net.dtype), net._graph
-    made = _plans.Compiled(plan, [], [], [], [], [], [])
-    tangents = Tangents(plan, net)
+def _with_tangents(model: Model) -> tuple[_plans.Compiled, Tangents]:
+    """All nodes of the model and their tangents along v, which lies behind theta."""
+    plan, graph = _core.Plan(model.dtype), model.graph
+    compiled = _plans.Compiled(plan, [], [], [], [], [], [])
+    tangents = Tangents(plan, model)
     for number, node in enumerate(graph.nodes):
         if isinstance(node.layer, Input):
-            made.a.append(plan.buffer(node.n_out, integer=node.layer.integer))
-            tangents.add_input(made.a[-1])
+            compiled.a.append(plan.buffer(node.n_out, integer=node.layer.integer))
+            tangents.add_input(compiled.a[-1])
         else:
-            made.a.append(tangents.add(number))
-    made.inputs = [made.a[i] for i in graph.inputs]
-    made.outputs = [made.a[i] for i in graph.outputs]
-    return made, tangents
+            compiled.a.append(tangents.add(number))
+    compiled.inputs = [compiled.a[i] for i in graph.inputs]
+    compiled.outputs = [compiled.a[i] for i in graph.outputs]
+    return compiled, tangents
 
 
 def gauss_newton_product(
-    net: Network, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any, n_threads: int | None
+    model: Model, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any, n_threads: int | None
 ) -> np.ndarray:
     """See Network.gauss_newton_product."""
-    data = _training.Data(net, X, y, loss, sample_weight)
-    both = np.concatenate([net.theta, _direction(net, v)])
+    data = Data(model, X, y, loss, sample_weight)
+    both = _theta_and(model, v)
     threads = _threads.resolve(n_threads)
     # u = H_L J v, by a forward pass
     forward = _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, threads, data.key(0, 0, 0).losses)
-    nodes = net._ends(net._graph.outputs)
-    curved = [np.empty((data.n, node.n_out), net.dtype) for node in nodes]
-    with net._plans.take(net, forward, _curvature) as made:
-        run = _core.Run(made.plan, both)
-        ins = [*zip(made.inputs, data.arrays, strict=True)]
-        read = [t.array for one, t in zip(data.losses, data.targets, strict=True) if isinstance(one.loss, Huber)]
-        ins += zip(made.targets, read, strict=True)
-        run.ports(ins, list(zip(made.outputs, curved, strict=True)))
-        _training.whole(run, data.n, threads)
+    curved = [np.empty((data.n, node.n_out), model.dtype) for node in data.outputs]
+    with _plans.take(model, forward, _curvature) as compiled:
+        run = _core.Run(compiled.plan, both)
+        ins = [*zip(compiled.inputs, data.arrays, strict=True)]
+        read = [t.array for weighted, t in zip(data.losses, data.targets, strict=True)
+                if weighted.loss.curvature_takes_target]  # fmt: skip
+        ins += zip(compiled.targets, read, strict=True)
+        run.ports(ins, list(zip(compiled.outputs, curved, strict=True)))
+        whole(run, data.n, threads)
     # J^T u, by a backward pass
-    grad = np.zeros_like(net.theta)
-    costs = [
-        _plans.Cost(i, _Linear(), one.weight, node.n_out, False, fused_with=_losses.fused_with(one.loss))
-        for i, (one, node) in enumerate(zip(data.losses, nodes, strict=True))
-    ]
-    key = _plans.Key(_plans.TRAIN, data.n, threads, tuple(costs), data.weights)
-    with net._plans.take(net, key) as made:
-        run = _core.Run(made.plan, net.theta)
-        weight = [] if data.weight is None else [(made.weight, data.weight)]
-        ins = [*zip(made.inputs, data.arrays, strict=True), *zip(made.targets, curved, strict=True), *weight]
+    grad = np.zeros_like(model.theta)
+    losses = tuple(
+        _plans.PlanLoss(i, _Linear(), weighted.weight, node.n_out, False, fused_with=weighted.loss.fused_with)
+        for i, (weighted, node) in enumerate(zip(data.losses, data.outputs, strict=True))
+    )
+    key = _plans.Key(_plans.TRAIN, data.n, threads, losses, data.weights)
+    with _plans.take(model, key) as compiled:
+        run = _core.Run(compiled.plan, model.theta)
+        weight = [] if data.weight is None else [(compiled.weight, data.weight)]
+        ins = [*zip(compiled.inputs, data.arrays, strict=True), *zip(compiled.targets, curved, strict=True), *weight]
         run.ports(ins, weight=len(ins) - 1 if weight else -1)
         run.optimizer("gradient", (grad,))
-        _training.whole(run, data.n, threads)
+        whole(run, data.n, threads)
     return grad
 
 
-def _curvature(net: Network, key: _plans.Key) -> _plans.Compiled:
+def _curvature(model: Model, key: _plans.Key) -> _plans.Compiled:
     """The plan of H_L J v: the loss's second derivative by what it reads, times the tangent of that."""
-    made, tangents = _with_tangents(net)
+    compiled, tangents = _with_tangents(model)
     outputs = []
-    for cost in key.losses:
-        target = -1
-        if isinstance(cost.loss, Huber):
-            target = made.plan.buffer(net._nodes[net._graph.outputs[cost.output]].n_out)
-            made.targets.append(target)
-        outputs.append(tangents.curvature(cost.loss, net._graph.outputs[cost.output], target))
-    made.outputs = outputs
+    for term in key.losses:
+        number, target = model.graph.outputs[term.output], -1
+        if isinstance(term.loss, BuiltIn) and term.loss.curvature_takes_target:
+            target = compiled.plan.buffer(model.graph.nodes[number].n_out)
+            compiled.targets.append(target)
+        outputs.append(tangents.curvature(term.loss, number, target))
+    compiled.outputs = outputs
     for out in outputs:
-        made.plan.keep(out)
-    made.plan.compile(key.flags, key.rows, key.n_threads)
-    return made
+        compiled.plan.keep(out)
+    compiled.plan.compile(key.flags, key.rows, key.n_threads)
+    return compiled
 
 
 __all__: Sequence[str] = ("gauss_newton_product", "hvp", "input_gradient", "jacobian", "per_sample_gradients")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from bpcore import _validate
+from bpcore._core import Plan
 from bpcore._layers import INITS, Input, Layer, Spec, draw, named, normal
 from bpcore._symbols import Shape, Symbol
+
+if TYPE_CHECKING:
+    from bpcore._tangents import Tangents
 
 MAX_AXES = 4
 
@@ -73,11 +77,11 @@ class Embedding(Layer):
             return {"E": normal(1.0, math.prod(shape), seed, layer).reshape(shape)}
         return {"E": draw(self.init, None, shape, 1, self.units, seed, layer)}
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        return int(plan.op("embedding", inputs, slots))
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return plan.op("embedding", inputs, slots)
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
-        return int(t.plan.op("embedding", inputs, v))
+        return t.plan.op("embedding", inputs, v)

@@ -6,11 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bpcore import _core, _validate
+from bpcore._core import Plan
 from bpcore._layers import Input, Layer, named, shape_of
 from bpcore._symbols import Shape, Symbol
+
+if TYPE_CHECKING:
+    from bpcore._tangents import Tangents
 
 
 def get_include() -> str:
@@ -99,16 +103,16 @@ class Function(Layer):
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0] if self.shape is None else tuple(self.shape)
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         out = self.output_shape(*shapes)
         if self.low_level:
             own = (self.forward, self.backward, math.prod(out), repr(self))
-            return int(plan.op("c_function", inputs, function=own))
+            return plan.op("c_function", inputs, function=own)
         called = (self.forward, self.backward, tuple(map(tuple, shapes)), out, repr(self))
-        return int(plan.op("function", inputs, function=called, settings=([math.prod(out)], [])))  # FUNCTION_COLS
+        return plan.op("function", inputs, function=called, settings=([math.prod(out)], []))  # FUNCTION_COLS
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         """The user's graph, on the inputs, the output and how the inputs move."""
@@ -126,17 +130,17 @@ class Function(Layer):
         buffers = [*inputs, a, *(t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True))]
         return self._built(t.plan, moved, dict(zip(map(id, given), buffers, strict=True)))
 
-    def _built(self, plan: Any, symbol: Symbol, made: dict[int, int]) -> int:
-        """Adds a symbol's operations to a plan, which has those in `made`, by id; the buffer of it."""
-        if id(symbol) not in made:
-            shapes = [one.shape for one in symbol.inputs]
+    def _built(self, plan: Plan, symbol: Symbol, buffers: dict[int, int]) -> int:
+        """Adds a symbol's operations to a plan, which has those in `buffers`, by id; the buffer of it."""
+        if id(symbol) not in buffers:
+            shapes = [read.shape for read in symbol.inputs]
             if isinstance(symbol, Input) or symbol.layer.parameters(*shapes):
                 raise ValueError(
                     f"{self!r}: tangent: expected layers without parameters on the symbols given, got {symbol.layer!r}"
                 )
-            inputs = [self._built(plan, one, made) for one in symbol.inputs]
-            made[id(symbol)] = symbol.layer.build(plan, inputs, [], shapes, 0)
-        return made[id(symbol)]
+            inputs = [self._built(plan, read, buffers) for read in symbol.inputs]
+            buffers[id(symbol)] = symbol.layer.build(plan, inputs, [], shapes, 0)
+        return buffers[id(symbol)]
 
     @property
     def low_level(self) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from bpcore._layers import Dense, Input, Layer
 from bpcore._symbols import Shape, Symbol
 
@@ -23,6 +25,10 @@ class Parameter:
     cols: int
     decay: bool
     shape: Shape
+
+    def of(self, vector: np.ndarray) -> np.ndarray:
+        """The view of a vector that is laid out as theta."""
+        return vector[self.offset : self.offset + self.rows * self.cols].reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -102,16 +108,16 @@ def chained(layers: Any) -> tuple[list[Symbol], list[Symbol]]:
 
 def symbols(name: str, value: Any, *, distinct: bool = True) -> list[Symbol]:
     """One symbol or several."""
-    found = list(value) if isinstance(value, (list, tuple)) else [value]
-    for symbol in found:
+    given = list(value) if isinstance(value, (list, tuple)) else [value]
+    for symbol in given:
         if not isinstance(symbol, Symbol):
             cure = "; for numbers use net.predict(X)" if hasattr(symbol, "__array__") else ""
             raise TypeError(f"{name}: expected outputs of layers or bp.Input, got {type(symbol).__name__}{cure}")
-    if not found:
+    if not given:
         raise ValueError(f"{name}: expected at least one")
-    if distinct and len({id(symbol) for symbol in found}) < len(found):
+    if distinct and len({id(symbol) for symbol in given}) < len(given):
         raise ValueError(f"{name}: expected each once, got one twice")
-    return found
+    return given
 
 
 def ordered(inputs: list[Symbol], outputs: list[Symbol]) -> list[Symbol]:
@@ -119,35 +125,35 @@ def ordered(inputs: list[Symbol], outputs: list[Symbol]) -> list[Symbol]:
     for symbol in inputs:
         if not isinstance(symbol, Input):
             raise TypeError(f"inputs: expected bp.Input, got {symbol!r}; net.part(...) begins in the midst of one")
-    found: dict[int, Symbol] = {id(symbol): symbol for symbol in inputs}
+    order: dict[int, Symbol] = {id(symbol): symbol for symbol in inputs}
     used: set[int] = set()
     stack = [(symbol, False) for symbol in reversed(outputs)]
     while stack:
         symbol, ready = stack.pop()
-        used.update(id(one) for one in symbol.inputs)
-        if id(symbol) in found:
+        used.update(id(read) for read in symbol.inputs)
+        if id(symbol) in order:
             continue
         if isinstance(symbol, Input):
             raise ValueError(f"outputs: they depend on {symbol!r}, which is not among the inputs")
         if ready:
-            found[id(symbol)] = symbol
+            order[id(symbol)] = symbol
         else:
             stack.append((symbol, True))
-            stack.extend((one, False) for one in reversed(symbol.inputs))
+            stack.extend((read, False) for read in reversed(symbol.inputs))
     for symbol in inputs:
         if id(symbol) not in used:
             raise ValueError(f"inputs: no output depends on {symbol!r}")
-    return list(found.values())
+    return list(order.values())
 
 
 def _own_names(order: list[Symbol]) -> dict[int, str]:
     """The names that layers have of their own, by id; one of another network gets a number where its name is taken."""
-    found: dict[int, str] = {}
+    own: dict[int, str] = {}
     taken: set[str] = set()
     for of_network in (False, True):
         for symbol in order:
             layer, name = symbol.layer, symbol.layer.name
-            if name is None or id(layer) in found or hasattr(layer, "_origin") != of_network:
+            if name is None or id(layer) in own or hasattr(layer, "_origin") != of_network:
                 continue
             if name == "input" and not isinstance(symbol, Input):
                 raise ValueError("layers: expected names of their own, got 'input' twice; an Input is called so")
@@ -157,9 +163,9 @@ def _own_names(order: list[Symbol]) -> dict[int, str]:
                     raise ValueError(f"layers: expected names of their own, got {name!r} twice")
                 number += 1
                 name = f"{layer.name}_{number}"
-            found[id(layer)] = name
+            own[id(layer)] = name
             taken.add(name)
-    return found
+    return own
 
 
 def _names(order: list[Symbol], names: dict[int, str]) -> list[str]:
@@ -168,7 +174,7 @@ def _names(order: list[Symbol], names: dict[int, str]) -> list[str]:
     given, names = {*own.values(), *names.values()}, dict(names)
     count: dict[str, int] = {}
     uses: dict[int, int] = {}
-    found = []
+    names_of_nodes = []
     for symbol in order:
         layer = symbol.layer
         if id(layer) not in names:
@@ -182,8 +188,8 @@ def _names(order: list[Symbol], names: dict[int, str]) -> list[str]:
                 count[op] -= op == "input"
             names[id(layer)] = own.get(id(layer), name)
         uses[id(layer)] = use = uses.get(id(layer), 0) + 1
-        found.append(names[id(layer)] + (f"@{use}" if use > 1 else ""))
-    return found
+        names_of_nodes.append(names[id(layer)] + (f"@{use}" if use > 1 else ""))
+    return names_of_nodes
 
 
 def lay_out(inputs: list[Symbol], outputs: list[Symbol], names: dict[int, str] | None = None) -> Graph:
@@ -199,14 +205,14 @@ def lay_out(inputs: list[Symbol], outputs: list[Symbol], names: dict[int, str] |
     table: dict[str, Parameter] = {}
     n_labels: dict[int, int] = {}
     for symbol in order:
-        for one in symbol.inputs:
-            if isinstance(one, Input) and one.integer:  # read by Embedding alone
-                n_labels[id(one)] = min(symbol.layer.n, n_labels.get(id(one), symbol.layer.n))
+        for read in symbol.inputs:
+            if isinstance(read, Input) and read.integer:  # read by Embedding alone
+                n_labels[id(read)] = min(symbol.layer.n, n_labels.get(id(read), symbol.layer.n))
     nodes: list[Node] = []
     offset = 0
     for symbol, name in zip(order, _names(order, names or {}), strict=True):
         base = name.partition("@")[0]
-        specs = symbol.layer.parameters(*(one.shape for one in symbol.inputs)) if symbol.inputs else {}
+        specs = symbol.layer.parameters(*(read.shape for read in symbol.inputs)) if symbol.inputs else {}
         for letter, spec in specs.items():
             rows, cols = math.prod(spec.shape[:-1]), spec.shape[-1]
             if len(spec.shape) == 1:
@@ -220,7 +226,7 @@ def lay_out(inputs: list[Symbol], outputs: list[Symbol], names: dict[int, str] |
                     f"layers: {base} is used twice, with {letter} of shape {table[full].shape} and {spec.shape}; its "
                     "weights fit only one width"
                 )
-        numbers = tuple(number[id(one)] for one in symbol.inputs)
+        numbers = tuple(number[id(read)] for read in symbol.inputs)
         names_of = tuple(f"{base}.{letter}" for letter in specs)
         nodes.append(Node(name, symbol.layer, symbol.shape, numbers, names_of, n_labels.get(id(symbol), 0)))
     if offset > MAX_PARAMS:

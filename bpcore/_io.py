@@ -9,7 +9,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +18,8 @@ from bpcore._activations import NAMES, Activation
 from bpcore._function import Function
 from bpcore._graph import Graph, lay_out, symbols
 from bpcore._layers import KINDS, Input
+from bpcore._model import Model
 from bpcore._symbols import Symbol
-
-if TYPE_CHECKING:
-    from bpcore._network import Network
 
 FORMAT = "1"
 _STATE = "optimizer."
@@ -31,38 +29,37 @@ _KINDS = {"float32": "F32", "float64": "F64"}
 # ---- writing ----
 
 
-def save(net: Network, path: str | os.PathLike[str]) -> None:
+def save(model: Model, path: str | os.PathLike[str]) -> None:
     """Writes to a temporary file beside `path`, then renames: a reader sees the old file or the new one.
 
     Links are followed, and a file that is there keeps its mode.
     """
     from safetensors.numpy import save as to_bytes
 
-    tensors = {name: np.ascontiguousarray(view) for name, view in net.params.items()}
-    if net._memory.optimizer is not None:
-        for state, vector in zip(net._memory.optimizer.states, net._memory.states, strict=True):
-            for name, p in net._parameters.items():
-                part = vector[p.offset : p.offset + p.rows * p.cols].reshape(p.shape)
-                tensors[f"{_STATE}{state}.{name}"] = np.ascontiguousarray(part)
+    tensors = {name: np.ascontiguousarray(view) for name, view in model.params.items()}
+    if model.memory.optimizer is not None:
+        for state, vector in zip(model.memory.optimizer.states, model.memory.states, strict=True):
+            for name, p in model.graph.parameters.items():
+                tensors[f"{_STATE}{state}.{name}"] = np.ascontiguousarray(p.of(vector))
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise ValueError(f"save: {name} has values that are not finite, and load would refuse them")
     content = to_bytes(
-        tensors, {"bpcore_format": FORMAT, "graph": json.dumps(_graph(net)), "training": json.dumps(_training(net))}
+        tensors, {"bpcore_format": FORMAT, "graph": json.dumps(_graph(model)), "training": json.dumps(_training(model))}
     )
     name = _validate.path(path)
     if name.endswith(os.sep):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
     target = os.path.realpath(name)
     temporary = f"{target}.{os.getpid()}-{threading.get_ident()}.tmp"
-    mode, made = None, False
+    mode, written = None, False
     try:
         with contextlib.suppress(FileNotFoundError):
             mode = os.stat(target).st_mode
         if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise ValueError(f"path: expected a regular file or none, and {name!r} is neither")
         with open(temporary, "xb") as file:
-            made = True
+            written = True
             if mode is not None:
                 os.fchmod(file.fileno(), stat.S_IMODE(mode))
             file.write(content)
@@ -70,7 +67,7 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException as error:
-        if made:
+        if written:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         if isinstance(error, OSError) and error.errno:  # of the user's path, not of one they never saw
@@ -78,23 +75,23 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
         raise
 
 
-def _graph(net: Network) -> dict[str, Any]:
+def _graph(model: Model) -> dict[str, Any]:
     nodes: list[dict[str, Any]] = []
-    for node in net._nodes:
+    for node in model.graph.nodes:
         base, _, use = node.name.partition("@")
         layer = node.layer
         attributes = {"shares": base} if use else {name: _plain(getattr(layer, name)) for name in layer.saved}
         if isinstance(layer, Input) and not layer.integer:
             del attributes["integer"]
-        inputs = [net._nodes[i].name for i in node.inputs]
+        inputs = [model.graph.nodes[i].name for i in node.inputs]
         nodes.append({"name": node.name, "op": layer.op, "inputs": inputs, "attributes": attributes})
-    graph: dict[str, Any] = {"dtype": str(net.dtype), "nodes": nodes}
-    if not net._graph.is_chain:
-        graph["outputs"] = list(net.outputs)
-    if net.frozen:
-        graph["frozen"] = sorted(net.frozen)
-    if net.checkpoint is not None:
-        graph["checkpoint"] = net.checkpoint
+    graph: dict[str, Any] = {"dtype": str(model.dtype), "nodes": nodes}
+    if not model.graph.is_chain:
+        graph["outputs"] = [node.name for node in model.outputs]
+    if model.frozen:
+        graph["frozen"] = sorted(model.frozen)
+    if model.checkpoint is not None:
+        graph["checkpoint"] = model.checkpoint
     return graph
 
 
@@ -107,12 +104,12 @@ def _plain(value: Any) -> Any:
     return {"custom": value.name}
 
 
-def _training(net: Network) -> dict[str, Any]:
-    memory = net._memory
+def _training(model: Model) -> dict[str, Any]:
+    memory = model.memory
     return {
-        "seed": net.seed,
-        "step": net.step,
-        "epoch": net.epoch,
+        "seed": model.seed,
+        "step": model.step,
+        "epoch": model.epoch,
         "optimizer": None if memory.optimizer is None else _optimizers.to_json(memory.optimizer),
         "updates": memory.updates,
     }
@@ -121,16 +118,9 @@ def _training(net: Network) -> dict[str, Any]:
 # ---- reading ----
 
 
-def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation | Function] | None = None) -> Network:
-    """A network from a file that `save` wrote.
-
-    custom: the user's own activations and functions by the name they were saved under.  Raises ValueError for
-    anything that is not such a file, FileNotFoundError and its kin for what the system says.  Never executes what it
-    reads.
-    """
+def load(path: str | os.PathLike[str], custom: Mapping[str, Activation | Function] | None) -> Model:
+    """See bp.load."""
     from safetensors import SafetensorError, safe_open
-
-    from bpcore._network import Network
 
     target = _validate.path(path)
     if custom is not None and not isinstance(custom, Mapping):
@@ -148,33 +138,31 @@ def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation | Func
             dtype, layout = _layout(target, graph, dict(custom or {}))
             optimizer = _settings(target, training)
             expected = _expected(layout, optimizer)
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            if found != expected:
-                name = sorted(set(found.items()) ^ set(expected.items()))[0][0]
-                raise _bad(target, f"tensor {name!r}: the graph says {expected.get(name)}, the file {found.get(name)}")
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            if shapes != expected:
+                name = sorted(set(shapes.items()) ^ set(expected.items()))[0][0]
+                raise _bad(target, f"tensor {name!r}: the graph says {expected.get(name)}, the file {shapes.get(name)}")
             for name in expected:
                 if (kind := file.get_slice(name).get_dtype()) != _KINDS[dtype]:
                     raise _bad(target, f"tensor {name!r} is {kind}, the graph says {dtype}")
-            net = Network.__new__(Network)
-            net._create(layout, np.dtype(dtype), training["seed"])
-            net.frozen = graph.get("frozen", [])
-            net.checkpoint = graph.get("checkpoint")
+            cut = _checkpoint.resolve(layout, graph.get("checkpoint"))
+            model = Model(layout, np.dtype(dtype), training["seed"], cut, frozenset(graph.get("frozen", [])))
             tensors = {name: file.get_tensor(name) for name in expected}
     except SafetensorError as error:
         raise _bad(target, str(error)) from None
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise _bad(target, f"tensor {name!r} has values that are not finite")
-    for name in net.params:
-        net.params[name][...] = tensors[name]
-    net.step, net.epoch = training["step"], training["epoch"]
+    for name, view in model.params.items():
+        view[...] = tensors[name]
+    model.step, model.epoch = training["step"], training["epoch"]
     if optimizer is not None:
-        states = tuple(np.zeros_like(net.theta) for _ in optimizer.states)
-        net._memory = _optimizers.Memory(optimizer, states, training["updates"])
+        states = tuple(np.zeros_like(model.theta) for _ in optimizer.states)
+        model.memory = _optimizers.Memory(optimizer, states, training["updates"])
         for state, vector in zip(optimizer.states, states, strict=True):
-            for name, p in net._parameters.items():
-                vector[p.offset : p.offset + p.rows * p.cols] = tensors[f"{_STATE}{state}.{name}"].ravel()
-    return net
+            for name, p in model.graph.parameters.items():
+                p.of(vector)[...] = tensors[f"{_STATE}{state}.{name}"]
+    return model
 
 
 def _bad(path: str, why: str) -> ValueError:
@@ -210,7 +198,7 @@ def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tupl
         raise _bad(path, f"dtype {graph['dtype']!r}")
     if not isinstance(graph["nodes"], list):
         raise _bad(path, "nodes: expected a list")
-    made: dict[str, Symbol] = {}
+    known: dict[str, Symbol] = {}
     for node in graph["nodes"]:
         _keys(path, "a node", node, {"name", "op", "inputs", "attributes"})
         name, op, attributes = node["name"], node["op"], node["attributes"]
@@ -218,13 +206,13 @@ def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tupl
         if not isinstance(name, str) or kind is None:
             raise _bad(path, f"unknown operation {op!r}, or a name that is not a string: {name!r}")
         inputs = _strings(path, name, node["inputs"])
-        if name in made or not all(one in made for one in inputs) or (not inputs) != (kind is Input):
+        if name in known or not known.keys() >= set(inputs) or (not inputs) != (kind is Input):
             raise _bad(path, f"{name!r}: expected a name of its own, and inputs among the nodes before it")
         if isinstance(attributes, dict) and set(attributes) == {"shares"}:
             shared = attributes["shares"]
-            if not isinstance(shared, str) or shared not in made or type(made[shared].layer) is not kind:
+            if not isinstance(shared, str) or shared not in known or type(known[shared].layer) is not kind:
                 raise _bad(path, f"{name!r} shares the weights of {shared!r}, which is not there")
-            layer = made[shared].layer
+            layer = known[shared].layer
         else:
             _keys(path, name, attributes, set(kind.saved) - {"integer"}, set(kind.saved))
             given = dict(attributes)
@@ -233,26 +221,26 @@ def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tupl
             if kind is Function:
                 layer = _function(path, given["function"], custom)
             else:
-                layer = _made(path, name, kind, **given, name=name)
-        made[name] = layer if kind is Input else _made(path, name, layer, *(made[one] for one in inputs))
-    outputs = _strings(path, "outputs", graph.get("outputs", list(made)[-1:]))
-    if not set(outputs) <= set(made):
-        raise _bad(path, f"outputs: there is no {sorted(set(outputs) - set(made))[0]!r}")
-    first = [symbol for symbol in made.values() if isinstance(symbol, Input)]
-    last = [made[name] for name in outputs]
-    layout = _made(path, "graph", lambda: lay_out(symbols("inputs", first), symbols("outputs", last)))
-    if [node.name for node in layout.nodes] != list(made):
+                layer = _attempt(path, name, kind, **given, name=name)
+        known[name] = layer if kind is Input else _attempt(path, name, layer, *(known[k] for k in inputs))
+    outputs = _strings(path, "outputs", graph.get("outputs", list(known)[-1:]))
+    if not set(outputs) <= set(known):
+        raise _bad(path, f"outputs: there is no {sorted(set(outputs) - set(known))[0]!r}")
+    first = [symbol for symbol in known.values() if isinstance(symbol, Input)]
+    last = [known[name] for name in outputs]
+    layout = _attempt(path, "graph", lambda: lay_out(symbols("inputs", first), symbols("outputs", last)))
+    if [node.name for node in layout.nodes] != list(known):
         raise _bad(path, "nodes: expected them in the order in which they are computed")
     bases = {node.base for node in layout.nodes if node.parameters}
     if not set(_strings(path, "frozen", graph.get("frozen", []))) <= bases:
         raise _bad(path, f"frozen: expected names of layers with parameters, got {graph['frozen']}")
     checkpoint = graph.get("checkpoint", True)
     if checkpoint is not True:
-        _made(path, "checkpoint", _checkpoint.resolve, layout, _strings(path, "checkpoint", checkpoint))
+        _attempt(path, "checkpoint", _checkpoint.resolve, layout, _strings(path, "checkpoint", checkpoint))
     return graph["dtype"], layout
 
 
-def _made(path: str, what: str, make: Callable[..., Any], /, *arguments: Any, **settings: Any) -> Any:
+def _attempt(path: str, what: str, make: Callable[..., Any], /, *arguments: Any, **settings: Any) -> Any:
     try:
         return make(*arguments, **settings)
     except (TypeError, ValueError) as error:

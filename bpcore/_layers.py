@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from bpcore import _activations, _core, _validate
 from bpcore._activations import Activation
+from bpcore._core import Plan
 from bpcore._symbols import Shape, Symbol
+
+if TYPE_CHECKING:
+    from bpcore._tangents import Tangents
 
 # Philox purposes: the first word of the counter
 INIT, SHUFFLE, DROPOUT = 0, 1, 2
@@ -120,16 +124,18 @@ class Layer:
         """First values of the parameters, by letter; `layer` is the number that its draws are counted by."""
         return {}
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         """Adds its operations to a plan; the number of the output's buffer."""
         raise NotImplementedError
 
-    def build_moving(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build_moving(
+        self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int
+    ) -> int:
         """The same where `tangent` follows, which may want more."""
         return self.build(plan, inputs, slots, shapes, number)
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         """How its output `a` moves when its inputs move by `moves` (-1: not) and its parameters by v; see Tangents."""
@@ -156,15 +162,15 @@ def shape_of(name: str, value: Any, most: int = 4) -> Shape:
     return tuple(_validate.integer(name, size, 1, _validate.MAX_UNITS) for size in sizes)
 
 
-def apply(plan: Any, f: str | Activation, z: int, width: int) -> int:
+def apply(plan: Plan, f: str | Activation, z: int, width: int) -> int:
     """Adds activation f on buffer z; softmax goes over `width` columns each."""
     if isinstance(f, Activation):
-        return int(plan.op("user_function" if f.is_low_level else "python_function", [z], function=(f.f, f.df)))
+        return plan.op("user_function" if f.is_low_level else "python_function", [z], function=(f.f, f.df))
     if f == "identity":
         return z
     if f == "softmax":
-        return int(plan.op("softmax", [z], settings=([width], [])))  # SOFTMAX_WIDTH
-    return int(plan.op("activation", [z], function=f))
+        return plan.op("softmax", [z], settings=([width], []))  # SOFTMAX_WIDTH
+    return plan.op("activation", [z], function=f)
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,15 +259,15 @@ class Dense(Layer):
             b = _validate.parameters("bias_init", self.bias_init, (self.units,), dtype)
         return {"W": W, "b": b}
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return apply(plan, self.activation, plan.op("dense", inputs, slots), self.units)
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         """Rz = Ra W + a V + v_b;  R{f(z)} = f'(z) * Rz"""
         of_weights = t.plan.op("dense", inputs, v)
         of_input = t.plan.op("dense", moves, slots[:1]) if moves[0] >= 0 else -1
         z = a if self.activation == "identity" else t.plan.reads(a)
-        return int(t.activated(self.activation, a, z, t.add_up(of_input, of_weights), self.units))
+        return t.activated(self.activation, a, z, t.add_up(of_input, of_weights), self.units)

@@ -3,45 +3,46 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from bpcore import _core
+from bpcore import _core, _data
+from bpcore._data import Data
+from bpcore._derivatives import output_gradients
+from bpcore._losses import Weighted
+from bpcore._model import Model
 from bpcore._optimizers import LevenbergMarquardt
 from bpcore._symbols import Shape
-
-if TYPE_CHECKING:
-    from bpcore._network import Network
-    from bpcore._training import Data
 
 MAX_PARAMS = 10_000
 _BLOCK = 1 << 18  # elements of J at a time: a signal is heard between blocks
 
 
-def check(net: Network, data: Data, batch: int) -> None:
+def check(model: Model, data: Data, batch: int) -> None:
     """ValueError where the method does not apply."""
-    losses = [getattr(one.loss, "name", None) for one in data.losses]
+    losses = [getattr(weighted.loss, "name", None) for weighted in data.losses]
     if not {*losses} <= {"squared_error", "mse"}:
         raise ValueError(f"loss: LevenbergMarquardt needs squared_error or mse of each output, got {losses}")
     if data.weights > 1:
         raise ValueError("sample_weight: LevenbergMarquardt takes one weight an example, (n,)")
     if batch < data.n:
         raise ValueError("batch_size: LevenbergMarquardt takes all examples at once; use batch_size=None")
-    if not 0 < net.n_params <= MAX_PARAMS:
-        raise ValueError(f"optimizer: LevenbergMarquardt is for 1 to {MAX_PARAMS:,} parameters, got {net.n_params:,}")
+    n_params = model.theta.size
+    if not 0 < n_params <= MAX_PARAMS:
+        raise ValueError(f"optimizer: LevenbergMarquardt is for 1 to {MAX_PARAMS:,} parameters, got {n_params:,}")
 
 
-def _share(one: Any, shape: Shape) -> float:
+def _share(weighted: Weighted, shape: Shape) -> float:
     """s, where the loss of an output of this shape is s |a - y|^2 / 2."""
-    return one.weight * (2 / shape[-1] if one.loss.name == "mse" else 1.0) / math.prod(shape[:-1])
+    return weighted.weight * (2 / shape[-1] if weighted.loss.name == "mse" else 1.0) / math.prod(shape[:-1])
 
 
 class Run:
     """What `fit` asks of a run (see _core.Run), an epoch being one step."""
 
-    def __init__(self, net: Network, data: Data, n_threads: int) -> None:
-        self.net, self.data, self.n_threads = net, data, n_threads
+    def __init__(self, model: Model, data: Data, n_threads: int) -> None:
+        self.model, self.data, self.n_threads = model, data, n_threads
         self.steps = self.t = self.done = 0
         self.cost = float("nan")
         self.costs: list[tuple[float, float, float]] = []
@@ -75,20 +76,18 @@ class Run:
         the other; W: an example's weight times its output's share."""
         from scipy.linalg.blas import dgemv, dsyrk
 
-        from bpcore._derivatives import output_gradients  # which needs _training
-
-        net, data = self.net, self.data
-        n_params = net.n_params
+        model, data = self.model, self.data
+        n_params = model.theta.size
         A, g = np.zeros((n_params, n_params), order="F"), np.zeros(n_params)
         weight = np.ones(data.n) if data.weight is None else np.asarray(data.weight, float)
-        shares = [_share(one, node.shape) for one, node in zip(data.losses, net._ends(net._graph.outputs), strict=True)]
-        rows = max(1, _BLOCK // (net.n_outputs * n_params))
+        shares = [_share(weighted, node.shape) for weighted, node in zip(data.losses, model.outputs, strict=True)]
+        rows = max(1, _BLOCK // (sum(node.n_out for node in model.outputs) * n_params))
         for first in range(0, data.n, rows):
             part = slice(first, first + rows)
             inputs = [X[part] for X in data.arrays]
-            answers = net._predict(inputs, self.n_threads)
+            answers = _data.predict(model, inputs, self.n_threads)
             for k, (a, target, share) in enumerate(zip(answers, data.targets, shares, strict=True)):
-                J = output_gradients(net, inputs, k, self.n_threads).astype(float, copy=False)
+                J = output_gradients(model, inputs, k, self.n_threads).astype(float, copy=False)
                 r = (a - np.reshape(target.array[part], a.shape)).ravel()
                 w = np.repeat(weight[part] * share, a[0].size)
                 g = dgemv(1.0, J.T, w * r, beta=1.0, y=g, overwrite_y=True)
@@ -108,16 +107,16 @@ class Run:
     def _step(self, n_threads: int) -> int:
         from scipy.linalg import LinAlgError, cho_factor, cho_solve  # 120 ms, for those who need it
 
-        net, settings = self.net, self.settings
-        losses = self.data.evaluate(net, n_threads)
+        model, settings = self.model, self.settings
+        losses = self.data.evaluate(model, n_threads)
         self.cost = losses["loss"]
         if not np.isfinite(self.cost):
             return _core.NONFINITE_LOSS
-        if not np.isfinite(net.theta).all():  # where a layer saturates, the cost does not tell
+        if not np.isfinite(model.theta).all():  # where a layer saturates, the cost does not tell
             return _core.NONFINITE_PARAM
         self.costs = [(losses.get(f"{name}.loss", self.cost), 1.0, 0.0) for name in self.data.names]
         A, g = self._normal_equations()
-        before = net.theta.copy()
+        before = model.theta.copy()
         curvature = np.diag(A)[np.diag(A) > 0]
         scale = curvature.mean() if curvature.size else 1.0
 
@@ -127,28 +126,28 @@ class Run:
                 theta = before - cho_solve(cho_factor(A + damping * scale * np.eye(len(g))), g)
             except (LinAlgError, ValueError):
                 return np.inf, before
-            net.theta[:] = theta
-            cost = self.data.evaluate(net, n_threads)["loss"] if np.isfinite(net.theta).all() else np.inf
-            return (cost if np.isfinite(cost) else np.inf), net.theta.copy()
+            model.theta[:] = theta
+            cost = self.data.evaluate(model, n_threads)["loss"] if np.isfinite(model.theta).all() else np.inf
+            return (cost if np.isfinite(cost) else np.inf), model.theta.copy()
 
         best = self.cost, before
         try:
             damping = settings.damping * min(1.0, max(self.cost, 1e-12))
-            found = tried(damping)
-            factor = settings.factor if found[0] >= self.cost else 1 / settings.factor
+            trial = tried(damping)
+            factor = settings.factor if trial[0] >= self.cost else 1 / settings.factor
             for _ in range(settings.tries - 1):  # upwards until the cost falls, or downwards while it falls further
-                if found[0] < best[0]:
-                    best = found
+                if trial[0] < best[0]:
+                    best = trial
                     if factor > 1:
                         break
                 elif factor < 1:
                     break
                 damping *= factor
-                found = tried(damping)
-            if found[0] < best[0]:
-                best = found
+                trial = tried(damping)
+            if trial[0] < best[0]:
+                best = trial
         finally:
-            net.theta[:] = best[1]
+            model.theta[:] = best[1]
         self.done = 1
         moved = best[1] is not before
         self.steps += moved

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from bpcore import _validate
+
+if TYPE_CHECKING:
+    from bpcore._tangents import Tangents
 
 __all__ = [
     "NAMES", "BinaryCrossEntropy", "CrossEntropy", "Huber", "Loss", "MeanSquaredError", "SquaredError", "Weighted",
@@ -18,9 +21,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A loss that C computes."""
+    """A loss that C computes.
+
+    `slope` and `curvature` are for second derivatives, as operations of a plan, which `t` adds; x is what the loss
+    reads: the output a, or what goes into the output's activation where that is `fused_with`.
+    """
 
     name: ClassVar[str]
+    fused_with: ClassVar[str | None] = None
+    curvature_takes_target: ClassVar[bool] = False
     takes_classes: ClassVar[bool] = False  # y may be class labels, and accuracy has a meaning
     has_accuracy: ClassVar[bool] = False
     low: ClassVar[float] = -math.inf  # of y
@@ -34,6 +43,17 @@ class BuiltIn:
     def check(self, dtype: np.dtype[Any]) -> None:
         """ValueError for a setting that vanishes in the network's dtype."""
 
+    def slope(self, t: Tangents, a: int, y: int, width: int) -> int:
+        """The buffer of dE/dx, for positions of `width` numbers."""
+        raise self._no_second_derivative()
+
+    def curvature(self, t: Tangents, x: int, Rx: int, a: int, y: int, width: int) -> int:
+        """The buffer of (d^2 E / dx^2) Rx; y is -1 unless `curvature_takes_target`."""
+        raise self._no_second_derivative()
+
+    def _no_second_derivative(self) -> ValueError:
+        return ValueError(f"loss: {self.name} has no second derivative here")
+
 
 @dataclass(frozen=True)
 class SquaredError(BuiltIn):
@@ -41,12 +61,28 @@ class SquaredError(BuiltIn):
 
     name: ClassVar[str] = "squared_error"
 
+    def slope(self, t: Tangents, a: int, y: int, width: int) -> int:
+        """a - y"""
+        return t.minus(a, y)
+
+    def curvature(self, t: Tangents, x: int, Rx: int, a: int, y: int, width: int) -> int:
+        """Rx"""
+        return t.scaled(Rx, 1.0)
+
 
 @dataclass(frozen=True)
 class MeanSquaredError(BuiltIn):
     """E = 1/n_L sum_k (a_k - y_k)^2;  dE/da = 2 (a - y) / n_L."""
 
     name: ClassVar[str] = "mse"
+
+    def slope(self, t: Tangents, a: int, y: int, width: int) -> int:
+        """2 (a - y) / n_L"""
+        return t.scaled(t.minus(a, y), 2 / width)
+
+    def curvature(self, t: Tangents, x: int, Rx: int, a: int, y: int, width: int) -> int:
+        """2 Rx / n_L"""
+        return t.scaled(Rx, 2 / width)
 
 
 @dataclass(frozen=True)
@@ -57,9 +93,18 @@ class BinaryCrossEntropy(BuiltIn):
     """
 
     name: ClassVar[str] = "binary_cross_entropy"
+    fused_with: ClassVar[str | None] = "logistic"
     has_accuracy: ClassVar[bool] = True
     low: ClassVar[float] = 0.0
     high: ClassVar[float] = 1.0
+
+    def slope(self, t: Tangents, a: int, y: int, width: int) -> int:
+        """a - y"""
+        return t.minus(a, y)
+
+    def curvature(self, t: Tangents, x: int, Rx: int, a: int, y: int, width: int) -> int:
+        """logistic'(z) * Rz"""
+        return t.times(t.plan.op("activation", [x], function="logistic'"), Rx)
 
 
 @dataclass(frozen=True)
@@ -70,9 +115,18 @@ class CrossEntropy(BuiltIn):
     """
 
     name: ClassVar[str] = "cross_entropy"
+    fused_with: ClassVar[str | None] = "softmax"
     takes_classes: ClassVar[bool] = True
     has_accuracy: ClassVar[bool] = True
     low: ClassVar[float] = 0.0
+
+    def slope(self, t: Tangents, a: int, y: int, width: int) -> int:
+        """a - y"""
+        return t.minus(a, y)
+
+    def curvature(self, t: Tangents, x: int, Rx: int, a: int, y: int, width: int) -> int:
+        """The derivative of softmax, times Rz"""
+        return t.plan.op("softmax_product", [a, Rx], settings=([width], []))
 
 
 @dataclass(frozen=True)
@@ -81,6 +135,7 @@ class Huber(BuiltIn):
 
     delta: float = 1.0
     name: ClassVar[str] = "huber"
+    curvature_takes_target: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "delta", _validate.real("delta", self.delta, open_low=True))
@@ -94,6 +149,16 @@ class Huber(BuiltIn):
         """ValueError for a delta that would be 0."""
         if self.delta < np.finfo(dtype).tiny:
             raise ValueError(f"delta: expected a number that {dtype} can hold, got {self.delta}; use dtype='float64'")
+
+    def slope(self, t: Tangents, a: int, y: int, width: int) -> int:
+        """delta hard_tanh((a - y) / delta)"""
+        r = t.scaled(t.minus(a, y), 1 / self.delta)
+        return t.scaled(t.plan.op("activation", [r], function="hard_tanh"), self.delta)
+
+    def curvature(self, t: Tangents, x: int, Rx: int, a: int, y: int, width: int) -> int:
+        """Rx where |a - y| < delta"""
+        r = t.plan.op("add", [x, y], settings=([], [1 / self.delta, -1 / self.delta]))
+        return t.times(t.plan.op("activation", [r], function="hard_tanh'"), Rx)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,16 +225,11 @@ def resolve_all(value: Any, outputs: Sequence[Any]) -> list[Weighted]:
         given = [part for _, part in _validate.parts("loss", value, names)]
     else:
         given = [value] * len(outputs)
-    found = []
-    for one, node in zip(given, outputs, strict=True):
-        weighted = one if isinstance(one, Weighted) else Weighted(one)
-        found.append(Weighted(resolve(weighted.loss, getattr(node.layer, "activation", None)), weighted.weight))
-    return found
-
-
-def fused_with(loss: BuiltIn | Loss) -> str | None:
-    """The activation whose input the loss reads, in place of its output."""
-    return {"binary_cross_entropy": "logistic", "cross_entropy": "softmax"}.get(loss.name or "")
+    losses = []
+    for loss, node in zip(given, outputs, strict=True):
+        weighted = loss if isinstance(loss, Weighted) else Weighted(loss)
+        losses.append(Weighted(resolve(weighted.loss, getattr(node.layer, "activation", None)), weighted.weight))
+    return losses
 
 
 def has_accuracy(loss: BuiltIn | Loss) -> bool:

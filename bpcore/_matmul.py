@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from bpcore import _validate
+from bpcore._core import Plan
 from bpcore._layers import Layer, named
 from bpcore._symbols import Shape
+
+if TYPE_CHECKING:
+    from bpcore._tangents import Tangents
 
 MAX_AXES = 4
 
@@ -51,16 +55,16 @@ class MatMul(Layer):
         lead, m, _, n = self._sizes(*shapes)
         return (*lead, m, n)
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         lead, *sizes = self._sizes(*shapes)
         # MATMUL_... of csrc/kernels/settings.h
         integers = [math.prod(lead), *sizes, int(self.transpose_a), int(self.transpose_b)]
-        return int(plan.op("matmul", inputs, settings=(integers, [])))
+        return plan.op("matmul", inputs, settings=(integers, []))
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         (A, B), (RA, RB) = inputs, moves
         pairs = [[RA, B]] * (RA >= 0) + [[A, RB]] * (RB >= 0)
-        return int(t.add_up(*(self.build(t.plan, pair, [], shapes, 0) for pair in pairs)))
+        return t.add_up(*(self.build(t.plan, pair, [], shapes, 0) for pair in pairs))

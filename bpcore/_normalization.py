@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from bpcore import _validate
+from bpcore._core import Plan
 from bpcore._layers import Layer, Spec, named
 from bpcore._symbols import Shape
+
+if TYPE_CHECKING:
+    from bpcore._tangents import Tangents
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +43,11 @@ class LayerNorm(Layer):
     def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
         return {"s": np.ones(shapes[0][-1:]), "b": np.zeros(shapes[0][-1:])}
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        return int(plan.op("layer_norm", inputs, slots, settings=([], [self.eps])))  # LAYER_NORM_EPS
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return plan.op("layer_norm", inputs, slots, settings=([], [self.eps]))  # LAYER_NORM_EPS
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         """With n = (a - mean) / sqrt(variance + eps): R{s n + b} = s Rn + v_s n + v_b"""
@@ -51,7 +55,7 @@ class LayerNorm(Layer):
         if moves[0] < 0:
             return of_parameters
         Rn = t.plan.op("layer_norm_product", [*inputs, *moves], settings=([shapes[0][-1]], [self.eps]))
-        return int(t.add_up(t.plan.op("scale", [Rn], slots[:1]), of_parameters))
+        return t.add_up(t.plan.op("scale", [Rn], slots[:1]), of_parameters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +79,11 @@ class Dropout(Layer):
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        return int(plan.op("dropout", inputs, settings=([number], [self.rate])))  # DROPOUT_LAYER, DROPOUT_RATE
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return plan.op("dropout", inputs, settings=([number], [self.rate]))  # DROPOUT_LAYER, DROPOUT_RATE
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         return moves[0]  # nothing is dropped but in fit

@@ -6,14 +6,18 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from bpcore import _activations, _validate
+from bpcore import _activations, _core, _validate
 from bpcore._activations import Activation
+from bpcore._core import Plan
 from bpcore._layers import Layer, Spec, apply, named
 from bpcore._symbols import Shape, Symbol
+
+if TYPE_CHECKING:
+    from bpcore._tangents import Tangents
 
 MAX_AXES = 4
 
@@ -40,8 +44,8 @@ class Add(Layer):
         if self.factors is not None:
             if not isinstance(self.factors, (list, tuple)):
                 raise TypeError(f"factors: expected a list of numbers, got {self.factors!r}")
-            found = tuple(_validate.real("factors", x, -math.inf) for x in self.factors)
-            object.__setattr__(self, "factors", found)
+            factors = tuple(_validate.real("factors", x, -math.inf) for x in self.factors)
+            object.__setattr__(self, "factors", factors)
         object.__setattr__(self, "constant", _validate.real("constant", self.constant, -math.inf))
         _named(self)
 
@@ -52,18 +56,18 @@ class Add(Layer):
             raise self.wrong("inputs of one shape", ", ".join(map(str, shapes)))
         return shapes[0]
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         factors = self.factors or (1.0,) * len(inputs)  # ADD_FACTOR, ADD_CONSTANT of csrc/kernels/settings.h
-        padded = [*factors, *(0.0,) * (8 - len(factors)), self.constant]
-        return int(plan.op("add", inputs, settings=([], padded)))
+        padded = [*factors, *(0.0,) * (_core.MAX_OPERANDS - len(factors)), self.constant]
+        return plan.op("add", inputs, settings=([], padded))
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         moving = [(f, move) for f, move in zip(self.factors or (1.0,) * len(moves), moves, strict=True) if move >= 0]
-        padded = [*(f for f, _ in moving), *(0.0,) * (9 - len(moving))]
-        return int(t.plan.op("add", [move for _, move in moving], settings=([], padded)))
+        padded = [*(f for f, _ in moving), *(0.0,) * (_core.MAX_OPERANDS + 1 - len(moving))]
+        return t.plan.op("add", [move for _, move in moving], settings=([], padded))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,14 +86,14 @@ class Multiply(Layer):
             raise self.wrong("two inputs of one shape", ", ".join(map(str, shapes)))
         return shapes[0]
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        return int(plan.op("multiply", inputs))
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return plan.op("multiply", inputs)
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
-        return int(t.add_up(t.times(inputs[1], moves[0]), t.times(inputs[0], moves[1])))
+        return t.add_up(t.times(inputs[1], moves[0]), t.times(inputs[0], moves[1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +122,12 @@ class Concat(Layer):
             raise self.wrong(f"inputs that agree but for axis {axis}", ", ".join(map(str, shapes)))
         return (*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1 :])
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         # CONCAT_OUTER of csrc/kernels/settings.h
-        return int(plan.op("concat", inputs, settings=([math.prod(shapes[0][: self._axis(shapes[0])])], [])))
+        return plan.op("concat", inputs, settings=([math.prod(shapes[0][: self._axis(shapes[0])])], []))
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
@@ -161,20 +165,20 @@ class Reshape(Layer):
             raise self.wrong(f"{known} numbers{' or a multiple' if -1 in self.shape else ''}", f"{n}: {shapes[0]}")
         return tuple(n // known if size == -1 else size for size in self.shape)
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return inputs[0]
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
 
 
-def permuted(plan: Any, x: int, sizes: Sequence[int], strides: Sequence[int], start: int) -> int:
+def permuted(plan: Plan, x: int, sizes: Sequence[int], strides: Sequence[int], start: int) -> int:
     """Adds a permutation; sizes and strides have at most MAX_AXES entries."""
     pad = MAX_AXES - len(sizes)  # PERMUTE_SIZE, PERMUTE_STRIDE, PERMUTE_START of csrc/kernels/settings.h
-    return int(plan.op("permute", [x], settings=([*(1,) * pad, *sizes, *(0,) * pad, *strides, start], [])))
+    return plan.op("permute", [x], settings=([*(1,) * pad, *sizes, *(0,) * pad, *strides, start], []))
 
 
 def _strides(shape: Shape) -> list[int]:
@@ -204,12 +208,12 @@ class Permute(Layer):
             raise self.wrong(f"{min(len(self.axes), MAX_AXES)} axes", shapes[0])
         return tuple(shapes[0][axis] for axis in self.axes)
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         strides = _strides(shapes[0])
         return permuted(plan, inputs[0], self.output_shape(*shapes), [strides[axis] for axis in self.axes], 0)
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
@@ -238,15 +242,15 @@ class Slice(Layer):
     def __post_init__(self) -> None:
         parts = self.index if isinstance(self.index, (tuple, list)) else (self.index,)
         try:
-            found = tuple(x if isinstance(x, list) or x == "..." else _index(x) for x in parts)
-            for x in found:
+            index = tuple(x if isinstance(x, list) or x == "..." else _index(x) for x in parts)
+            for x in index:
                 if isinstance(x, list):
                     slice(*x).indices(1)
                     if len(x) != 3:
                         raise TypeError
         except (TypeError, ValueError):
             raise TypeError(f"index: expected integers, slices and '...', got {self.index!r}") from None
-        object.__setattr__(self, "index", found)
+        object.__setattr__(self, "index", index)
         _named(self)
 
     def _cut(self, shape: Shape) -> tuple[list[int], list[int], int, Shape]:
@@ -276,11 +280,11 @@ class Slice(Layer):
     def output_shape(self, *shapes: Shape) -> Shape:
         return self._cut(shapes[0])[3]
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return permuted(plan, inputs[0], *self._cut(shapes[0])[:3])
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         return self.build(t.plan, [t.zero_as(x, Rx) for x, Rx in zip(inputs, moves, strict=True)], slots, shapes, 0)
@@ -311,7 +315,7 @@ class Activate(Layer):
             raise self.wrong(f"an axis of {shapes[0]}", self.axis)
         return shapes[0]
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         if self._last(shapes[0]):
             return apply(plan, self.activation, inputs[0], shapes[0][-1])
         turned, n, back = self._turned(plan, inputs[0], shapes[0])
@@ -320,7 +324,7 @@ class Activate(Layer):
     def _last(self, shape: Shape) -> bool:
         return self.axis % len(shape) == len(shape) - 1
 
-    def _turned(self, plan: Any, x: int, shape: Shape) -> tuple[int, int, Callable[[int], int]]:
+    def _turned(self, plan: Plan, x: int, shape: Shape) -> tuple[int, int, Callable[[int], int]]:
         """x with the axis last, its size, and the way back."""
         axis = self.axis % len(shape)
         outer, n, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
@@ -328,11 +332,11 @@ class Activate(Layer):
         return turned, n, lambda y: permuted(plan, y, [outer, n, inner], [n * inner, 1, n], 0)
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         if self._last(shapes[0]):
-            return int(t.activated(self.activation, a, inputs[0], moves[0], shapes[0][-1]))
+            return t.activated(self.activation, a, inputs[0], moves[0], shapes[0][-1])
         (turned, n, back), (Rz, _, _) = (self._turned(t.plan, x, shapes[0]) for x in (a, moves[0]))
         return back(t.plan.op("softmax_product", [turned, Rz], settings=([n], [])))
 
@@ -357,16 +361,16 @@ class Scale(Layer):
     def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
         return {"s": np.full(shapes[0][-1:], self.first)}
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        return int(plan.op("shift" if self.op == "bias" else "scale", inputs, slots))
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return plan.op("shift" if self.op == "bias" else "scale", inputs, slots)
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         """R{x s} = Rx s + x v"""
         of_input = t.plan.op("scale", moves, slots) if moves[0] >= 0 else -1
-        return int(t.add_up(of_input, t.plan.op("scale", inputs, v)))
+        return t.add_up(of_input, t.plan.op("scale", inputs, v))
 
 
 @dataclass(frozen=True, eq=False)
@@ -377,8 +381,8 @@ class Bias(Scale):
     first: ClassVar[float] = 0.0
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         """R{x + s} = Rx + v"""
-        return int(t.plan.op("shift", [t.zero_as(inputs[0], moves[0])], v))
+        return t.plan.op("shift", [t.zero_as(inputs[0], moves[0])], v)

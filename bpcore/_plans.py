@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from bpcore import _checkpoint, _core
 from bpcore._layers import Dense, Input
 from bpcore._losses import BuiltIn, Loss, SquaredError
-
-if TYPE_CHECKING:
-    from bpcore._network import Network
+from bpcore._model import Model
 
 PREDICT = _core.FORWARD | _core.REUSE
 TRACE = _core.FORWARD | _core.CACHE
@@ -27,7 +24,7 @@ _KEPT = 8
 
 
 @dataclass(frozen=True)
-class Cost:
+class PlanLoss:
     """A loss on output number `output`, and how its targets come."""
 
     output: int
@@ -45,9 +42,9 @@ class Key:
     flags: int
     rows: int
     n_threads: int
-    losses: tuple[Cost, ...] = ()
+    losses: tuple[PlanLoss, ...] = ()
     weights: int = 0  # of an example: none, one, or one a position
-    seeds: int = 0  # ways back, from unit vectors
+    cotangents: int = 0  # ways back, each from a unit vector
     stores_all: bool = False  # whatever the network's checkpoint
 
 
@@ -66,23 +63,23 @@ class Compiled:
     ones: list[tuple[int, int]] = field(default_factory=list)  # buffers of ones, and their columns
 
 
-def compiled(net: Network, key: Key) -> Compiled:
-    """A plan of this network's own operations, cut where it is to be; with `True` only if that saves memory."""
-    trains = key.flags & _core.BACKWARD and not (key.stores_all or key.seeds or key.flags & _core.EACH)
-    cuts = _checkpoint.cuts(net._graph, net.checkpoint) if trains else []
-    made = _compiled(net, key, cuts)
-    if not cuts or net.checkpoint is not True:
-        return made
-    plain = _compiled(net, key, [])
-    bytes_, most = (one.plan.describe()["arena_bytes"] for one in (made, plain))
-    return made if bytes_ < WORTHWHILE * most else plain
+def make_plan(model: Model, key: Key) -> Compiled:
+    """A plan of this model's own operations, cut where it is to be; with `True` only if that saves memory."""
+    trains = key.flags & _core.BACKWARD and not (key.stores_all or key.cotangents or key.flags & _core.EACH)
+    cuts = _checkpoint.cuts(model.graph, model.checkpoint) if trains else []
+    cut = _make_plan(model, key, cuts)
+    if not cuts or model.checkpoint is not True:
+        return cut
+    whole = _make_plan(model, key, [])
+    bytes_, most = (compiled.plan.describe()["arena_bytes"] for compiled in (cut, whole))
+    return cut if bytes_ < WORTHWHILE * most else whole
 
 
-def _compiled(net: Network, key: Key, cuts: list[int]) -> Compiled:
-    plan, graph = _core.Plan(net.dtype), net._graph
-    made = Compiled(plan, [], [], [], [], [], [])
-    by_inputs = key.flags & _core.INPUT_GRAD and key.seeds
-    frozen = {name for node in graph.nodes if by_inputs or node.base in net._frozen for name in node.parameters}
+def _make_plan(model: Model, key: Key, cuts: list[int]) -> Compiled:
+    plan, graph = _core.Plan(model.dtype), model.graph
+    compiled = Compiled(plan, [], [], [], [], [], [])
+    by_inputs = key.flags & _core.INPUT_GRAD and key.cotangents
+    frozen = set(graph.parameters) if by_inputs else model.frozen_parameters
     slots = {
         name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen) for name, p in graph.parameters.items()
     }
@@ -91,89 +88,81 @@ def _compiled(net: Network, key: Key, cuts: list[int]) -> Compiled:
             a = plan.buffer(node.n_out, integer=node.layer.integer)
         else:
             shapes = [graph.nodes[i].shape for i in node.inputs]
-            inputs = [made.a[i] for i in node.inputs]
+            inputs = [compiled.a[i] for i in node.inputs]
             a = node.layer.build(plan, inputs, [slots[name] for name in node.parameters], shapes, number)
         layer = node.layer
-        made.z.append(-1 if type(layer) is not Dense else a if layer.activation == "identity" else plan.reads(a))
-        made.a.append(a)
-        made.df.append(-1 if made.z[-1] == a else plan.cache(a))
-    made.inputs = [made.a[i] for i in graph.inputs]
-    made.outputs = [made.a[i] for i in graph.outputs]
+        compiled.z.append(-1 if type(layer) is not Dense else a if layer.activation == "identity" else plan.reads(a))
+        compiled.a.append(a)
+        compiled.df.append(-1 if compiled.z[-1] == a else plan.cache(a))
+    compiled.inputs = [compiled.a[i] for i in graph.inputs]
+    compiled.outputs = [compiled.a[i] for i in graph.outputs]
     if key.flags == PREDICT:
-        for out in made.outputs:
+        for out in compiled.outputs:
             plan.keep(out)
     read: list[int] = []  # by losses, each a buffer of its own: a Reshape has that of its input
-    for cost in key.losses:
-        out = made.outputs[cost.output]
-        out = plan.reads(out) if cost.fused_with else out
+    for term in key.losses:
+        out = compiled.outputs[term.output]
+        out = plan.reads(out) if term.fused_with else out
         read.append(plan.op("add", [out], settings=([], [1.0])) if out in read else out)
-    for cost, out in zip(key.losses, read, strict=True):
-        target = plan.buffer(cost.target_cols, integer=cost.target_is_integer)
-        made.targets.append(target)
-        shape = graph.nodes[graph.outputs[cost.output]].shape
-        if isinstance(cost.loss, Loss):
-            plan.loss(None, out, target, function=(cost.loss.value, cost.loss.gradient, shape), weight=cost.weight)
+    for term, out in zip(key.losses, read, strict=True):
+        target = plan.buffer(term.target_cols, integer=term.target_is_integer)
+        compiled.targets.append(target)
+        shape = graph.nodes[graph.outputs[term.output]].shape
+        if isinstance(term.loss, Loss):
+            plan.loss(None, out, target, function=(term.loss.value, term.loss.gradient, shape), weight=term.weight)
         else:
             positions = math.prod(shape[:-1])
-            plan.loss(cost.loss.name, out, target, cost.loss.attr, positions=positions, weight=cost.weight)
+            plan.loss(term.loss.name, out, target, term.loss.attr, positions=positions, weight=term.weight)
     if key.weights:
-        made.weight = plan.buffer(key.weights)
+        compiled.weight = plan.buffer(key.weights)
     for number in cuts:
-        plan.checkpoint(made.a[number])
-    plan.compile(key.flags, key.rows, key.n_threads, key.seeds)
-    return made
+        plan.checkpoint(compiled.a[number])
+    plan.compile(key.flags, key.rows, key.n_threads, key.cotangents)
+    return compiled
 
 
-def memory(net: Network, rows: int) -> tuple[int, int, int]:
+def memory(model: Model, rows: int) -> tuple[int, int, int]:
     """Bytes of the arena for training steps of `rows` examples; without the network's checkpoint; and if, moreover, no
     buffers shared their memory."""
-    outputs = net._ends(net._graph.outputs)
-    costs = [Cost(i, SquaredError(), 1.0, node.n_out, False) for i, node in enumerate(outputs)]
+    losses = tuple(PlanLoss(i, SquaredError(), 1.0, node.n_out, False) for i, node in enumerate(model.outputs))
     plain, cut = (
-        compiled(net, Key(TRAIN, rows, 1, tuple(costs), stores_all=all_)).plan.describe() for all_ in (True, False)
+        make_plan(model, Key(TRAIN, rows, 1, losses, stores_all=all_)).plan.describe() for all_ in (True, False)
     )
     return cut["arena_bytes"], plain["arena_bytes"], plain["unshared_bytes"]
 
 
-Make = Callable[["Network", Key], Compiled]
+Make = Callable[[Model, Key], Compiled]
 
 
-class PlanCache:
-    """The plans a network used last, each handed to one call at a time.
+def take(model: Model, key: Key, make: Make = make_plan) -> _Lent:
+    """`with` it: a plan that `make` makes for `key`, this call's alone until it is done; the last few are kept.
 
-    Threads may use it at once: every step is one operation on a dict or list, and a plan that is lost to a race is
-    compiled again.
+    Threads may take from one model at once: every step is one operation on a dict or list, and a plan that is lost to
+    a race is compiled again.
     """
-
-    def __init__(self) -> None:
-        self._free: dict[tuple[Make, Key], list[Compiled]] = {}
-        self.jacobians: dict[int, _core.Predictor | None] = {}  # by threads; see _derivatives
-
-    def take(self, net: Network, key: Key, make: Make = compiled) -> _Lent:
-        """`with` it: a plan that `make` makes for `key`, this call's alone until it is done."""
-        place = make, key
-        plans = self._free.pop(place, [])
-        self._free[place] = plans  # the youngest key is last
-        for old in list(self._free)[:-_KEPT]:
-            self._free.pop(old, None)
-        try:
-            return _Lent(plans.pop(), plans)
-        except IndexError:
-            return _Lent(make(net, key), plans)
+    place, free = (make, key), model.plans
+    plans = free.pop(place, [])
+    free[place] = plans  # the youngest key is last
+    for old in list(free)[:-_KEPT]:
+        free.pop(old, None)
+    try:
+        return _Lent(plans.pop(), plans)
+    except IndexError:
+        return _Lent(make(model, key), plans)
 
 
 class _Lent:
     """A plan until it is given back; where the call fails, it is not.  contextlib's manager takes 1 us more."""
 
-    __slots__ = ("made", "plans")
+    __slots__ = ("compiled", "plans")
 
-    def __init__(self, made: Compiled, plans: list[Compiled]) -> None:
-        self.made, self.plans = made, plans
+    def __init__(self, compiled: Compiled, plans: list[Compiled]) -> None:
+        self.compiled, self.plans = compiled, plans
 
     def __enter__(self) -> Compiled:
-        return self.made
+        return self.compiled
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is None:
-            self.plans.append(self.made)
+            self.plans.append(self.compiled)
             del self.plans[:-_KEPT]

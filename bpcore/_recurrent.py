@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from bpcore import _activations, _core, _validate
+from bpcore._core import Plan
 from bpcore._layers import INITS, Layer, Spec, draw, named, normal
 from bpcore._operations import permuted
 from bpcore._symbols import Shape
+
+if TYPE_CHECKING:
+    from bpcore._tangents import Tangents
 
 RECURRENT_INITS = ("orthogonal", *INITS[1:])
 _LSTM, _H, _C = 1, 0, 5  # RECURRENT_LSTM, _H, _C of csrc/kernels/settings.h
@@ -26,7 +30,7 @@ def orthogonal(units: int, *at: int) -> np.ndarray:
 class _Steps:
     """What a tangent is made of: operations on (steps, n units) of a row, all steps at once."""
 
-    def __init__(self, t: Any, layer: Recurrent, steps: int, mask: list[int]) -> None:
+    def __init__(self, t: Tangents, layer: Recurrent, steps: int, mask: list[int]) -> None:
         self.t, self.plan, self.steps, self.units, self.mask = t, t.plan, steps, layer.units, mask
         # LINEAR_... of csrc/kernels/settings.h, up to LINEAR_REVERSE
         self.settings = [steps, layer.units, layer.truncate or 0, int(layer.reverse)]
@@ -34,15 +38,15 @@ class _Steps:
 
     def dense(self, x: int, *slots: int) -> int:
         """x W + b at each step"""
-        return int(self.plan.op("dense", [x], slots))
+        return self.plan.op("dense", [x], slots)
 
     def f(self, name: str, z: int) -> int:
         """An activation, or its derivative, "tanh'"."""
-        return int(self.plan.op("activation", [z], function=name))
+        return self.plan.op("activation", [z], function=name)
 
     def line(self, a: int, factor: float, constant: float) -> int:
         """factor a + constant"""
-        return int(self.plan.op("add", [a], settings=([], [factor, *(0.0,) * 7, constant])))
+        return self.plan.op("add", [a], settings=([], [factor, *(0.0,) * (_core.MAX_OPERANDS - 1), constant]))
 
     def gates(self, z: int, n: int) -> list[int]:
         """(steps, n units) as n of (steps, units)."""
@@ -51,21 +55,21 @@ class _Steps:
 
     def beside(self, parts: list[int]) -> int:
         """The opposite."""
-        return int(self.plan.op("concat", parts, settings=([self.steps], [])))
+        return self.plan.op("concat", parts, settings=([self.steps], []))
 
     def shift(self, a: int, b: list[int]) -> int:
         """a + b, where there is a b."""
-        return int(self.plan.op("shift", [a], b)) if b else a
+        return self.plan.op("shift", [a], b) if b else a
 
     def delayed(self, h: int) -> int:
         """h of the step before."""
-        return int(self.plan.op("delay", [h], settings=(self.settings, [])))
+        return self.plan.op("delay", [h], settings=(self.settings, []))
 
     def recurrence(self, U: list[int], s: int, A: list[int], K: int, O: Sequence[int] = ()) -> int:  # noqa: E741
         """h of all steps; see linear_recurrence.inc."""
         settings = [*self.settings, len(self.mask), len(O)]  # ..., LINEAR_MASKED, LINEAR_READ
         inputs = [s, self.beside(A), K, *O, *self.mask]
-        return int(self.plan.op("linear_recurrence", inputs, U, settings=(settings, [])))
+        return self.plan.op("linear_recurrence", inputs, U, settings=(settings, []))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -115,8 +119,8 @@ class Recurrent(Layer):
 
     def parameters(self, *shapes: Shape) -> dict[str, Spec]:
         wide = self.gates * self.units
-        found = {"W": Spec((shapes[0][-1], wide), True), "U": Spec((self.units, wide), True)}
-        return {**found, "b": Spec((wide,), False)} if self.bias else found
+        specs = {"W": Spec((shapes[0][-1], wide), True), "U": Spec((self.units, wide), True)}
+        return {**specs, "b": Spec((wide,), False)} if self.bias else specs
 
     def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
         n_in, units = shapes[0][-1], self.units
@@ -129,11 +133,11 @@ class Recurrent(Layer):
                      else draw(self.recurrent_init, "tanh", (units, units), units, units, *at))  # fmt: skip
         return {"W": np.hstack(W), "U": np.hstack(U), "b": np.zeros(self.gates * units)}
 
-    def build(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return self.add(plan, inputs, slots, shapes[0][0])
 
     def add(
-        self, plan: Any, inputs: list[int], slots: list[int], steps: int, states: Sequence[int] = (),
+        self, plan: Plan, inputs: list[int], slots: list[int], steps: int, states: Sequence[int] = (),
         sequences: bool | None = None,
     ) -> int:  # fmt: skip
         """Adds the operation over so many steps; states: buffers of h (and c) before the first, else zero;
@@ -144,20 +148,22 @@ class Recurrent(Layer):
         # RECURRENT_... of csrc/kernels/settings.h
         settings = [self.cell, steps, self.units, int(every), self.truncate or 0, int(self.reverse)]
         settings += [int(len(inputs) == 2), int(bool(states)), function]
-        return int(plan.op("recurrent", [*inputs, *states], slots, settings=(settings, [])))
+        return plan.op("recurrent", [*inputs, *states], slots, settings=(settings, []))
 
-    def build_moving(self, plan: Any, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+    def build_moving(
+        self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int
+    ) -> int:
         """Of h at all steps."""
         steps = shapes[0][0]
         return self._answer(plan, self.add(plan, inputs, slots, steps, sequences=True), steps)
 
-    def _answer(self, plan: Any, h: int, steps: int) -> int:
+    def _answer(self, plan: Plan, h: int, steps: int) -> int:
         """h of all steps, or the last."""
         last = 0 if self.reverse else (steps - 1) * self.units
         return h if self.sequences else permuted(plan, h, [self.units], [1], last)
 
     def tangent(
-        self, t: Any, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         """Rh obeys a linear recurrence whose coefficients are functions of z at all steps: see linear_recurrence.inc.
@@ -295,8 +301,8 @@ class GRU(Recurrent):
     gates: ClassVar[int] = 3
 
     def parameters(self, *shapes: Shape) -> dict[str, Spec]:
-        found = super().parameters(*shapes)
-        return {**found, "b_n": Spec((self.units,), False)} if self.bias else found
+        specs = super().parameters(*shapes)
+        return {**specs, "b_n": Spec((self.units,), False)} if self.bias else specs
 
     def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
         return {**super().draw(shapes, dtype, seed, layer), "b_n": np.zeros(self.units)}

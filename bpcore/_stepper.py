@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from bpcore import _core, _plans, _threads, _training, _validate
+from bpcore import _core, _data, _plans, _threads, _validate
 from bpcore._graph import Node
 from bpcore._layers import Input
+from bpcore._model import Model
 from bpcore._recurrent import Recurrent
-
-if TYPE_CHECKING:
-    from bpcore._network import Network
 
 # layers that make of each time step, alone, a time step
 _ELEMENTWISE = ("add", "multiply", "dropout", "embedding")
@@ -73,18 +71,18 @@ class Stepper:
     sequence so far.  The bits are those of `predict`.  Later training of the network does not change it.
     """
 
-    def __init__(self, net: Network, theta: np.ndarray, streams: int | None, n_threads: int | None) -> None:
-        graph = net._graph
+    def __init__(self, model: Model, theta: np.ndarray, streams: int | None, n_threads: int | None) -> None:
+        graph = model.graph
         timed = _over_time(graph.nodes)
         self._one, self._n, self._asked = streams is None, streams or 1, n_threads
         self._n_threads = _threads.resolve(n_threads)
-        self._dtype, self._busy = net.dtype, _core.OneAtATime()
+        self._dtype, self._busy = model.dtype, _core.OneAtATime()
         self._inputs = [dataclasses.replace(node, shape=node.shape[timed[i] :])
                         for i, node in ((i, graph.nodes[i]) for i in graph.inputs)]  # fmt: skip
         self._state: dict[str, np.ndarray] = {}
         self._moves: list[tuple[np.ndarray, np.ndarray]] = []  # a state, and what it will be: unless the call fails
         self._feed: list[np.ndarray] = []
-        plan = _core.Plan(net.dtype)
+        plan = _core.Plan(model.dtype)
         slots = {name: plan.param(p.offset, p.rows, p.cols, p.decay) for name, p in graph.parameters.items()}
         buffers: list[int] = []
         ins: list[tuple[int, np.ndarray]] = []
@@ -96,7 +94,7 @@ class Stepper:
             if isinstance(layer, Input):
                 buffers.append(plan.buffer(node.n_out, integer=layer.integer))
             elif isinstance(layer, Recurrent):
-                arrays = [np.zeros((self._n, layer.units), net.dtype) for _ in layer.states]
+                arrays = [np.zeros((self._n, layer.units), model.dtype) for _ in layer.states]
                 before = [plan.buffer(layer.units) for _ in arrays]
                 buffers.append(layer.add(plan, inputs, own, 1, before))
                 ins += zip(before, arrays, strict=True)
@@ -111,11 +109,11 @@ class Stepper:
         for i in graph.inputs:
             node = graph.nodes[i]
             wide = node.n_out // node.shape[0] if timed[i] else node.n_out
-            self._feed.append(np.zeros((self._n, wide), np.int64 if node.layer.integer else net.dtype))
+            self._feed.append(np.zeros((self._n, wide), np.int64 if node.layer.integer else model.dtype))
             ins.append((buffers[i], self._feed[-1]))
         self._outs = []
         for i in graph.outputs:
-            self._outs.append(np.empty((self._n, *graph.nodes[i].shape[timed[i] :]), net.dtype))
+            self._outs.append(np.empty((self._n, *graph.nodes[i].shape[timed[i] :]), model.dtype))
             outs.append((buffers[i], self._outs[-1]))
         for buffer, _ in outs:
             plan.keep(buffer)
@@ -133,7 +131,7 @@ class Stepper:
                 raise ValueError(f"x: expected {self._n} streams, as net.stepper was told, got {len(arrays[0])}")
             for feed, array in zip(self._feed, arrays, strict=True):
                 feed[...] = array.reshape(feed.shape)
-            _training.whole(self._run, self._n, min(self._n_threads, _threads.resolve(self._asked)))
+            _data.whole(self._run, self._n, min(self._n_threads, _threads.resolve(self._asked)))
             for state, after in self._moves:
                 state[...] = after
             answers = [out[0].copy() if self._one else out.copy() for out in self._outs]
@@ -166,8 +164,8 @@ class Stepper:
             got = sorted(value) if isinstance(value, Mapping) else type(value).__name__
             raise ValueError(f"state: expected a dict of {sorted(self._state)}, got {got}")
         own = self.state
-        found = [_validate.parameters(f"state[{name!r}]", value[name], own[name].shape, self._dtype) for name in own]
-        for array, new in zip(own.values(), found, strict=True):
+        checked = [_validate.parameters(f"state[{name!r}]", value[name], own[name].shape, self._dtype) for name in own]
+        for array, new in zip(own.values(), checked, strict=True):
             array[...] = new
 
     def reset(self) -> None:

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
+from bpcore import _core
 from bpcore._activations import Activation
-from bpcore._losses import BuiltIn, Huber, Loss, fused_with
-from bpcore._symbols import Shape
-
-if TYPE_CHECKING:
-    from bpcore._network import Network
+from bpcore._core import Plan
+from bpcore._losses import BuiltIn, Loss
+from bpcore._model import Model
 
 
 class Tangents:
-    """A plan with the nodes of a network and the tangents of them, by node: `a`, and `Ra`, -1 where it is zero.
+    """A plan with the nodes of a model and the tangents of them, by node: `a`, and `Ra`, -1 where it is zero.
 
     theta and v are one vector, v behind theta; v is not trained.
     """
 
-    def __init__(self, plan: Any, net: Network) -> None:
-        self.plan, self.net = plan, net
+    def __init__(self, plan: Plan, model: Model) -> None:
+        self.plan, self.graph = plan, model.graph
         self.a: list[int] = []
         self.Ra: list[int] = []
         self.before: dict[int, tuple[int, int]] = {}  # z and Rz of what ends in an activation, by a
-        n, table = net.n_params, net._graph.parameters
-        frozen = {name for node in net._nodes if node.base in net.frozen for name in node.parameters}
+        n, table, frozen = model.theta.size, model.graph.parameters, model.frozen_parameters
         self._theta = {name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen) for name, p in table.items()}
         self._v = {name: plan.param(n + p.offset, p.rows, p.cols, p.decay, True) for name, p in table.items()}
 
@@ -36,10 +31,10 @@ class Tangents:
 
     def add(self, number: int) -> int:
         """A node and its tangent; the buffer of the node."""
-        node = self.net._nodes[number]
+        node = self.graph.nodes[number]
         inputs = [self.a[i] for i in node.inputs]
         moves = [self.Ra[i] for i in node.inputs]
-        shapes = [self.net._nodes[i].shape for i in node.inputs]
+        shapes = [self.graph.nodes[i].shape for i in node.inputs]
         slots = [self._theta[name] for name in node.parameters]
         a = node.layer.build_moving(self.plan, inputs, slots, shapes, number)
         self.a.append(a)
@@ -57,15 +52,19 @@ class Tangents:
         used = [term for term in terms if term >= 0]
         if len(used) < 2:
             return used[0] if used else -1
-        return int(self.plan.op("add", used, settings=([], [1.0] * 8)))
+        return self.plan.op("add", used, settings=([], [1.0] * _core.MAX_OPERANDS))
+
+    def minus(self, a: int, b: int) -> int:
+        """a - b"""
+        return self.plan.op("add", [a, b], settings=([], [1.0, -1.0]))
 
     def times(self, a: int, Rb: int) -> int:
         """a * Rb"""
-        return -1 if Rb < 0 else int(self.plan.op("multiply", [a, Rb]))
+        return -1 if Rb < 0 else self.plan.op("multiply", [a, Rb])
 
     def scaled(self, a: int, factor: float) -> int:
         """factor a"""
-        return int(self.plan.op("add", [a], settings=([], [factor])))
+        return self.plan.op("add", [a], settings=([], [factor]))
 
     def zero_as(self, a: int, Ra: int) -> int:
         """Ra, or zeros shaped as a."""
@@ -79,8 +78,8 @@ class Tangents:
         if f == "identity" or Rz < 0:
             return Rz
         if f == "softmax":
-            return int(self.plan.op("softmax_product", [a, Rz], settings=([width], [])))
-        return int(self.plan.op("multiply", [self.plan.op("activation", [z], function=f + "'"), Rz]))
+            return self.plan.op("softmax_product", [a, Rz], settings=([width], []))
+        return self.plan.op("multiply", [self.plan.op("activation", [z], function=f + "'"), Rz])
 
     # ---- losses ----
 
@@ -88,39 +87,20 @@ class Tangents:
         """The loss, and what it reads (z where it is fused with the activation) with its tangent."""
         if isinstance(loss, Loss):
             raise ValueError("a loss of your own has no second derivative here; use one of bpcore's")
-        node, a = self.net._nodes[number], self.a[number]
-        wanted = fused_with(loss)
-        if wanted is None or self.Ra[number] < 0:
+        node, a = self.graph.nodes[number], self.a[number]
+        if loss.fused_with is None or self.Ra[number] < 0:
             return loss, a, self.Ra[number]
-        if getattr(node.layer, "activation", None) != wanted or a not in self.before:
-            raise ValueError(f"loss: {loss.name} needs an output of {wanted}, and {node.name} has another")
+        if getattr(node.layer, "activation", None) != loss.fused_with or a not in self.before:
+            raise ValueError(f"loss: {loss.name} needs an output of {loss.fused_with}, and {node.name} has another")
         return loss, *self.before[a]
 
     def loss(self, loss: BuiltIn | Loss, number: int, target: int) -> tuple[int, int]:
         """Buffers of dE/dx and of R{x}, x being what the loss reads."""
         loss, x, Rx = self._reads(loss, number)
-        width = self.net._nodes[number].shape[-1]
-        p = self.a[number] if fused_with(loss) else x
-        slope = int(self.plan.op("add", [p, target], settings=([], [1.0, -1.0])))
-        if isinstance(loss, Huber):
-            slope = self.plan.op("activation", [self.scaled(slope, 1 / loss.delta)], function="hard_tanh")
-            slope = self.scaled(slope, loss.delta)
-        elif loss.name == "mse":
-            slope = self.scaled(slope, 2 / width)
-        return slope, self.zero_as(x, Rx)
+        return loss.slope(self, self.a[number], target, self.graph.nodes[number].shape[-1]), self.zero_as(x, Rx)
 
     def curvature(self, loss: BuiltIn | Loss, number: int, target: int) -> int:
         """The buffer of (d^2 E / dx^2) R{x}."""
         loss, x, Rx = self._reads(loss, number)
-        Rx, width = self.zero_as(x, Rx), self.net._nodes[number].shape[-1]
-        if loss.name == "cross_entropy":
-            return int(self.plan.op("softmax_product", [self.a[number], Rx], settings=([width], [])))
-        if loss.name == "binary_cross_entropy":
-            return self.times(self.plan.op("activation", [x], function="logistic'"), Rx)
-        if isinstance(loss, Huber):
-            error = self.plan.op("add", [x, target], settings=([], [1 / loss.delta, -1 / loss.delta]))
-            return self.times(self.plan.op("activation", [error], function="hard_tanh'"), Rx)
-        return self.scaled(Rx, 2 / width if loss.name == "mse" else 1.0)
-
-
-__all__: Sequence[str] = ("Shape", "Tangents")
+        Rx = self.zero_as(x, Rx)
+        return loss.curvature(self, x, Rx, self.a[number], target, self.graph.nodes[number].shape[-1])

@@ -31,13 +31,13 @@ def _cgroup_quota() -> float:
     except (OSError, ValueError):
         lines = []
     # a container may see the host's path and yet have its own group mounted at the root
-    found = {("", "/"), ("cpu", "/")}
+    groups = {("", "/"), ("cpu", "/")}
     for line in lines:
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
         if not controllers or "cpu" in controllers.split(","):
-            found.add(("cpu" if controllers else "", path))
+            groups.add(("cpu" if controllers else "", path))
     lowest = float("inf")
-    for mount, path in found:
+    for mount, path in groups:
         names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if mount else ("cpu.max",)
         top = _ROOT / "sys/fs/cgroup" / mount
         group = top / path.lstrip("/")

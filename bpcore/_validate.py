@@ -120,7 +120,7 @@ def function(name: str, value: Any) -> None:
 
 def low_level(owner: str, **functions: Any) -> bool:
     """Whether all of them are scipy.LowLevelCallable, or none is."""
-    kinds = {type(one).__name__ == "LowLevelCallable" for one in functions.values()}
+    kinds = {type(function).__name__ == "LowLevelCallable" for function in functions.values()}
     if len(kinds) > 1:
         raise TypeError(f"{owner}: {' and '.join(functions)} must both be LowLevelCallable, or both Python functions")
     return kinds.pop()
@@ -143,12 +143,12 @@ def label(value: Any) -> None:
 def dtype(value: Any) -> np.dtype[Any]:
     """float32 or float64."""
     try:
-        found = np.dtype(value)
+        checked = np.dtype(value)
     except TypeError:
-        found = None
-    if value is None or found is None or found not in (np.dtype(np.float32), np.dtype(np.float64)):
+        checked = None
+    if value is None or checked is None or checked not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype: expected 'float32' or 'float64', got {value!r}")
-    return np.dtype(found)
+    return np.dtype(checked)
 
 
 # ---- arrays ----
@@ -182,18 +182,18 @@ def array(name: str, value: Any) -> np.ndarray:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: masked arrays are not supported; use {name}.filled(...)")
     try:
-        found = np.asarray(value)
+        a = np.asarray(value)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from None
-    if found.dtype == object and (kinds := _real_kinds(value)):  # several types of columns, or some with a mask
+    if a.dtype == object and (kinds := _real_kinds(value)):  # several types of columns, or some with a mask
         try:
-            found = np.asarray(value, {"i": "i8", "u": "u8", "b": "?"}.get("".join(kinds), "f8"))
+            a = np.asarray(value, {"i": "i8", "u": "u8", "b": "?"}.get("".join(kinds), "f8"))
         except (ValueError, TypeError):
             raise ValueError(f"{name}: expected finite numbers, and some are missing; use {name}.fillna(...)") from None
-    if found.dtype.kind not in "fiub" or not _core.is_source(found.dtype):
+    if a.dtype.kind not in "fiub" or not _core.is_source(a.dtype):
         cure = f"; for labels use np.unique({name}, return_inverse=True)[1]" if name == "y" else ""
-        raise TypeError(f"{name}: expected real numbers, got dtype {found.dtype}{_column(value)}{cure}")
-    return found
+        raise TypeError(f"{name}: expected real numbers, got dtype {a.dtype}{_column(value)}{cure}")
+    return a
 
 
 def _find(name: str, a: np.ndarray, dtype: np.dtype[Any], low: float, high: float) -> None:
@@ -231,13 +231,13 @@ def parts(name: str, value: Any, names: Sequence[str]) -> list[tuple[str, Any]]:
         if set(value) != set(names):
             got = ", ".join(map(str, value)) or "an empty dict"
             raise ValueError(f"{name}: expected the keys {', '.join(names)}, got {got}")
-        return [(f"{name}[{one!r}]", value[one]) for one in names]
+        return [(f"{name}[{key!r}]", value[key]) for key in names]
     if len(names) == 1:
         return [(name, value)]
     if not isinstance(value, (list, tuple)) or len(value) != len(names):
         got = f"{len(value)}" if isinstance(value, (list, tuple)) else type(value).__name__
         raise ValueError(f"{name}: expected a list of {len(names)} ({', '.join(names)}) or a dict by name, got {got}")
-    return [(f"{name}[{i}]", one) for i, one in enumerate(value)]
+    return [(f"{name}[{i}]", part) for i, part in enumerate(value)]
 
 
 def inputs(
@@ -248,13 +248,13 @@ def inputs(
     plain = len(nodes) == 1 and len(node.shape) == 1 and check_finite and not node.layer.integer
     if plain and _core.ready(value, node.shape[0], dtype):
         return [value]
-    found = []
+    arrays = []
     for node, (where, part) in zip(nodes, parts(name, value, [node.name for node in nodes]), strict=True):
-        found.append(_input(part, node, dtype, check_finite, where))
-        if len(found[-1]) != len(found[0]):
-            counts = ", ".join(str(len(a)) for a in found)
+        arrays.append(_input(part, node, dtype, check_finite, where))
+        if len(arrays[-1]) != len(arrays[0]):
+            counts = ", ".join(str(len(a)) for a in arrays)
             raise ValueError(f"{name}: expected as many rows in each input, got {counts}")
-    return found
+    return arrays
 
 
 def _input(value: Any, node: Any, dtype: np.dtype[Any], check_finite: bool, name: str) -> np.ndarray:

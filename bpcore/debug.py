@@ -87,6 +87,6 @@ def _depth_of_chain(net: Network) -> int:
     """L of a chain of Dense layers, each used once."""
     layers = [layer for layer in net.layers if not isinstance(layer, Input)]
     if len(set(map(id, layers))) < len(layers) or not all(isinstance(layer, Dense) for layer in layers):
-        found = ", ".join(type(layer).__name__ for layer in layers)
-        raise ValueError(f"net: expected a chain of Dense layers, each used once, got {found}")
+        kinds = ", ".join(type(layer).__name__ for layer in layers)
+        raise ValueError(f"net: expected a chain of Dense layers, each used once, got {kinds}")
     return len(layers)

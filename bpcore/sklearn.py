@@ -164,7 +164,7 @@ class _Perceptron:
                 X,
                 y,
                 loss=loss,
-                optimizer=net._memory.optimizer or self._optimizer,
+                optimizer=net._model.memory.optimizer or self._optimizer,
                 epochs=1 if incremental else min(self.max_iter, 2**31),
                 batch_size=batch,
                 shuffle=False,
@@ -212,9 +212,8 @@ class _Perceptron:
         self.intercepts_ = [b.astype(np.float64) for b in self.intercepts_]
         net = self._network(fresh=True)
         X, y, loss = self._data(X, y)
-        decay = np.zeros(net.n_params)
-        for p in net._parameters.values():
-            decay[p.offset : p.offset + p.rows * p.cols] = self.alpha * p.decay
+        alpha = float(self.alpha)
+        decay = np.concatenate([np.full(p.size, alpha * name.endswith(".W")) for name, p in net.params.items()])
         decay /= len(X) if sample_weight is None else sample_weight.sum()
         units = self._loss_units()
         seen: list[float] = []
@@ -339,7 +338,7 @@ class _Training(bp.Callback):
 
     def set_rate(self, state: Any, lr: float) -> None:
         """scikit-learn's velocity is lr times that of bpcore, and keeps its size when lr changes."""
-        for velocity in state.net._memory.states:
+        for velocity in state.net._model.memory.states:
             velocity *= self.mlp._optimizer.lr / lr
         self.mlp._optimizer = replace(self.mlp._optimizer, lr=lr)
 

@@ -457,7 +457,7 @@ VALUES = {
 
 def values(net, params, X, np_=NUMPY, table=VALUES):
     """The value of every node, (n, *shape) each; params by name, X by input."""
-    graph = net._graph
+    graph = net._model.graph
     found = [None] * len(graph.nodes)
     for i, x in zip(graph.inputs, X, strict=True):
         found[i] = x
@@ -472,7 +472,7 @@ def values(net, params, X, np_=NUMPY, table=VALUES):
 
 def by_name(net, theta):
     """Views of a vector that is laid out as theta."""
-    return {name: theta[p.offset : p.offset + p.rows * p.cols].reshape(p.shape) for name, p in net._parameters.items()}
+    return {name: p.of(theta) for name, p in net._model.graph.parameters.items()}
 
 
 def loss_of(np_, loss, a, y):
@@ -516,7 +516,8 @@ class Case:
     w: np.ndarray | None
 
     def __repr__(self):
-        nodes = [f"{n.name} = {n.layer!r}{[self.net._nodes[i].name for i in n.inputs]}" for n in self.net._nodes]
+        nodes = self.net._model.graph.nodes
+        nodes = [f"{n.name} = {n.layer!r}{[nodes[i].name for i in n.inputs]}" for n in nodes]
         outputs = list(zip(self.net.outputs.items(), self.loss, self.weight, strict=True))
         return "\n".join([*nodes, f"{outputs}, {len(self.X[0])} rows, {'un' if self.w is None else ''}weighted"])
 
@@ -543,7 +544,7 @@ class Case:
         """C, as bp.h defines it."""
         found = values(self.net, params, self.X if X is None else X, np_, table)
         E = []
-        for i, y, loss, weight in zip(self.net._graph.outputs, self.y, self.loss, self.weight, strict=True):
+        for i, y, loss, weight in zip(self.net._model.graph.outputs, self.y, self.loss, self.weight, strict=True):
             a = found[i]
             if y.ndim < a.ndim:
                 y = np.eye(a.shape[-1])[y]
@@ -595,7 +596,7 @@ def _case(pick, ends, rng, n, dtype="float64"):
     net = bp.Network(inputs, ends, dtype=dtype)
     net.theta = 0.6 * rng.standard_normal(net.n_params)
     X = []
-    for x, node in zip(inputs, net._ends(net._graph.inputs), strict=True):
+    for x, node in zip(inputs, net._model.inputs, strict=True):
         shape = (n, *x.shape)
         drawn = rng.integers(0, node.n_labels, shape) if x.integer else rng.uniform(-1, 1, shape)
         X.append(np.round((drawn + 1) / 2) if id(x) in masks else drawn)

@@ -53,7 +53,7 @@ OPTIMIZERS = {"sgd": bp.SGD(lr=0.05, momentum=0.9, nesterov=True, weight_decay=1
 
 def state_of(net):
     """All that training moves, as bytes."""
-    return [a.tobytes() for a in (net.theta, *net._memory.states)], net.step, net.epoch, net._memory.updates
+    return [a.tobytes() for a in (net.theta, *net._model.memory.states)], net.step, net.epoch, net._model.memory.updates
 
 
 def threads_worked(n):
@@ -99,7 +99,7 @@ def test_several_chunks_were_several():
         net = make()
         X, y = data(net, n)
         net.fit(X, y, batch_size=None)
-        ((made,),) = net._plans._free.values()
+        ((made,),) = net._model.plans.values()
         assert made.plan.describe()["chunk_rows"] < n
 
 
@@ -110,7 +110,7 @@ def test_the_wide_net_runs_on_the_grid_and_the_modes_force_what_they_say():
             _core.force(True, phase2)
             net = make()
             net.fit(*data(net, 300), batch_size=300)
-            ((made,),) = net._plans._free.values()
+            ((made,),) = net._model.plans.values()
             described = made.plan.describe()
             assert (described["shards"] > 0) == (phase2 == "shards")
             stages[make, phase2] = described["n_stages"]
@@ -396,7 +396,7 @@ def test_seeds():
 
     def trained(seed=None, shuffle=True, own=3):
         net = small(3)
-        net._seed = own
+        net._model.seed = own
         net.fit(X, y, seed=seed, shuffle=shuffle, batch_size=10)
         return net.theta.tobytes()
 

@@ -90,7 +90,7 @@ CASES = {make.__name__: make for make in (dense, grid, convolutional, attention,
 
 def data(net, n, seed=0):
     rng = np.random.default_rng(seed)
-    nodes = [net._nodes[i] for i in net._graph.inputs]
+    nodes = [net._model.graph.nodes[i] for i in net._model.graph.inputs]
     X = [
         rng.integers(0, 11, (n, *node.shape)) if node.layer.integer else rng.uniform(-1, 1, (n, *node.shape))
         for node in nodes
@@ -105,11 +105,11 @@ def trained(make, checkpoint, n, batch, n_threads, optimizer):
     X, y = data(net, n)
     history = net.fit(X, y, epochs=2, batch_size=batch, optimizer=optimizer, n_threads=n_threads)
     loss, grad = net.value_and_grad(X, y, n_threads=n_threads)
-    return net.theta.tobytes(), [a.tobytes() for a in net._memory.states], history.loss, loss, grad.tobytes()
+    return net.theta.tobytes(), [a.tobytes() for a in net._model.memory.states], history.loss, loss, grad.tobytes()
 
 
 def some(net, share, seed=0):
-    names = [node.name for node in net._nodes[:-1] if not isinstance(node.layer, bp.Input)]
+    names = [node.name for node in net._model.graph.nodes[:-1] if not isinstance(node.layer, bp.Input)]
     return list(np.random.default_rng(seed).choice(names, max(1, int(share * len(names))), replace=False).tolist())
 
 
@@ -143,8 +143,8 @@ def test_batches_of_several_chunks(checkpoint):
 
     net = make()
     net.checkpoint = checkpoint
-    cost = _plans.Cost(0, bp._losses.SquaredError(), 1.0, 3, False)
-    plan = _plans.compiled(net, _plans.Key(_plans.TRAIN, 300, 2, (cost,))).plan.describe()
+    cost = _plans.PlanLoss(0, bp._losses.SquaredError(), 1.0, 3, False)
+    plan = _plans.make_plan(net._model, _plans.Key(_plans.TRAIN, 300, 2, (cost,))).plan.describe()
     assert plan["chunk_rows"] < 150 and plan["recomputed"]
     want = trained(make, None, 300, 300, 2, bp.SGD(0.01))
     assert trained(make, checkpoint, 300, 300, 2, bp.SGD(0.01)) == want
@@ -196,7 +196,7 @@ def test_python_is_called_as_often():
 
 
 def bytes_of(net, rows):
-    return _plans.memory(net, rows)
+    return _plans.memory(net._model, rows)
 
 
 def deep_conv(depth):
@@ -226,11 +226,11 @@ def test_inputs_of_many_weights_stay():
     net = bp.Network([bp.Input(300), *(bp.Dense(300, "tanh") for _ in range(8)), bp.Dense(2)])
     for checkpoint in (True, None):
         net.checkpoint = checkpoint
-        cost = _plans.Cost(0, bp._losses.SquaredError(), 1.0, 2, False)
-        described = _plans.compiled(net, _plans.Key(_plans.TRAIN, 8, 1, (cost,))).plan.describe()
+        cost = _plans.PlanLoss(0, bp._losses.SquaredError(), 1.0, 2, False)
+        described = _plans.make_plan(net._model, _plans.Key(_plans.TRAIN, 8, 1, (cost,))).plan.describe()
         assert described["recomputed"] == 0
     net.checkpoint = ["dense_4"]
-    assert _plans.compiled(net, _plans.Key(_plans.TRAIN, 8, 1, (cost,))).plan.describe()["recomputed"] > 0
+    assert _plans.make_plan(net._model, _plans.Key(_plans.TRAIN, 8, 1, (cost,))).plan.describe()["recomputed"] > 0
 
 
 def test_nothing_is_computed_twice_without_need():
@@ -238,16 +238,16 @@ def test_nothing_is_computed_twice_without_need():
 
     def recomputed(net, names):
         net.checkpoint = names
-        cost = _plans.Cost(0, bp._losses.SquaredError(), 1.0, net.n_outputs, False)
+        cost = _plans.PlanLoss(0, bp._losses.SquaredError(), 1.0, net.n_outputs, False)
         key = _plans.Key(_plans.TRAIN, 64, 1, (cost,))
-        return _plans.compiled(net, key).plan.describe()["recomputed"]
+        return _plans.make_plan(net._model, key).plan.describe()["recomputed"]
 
     x = bp.Input(4)
     sums = x * 2 + 1
     for _ in range(5):
         sums = 3 * sums - x
     net = bp.Network(x, bp.Dense(1)(bp.Dense(4)(sums)))
-    assert recomputed(net, [node.name for node in net._nodes[1:-1]]) == 0
+    assert recomputed(net, [node.name for node in net._model.graph.nodes[1:-1]]) == 0
     net = bp.Network([bp.Input((8, 4)), *(bp.Dense(4, "tanh") for _ in range(4))])
     assert recomputed(net, ["dense_3"]) == 6  # a product and a function each
     assert recomputed(net, ["dense_1"]) == 2
@@ -327,7 +327,7 @@ def test_wrong_values(value, error, message):
     with pytest.raises(error, match=message):
         bp.Network([bp.Input(2), *(bp.Dense(3) for _ in range(13))], checkpoint=value)
     net.checkpoint = True
-    assert not {0, len(net._nodes) - 1} & set(_checkpoint.cuts(net._graph, True))
+    assert not {0, len(net._model.graph.nodes) - 1} & set(_checkpoint.cuts(net._model.graph, True))
 
 
 @pytest.mark.parametrize("value", [None, False, "dense_1", ["dense_99"], [1], {}, ["input"]])

@@ -119,7 +119,7 @@ def dtype(request):
 def test_a_convolution_is_its_definition(case, dtype):
     shape, layer = case
     net = bp.Network([bp.Input(shape), layer], dtype=dtype, seed=1)
-    name = net._nodes[1].name
+    name = net._model.graph.nodes[1].name
     if layer.bias:
         net.params[f"{name}.b"][:] = RNG.standard_normal(net.params[f"{name}.b"].shape)
     W, b = (net.params.get(f"{name}.{letter}") for letter in "Wb")
@@ -213,7 +213,7 @@ def wide(dtype="float32", seed=3):
 @pytest.mark.parametrize("make", [lenet, sequence, wide])
 def test_the_same_bits_for_any_number_of_threads(make, phase2, dtype, force):
     force(True, phase2)
-    X, y = RNG.standard_normal((150, *make()._nodes[0].shape)), RNG.integers(0, 5, 150)
+    X, y = RNG.standard_normal((150, *make()._model.graph.nodes[0].shape)), RNG.integers(0, 5, 150)
     found = []
     for n_threads in (1, 2, 3):
         net = make(dtype)
@@ -229,7 +229,7 @@ def test_the_same_bits_for_any_number_of_threads(make, phase2, dtype, force):
 
 @pytest.mark.parametrize("make", [lenet, sequence, wide])
 def test_owners_and_shards_agree(make, force):
-    X, y = RNG.standard_normal((150, *make()._nodes[0].shape)), RNG.integers(0, 5, 150)
+    X, y = RNG.standard_normal((150, *make()._model.graph.nodes[0].shape)), RNG.integers(0, 5, 150)
     gradients = []
     for phase2 in ("owners", "shards"):
         force(True, phase2)
@@ -241,13 +241,13 @@ def test_owners_and_shards_agree(make, force):
 @pytest.mark.parametrize("make", [lenet, sequence, wide])
 def test_a_file_gives_the_network_back(make, tmp_path):
     net = make()
-    X, y = RNG.standard_normal((40, *net._nodes[0].shape)), RNG.integers(0, 5, 40)
+    X, y = RNG.standard_normal((40, *net._model.graph.nodes[0].shape)), RNG.integers(0, 5, 40)
     first = net.fit(X, y, optimizer=bp.Adam(lr=0.003), epochs=10).loss
     assert first[-1] < first[0]
     net.save(tmp_path / "net.safetensors")
     same = bp.load(tmp_path / "net.safetensors")
     assert (same.predict(X) == net.predict(X)).all()
-    assert [type(node.layer) for node in same._nodes] == [type(node.layer) for node in net._nodes]
+    assert [type(layer) for layer in same.layers] == [type(layer) for layer in net.layers]
     one, two = (n.fit(X, y, optimizer=bp.Adam(lr=0.01), epochs=1).loss for n in (net, same))
     assert one == two
 
@@ -256,7 +256,7 @@ def test_a_file_gives_the_network_back(make, tmp_path):
 def test_a_file_keeps_every_setting(case, tmp_path):
     net = bp.Network([bp.Input(case[0]), case[1]])
     net.save(tmp_path / "net.safetensors")
-    same, own = bp.load(tmp_path / "net.safetensors")._nodes[1].layer, case[1]
+    same, own = bp.load(tmp_path / "net.safetensors")._model.graph.nodes[1].layer, case[1]
     assert type(same) is type(own)
     assert [getattr(same, name) for name in own.saved] == [getattr(own, name) for name in own.saved]
 

@@ -62,7 +62,7 @@ def test_gradients():
         assert max(bp.check_gradients(net, X, y, sample_weight=weight).values()) < 1e-7
     net.frozen = {"words"}
     gradient = net.value_and_grad(X, y)[1]
-    p = net._parameters["words.E"]
+    p = net._model.graph.parameters["words.E"]
     assert (gradient[p.offset : p.offset + p.rows * p.cols] == 0).all() and gradient.any()
 
 
@@ -117,7 +117,7 @@ def test_only_named_rows_move(force, always, phase2, n, batch, optimizer):
         for at in range(0, 150, batch):
             oracle.step(*(a[at : at + batch] for a in (X, y, weight)))
     assert distance(net.params["table.E"], oracle.E) < 1e-12
-    for state, want in zip(net._memory.states, (oracle.v, oracle.s), strict=False):
+    for state, want in zip(net._model.memory.states, (oracle.v, oracle.s), strict=False):
         assert distance(state.reshape(n, 3), want) < 1e-12
     untouched = np.setdiff1d(np.arange(n), X)
     assert n == 30 or len(untouched) > 1000
@@ -131,7 +131,7 @@ def test_a_batch_of_several_chunks(n):
     net = linear(n)
     oracle = Oracle(bp.SGD(lr=0.5), net.params["table.E"])
     net.fit(X, y, optimizer=bp.SGD(lr=0.5), batch_size=None, epochs=2)
-    ((made,),) = net._plans._free.values()
+    ((made,),) = net._model.plans.values()
     assert made.plan.describe()["chunk_rows"] < 40_000
     for _ in range(2):
         oracle.step(X, y, np.ones(40_000))
@@ -148,7 +148,7 @@ def test_what_was_looked_up_is_not_kept(force, always, phase2):
         h = bp.Activate("tanh")(bp.Embedding(50, 16)(x)) + bp.Activate("logistic")(bp.Embedding(50, 16)(x))
         return bp.Network(x, bp.Dense(2)(bp.Reshape(-1)(bp.Dense(16, "relu")(h))), dtype=dtype)
 
-    _, reused, apart = _plans.memory(make(), 64)
+    _, reused, apart = _plans.memory(make()._model, 64)
     assert always or apart - reused >= 4 * 64 * 10 * 16 * 4
     X, y = RNG.integers(0, 50, (64, 10)), RNG.normal(size=(64, 2))
     assert max(bp.check_gradients(make(), X[:5], y[:5]).values()) < 1e-6
@@ -170,7 +170,7 @@ def test_bits_do_not_depend_on_threads(force, always, phase2, dtype, optimizer):
     for n_threads in (1, 2, 3):
         net = mixed(600, dtype)
         loss = net.fit(X, y, optimizer=optimizer, batch_size=100, epochs=3, n_threads=n_threads).loss
-        states = [state.tobytes() for state in net._memory.states]
+        states = [state.tobytes() for state in net._model.memory.states]
         found.append((net.theta.tobytes(), states, loss, net.value_and_grad(X, y, n_threads=n_threads)[1].tobytes()))
     assert found[0] == found[1] == found[2]
 
@@ -219,7 +219,7 @@ def test_divergence_goes_back_to_the_last_finite_step(force, at, n, always, opti
     assert net.theta.tobytes() == whole.theta.tobytes() and net.step == at
     X[10 * at, 0], y[10 * at, 0] = 16, 1
     for one in (net, whole):  # and all goes on from there
-        one._memory = bp._optimizers.Memory()
+        one._model.memory = bp._optimizers.Memory()
         fit(one, 300)
     assert net.theta.tobytes() == whole.theta.tobytes()
 

@@ -66,12 +66,12 @@ def facts(net):
     return {
         "theta": net.theta.tobytes(),
         "params": {name: view.shape for name, view in net.params.items()},
-        "counters": (net.step, net.epoch, net._memory.updates, net.seed, net.dtype),
-        "optimizer": net._memory.optimizer,
-        "states": [a.tobytes() for a in net._memory.states],
+        "counters": (net.step, net.epoch, net._model.memory.updates, net.seed, net.dtype),
+        "optimizer": net._model.memory.optimizer,
+        "states": [a.tobytes() for a in net._model.memory.states],
         "layers": [(type(x), x.units, getattr(x, "activation", 0), getattr(x, "bias", 0)) for x in net.layers],
         "sharing": [net.layers.index(layer) for layer in net.layers],
-        "names": [node.name for node in net._nodes],
+        "names": [node.name for node in net._model.graph.nodes],
         "answer": net.predict(np.linspace(-1, 1, 5 * net.n_inputs).reshape(5, -1)).tobytes(),
     }
 
@@ -91,7 +91,7 @@ def test_round_trip(kind, dtype, tmp_path):
     assert facts(bp.load(tmp_path / "again", custom={"sine": OWN})) == before
     X, y = RNG.standard_normal((20, net.n_inputs)), abs(RNG.standard_normal((20, net.n_outputs)))
     for each in (net, back):  # and both go on alike
-        each.fit(X, y, loss="mse", optimizer=net._memory.optimizer or bp.SGD(), epochs=2)
+        each.fit(X, y, loss="mse", optimizer=net._model.memory.optimizer or bp.SGD(), epochs=2)
     assert facts(back) == facts(net)
 
 
@@ -100,8 +100,8 @@ def test_the_file_is_plain_safetensors(tmp_path):
     net.save(tmp_path / "net")
     tensors = load_file(tmp_path / "net")
     expected = dict(net.params)
-    for state, vector in zip(("mean", "variance"), net._memory.states, strict=True):
-        for name, p in net._parameters.items():
+    for state, vector in zip(("mean", "variance"), net._model.memory.states, strict=True):
+        for name, p in net._model.graph.parameters.items():
             expected[f"optimizer.{state}.{name}"] = vector[p.offset : p.offset + p.rows * p.cols].reshape(p.shape)
     assert set(tensors) == set(expected)
     for name, tensor in tensors.items():

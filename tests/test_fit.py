@@ -22,7 +22,7 @@ def make(seed=1, n_out=2, output="identity", dtype="float64", **settings):
 
 
 def state_of(net):
-    return [a.tobytes() for a in (net.theta, *net._memory.states)], net.step, net._memory.updates
+    return [a.tobytes() for a in (net.theta, *net._model.memory.states)], net.step, net._model.memory.updates
 
 
 class Recorder(bp.Callback):
@@ -312,7 +312,7 @@ def test_stop_at_a_batch():
 
     net, recorder = make(), Recorder()
     history = net.fit(X, Y, epochs=10, batch_size=10, callbacks=[Stop(), recorder])
-    assert net.step == 4 and net._memory.updates == 4
+    assert net.step == 4 and net._model.memory.updates == 4
     assert [name for name, *_ in recorder.log] == ["begin"] + ["batch"] * 4 + ["epoch", "end"]
     assert len(history.loss) == 1 and np.isfinite(history.loss[0])
     order = _core.permutation(50, 1, 1, 0)[:40]
@@ -362,10 +362,10 @@ def test_an_optimizer_replaced_in_a_callback(event, step, old, numbers):
     net.fit(X, Y, optimizer=old, epochs=2, callbacks=change, **settings)
     if step:
         twin.fit(X[: 10 * step], Y[: 10 * step], optimizer=old, **settings)
-        twin._memory = twin._memory._replace(optimizer=new)
+        twin._model.memory = twin._model.memory._replace(optimizer=new)
     rest = np.r_[10 * step : 50, 0:50]
     twin.fit(X[rest], Y[rest], optimizer=new, **settings)
-    assert state_of(net) == state_of(twin) and net._memory.optimizer == new
+    assert state_of(net) == state_of(twin) and net._model.memory.optimizer == new
     for each in (net, twin):
         each.fit(X, Y, optimizer=new, **settings)
     assert state_of(net) == state_of(twin)
@@ -398,7 +398,7 @@ def test_a_replaced_optimizer_that_does_not_fit(old, new, error):
     with pytest.raises(error, match="eps:" if error is ValueError else "state.optimizer: expected .*got"):
         net.fit(X, Y, callbacks=At("on_batch_end", lambda state: setattr(state, "optimizer", new), 3), **settings)
     twin.fit(X[:30], Y[:30], **settings)
-    assert state_of(net) == state_of(twin) and net._memory.optimizer == old
+    assert state_of(net) == state_of(twin) and net._model.memory.optimizer == old
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -564,7 +564,7 @@ def test_a_batch_of_many_chunks_has_the_gradient_of_all_its_rows(phase2):
     try:
         many, few = make(), make()
         a = many.fit(X[order], Y[order], batch_size=None, epochs=5, optimizer=bp.SGD(lr=0.1, momentum=0.9))
-        ((made,),) = many._plans._free.values()
+        ((made,),) = many._model.plans.values()
         assert made.plan.describe()["chunk_rows"] < 800 * 50
     finally:
         _core.force(False, "")
@@ -699,10 +699,10 @@ def test_an_unequal_optimizer_begins_anew_and_an_equal_one_goes_on(first, second
     kept, begun = net.copy(), fresh_copy(net)
     net.fit(X, Y, optimizer=second, epochs=2)
     begun.fit(X, Y, optimizer=second, epochs=2)
-    assert net.theta.tobytes() == begun.theta.tobytes() and net._memory.updates == 4
+    assert net.theta.tobytes() == begun.theta.tobytes() and net._model.memory.updates == 4
     on = kept.copy()
     on.fit(X, Y, optimizer=type(first)(**vars(first)), epochs=2)
-    assert on._memory.updates == 10
+    assert on._model.memory.updates == 10
     forgot = fresh_copy(kept)
     forgot.fit(X, Y, optimizer=first, epochs=2)
     assert on.theta.tobytes() != forgot.theta.tobytes()
@@ -716,7 +716,7 @@ def test_optimizers_by_name_are_their_defaults():
         assert state_of(nets[0]) == state_of(nets[1])
     default = make()
     default.fit(X, Y)
-    assert default._memory.optimizer == bp.SGD(lr=0.01)
+    assert default._model.memory.optimizer == bp.SGD(lr=0.01)
 
 
 def test_optimizers_are_frozen_and_compare_by_value():

@@ -296,7 +296,7 @@ def test_of_several_failures_none_is_left_to_the_next_call(library, force):
 def test_a_dtype_may_be_refused(library):
     net, _ = refusing(library)
     with pytest.raises(RuntimeError, match="forward returned 7"):
-        net._like("float32").predict([[1.0]])
+        bp.Network._of(net._model.like("float32")).predict([[1.0]])
 
 
 @pytest.mark.parametrize(

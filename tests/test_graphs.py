@@ -42,7 +42,7 @@ LOSSES = ["auto", Weighted("mse", 0.3), Weighted(bp.losses.Huber(0.5), 2.0)]
 
 
 def state_of(net):
-    return net.theta.tobytes(), [a.tobytes() for a in net._memory.states], net.step, net.epoch, net.frozen
+    return net.theta.tobytes(), [a.tobytes() for a in net._model.memory.states], net.step, net.epoch, net.frozen
 
 
 def same(a, b):
@@ -61,7 +61,7 @@ def test_values_are_those_of_numpy(dtype, tolerance):
     answers = net.predict(X)
     assert isinstance(answers, tuple) and net.inputs == {"words": (5, 3), "image": (4, 2)}
     assert net.outputs == {"labels": (3,), "values": (4, 2), "activate_2": (4, 4)}
-    for answer, i, shape in zip(answers, net._graph.outputs, net.outputs.values(), strict=True):
+    for answer, i, shape in zip(answers, net._model.graph.outputs, net.outputs.values(), strict=True):
         assert answer.shape == (70, *shape) and answer.dtype == dtype
         np.testing.assert_allclose(answer, found[i], rtol=tolerance, atol=tolerance)
     assert same(answers, net.predict(dict(zip(net.inputs, X, strict=True))))
@@ -105,7 +105,7 @@ def test_the_chain_in_both_forms_has_the_same_bits():
     X, y = RNG.standard_normal((90, 5)), RNG.integers(0, 3, 90)
     found = []
     for net in nets:
-        assert net._graph.is_chain and repr(net) == repr(nets[0]) and net.summary() == nets[0].summary()
+        assert net._model.graph.is_chain and repr(net) == repr(nets[0]) and net.summary() == nets[0].summary()
         history = net.fit(X, y, epochs=3, optimizer=bp.Adam(), batch_size=16)
         grads = net.backward(net.forward(X), y)
         found.append((state_of(net), history.loss, net.predict(X).tobytes(), grads.theta.tobytes()))
@@ -229,7 +229,7 @@ def test_a_shared_layer_is_one_set_of_weights():
         h = shared(h) + x
     net = bp.Network(x, h, dtype="float64", seed=3)
     assert list(net.params) == ["loop.W", "loop.b"] and net.n_params == 12
-    assert [n.name for n in net._nodes if n.layer is shared] == ["loop", "loop@2", "loop@3", "loop@4"]
+    assert [n.name for n in net._model.graph.nodes if n.layer is shared] == ["loop", "loop@2", "loop@3", "loop@4"]
     X = RNG.standard_normal((6, 3))
     want = X
     for _ in range(4):
@@ -248,9 +248,9 @@ def test_a_network_as_a_layer():
     X, Y = RNG.standard_normal((2, 8, 3))
     assert len(net.params) == 6 and net.params["a.W"].tobytes() == inner.params["a.W"].tobytes()
     both = np.concatenate([inner.predict(X), inner.predict(Y)], 1)
-    last = [name for name in net.params if not any(name.startswith(n.base + ".") for n in inner._nodes)]
+    last = [name for name in net.params if not any(name.startswith(n.base + ".") for n in inner._model.graph.nodes)]
     assert len(last) >= 2
-    dense = net._nodes[-1].base
+    dense = net._model.graph.nodes[-1].base
     np.testing.assert_allclose(net.predict([X, Y]), both @ net.params[f"{dense}.W"] + net.params[f"{dense}.b"])
     net.fit([X, Y], RNG.standard_normal(8), epochs=3)
     assert state_of(inner) == before  # a copy of its weights
@@ -269,7 +269,7 @@ def test_parts():
     net.fit(X, y, loss=LOSSES)
     before = state_of(net)
     found = values(net, net.params, X)
-    numbers = {node.name: i for i, node in enumerate(net._nodes)}
+    numbers = {node.name: i for i, node in enumerate(net._model.graph.nodes)}
     hidden = net.part("words", "activate_2")
     np.testing.assert_allclose(hidden.predict(X[0]), found[numbers["activate_2"]], atol=1e-14)
     within = net.part("shared", "activate_2")
@@ -325,7 +325,7 @@ def test_frozen_layers_stay_bit_for_bit(optimizer, phase2, force):
     each = net.per_sample_gradients(X, y, loss=LOSSES)
     for name, g in grad.items():
         assert g.any() == (name.partition(".")[0] not in net.frozen)
-        p = net._parameters[name]
+        p = net._model.graph.parameters[name]
         assert each[:, p.offset : p.offset + p.rows * p.cols].any() == g.any()
     twin = net.copy()
     assert twin.frozen == net.frozen
@@ -503,6 +503,17 @@ def test_derivatives_refuse_and_change_nothing():
     assert state_of(net) == before
 
 
+def test_a_loss_without_a_second_derivative_says_so():
+    class Absolute(bp._losses.BuiltIn):
+        name = "absolute"
+
+    net = bp.Network([bp.Input(2), bp.Dense(3)])
+    X, Y, v = np.ones((5, 2)), np.ones((5, 3)), np.ones(net.n_params)
+    for product in (net.hvp, net.gauss_newton_product):
+        with pytest.raises(ValueError, match="loss: absolute has no second derivative here"):
+            product(X, Y, v, loss=Absolute())
+
+
 # ---- descriptions, copies, files ----
 
 
@@ -512,14 +523,14 @@ def test_summary_and_repr():
     lines = net.summary().splitlines()
     assert lines[0].split() == ["layer", "activation", "of", "output", "parameters"]
     table = {line.split()[0]: line for line in lines}
-    assert set(table) >= {node.name for node in net._nodes} | {"total"}
+    assert set(table) >= {node.name for node in net._model.graph.nodes} | {"total"}
     assert "words" in table["shared"] and "(n, 5, 4)" in table["shared"] and table["shared"].endswith("16")
     assert table["shared@2"].endswith("shared") and table["values"].endswith("frozen")
     assert table["total"].split() == ["total", "float64", f"{net.n_params:,}"]
     assert repr(net).startswith(
-        f"<Network {len(net._nodes)} layers -> labels (3,) -> values (4, 2) -> activate_2 (4, 4)"
+        f"<Network {len(net._model.graph.nodes)} layers -> labels (3,) -> values (4, 2) -> activate_2 (4, 4)"
     )
-    assert net.n_inputs == 23 and net.n_outputs == 27 and len(net.layers) == len(net._nodes)
+    assert net.n_inputs == 23 and net.n_outputs == 27 and len(net.layers) == len(net._model.graph.nodes)
 
 
 COPIES = {
@@ -725,6 +736,22 @@ def test_a_network_of_a_network_is_pickled_alone():
     assert len(pickle.dumps(net)) < 1.2 * alone
 
 
+def test_a_pickle_with_buffers_out_of_band_shares_no_memory():
+    X, y = RNG.random((30, 3)), RNG.integers(0, 2, 30)
+    net = bp.Network([bp.Input(3), bp.Dense(4, "tanh"), bp.Dense(2, "softmax")], dtype="float64")
+    net.fit(X, y, optimizer=bp.Adam())
+    buffers = []
+    data = pickle.dumps(net, protocol=5, buffer_callback=buffers.append)
+    foreign = [bytes(buffer.raw()) for buffer in buffers]
+    same = pickle.loads(data, buffers=foreign)  # which cannot be written
+    before = list(map(bytes, foreign))
+    for each in (net, same):
+        each.fit(X, y, optimizer=bp.Adam(), epochs=2)
+    assert state_of(same) == state_of(net) and len(buffers) == 3
+    assert before == foreign == [bytes(buffer.raw()) for buffer in buffers]
+    assert all(array.flags.owndata or array is same.theta for array in (same.theta, *same._model.memory.states))
+
+
 def test_what_is_frozen_stays_so_in_parts_and_in_larger_networks():
     body = bp.Network([bp.Input(4), bp.Dense(3, "tanh"), bp.Dense(2, "tanh", name="last")])
     body.frozen = {"dense_1"}
@@ -800,12 +827,12 @@ def test_names_of_networks_give_way(tmp_path):
     for joined in (nets, [bp.load(tmp_path / str(i)) for i in range(3)]):
         x, own = bp.Input(3), bp.Dense(2, name="out_2")
         net = bp.Network(x, bp.Add()(*(each(x) for each in joined), own(x)))
-        assert [node.name for node in net._nodes[1:-1]] == ["out", "out_3", "out_4", "out_2"]
+        assert [node.name for node in net._model.graph.nodes[1:-1]] == ["out", "out_3", "out_4", "out_2"]
         for name, each in zip(("out", "out_3", "out_4"), joined, strict=True):
             assert np.array_equal(net.params[f"{name}.W"], each.params["out.W"])
         net.frozen = ["out_3"]
         for twin in (net.part("input", "add_1"), net.copy(), pickle.loads(pickle.dumps(net))):
-            assert [node.name for node in twin._nodes] == [node.name for node in net._nodes]
+            assert [node.name for node in twin._model.graph.nodes] == [node.name for node in net._model.graph.nodes]
             assert twin.frozen == {"out_3"} and np.array_equal(twin.theta, net.theta)
         net.save(tmp_path / "joined")
         assert bp.load(tmp_path / "joined").summary() == net.summary()

@@ -51,9 +51,9 @@ def test_signals_at_any_moment_of_fit_leave_a_network_that_trains():
             except Stop:
                 hits += 1
             armed = False
-            memory = net._memory
+            memory = net._model.memory
             assert memory.optimizer is None or len(memory.states) == len(memory.optimizer.states)
-            with net._fitting:
+            with net._model.fitting:
                 pass  # the fit that was interrupted does not hold it
     finally:
         armed = False
@@ -87,7 +87,7 @@ def test_threads_share_the_plans_of_one_network():
     finally:
         sys.setswitchinterval(interval)
     assert not problems
-    assert sum(map(len, net._plans._free.values())) <= 64
+    assert sum(map(len, net._model.plans.values())) <= 64
 
 
 def test_a_copy_or_a_write_from_another_thread_waits_for_the_fit():
@@ -128,7 +128,7 @@ def test_what_load_would_refuse_is_not_saved(tmp_path):
 def test_a_refused_beginning_keeps_what_the_optimiser_has_learnt():
     net = make()
     net.fit(X, Y, optimizer=bp.Adam())
-    kept = net._memory
+    kept = net._model.memory
 
     class Refuses(bp.Callback):
         def on_fit_begin(self, state):
@@ -137,7 +137,7 @@ def test_a_refused_beginning_keeps_what_the_optimiser_has_learnt():
     with pytest.raises(Stop):
         net.fit(X, Y, optimizer=bp.SGD(momentum=0.9), callbacks=Refuses())
     net.fit(X, Y, optimizer=bp.SGD(), epochs=0)
-    assert net._memory is kept
+    assert net._model.memory is kept
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])

@@ -114,13 +114,13 @@ def test_one_hidden_layer_is_one_product(f, sizes, dtype, tolerance):
     """J = V^T diag(f'(z)) W^T, and what the way back finds."""
     net = hidden(f, sizes, dtype, bias=f != "relu")
     X = rows(net, 133)
-    assert _derivatives._quick(net, 1)
+    assert _derivatives._quick(net._model, 1)
     J = net.jacobian(X)
     tape = net.forward(X)
     want = np.einsum("jk,nj,ij->nki", net.params["dense_2.W"].astype(float), tape.df[1].astype(float),
                      net.params["dense_1.W"].astype(float))  # fmt: skip
     assert J.dtype == dtype and distance(J, want) <= 4 * tolerance
-    back = _derivatives._pulled(net, [X], 0, 0, sizes[2], 1)[0]
+    back = _derivatives._pulled(net._model, [X], 0, 0, sizes[2], 1)[0]
     assert distance(back, want) <= 4 * tolerance
     if sizes[2] == 1:
         assert np.array_equal(net.input_gradient(X, output=0), J[:, 0])
@@ -136,7 +136,7 @@ def test_it_follows_theta_and_takes_any_array():
     net.theta[:] *= 2
     assert not np.array_equal(net.jacobian(X), J) and np.array_equal(twin.jacobian(X), J)
     net.fit(X, np.zeros((50, 5)), epochs=2)
-    assert distance(net.jacobian(X), _derivatives._pulled(net, [X], 0, 0, 5, 1)[0]) < 1e-5
+    assert distance(net.jacobian(X), _derivatives._pulled(net._model, [X], 0, 0, 5, 1)[0]) < 1e-5
     net.frozen = {"dense_1"}
     assert net.jacobian(X).any()
 
@@ -149,7 +149,7 @@ def test_what_is_not_one_small_hidden_layer_goes_the_whole_way():
         [bp.Input(3), bp.Dense(4, bp.Activation(np.sin, np.cos)), bp.Dense(2)],
     ):  # fmt: skip
         net = bp.Network(layers, dtype="float64", seed=1)
-        assert _derivatives._quick(net, 1) is None
+        assert _derivatives._quick(net._model, 1) is None
         X = rows(net, 3)
         assert distance(net.jacobian(X), differences(net, X)) < 1e-9
 
@@ -280,7 +280,7 @@ def test_gradients_behind_a_frozen_recurrent_layer():
     net = bp.Network(x, bp.Dense(5)(h), dtype="float64", seed=3)
     net.frozen = {"l"}
     X = np.random.default_rng(2).normal(size=(70, 4, 3))
-    whole = _derivatives.output_gradients(net, [X], 0, 1)
+    whole = _derivatives.output_gradients(net._model, [X], 0, 1)
     for i in (0, 33, 69):
-        alone = _derivatives.output_gradients(net, [X[i : i + 1]], 0, 1)
+        alone = _derivatives.output_gradients(net._model, [X[i : i + 1]], 0, 1)
         np.testing.assert_allclose(whole[5 * i : 5 * i + 5], alone, atol=1e-12)

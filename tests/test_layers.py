@@ -92,7 +92,7 @@ def test_hessian_products(op):
 @every_layer
 def test_hessian_products_with_frozen_layers(op):
     for each in examples(op):
-        for frozen in {node.base for node in each.net._nodes if node.parameters}:
+        for frozen in {node.base for node in each.net._model.graph.nodes if node.parameters}:
             net = each.net.copy()
             net.frozen = {frozen}
             v = direction(net)
@@ -108,7 +108,7 @@ def test_gauss_newton_products(op):
         X, y = each.args
         got = net.gauss_newton_product(X, y, v, **SQUARED)
         if len(each.X) == 1 and not is_truncated(net):
-            J = output_gradients(net, [X], 0, 1)
+            J = output_gradients(net._model, [X], 0, 1)
             positions = y[0].size / y.shape[-1]
             close(got, J.T @ (J @ v) / (len(y) * positions), 1e-12)
         learned = net.predict(X)
@@ -148,7 +148,7 @@ def test_bits_do_not_depend_on_threads(op, dtype, way, force):
     v = direction(wanted.net)
     want = [call(*wanted.args, v, **SQUARED) for call in (wanted.net.hvp, wanted.net.gauss_newton_product)]
     force(*way)
-    net, found = wanted.net._like(dtype), []
+    net, found = bp.Network._of(wanted.net._model.like(dtype)), []
     try:
         for n_threads in (1, 2, 3):
             bp.set_num_threads(n_threads)
@@ -163,13 +163,14 @@ def test_bits_do_not_depend_on_threads(op, dtype, way, force):
 
 PROGRAM = """
 import sys
+import bpcore as bp
 import numpy as np
 from layer_examples import examples
 found = {}
 for op in ("simple_rnn", "lstm", "gru", "layer_norm", "max_pool2d"):
     for dtype in ("float32", "float64"):
         for i, each in enumerate(examples(op, rows=40)):
-            net = each.net._like(dtype)
+            net = bp.Network._of(each.net._model.like(dtype))
             found[f"{op} {i} {dtype}"] = net.hvp(*each.args, np.ones(net.n_params), loss="squared_error")
 np.savez(sys.argv[1], **found)
 """

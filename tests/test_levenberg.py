@@ -32,7 +32,7 @@ def fit(net, X=X1, y=Y1, epochs=1, **settings):
 
 
 def facts(net):
-    return net.theta.tobytes(), net.step, net.epoch, net._memory
+    return net.theta.tobytes(), net.step, net.epoch, net._model.memory
 
 
 # ---- what it finds ----
@@ -166,7 +166,7 @@ def test_three_steps_twice_are_six(how, tmp_path):
         parts = bp.load(tmp_path / "net")
     three += fit(parts, epochs=3).loss
     assert three == six and facts(parts) == facts(whole)
-    assert whole.epoch == 6 and whole.step == whole._memory.updates == 6
+    assert whole.epoch == 6 and whole.step == whole._model.memory.updates == 6
 
 
 def test_any_number_of_threads_has_the_same_bits(force):

@@ -56,10 +56,10 @@ def test_reuse_changes_no_bit(case, phase2, monkeypatch):
 
 def test_memory_is_saved_and_shown():
     net = deep()
-    cut, shared, apart = _plans.memory(net, 32)
+    cut, shared, apart = _plans.memory(net._model, 32)
     assert cut == shared < 0.8 * apart
     assert "a step on 32 examples: " in net.summary() and "without reuse" in net.summary()
-    few, many = (_plans.memory(deep(depth=depth), 32) for depth in (6, 24))
+    few, many = (_plans.memory(deep(depth=depth)._model, 32) for depth in (6, 24))
     assert (many[1] - few[1]) < 0.8 * (many[2] - few[2])
 
 
@@ -72,7 +72,7 @@ def test_many_layers_are_placed_in_linear_time():
             layers += [bp.Scale(), bp.Activate("tanh")]
         net = bp.Network(layers)
         begin = time.process_time()
-        _plans.memory(net, 1)
+        _plans.memory(net._model, 1)
         return time.process_time() - begin
 
     seconds(100)

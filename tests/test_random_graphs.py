@@ -48,7 +48,7 @@ def test_every_layer_is_drawn():
 def check_values(case):
     """To 1e-12 of the largest: NumPy's evaluation of the same nodes."""
     found = values(case.net, case.net.params, case.X)
-    for answer, i in zip(case.predicted(case.X), case.net._graph.outputs, strict=True):
+    for answer, i in zip(case.predicted(case.X), case.net._model.graph.outputs, strict=True):
         close(answer, found[i], 1e-12)
     cost = case.cost(case.net.params)
     close(case.net.evaluate(*case.args, **case.options)["loss"], cost, 1e-10)
@@ -128,7 +128,7 @@ def listed(net, found):
 def test_jacobians(case):
     """To 1e-10: complex steps by each input; and the same bits on one thread as on three."""
     net, n = case.net, len(case.X[0])
-    outputs, inputs = [net._ends(ends) for ends in (net._graph.outputs, net._graph.inputs)]
+    outputs, inputs = net._model.outputs, net._model.inputs
     got = listed(net, net.jacobian(case.args[0]))
     for i, (node, X) in enumerate(zip(inputs, case.X, strict=True)):
         want = [np.empty((n, one.n_out, node.n_out)) for one in outputs]
@@ -136,7 +136,7 @@ def test_jacobians(case):
             moved = X.reshape(n, -1).astype(complex)
             moved[:, k] += 1e-30j
             found = values(net, net.params, [*case.X[:i], moved.reshape(X.shape), *case.X[i + 1 :]])
-            for J, number in zip(want, net._graph.outputs, strict=True):
+            for J, number in zip(want, net._model.graph.outputs, strict=True):
                 J[:, :, k] = found[number].reshape(n, -1).imag / 1e-30
         for row, J in zip(got, want, strict=True):
             assert row[i].dtype == net.dtype
@@ -235,7 +235,7 @@ def test_the_same_bits_with_checkpoints(phase2, dtype):
 
     @many(120, rows=(33, 70), dtype=dtype)
     def check(case):
-        first, names = facts(case, 1), _checkpoint._places(case.net._graph)
+        first, names = facts(case, 1), _checkpoint._places(case.net._model.graph)
         rng = np.random.default_rng(len(case.X[0]))
         for share in (0.2, 0.5, 1.0):
             case.net.checkpoint = [name for name in names if rng.random() < share] or True
@@ -278,15 +278,15 @@ def test_parts_and_networks_as_layers(case):
     """The values of each node, by its part; and twice those of the network, by it and a copy under the same names."""
     net, found = case.net, values(case.net, case.net.params, case.X)
     data = dict(zip(net.inputs, case.X, strict=True))
-    for i, node in enumerate(net._nodes):
+    for i, node in enumerate(net._model.graph.nodes):
         if not node.inputs:
             continue
         used = [i]
         for k in used:
-            used += net._nodes[k].inputs
-        part = net.part([net._nodes[k].name for k in net._graph.inputs if k in used], node.name)
+            used += net._model.graph.nodes[k].inputs
+        part = net.part([net._model.graph.nodes[k].name for k in net._model.graph.inputs if k in used], node.name)
         close(part.predict({name: data[name] for name in part.inputs}), found[i], 1e-12)
-    inputs = [bp.Input(node.shape, integer=node.layer.integer) for node in net._ends(net._graph.inputs)]
+    inputs = [bp.Input(node.shape, integer=node.layer.integer) for node in net._model.inputs]
     pairs = [net(*inputs), net.part(list(net.inputs), list(net.outputs))(*inputs)]
     ends = [a + b for a, b in zip(*(ends if isinstance(ends, list) else [ends] for ends in pairs), strict=True)]
     twice = bp.Network(inputs, ends, dtype="float64")
@@ -313,8 +313,8 @@ def test_files(tmp_path):
         net.fit(*case.args, **case.options, optimizer=bp.Adam(lr=1e-3), batch_size=2)
         net.save(tmp_path / "net")
         back = bp.load(tmp_path / "net", custom=CUSTOM)
-        assert [(n.name, n.shape, n.inputs, n.parameters) for n in back._nodes] == [
-            (n.name, n.shape, n.inputs, n.parameters) for n in net._nodes
+        assert [(n.name, n.shape, n.inputs, n.parameters) for n in back._model.graph.nodes] == [
+            (n.name, n.shape, n.inputs, n.parameters) for n in net._model.graph.nodes
         ]
         assert repr(back) == repr(net) and back.summary() == net.summary()
         for each in (net, back):

@@ -27,7 +27,7 @@ def make(seed=1, hidden=8, **settings):
 
 
 def state_of(net):
-    return [a.tobytes() for a in (net.theta, *net._memory.states)], net.step, net._memory.updates
+    return [a.tobytes() for a in (net.theta, *net._model.memory.states)], net.step, net._model.memory.updates
 
 
 class AfterBatch(bp.Callback):
@@ -116,7 +116,7 @@ def test_divergence_keeps_the_last_whole_step(kind, n, at, always, phase2, n_thr
         twin.fit(X[: at // 10 * 10], y[: at // 10 * 10], **settings)
     assert state_of(net) == state_of(twin) and net.step == begin + at // 10
     assert net.epoch == epoch
-    assert np.isfinite(net.theta).all() and all(np.isfinite(a).all() for a in net._memory.states)
+    assert np.isfinite(net.theta).all() and all(np.isfinite(a).all() for a in net._model.memory.states)
     net.fit(*good, **settings)  # it goes on
     twin.epoch = epoch
     twin.fit(*good, **settings)
@@ -388,7 +388,7 @@ for delay in (0.2, 0.27, 0.34, 0.41):
         if end % per_epoch:
             twin.fit(X, y, callbacks=Stop(), **settings)
     assert twin.step == net.step and (twin.theta == net.theta).all()
-    states = zip(twin._memory.states, net._memory.states)
+    states = zip(twin._model.memory.states, net._model.memory.states)
     assert not net.step or all((a == b).all() for a, b in states)
     assert np.isfinite(net.predict(X[:5])).all()
     net.fit(X[:50], y[:50])

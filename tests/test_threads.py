@@ -222,7 +222,7 @@ def test_forcing_by_environment():
     from bpcore import _core
     net = bp.Network([bp.Input(2), bp.Dense(4, "relu"), bp.Dense(4, "relu"), bp.Dense(1)])
     net.fit([[1.0, 2.0]] * 300, [1.0] * 300, batch_size=300, n_threads=3)
-    ((made,),) = net._plans._free.values()
+    ((made,),) = net._model.plans.values()
     print(json.dumps([sum(k > 0 for k in _core.pool_tasks(5)), made.plan.describe()["shards"] > 0]))
     """
     assert run(script) == [1, True]

@@ -23,15 +23,15 @@ def trained(n_out=2, output="identity", y=Y, dtype="float32"):
     """A network with something to lose: counters and an optimiser's state."""
     net = bp.Network([bp.Input(3), bp.Dense(5, "tanh"), bp.Dense(n_out, output)], dtype=dtype, seed=7)
     net.fit(X, y, optimizer=bp.SGD(lr=0.01, momentum=0.5), epochs=1, batch_size=100)
-    assert net.step == 3 and net._memory.states[0].any()
+    assert net.step == 3 and net._model.memory.states[0].any()
     return net
 
 
 def everything(net):
-    state = net.__getstate__()
-    assert {"_theta", "step", "epoch", "_seed", "_memory"} <= set(state)
+    state = net._model.__getstate__()
+    assert {"theta", "step", "epoch", "seed", "memory"} <= set(state)
     return {
-        key: (value.optimizer, [a.tobytes() for a in value.states], value.updates) if key == "_memory"
+        key: (value.optimizer, [a.tobytes() for a in value.states], value.updates) if key == "memory"
         else value.tobytes() if isinstance(value, np.ndarray)
         else value
         for key, value in state.items()

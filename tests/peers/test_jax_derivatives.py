@@ -175,7 +175,7 @@ def test_products_of_layers(op):
         net, v = each.net, np.random.default_rng(6).standard_normal(each.net.n_params)
 
         def outputs(theta, net=net, X=each.X):
-            return values(net, by_name(net, theta), X, JAX, TABLE)[net._graph.outputs[0]]
+            return values(net, by_name(net, theta), X, JAX, TABLE)[net._model.graph.outputs[0]]
 
         def cost(a, y=each.y):
             return loss_of(JAX, "squared_error", a, y).mean()
@@ -221,7 +221,7 @@ def test_products_of_graphs(case):
         read = {"binary_cross_entropy": lambda a: jnp.log(a) - jnp.log(1 - a), "cross_entropy": jnp.log}
         return [
             read.get(loss if isinstance(loss, str) else "", lambda a: a)(found[i])
-            for i, loss in zip(net._graph.outputs, case.loss, strict=True)
+            for i, loss in zip(net._model.graph.outputs, case.loss, strict=True)
         ]
 
     def cost_of(zs):
@@ -244,7 +244,7 @@ def test_jacobians_of_graphs(case):
 
     def answers(xs):
         found = values(net, net.params, [x[None] for x in xs], JAX)
-        return [found[i].ravel() for i in net._graph.outputs]
+        return [found[i].ravel() for i in net._model.graph.outputs]
 
     got = net.jacobian(case.args[0])
     got = [got] if len(net.outputs) == 1 else got

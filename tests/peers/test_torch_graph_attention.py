@@ -29,7 +29,7 @@ def check(net, X, y, answer, p):
     torch_loss = F.mse_loss(answer, torch.tensor(y))
     torch_loss.backward()
     assert abs(loss - torch_loss.item()) <= TOLERANCE * loss
-    for name, at in net._parameters.items():
+    for name, at in net._model.graph.parameters.items():
         part = gradient[at.offset : at.offset + at.rows * at.cols].reshape(at.shape)
         size = max(np.abs(p[name].grad.numpy()).max(), 1e-4)  # that of the keys' bias is zero: softmax cancels it
         assert np.abs(part - p[name].grad.numpy()).max() <= TOLERANCE * size, name

@@ -41,7 +41,7 @@ def gradients(layer, kind):
 
 def parts(net, theta, name):
     return {full.partition(".")[2]: theta[p.offset : p.offset + p.rows * p.cols].reshape(p.shape)
-            for full, p in net._parameters.items() if full.startswith(name + ".")}  # fmt: skip
+            for full, p in net._model.graph.parameters.items() if full.startswith(name + ".")}  # fmt: skip
 
 
 def walk(layer, x, truncate=None, lengths=None):

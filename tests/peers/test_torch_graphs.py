@@ -153,7 +153,7 @@ def check(case):
     found = values(net, params, [torch.tensor(x) for x in case.X], None, TABLE)
     E = []
     for i, answer, y, loss, weight in zip(
-        net._graph.outputs, case.predicted(case.X), case.y, case.loss, case.weight, strict=True
+        net._model.graph.outputs, case.predicted(case.X), case.y, case.loss, case.weight, strict=True
     ):
         close(answer, found[i])
         e = loss_of(loss, found[i], torch.tensor(y))

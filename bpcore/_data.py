@@ -1,0 +1,141 @@
+"""X, y and weights of one call, and passes over them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from bpcore import _core, _errors, _losses, _plans, _validate
+from bpcore._model import Model
+
+SLICE_SECONDS = 0.015  # and a stage more may pass before Ctrl-C is heard
+
+
+class Data:
+    """X, y and weights of one call, checked against a model and a loss."""
+
+    def __init__(
+        self, model: Model, X: Any, y: Any, loss: Any, sample_weight: Any, check_finite: bool = True,
+        called: tuple[str, str] = ("X", "y"),
+    ) -> None:  # fmt: skip
+        self.dtype = model.dtype
+        self.outputs = outputs = model.outputs
+        self.losses = _losses.resolve_all(loss, outputs)
+        self.arrays = _validate.inputs(X, model.inputs, model.dtype, check_finite, called[0])
+        self.n = len(self.arrays[0])
+        self.names = [node.name for node in outputs]
+        self.targets = [
+            _losses.target(weighted.loss, part, self.n, node.shape, model.dtype, check_finite, name)
+            for weighted, node, (name, part) in zip(
+                self.losses, outputs, _validate.parts(called[1], y, self.names), strict=True
+            )
+        ]
+        masked = len(outputs) == 1 and not isinstance(self.losses[0].loss, _losses.Loss)
+        positions = outputs[0].shape[:-1] if masked else ()
+        self.weight = _validate.weights(sample_weight, self.n, positions, model.dtype)
+
+    def advise(self) -> None:
+        """A UserWarning for a loss that the outputs are not made for."""
+        for i, weighted in enumerate(self.losses):
+            if isinstance(weighted.loss, _losses.CrossEntropy):
+                activation = getattr(self.outputs[i].layer, "activation", None)
+                if isinstance(activation, str) and activation != "softmax":
+                    _errors.warn(
+                        f"loss: cross_entropy is for outputs that sum to 1, and {self.names[i]} has {activation} ones; "
+                        "use softmax, or for classes that do not exclude each other logistic and binary_cross_entropy"
+                    )
+
+    @property
+    def weights(self) -> int:
+        """Weights an example: none, one, or one a position."""
+        return 0 if self.weight is None else math.prod(self.weight.shape[1:])
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether the only output is classes."""
+        return len(self.losses) == 1 and _losses.has_accuracy(self.losses[0].loss)
+
+    @property
+    def of_outputs(self) -> list[str]:
+        """What a History keeps of each of several outputs."""
+        both = zip(self.names, self.losses, strict=True) if len(self.losses) > 1 else ()
+        kinds = ("loss", "accuracy")
+        return [f"val_{name}_{kind}" for name, own in both for kind in kinds[: 1 + _losses.has_accuracy(own.loss)]]
+
+    @property
+    def by_output(self) -> dict[str, int]:
+        """What a History keeps of each of several outputs as it is trained: numbers of losses by name."""
+        names = [f"{name}_loss" for name in self.names] if len(self.losses) > 1 else ()
+        return {name: i for i, name in enumerate(names) if not name.startswith("val_")}  # which is for validation
+
+    def key(self, flags: int, rows: int, n_threads: int) -> _plans.Key:
+        """Of the plan for this data."""
+        losses = tuple(
+            _plans.PlanLoss(i, weighted.loss, weighted.weight, t.cols, t.is_integer)
+            for i, (weighted, t) in enumerate(zip(self.losses, self.targets, strict=True))
+        )
+        return _plans.Key(flags, rows, n_threads, losses, self.weights)
+
+    def ports(self, compiled: _plans.Compiled) -> list[tuple[int, np.ndarray]]:
+        """y and the weights, for the plan's buffers."""
+        used = [t.array for t in self.targets]
+        weight = [] if self.weight is None else [(compiled.weight, self.weight)]
+        return [*zip(compiled.targets, used, strict=True), *weight]
+
+    def run(self, model: Model, compiled: _plans.Compiled) -> _core.Run:
+        """A run of the plan over this data."""
+        run = _core.Run(compiled.plan, model.theta)
+        ins = [*zip(compiled.inputs, self.arrays, strict=True), *self.ports(compiled)]
+        run.ports(
+            ins,
+            weight=-1 if self.weight is None else len(ins) - 1,
+            target_shapes=[t.shape for t in self.targets],
+        )
+        return run
+
+    def evaluate(self, model: Model, n_threads: int) -> dict[str, float]:
+        """Loss and, where classes make it mean something, accuracy; of several outputs also by name."""
+        with _plans.take(model, self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads)) as compiled:
+            run = self.run(model, compiled)
+            whole(run, self.n, n_threads)
+            sums = run.losses()
+        result = {"loss": 0.0}
+        for name, weighted, (loss, weight, hits) in zip(self.names, self.losses, sums, strict=True):
+            result["loss"] += weighted.weight * (loss / weight)
+            prefix = f"{name}." if len(sums) > 1 else ""
+            if prefix:
+                result[f"{name}.loss"] = loss / weight
+            if _losses.has_accuracy(weighted.loss):
+                result[f"{prefix}accuracy"] = hits / weight
+        return result
+
+    def value_and_grad(self, model: Model, n_threads: int) -> tuple[float, np.ndarray]:
+        """C and dC/dtheta."""
+        grad = np.zeros_like(model.theta)
+        with _plans.take(model, self.key(_plans.TRAIN, self.n, n_threads)) as compiled:
+            run = self.run(model, compiled)
+            run.optimizer("gradient", (grad,))
+            loss, weight = whole(run, self.n, n_threads)[:2]
+        return loss / weight, grad
+
+
+def whole(run: _core.Run, n: int, n_threads: int) -> tuple[float, float, float]:
+    """One pass over n rows as a single batch, in slices between which Ctrl-C is heard; sums of wE, w and hits."""
+    run.begin(n, n)
+    while run.slice(n_threads, SLICE_SECONDS, fresh=False) == _core.PAUSED:
+        pass
+    loss, weight, hits = run.progress()[:3]
+    return loss, weight, hits
+
+
+def predict(model: Model, arrays: list[np.ndarray], n_threads: int) -> list[np.ndarray]:
+    """The outputs for checked inputs."""
+    n = len(arrays[0])
+    outs = [np.empty((n, *node.shape), model.dtype) for node in model.outputs]
+    with _plans.take(model, _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, n_threads)) as compiled:
+        run = _core.Run(compiled.plan, model.theta)
+        run.ports(list(zip(compiled.inputs, arrays, strict=True)), list(zip(compiled.outputs, outs, strict=True)))
+        whole(run, n, n_threads)
+    return outs

@@ -1,0 +1,106 @@
+"""What a network is made of: `Network` is the face that users see of it, and all other modules work with this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from bpcore import _checkpoint, _core, _validate
+from bpcore._graph import Graph, Node
+from bpcore._optimizers import Memory
+
+
+def aligned(n: int, dtype: np.dtype[Any]) -> np.ndarray:
+    """(n,) zeros that begin at a multiple of 64 bytes."""
+    raw = np.zeros(n * dtype.itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + n * dtype.itemsize].view(dtype)
+
+
+class _Views(dict[str, np.ndarray]):
+    def __missing__(self, name: str) -> np.ndarray:
+        return self[_validate.key("params", name, self)]
+
+
+class Model:
+    """A graph, its parameters, and how far they are trained.
+
+    theta: all parameters; params: views of it by name.  frozen: names of layers that `fit` leaves alone.  step, epoch:
+    counted over all fits.  memory: what the optimiser keeps from one fit to the next.  fitting: held by a fit.
+    plans: those that no call is using, see _plans.take; jacobians: see _derivatives.
+    """
+
+    theta: np.ndarray
+    params: Mapping[str, np.ndarray]
+    fitting: _core.OneAtATime
+    plans: dict[Any, list[Any]]
+    jacobians: dict[int, _core.Predictor | None]
+
+    def __init__(
+        self,
+        graph: Graph,
+        dtype: np.dtype[Any],
+        seed: int,
+        checkpoint: _checkpoint.Checkpoint = None,
+        frozen: frozenset[str] = frozenset(),
+    ) -> None:
+        self.graph, self.dtype, self.seed = graph, dtype, seed
+        self.checkpoint, self.frozen = checkpoint, frozen
+        self.step = self.epoch = 0
+        self.memory = Memory()
+        self._bind(aligned(sum(p.rows * p.cols for p in graph.parameters.values()), dtype))
+
+    def _bind(self, theta: np.ndarray) -> None:
+        """Makes theta the parameters, with nothing compiled for them yet."""
+        self.theta = theta
+        views = ((name, p.of(theta)) for name, p in self.graph.parameters.items())
+        self.params = MappingProxyType(_Views(views))
+        self.fitting = _core.OneAtATime()
+        self.forget_plans()
+
+    def forget_plans(self) -> None:
+        """Plans are compiled anew from now on: for what is frozen, or the checkpoint, has changed."""
+        self.plans, self.jacobians = {}, {}
+
+    @property
+    def inputs(self) -> list[Node]:
+        """The nodes of the inputs."""
+        return [self.graph.nodes[i] for i in self.graph.inputs]
+
+    @property
+    def outputs(self) -> list[Node]:
+        """The nodes of the outputs."""
+        return [self.graph.nodes[i] for i in self.graph.outputs]
+
+    @property
+    def frozen_parameters(self) -> set[str]:
+        """Names of the parameters of frozen layers."""
+        return {name for node in self.graph.nodes if node.base in self.frozen for name in node.parameters}
+
+    def like(self, dtype: Any) -> Model:
+        """The same with the same parameters in another dtype, without memory of training."""
+        twin = Model(self.graph, np.dtype(dtype), self.seed, self.checkpoint, self.frozen)
+        twin.theta[:] = self.theta
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.fitting.check("copy")
+        state = self.__dict__.copy()
+        for name in ("params", "fitting", "plans", "jacobians"):
+            del state[name]
+        return {**state, "theta": self.theta.copy(), "memory": self.memory._replace(states=_copies(self.memory.states))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # arrays are copied on both sides: a pickle's buffers may be out of band, and then belong to someone else
+        self.__dict__.update(state)
+        self.memory = self.memory._replace(states=_copies(self.memory.states))
+        theta = aligned(state["theta"].size, self.dtype)
+        theta[:] = state["theta"]
+        self._bind(theta)
+
+
+def _copies(arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    return tuple(array.copy() for array in arrays)
