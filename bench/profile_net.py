@@ -27,11 +27,11 @@ from bench_epoch import NETS, data, net
 GROUPS = {
     "products": r"bp_(tile|whole_\d|panel|multiply|chains|outer|do_tile|do_product)",
     "packing": r"bp_(pack|turn)",
-    "update": r"bp_(update|sum|dense_step)",
+    "moves": r"bp_(rule|sum|clip|squares|dense_step|move)|^move",
     "gradient of b": r"bp_(dense_param_grad|bias_grad|do_column_sums)",
     "loss": r"bp_(\w*entropy|exponentials|count|squared|mse|huber)|^loss",
     "functions": r"bp_(f_|activation|elementwise|softmax)",
-    "reading": r"gather|do_copy|bp_convert|mem(move|cpy|set)",
+    "reading": r"gather|do_copy|convert|mem(move|cpy|set)",
     "waiting": r"barrier",
 }
 

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, embedsignature=True
 """The only binding to C: turns arrays into pointers, releases the GIL, maps status codes.
 
-Nothing here decides; `bpcore/_validate.py` has checked what comes in.  A Plan owns its arena, a Run borrows the plan
-and every array it was given, and keeps references to them.
+Nothing here decides; `bpcore/_validate.py` has checked what comes in.  A compiled Plan is only read, and shared; a Run
+owns its arena, borrows the plan and every array it was given, and keeps references to them.
 """
 cimport cython
 cimport numpy as cnp
@@ -32,17 +32,19 @@ include "binding/bp.pxi"
 
 FORWARD, CACHE, LOSS, BACKWARD, INPUT_GRAD, REUSE, EACH = (
     BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE, BP_DO_EACH)
+MOVE, FUSE, BOUNDARY, STRIPS = BP_DO_MOVE, BP_DO_FUSE, BP_DO_BOUNDARY, BP_DO_STRIPS
 PAUSED, DONE, NONFINITE_LOSS, NONFINITE_PARAM = BP_PAUSED, BP_DONE, BP_E_NONFINITE_LOSS, BP_E_NONFINITE_PARAM
 MAX_THREADS = BP_MAX_THREADS
 MAX_OPERANDS = BP_MAX_OPERANDS
+HIDDEN_ROOM = BP_HIDDEN_ROOM
 
 
 cdef _names(const char *(*name)(int) noexcept nogil):
-    found, i = [], 0
+    names, i = [], 0
     while name(i) != NULL:
-        found.append(name(i).decode())
+        names.append(name(i).decode())
         i += 1
-    return tuple(found)
+    return tuple(names)
 
 
 bp_isa_use(NULL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from bpcore import _core, _errors, _losses, _plans, _validate
 from bpcore._model import Model
+from bpcore._plan_cache import Lent
 
 SLICE_SECONDS = 0.015  # and a stage more may pass before Ctrl-C is heard
 
@@ -64,7 +66,7 @@ class Data:
         kinds = ("loss", "accuracy")
         return [f"val_{name}_{kind}" for name, own in both for kind in kinds[: 1 + _losses.has_accuracy(own.loss)]]
 
-    @property
+    @functools.cached_property
     def by_output(self) -> dict[str, int]:
         """What a History keeps of each of several outputs as it is trained: numbers of losses by name."""
         names = [f"{name}_loss" for name in self.names] if len(self.losses) > 1 else ()
@@ -84,21 +86,20 @@ class Data:
         weight = [] if self.weight is None else [(compiled.weight, self.weight)]
         return [*zip(compiled.targets, used, strict=True), *weight]
 
-    def run(self, model: Model, compiled: _plans.Compiled) -> _core.Run:
-        """A run of the plan over this data."""
-        run = _core.Run(compiled.plan, model.theta)
-        ins = [*zip(compiled.inputs, self.arrays, strict=True), *self.ports(compiled)]
-        run.ports(
+    def feed(self, lent: Lent) -> _core.Run:
+        """The run, with this data at its ports."""
+        ins = [*zip(lent.compiled.inputs, self.arrays, strict=True), *self.ports(lent.compiled)]
+        lent.run.ports(
             ins,
             weight=-1 if self.weight is None else len(ins) - 1,
             target_shapes=[t.shape for t in self.targets],
         )
-        return run
+        return lent.run
 
     def evaluate(self, model: Model, n_threads: int) -> dict[str, float]:
         """Loss and, where classes make it mean something, accuracy; of several outputs also by name."""
-        with _plans.take(model, self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads)) as compiled:
-            run = self.run(model, compiled)
+        with _plans.take(model, self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads)) as lent:
+            run = self.feed(lent)
             whole(run, self.n, n_threads)
             sums = run.losses()
         result = {"loss": 0.0}
@@ -114,8 +115,8 @@ class Data:
     def value_and_grad(self, model: Model, n_threads: int) -> tuple[float, np.ndarray]:
         """C and dC/dtheta."""
         grad = np.zeros_like(model.theta)
-        with _plans.take(model, self.key(_plans.TRAIN, self.n, n_threads)) as compiled:
-            run = self.run(model, compiled)
+        with _plans.take(model, self.key(_plans.TRAIN, self.n, n_threads)) as lent:
+            run = self.feed(lent)
             run.optimizer("gradient", (grad,))
             loss, weight = whole(run, self.n, n_threads)[:2]
         return loss / weight, grad
@@ -134,8 +135,8 @@ def predict(model: Model, arrays: list[np.ndarray], n_threads: int) -> list[np.n
     """The outputs for checked inputs."""
     n = len(arrays[0])
     outs = [np.empty((n, *node.shape), model.dtype) for node in model.outputs]
-    with _plans.take(model, _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, n_threads)) as compiled:
-        run = _core.Run(compiled.plan, model.theta)
-        run.ports(list(zip(compiled.inputs, arrays, strict=True)), list(zip(compiled.outputs, outs, strict=True)))
-        whole(run, n, n_threads)
+    with _plans.take(model, _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, n_threads)) as lent:
+        ins, answers = zip(lent.compiled.inputs, arrays, strict=True), zip(lent.compiled.outputs, outs, strict=True)
+        lent.run.ports(list(ins), list(answers))
+        whole(lent.run, n, n_threads)
     return outs

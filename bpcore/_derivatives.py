@@ -25,7 +25,6 @@ from bpcore._tangents import Tangents
 PULL = _plans.TRAIN | _core.INPUT_GRAD
 EACH = _plans.TRAIN | _core.EACH
 _COTANGENTS = 32  # ways back for one way forward: a signal is heard in between
-_HIDDEN_ROOM = 4096  # as in hidden_jacobian.inc
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,12 @@ def _pulled(
     outs = [None if node.layer.integer else np.zeros((n, count, node.n_out), model.dtype) for node in model.inputs]
     for done in range(0, count, _COTANGENTS):
         key = _pulling(PULL, output, n_out, min(_COTANGENTS, count - done), threads)
-        with _plans.take(model, key) as compiled:
-            run = _core.Run(compiled.plan, model.theta)
+        with _plans.take(model, key) as lent:
+            compiled, run = lent.compiled, lent.run
             grads = [compiled.plan.grad(buffer) for buffer in compiled.inputs]
             wanted = [(g, out[:, done:]) for g, out in zip(grads, outs, strict=True) if out is not None and g >= 0]
             run.ports(list(zip(compiled.inputs, arrays, strict=True)), wanted)
-            run.seeds(first + done, count)
+            run.cotangents(first + done, count)
             whole(run, n, threads)
     return outs
 
@@ -111,7 +110,7 @@ def jacobian(model: Model, X: Any, n_threads: int | None) -> Any:
 def _quick(model: Model, threads: int) -> _core.Predictor | None:
     """What answers rows with their Jacobians, where those of one hidden layer are an operation; see
     csrc/kernels/hidden_jacobian.inc."""
-    known = model.jacobians
+    known = model.plans.jacobians
     if threads not in known:
         known[threads] = _hidden_jacobian(model, threads)
     return known[threads]
@@ -123,7 +122,7 @@ def _hidden_jacobian(model: Model, threads: int) -> _core.Predictor | None:
         return None
     n_in, n, n_out = (node.n_out for node in nodes)
     f = nodes[1].layer.activation
-    if not isinstance(f, str) or f in ("identity", "softmax") or n_in * n * n_out > _HIDDEN_ROOM:
+    if not isinstance(f, str) or f in ("identity", "softmax") or n_in * n * n_out > _core.HIDDEN_ROOM:
         return None
     plan, table = _core.Plan(model.dtype), model.graph.parameters
     slots = [[plan.param(p.offset, p.rows, p.cols, p.decay) for p in (table[name] for name in node.parameters)]
@@ -144,9 +143,9 @@ def per_sample_gradients(model: Model, X: Any, y: Any, loss: Any, n_threads: int
     data = Data(model, X, y, loss, None)
     grads = np.zeros((data.n, model.theta.size), model.dtype)
     threads = _threads.resolve(n_threads)
-    with _plans.take(model, data.key(EACH, _plans.INFERENCE_ROWS, threads)) as compiled:
-        run = data.run(model, compiled)
-        run.optimizer("each", (grads,))
+    with _plans.take(model, data.key(EACH, _plans.INFERENCE_ROWS, threads)) as lent:
+        run = data.feed(lent)
+        run.each(grads)
         whole(run, data.n, threads)
     return grads
 
@@ -157,11 +156,11 @@ def output_gradients(model: Model, arrays: list[np.ndarray], output: int, thread
     grads = np.zeros((n, n_out, model.theta.size), model.dtype)
     for first in range(0, n_out, _COTANGENTS):
         key = _pulling(EACH, output, n_out, min(_COTANGENTS, n_out - first), threads)
-        with _plans.take(model, key) as compiled:
-            run = _core.Run(compiled.plan, model.theta)
-            run.ports(list(zip(compiled.inputs, arrays, strict=True)))
-            run.optimizer("each", (grads[:, first:],))
-            run.seeds(first, n_out)
+        with _plans.take(model, key) as lent:
+            run = lent.run
+            run.ports(list(zip(lent.compiled.inputs, arrays, strict=True)))
+            run.each(grads[:, first:])
+            run.cotangents(first, n_out)
             whole(run, n, threads)
     return grads.reshape(-1, model.theta.size)
 
@@ -190,8 +189,8 @@ def hvp(model: Model, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any, n_t
     grad = np.zeros_like(both)
     threads = _threads.resolve(n_threads)
     key = data.key(_plans.TRAIN, data.n, threads)
-    with _plans.take(model, key, _directional) as compiled:
-        run = _core.Run(compiled.plan, both)
+    with _plans.take(model, key, _directional, both) as lent:
+        compiled, run = lent.compiled, lent.run
         ones = [(buffer, np.ones((1, cols), model.dtype)) for buffer, cols in compiled.ones]
         ins = [*ones, *zip(compiled.inputs, data.arrays, strict=True), *data.ports(compiled)]
         run.ports(ins, weight=-1 if data.weight is None else len(ins) - 1, repeats=(1,) * len(ones))
@@ -246,8 +245,8 @@ def gauss_newton_product(
     # u = H_L J v, by a forward pass
     forward = _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, threads, data.key(0, 0, 0).losses)
     curved = [np.empty((data.n, node.n_out), model.dtype) for node in data.outputs]
-    with _plans.take(model, forward, _curvature) as compiled:
-        run = _core.Run(compiled.plan, both)
+    with _plans.take(model, forward, _curvature, both) as lent:
+        compiled, run = lent.compiled, lent.run
         ins = [*zip(compiled.inputs, data.arrays, strict=True)]
         read = [t.array for weighted, t in zip(data.losses, data.targets, strict=True)
                 if weighted.loss.curvature_takes_target]  # fmt: skip
@@ -261,8 +260,8 @@ def gauss_newton_product(
         for i, (weighted, node) in enumerate(zip(data.losses, data.outputs, strict=True))
     )
     key = _plans.Key(_plans.TRAIN, data.n, threads, losses, data.weights)
-    with _plans.take(model, key) as compiled:
-        run = _core.Run(compiled.plan, model.theta)
+    with _plans.take(model, key) as lent:
+        compiled, run = lent.compiled, lent.run
         weight = [] if data.weight is None else [(compiled.weight, data.weight)]
         ins = [*zip(compiled.inputs, data.arrays, strict=True), *zip(compiled.targets, curved, strict=True), *weight]
         run.ports(ins, weight=len(ins) - 1 if weight else -1)

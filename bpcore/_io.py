@@ -21,7 +21,12 @@ from bpcore._layers import KINDS, Input
 from bpcore._model import Model
 from bpcore._symbols import Symbol
 
-FORMAT = "1"
+FORMATS = ("1", "2")  # a file has the oldest that can hold it; 2: optimisers of other kinds and settings than 1 knows
+_FIRST_OPTIMIZERS = {
+    "sgd": {"lr", "momentum", "nesterov", "weight_decay"},
+    "adam": {"lr", "beta1", "beta2", "eps", "weight_decay"},
+    "levenberg_marquardt": {"damping", "factor", "tries"},
+}
 _STATE = "optimizer."
 _KINDS = {"float32": "F32", "float64": "F64"}
 
@@ -44,8 +49,10 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise ValueError(f"save: {name} has values that are not finite, and load would refuse them")
+    training = _training(model)
     content = to_bytes(
-        tensors, {"bpcore_format": FORMAT, "graph": json.dumps(_graph(model)), "training": json.dumps(_training(model))}
+        tensors,
+        {"bpcore_format": _format(training), "graph": json.dumps(_graph(model)), "training": json.dumps(training)},
     )
     name = _validate.path(path)
     if name.endswith(os.sep):
@@ -95,6 +102,12 @@ def _graph(model: Model) -> dict[str, Any]:
     return graph
 
 
+def _format(training: dict[str, Any]) -> str:
+    """The oldest format that knows what the file says."""
+    optimizer = training["optimizer"] or {"kind": "sgd"}
+    return FORMATS[not set(optimizer) - {"kind"} <= _FIRST_OPTIMIZERS.get(optimizer["kind"], set())]
+
+
 def _plain(value: Any) -> Any:
     """What JSON can keep of an attribute."""
     if not isinstance(value, Activation):
@@ -130,8 +143,8 @@ def load(path: str | os.PathLike[str], custom: Mapping[str, Activation | Functio
     try:
         with safe_open(target, framework="numpy") as file:
             metadata = file.metadata() or {}
-            if metadata.get("bpcore_format") != FORMAT:
-                raise _bad(target, f"bpcore_format is {metadata.get('bpcore_format')!r}, and only {FORMAT!r} is known")
+            if (version := metadata.get("bpcore_format")) not in FORMATS:
+                raise _bad(target, f"bpcore_format is {version!r}, and only {', '.join(FORMATS)} are known")
             if set(metadata) != {"bpcore_format", "graph", "training"}:
                 raise _bad(target, f"unknown metadata {sorted(set(metadata))}")
             graph, training = _parse(target, metadata["graph"]), _parse(target, metadata["training"])

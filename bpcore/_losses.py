@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -227,9 +228,18 @@ def resolve_all(value: Any, outputs: Sequence[Any]) -> list[Weighted]:
         given = [value] * len(outputs)
     losses = []
     for loss, node in zip(given, outputs, strict=True):
-        weighted = loss if isinstance(loss, Weighted) else Weighted(loss)
-        losses.append(Weighted(resolve(weighted.loss, getattr(node.layer, "activation", None)), weighted.weight))
+        activation = getattr(node.layer, "activation", None)
+        if isinstance(loss, str):
+            losses.append(_by_name(loss, activation if isinstance(activation, str) else None))
+        else:
+            weighted = loss if isinstance(loss, Weighted) else Weighted(loss)
+            losses.append(Weighted(resolve(weighted.loss, activation), weighted.weight))
     return losses
+
+
+@functools.lru_cache(maxsize=64)
+def _by_name(name: str, activation: str | None) -> Weighted:
+    return Weighted(resolve(name, activation))
 
 
 def has_accuracy(loss: BuiltIn | Loss) -> bool:

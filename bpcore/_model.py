@@ -11,6 +11,7 @@ import numpy as np
 from bpcore import _checkpoint, _core, _validate
 from bpcore._graph import Graph, Node
 from bpcore._optimizers import Memory
+from bpcore._plan_cache import PlanCache
 
 
 def aligned(n: int, dtype: np.dtype[Any]) -> np.ndarray:
@@ -30,14 +31,13 @@ class Model:
 
     theta: all parameters; params: views of it by name.  frozen: names of layers that `fit` leaves alone.  step, epoch:
     counted over all fits.  memory: what the optimiser keeps from one fit to the next.  fitting: held by a fit.
-    plans: those that no call is using, see _plans.take; jacobians: see _derivatives.
+    plans: those that were used last, see _plans.take.
     """
 
     theta: np.ndarray
     params: Mapping[str, np.ndarray]
     fitting: _core.OneAtATime
-    plans: dict[Any, list[Any]]
-    jacobians: dict[int, _core.Predictor | None]
+    plans: PlanCache
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Model:
 
     def forget_plans(self) -> None:
         """Plans are compiled anew from now on: for what is frozen, or the checkpoint, has changed."""
-        self.plans, self.jacobians = {}, {}
+        self.plans = PlanCache()
 
     @property
     def inputs(self) -> list[Node]:
@@ -89,7 +89,7 @@ class Model:
     def __getstate__(self) -> dict[str, Any]:
         self.fitting.check("copy")
         state = self.__dict__.copy()
-        for name in ("params", "fitting", "plans", "jacobians"):
+        for name in ("params", "fitting", "plans"):
             del state[name]
         return {**state, "theta": self.theta.copy(), "memory": self.memory._replace(states=_copies(self.memory.states))}
 

@@ -438,7 +438,7 @@ class Network:
         self._model.fitting.check("predictor")
         threads = _threads.resolve(n_threads)
         theta = aligned(self.n_params, self.dtype)
-        compiled = _plans.make_plan(self._model, _plans.Key(_plans.PREDICT, 1, threads))
+        compiled = _plans.make_plan(self._model, _plans.Key(_plans.PREDICT | _core.STRIPS, 1, threads))
         compiled.plan.pack(self.theta, theta)
         calls_python = not all(node.layer.low_level for node in self._model.graph.nodes)
         slow = functools.partial(_data.predict, copy.copy(self._model)) if calls_python else None
@@ -489,11 +489,11 @@ class Network:
         threads = _threads.resolve(n_threads)
         key = _plans.Key(_plans.TRACE, _plans.INFERENCE_ROWS, threads)
         nodes, theta = self._model.graph.nodes, self.theta.copy()
-        with _plans.take(self._model, key) as compiled:
+        with _plans.take(self._model, key, theta=theta) as lent:
+            compiled, run = lent.compiled, lent.run
             filled: dict[int, np.ndarray] = {}
             for buffer, cols in self._traced(compiled):
                 filled.setdefault(buffer, np.empty((len(X), cols), self.dtype))
-            run = _core.Run(compiled.plan, theta)
             run.ports([(compiled.a[0], X)], list(filled.items()))
             whole(run, len(X), threads)
             for array in (*filled.values(), theta):
@@ -547,7 +547,8 @@ class Network:
     ) -> tuple[list[np.ndarray], np.ndarray, float, float]:
         """w delta by layer, w dE/dx, and the sums of w E and of w; fills theta with dC/dtheta."""
         n = len(tape.a[0])
-        with _plans.take(self._model, data.key(_plans.REVERSE, n, threads)) as compiled:
+        with _plans.take(self._model, data.key(_plans.REVERSE, n, threads), theta=tape.theta) as lent:
+            compiled, run = lent.compiled, lent.run
             known: dict[int, np.ndarray] = {}
             for arrays, buffers in ((tape.a, compiled.a), (tape.z, compiled.z), (tape.df, compiled.df)):
                 for array, buffer in zip(arrays, buffers, strict=True):
@@ -556,7 +557,6 @@ class Network:
             delta = [np.empty((n, node.n_out), self.dtype) for node in self._model.graph.nodes[1:]]
             x = np.empty((n, self.n_inputs), self.dtype)
             grads = [compiled.plan.grad(buffer) for buffer in (compiled.a[0], *compiled.z[1:])]
-            run = _core.Run(compiled.plan, tape.theta)
             run.ports(
                 [*known.items(), *data.ports(compiled)],
                 list(zip(grads, [x, *delta], strict=True)),

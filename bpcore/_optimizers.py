@@ -1,22 +1,104 @@
-"""Optimisers: small frozen objects that say how a gradient moves a weight.  The update itself is in C."""
+"""Optimisers: small frozen objects that say how a gradient moves a weight.  The move itself is a rule in C."""
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, asdict, dataclass
-from typing import Any, ClassVar, NamedTuple
+import functools
+from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields
+from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 import numpy as np
 
-from bpcore import _validate
+from bpcore import _core, _validate
+
+_Kind = TypeVar("_Kind", bound=type)
+_BY_NAME: dict[str, Any] = {}
+
+
+class Optimizer:
+    """Any optimiser; `kind` is its name, also in files."""
+
+    kind: ClassVar[str]
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the arrays it keeps, each shaped as theta."""
+        return ()
+
+    @property
+    def flags(self) -> int:
+        """What the plan that trains with it must be compiled with; see csrc/bp.h."""
+        return 0
+
+
+def _refuse(optimizer: Any, name: str, value: Any) -> None:
+    raise FrozenInstanceError(
+        f"{name}: an optimiser does not change; dataclasses.replace(optimizer, {name}={value!r}) makes another, which "
+        "a callback may assign to state.optimizer"
+    )
+
+
+@dataclass_transform(frozen_default=True)
+def _optimizer(cls: _Kind) -> _Kind:
+    """A frozen dataclass, known by its kind."""
+    entered: Any = dataclass(frozen=True)(cls)
+    entered.__setattr__ = _refuse
+    _BY_NAME[entered.kind] = entered
+    return cls
+
+
+# what a number of a rule may be
+_SHARE = {"high": 1.0, "open_high": True}
+_RANGES: dict[str, dict[str, Any]] = {
+    "lr": {}, "weight_decay": {}, "momentum": _SHARE, "beta1": _SHARE, "beta2": _SHARE, "rho": _SHARE,
+    "eps": {"open_low": True}, "clip_norm": {"open_low": True}, "clip_value": {"open_low": True},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class SGD:
+class Rule(Optimizer):
+    """An optimiser that C knows as the rule of its kind (csrc/rules.h); its fields are the rule's numbers.
+
+    clip_norm: the gradient of all parameters is scaled down where its norm is larger, by clip_norm / (norm + 1e-6).
+    clip_value: each element of the gradient is brought into -clip_value..clip_value, after clip_norm.  Both come before
+    decay and momentum (as PyTorch's clip_grad_norm_ and clip_grad_value_); None: no bound.
+    """
+
+    clip_norm: float | None = field(default=None, kw_only=True)
+    clip_value: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            name, value = setting.name, getattr(self, setting.name)
+            if isinstance(setting.default, bool):
+                value = _validate.flag(name, value)
+            elif value is not None or setting.default is not None:
+                value = _validate.real(name, value, **_RANGES[name])
+            object.__setattr__(self, name, value)
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the arrays it keeps."""
+        return tuple(name for name, needs in _core.RULES[self.kind][1] if needs is None or getattr(self, needs))
+
+    @property
+    def flags(self) -> int:
+        """What its rule and its bounds need."""
+        return _flags(self)
+
+
+@functools.lru_cache(maxsize=256)
+def _flags(rule: Rule) -> int:
+    return _core.optimizer_flags(rule.kind, **vars(rule))
+
+
+@_optimizer
+class SGD(Rule):
     """Gradient descent, stochastic or not, with momentum.
 
     g = grad + weight_decay * theta;  v = momentum * v + g;  theta -= lr * (g + momentum * v if nesterov else v)
 
-    `lr` is eta; decay touches weights, not biases.  Rumelhart, Hinton and Williams (1986), as PyTorch writes it.
+    `lr` is eta; decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.  Rumelhart,
+    Hinton and Williams (1986), as PyTorch writes it.
     """
 
     lr: float = 0.01
@@ -26,27 +108,21 @@ class SGD:
     kind: ClassVar[str] = "sgd"
 
     def __post_init__(self) -> None:
-        _set(self, "lr", _validate.real("lr", self.lr))
-        _set(self, "momentum", _validate.real("momentum", self.momentum, high=1.0, open_high=True))
-        _set(self, "weight_decay", _validate.real("weight_decay", self.weight_decay))
-        _set(self, "nesterov", _validate.flag("nesterov", self.nesterov))
+        super().__post_init__()
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov: expected a momentum above 0 with it, got momentum=0.0")
 
-    @property
-    def states(self) -> tuple[str, ...]:
-        """Names of the arrays it keeps, each shaped as theta."""
-        return ("velocity",) if self.momentum else ()
 
-
-@dataclass(frozen=True)
-class Adam:
+@_optimizer
+class Adam(Rule):
     """Adam (Kingma and Ba 2015).
 
     g = grad + weight_decay * theta;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
     theta -= lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 
-    Decay touches weights, not biases.
+    Decay touches weights, not biases.  clip_norm: where the norm of grad, over all parameters, is larger, grad is
+    scaled by clip_norm / (norm + 1e-6).  clip_value: each element of grad is brought into -clip_value..clip_value,
+    after clip_norm.  None: no bound.
     """
 
     lr: float = 0.001
@@ -56,21 +132,9 @@ class Adam:
     weight_decay: float = 0.0
     kind: ClassVar[str] = "adam"
 
-    def __post_init__(self) -> None:
-        _set(self, "lr", _validate.real("lr", self.lr))
-        _set(self, "beta1", _validate.real("beta1", self.beta1, high=1.0, open_high=True))
-        _set(self, "beta2", _validate.real("beta2", self.beta2, high=1.0, open_high=True))
-        _set(self, "eps", _validate.real("eps", self.eps, open_low=True))
-        _set(self, "weight_decay", _validate.real("weight_decay", self.weight_decay))
 
-    @property
-    def states(self) -> tuple[str, ...]:
-        """Names of the arrays it keeps, each shaped as theta."""
-        return ("mean", "variance")
-
-
-@dataclass(frozen=True)
-class LevenbergMarquardt:
+@_optimizer
+class LevenbergMarquardt(Optimizer):
     """Levenberg (1944) and Marquardt (1963) for squared errors and small networks; an epoch is a step on all examples.
 
     theta -= (J^T W J + mu m I)^-1 J^T W r,  r = a - y;  m is the mean of J^T W J's diagonal, mu = damping min(1, C) at
@@ -84,26 +148,11 @@ class LevenbergMarquardt:
     factor: float = 10.0
     tries: int = 20
     kind: ClassVar[str] = "levenberg_marquardt"
-    states: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        _set(self, "damping", _validate.real("damping", self.damping, open_low=True))
-        _set(self, "factor", _validate.real("factor", self.factor, 1.0, open_low=True))
-        _set(self, "tries", _validate.integer("tries", self.tries, 1, 1000))
-
-
-def _refuse(optimizer: Any, name: str, value: Any) -> None:
-    raise FrozenInstanceError(
-        f"{name}: an optimiser does not change; dataclasses.replace(optimizer, {name}={value!r}) makes another, which "
-        "a callback may assign to state.optimizer"
-    )
-
-
-for _kind in (SGD, Adam, LevenbergMarquardt):
-    _kind.__setattr__ = _refuse  # type: ignore[method-assign]
-
-Optimizer = SGD | Adam | LevenbergMarquardt
-_BY_NAME: dict[str, Any] = {kind.kind: kind for kind in (SGD, Adam, LevenbergMarquardt)}
+        object.__setattr__(self, "damping", _validate.real("damping", self.damping, open_low=True))
+        object.__setattr__(self, "factor", _validate.real("factor", self.factor, 1.0, open_low=True))
+        object.__setattr__(self, "tries", _validate.integer("tries", self.tries, 1, 1000))
 
 
 class Memory(NamedTuple):
@@ -114,10 +163,6 @@ class Memory(NamedTuple):
     updates: int = 0
 
 
-def _set(optimizer: Optimizer, name: str, value: Any) -> None:
-    object.__setattr__(optimizer, name, value)
-
-
 def resolve(value: Any) -> Optimizer:
     """An optimiser object, or the defaults of the one with this name."""
     if isinstance(value, Optimizer):
@@ -126,14 +171,15 @@ def resolve(value: Any) -> Optimizer:
         raise TypeError(
             f"optimizer: expected bp.SGD(...) or bp.Adam(...), got {value!r} of type {type(value).__name__}"
         )
-    found: Optimizer = _BY_NAME[_validate.choice("optimizer", value, _BY_NAME)]()
-    return found
+    optimizer: Optimizer = _BY_NAME[_validate.choice("optimizer", value, _BY_NAME)]()
+    return optimizer
 
 
 def check(optimizer: Optimizer, dtype: np.dtype[Any]) -> None:
     """ValueError for a setting that vanishes in the network's dtype."""
-    if isinstance(optimizer, Adam) and optimizer.eps < np.finfo(dtype).tiny:
-        raise ValueError(f"eps: expected a number that {dtype} can hold, got {optimizer.eps}")
+    eps = getattr(optimizer, "eps", None)
+    if eps is not None and eps < np.finfo(dtype).tiny:
+        raise ValueError(f"eps: expected a number that {dtype} can hold, got {eps}")
 
 
 def check_successor(old: Any, new: Any, dtype: np.dtype[Any]) -> None:
@@ -144,8 +190,9 @@ def check_successor(old: Any, new: Any, dtype: np.dtype[Any]) -> None:
 
 
 def to_json(optimizer: Optimizer) -> dict[str, Any]:
-    """Its kind and settings."""
-    return {"kind": optimizer.kind, **asdict(optimizer)}
+    """Its kind and settings; without bounds that are not there."""
+    settings = asdict(optimizer)  # type: ignore[call-overload]
+    return {"kind": optimizer.kind, **{name: value for name, value in settings.items() if value is not None}}
 
 
 def from_json(settings: Any) -> Optimizer:
@@ -154,7 +201,7 @@ def from_json(settings: Any) -> Optimizer:
         raise ValueError(f"optimizer: expected the settings of one of {', '.join(_BY_NAME)}, got {settings!r}")
     rest = {key: value for key, value in settings.items() if key != "kind"}
     try:
-        found: Optimizer = _BY_NAME[settings["kind"]](**rest)
-        return found
+        optimizer: Optimizer = _BY_NAME[settings["kind"]](**rest)
+        return optimizer
     except TypeError as error:
         raise ValueError(f"optimizer: {error}") from None

@@ -1,4 +1,4 @@
-"""From a network's nodes to a compiled plan, and a few of them kept for the next call."""
+"""From a network's nodes to a compiled plan, and to a run of it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from bpcore import _checkpoint, _core
 from bpcore._layers import Dense, Input
 from bpcore._losses import BuiltIn, Loss, SquaredError
 from bpcore._model import Model
+from bpcore._plan_cache import Lent
 
 PREDICT = _core.FORWARD | _core.REUSE
 TRACE = _core.FORWARD | _core.CACHE
@@ -20,7 +23,6 @@ REVERSE = _core.LOSS | _core.BACKWARD | _core.INPUT_GRAD
 # A plan without a backward pass takes any number of rows, in chunks of at most so many.
 INFERENCE_ROWS = 16384
 WORTHWHILE = 0.9  # of the memory, if a part of it is computed twice
-_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Key:
     n_threads: int
     losses: tuple[PlanLoss, ...] = ()
     weights: int = 0  # of an example: none, one, or one a position
-    cotangents: int = 0  # ways back, each from a unit vector
+    cotangents: int = 0  # backward passes, each from a unit vector
     stores_all: bool = False  # whatever the network's checkpoint
 
 
@@ -96,7 +98,7 @@ def _make_plan(model: Model, key: Key, cuts: list[int]) -> Compiled:
         compiled.df.append(-1 if compiled.z[-1] == a else plan.cache(a))
     compiled.inputs = [compiled.a[i] for i in graph.inputs]
     compiled.outputs = [compiled.a[i] for i in graph.outputs]
-    if key.flags == PREDICT:
+    if key.flags & ~_core.STRIPS == PREDICT:
         for out in compiled.outputs:
             plan.keep(out)
     read: list[int] = []  # by losses, each a buffer of its own: a Reshape has that of its input
@@ -134,35 +136,7 @@ def memory(model: Model, rows: int) -> tuple[int, int, int]:
 Make = Callable[[Model, Key], Compiled]
 
 
-def take(model: Model, key: Key, make: Make = make_plan) -> _Lent:
-    """`with` it: a plan that `make` makes for `key`, this call's alone until it is done; the last few are kept.
-
-    Threads may take from one model at once: every step is one operation on a dict or list, and a plan that is lost to
-    a race is compiled again.
-    """
-    place, free = (make, key), model.plans
-    plans = free.pop(place, [])
-    free[place] = plans  # the youngest key is last
-    for old in list(free)[:-_KEPT]:
-        free.pop(old, None)
-    try:
-        return _Lent(plans.pop(), plans)
-    except IndexError:
-        return _Lent(make(model, key), plans)
-
-
-class _Lent:
-    """A plan until it is given back; where the call fails, it is not.  contextlib's manager takes 1 us more."""
-
-    __slots__ = ("compiled", "plans")
-
-    def __init__(self, compiled: Compiled, plans: list[Compiled]) -> None:
-        self.compiled, self.plans = compiled, plans
-
-    def __enter__(self) -> Compiled:
-        return self.compiled
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is None:
-            self.plans.append(self.compiled)
-            del self.plans[:-_KEPT]
+def take(model: Model, key: Key, make: Make = make_plan, theta: np.ndarray | None = None) -> Lent:
+    """`with` it: a run of the plan that `make` makes for `key`, this call's alone, with theta (None: the model's)."""
+    entry = model.plans.entry((make, key), lambda: make(model, key))
+    return Lent(entry, model.theta if theta is None else theta)

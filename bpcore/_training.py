@@ -14,6 +14,7 @@ from bpcore._errors import DivergenceError
 from bpcore._history import History
 from bpcore._layers import SHUFFLE
 from bpcore._model import Model
+from bpcore._plan_cache import Lent
 
 
 def fit(
@@ -64,12 +65,13 @@ def fit(
     if not model.theta.flags.writeable:
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
     data.advise()
-    with model.fitting, _plans.take(model, data.key(_plans.TRAIN, batch, n_threads)) as compiled:
-        newton = isinstance(optimizer, _optimizers.LevenbergMarquardt)
-        run = _levenberg.Run(model, data, n_threads) if newton else data.run(model, compiled)
-        loop = _Loop(model, state, data, run, validation, optimizer, n_threads, callbacks, verbose)
-        run.random(seed, model.step)
-        return loop.train(epochs, batch, seed if shuffled else None)
+    with model.fitting:
+        loop = _Loop(model, state, data, batch, validation, optimizer, n_threads, callbacks, verbose)
+        loop.run.random(seed, model.step)
+        history = loop.train(epochs, seed if shuffled else None)
+        for lent in loop.lent:
+            lent.give_back()
+        return history
 
 
 def _mean(total: float, weight: float) -> float:
@@ -84,15 +86,16 @@ class _Loop:
         model: Model,
         state: _callbacks.State,
         data: Data,
-        run: _core.Run | _levenberg.Run,
+        batch: int,
         validation: Data | None,
         optimizer: _optimizers.Optimizer,
         n_threads: int,
         callbacks: list[_callbacks.Callback],
         verbose: bool,
     ) -> None:
-        self.model, self.state, self.data, self.run = model, state, data, run
+        self.model, self.state, self.data, self.batch = model, state, data, batch
         self.validation, self.n_threads = validation, n_threads
+        self.lent: list[Lent] = []
         self.callbacks, self.verbose = callbacks, verbose
         validated = validation.of_outputs if validation else ()
         state.history.outputs = {name: [] for name in (*data.by_output, *validated)}
@@ -100,7 +103,15 @@ class _Loop:
         memory = model.memory
         if memory.optimizer != optimizer:
             memory = _optimizers.Memory(optimizer, tuple(np.zeros_like(model.theta) for _ in optimizer.states), 0)
+        self.flags = optimizer.flags
+        newton = isinstance(optimizer, _optimizers.LevenbergMarquardt)
+        self.run: Any = _levenberg.Run(model, data, n_threads) if newton else self._new_run()
         self._use(memory)
+
+    def _new_run(self) -> Any:
+        key = self.data.key(_plans.TRAIN | self.flags, self.batch, self.n_threads)
+        self.lent.append(_plans.take(self.model, key))
+        return self.data.feed(self.lent[-1])
 
     def _use(self, memory: _optimizers.Memory) -> None:
         optimizer = memory.optimizer
@@ -108,7 +119,17 @@ class _Loop:
         self.memory, self.state.optimizer = memory, optimizer
         self.run.optimizer(optimizer.kind, memory.states, memory.updates, **vars(optimizer))
 
-    def train(self, epochs: int, batch: int, seed: int | None) -> History:
+    def _succeed(self, optimizer: _optimizers.Optimizer) -> None:
+        """Goes on with other numbers; in another run, where these need another plan."""
+        before, updates = self.run, self.run.updates()
+        if optimizer.flags != self.flags:
+            self.flags = optimizer.flags
+            self.run = self._new_run()
+        self._use(_optimizers.Memory(optimizer, self.memory.states, updates))
+        if self.run is not before:
+            self.run.follow(before)
+
+    def train(self, epochs: int, seed: int | None) -> History:
         """Runs the epochs; shuffled where there is a seed."""
         model, state = self.model, self.state
         first_step, last_epoch = model.step, model.epoch + epochs
@@ -121,7 +142,7 @@ class _Loop:
                 if state.order is not None:
                     order = _validate.order(state.order, self.data.n)
                 start = time.perf_counter()
-                self.run.begin(self.data.n, batch, order)
+                self.run.begin(self.data.n, self.batch, order)
                 self._epoch(first_step)
                 self._close_epoch(time.perf_counter() - start)
                 self._count(first_step)
@@ -199,4 +220,4 @@ class _Loop:
         optimizer = self.state.optimizer
         if optimizer is not self.memory.optimizer:
             _optimizers.check_successor(self.memory.optimizer, optimizer, self.model.dtype)
-            self._use(_optimizers.Memory(optimizer, self.memory.states, self.run.updates()))
+            self._succeed(optimizer)

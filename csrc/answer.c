@@ -1,16 +1,18 @@
 /* Answers without a run: a compiled plan and its parameters are only read, so that many callers may share them, each
  * with an arena of its own. */
-#include "kernels/kernels.h"
+#include "data.h"
 #include "plan.h"
+#include "pool.h"
+
+#include <string.h>
 
 enum {
     MAX_MOVED = 32,         /* buffers of a plan whose inputs are read in place */
-    STRIPS_FROM = 1024,     /* bytes of a row of weights */
     READING_ROWS = 4,       /* fewer take as long: the weights are read */
     SHARED_WEIGHTS = 1 << 17 /* of a product that threads share: 1 us */
 };
 /* Fewer are done by the caller alone; of a single tile 40 us, since a thread that sleeps comes 20 us late. */
-static const double ALONE_FLOPS = 1e6, TOGETHER_FLOPS = 2e6 * READING_ROWS;
+static const double SERIAL_FLOPS = 1e6, TOGETHER_FLOPS = 2e6 * READING_ROWS;
 
 typedef struct {
     const bp_plan *plan;
@@ -30,29 +32,7 @@ static int in_place(const bp_plan *plan, const bp_in_port *port) {
     for (int i = 0; i < plan->n_ops; i++)
         for (int j = 0; j < plan->ops[i].n_in; j++)
             if (plan->ops[i].in[j] == port->buffer && !plan->ops[i].n_params) return 0;
-    return plan->n_buffers <= MAX_MOVED && bp_lies_as_held(&port->array, plan, &plan->buffers[port->buffer]);
-}
-
-static int in_strips(const bp_plan *plan, const bp_param *p) {
-    int all = p->cols * (int64_t)plan->size >= STRIPS_FROM && p->first_use >= 0;
-    for (int u = p->first_use; u >= 0; u = plan->uses[u].next)
-        all = all && !plan->uses[u].slot && plan->ops[plan->uses[u].op].type->takes_strips;
-    return all;
-}
-
-void bp_plan_pack(bp_plan *plan, const void *theta, void *to) {
-    memcpy(to, theta, (size_t)plan->n_theta * plan->size);
-    for (int i = 0; i < plan->n_params; i++) {
-        bp_param *p = &plan->params[i];
-        if (!(p->strips = in_strips(plan, p))) continue;
-        size_t first = (size_t)p->offset * plan->size, rows = (size_t)p->rows, row = (size_t)p->cols * plan->size;
-        const char *from = (const char *)theta + first;
-        for (size_t r = 0; r < rows; r++, from += row)
-            for (size_t c = 0, wide; c < row; c += wide) {
-                wide = row - c < BP_STRIP_BYTES ? row - c : BP_STRIP_BYTES;
-                memcpy((char *)to + first + c * rows + r * wide, from + c, wide);
-            }
-    }
+    return plan->n_buffers <= MAX_MOVED && bp_lies_as_held(&port->array, &plan->buffers[port->buffer], plan->dtype);
 }
 
 static int is_shared(const bp_plan *plan, const bp_op *op) {
@@ -141,12 +121,11 @@ static void prepare(void *arg, int n_threads, bp_fpenv caller) {
 _Static_assert(2 * BP_LEAST_TILE >= BP_INFER_TILE, "rows that two threads share have room in their windows");
 bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, int n_in, const bp_in_port *in, int n_out,
                     const bp_out_port *out, int n_threads) {
-    if (!plan->arena || !plan->windowed || (plan->flags | BP_DO_REUSE) != (BP_DO_FORWARD | BP_DO_REUSE))
+    if (!plan->compiled || !plan->windowed || plan->flags & ~(BP_DO_FORWARD | BP_DO_REUSE | BP_DO_STRIPS))
         return BP_E_SHAPE;
     bp_barrier meeting;
     answer a = {.plan = plan,
-                .x = {.plan = plan, .ops = plan->ops, .buffers = plan->buffers, .params = plan->params, .arena = arena,
-                      .theta = theta},
+                .x = {.buffers = plan->buffers, .params = plan->params, .arena = arena, .theta = theta},
                 .n_in = n_in,
                 .n_out = n_out,
                 .in = in,
@@ -156,7 +135,7 @@ bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, int n_i
     if (n_threads > plan->n_threads) n_threads = plan->n_threads;
     int single = a.rows <= BP_INFER_TILE;
     double flops = plan->flops_row * (double)(single && a.rows < READING_ROWS ? READING_ROWS : a.rows);
-    if (flops < (single ? TOGETHER_FLOPS : ALONE_FLOPS) && !bp_forced.parallel_always) n_threads = 1;
+    if (flops < (single ? TOGETHER_FLOPS : SERIAL_FLOPS) && !bp_forced.parallel_always) n_threads = 1;
     for (int i = 0; i < plan->n_ops && single && n_threads > 1; i++) a.together |= is_shared(plan, &plan->ops[i]);
     if (single && !a.together) n_threads = 1;
     a.tile = bp_infer_tile(plan, a.rows, n_threads);

@@ -1,5 +1,5 @@
-/* Cuts phase 2 into blocks of the parameters. */
-#include "compile.h"
+/* Cuts theta into blocks, and chooses the home of each block's gradient. */
+#include "blocks.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -7,9 +7,10 @@
 enum {
     BLOCK_BYTES = 16 << 10, /* of a gradient block: it waits in L1 for its update */
     BLOCK_ROWS = 64,        /* at least, so that what a product packs is used often enough */
-    BLOCK_COST = 256,       /* of a block itself, in elements */
+    BLOCK_WORK = 256,       /* of a block itself, in elements */
+    MIN_BLOCKS = 8,         /* of a matrix worth splitting */
     WIDE_ROWS = 256,        /* of a wide one, at once */
-    STEP_ROWS = 1024,       /* of one whose step may be made with the gradient, which then needs no room */
+    FUSED_ROWS = 1024,      /* of one whose gradient stays in registers, and needs no room */
     BUSY = 8,               /* uses of a number in an example: from here on blocks are cut for all threads */
     BUSY_ROWS = 16
 };
@@ -33,11 +34,20 @@ int bp_takes_step(const bp_plan *plan, const bp_op *op) {
            op->positions * plan->chunk_rows <= BP_STEP_ROWS;
 }
 
-/* Whether plain SGD can be made with a parameter's gradient: one operation makes that, in one go. */
-static int has_step(const bp_plan *plan, const bp_param *p) {
+/* Whether a parameter's gradient may be summed and applied in one go: one operation makes it, and can. */
+static int is_fused(const bp_plan *plan, const bp_param *p) {
     if (plan->shards || p->first_use < 0 || p->first_use != p->last_use) return 0;
+    if (!(plan->flags & BP_DO_FUSE) || plan->flags & BP_DO_BOUNDARY) return 0;
     const bp_use *use = &plan->uses[p->first_use];
     return !use->slot && bp_takes_step(plan, &plan->ops[use->op]);
+}
+
+/* Small parameters lie next to each other: parts of vectors stored there would make their neighbours wait, so that a
+ * whole one is not fused. */
+static bp_home choose_home(const bp_plan *plan, const bp_param *p, int whole) {
+    if (plan->shards) return BP_HOME_SHARDS;
+    if (p->segment > 0 || plan->rows > plan->chunk_rows || plan->flags & BP_DO_BOUNDARY) return BP_HOME_KEPT;
+    return !whole && is_fused(plan, p) ? BP_HOME_FUSED : BP_HOME_SCRATCH;
 }
 
 /* A parameter is cut into cells: whole rows where a row is short; of a wide one columns as well, and taller, so that
@@ -45,8 +55,8 @@ static int has_step(const bp_plan *plan, const bp_param *p) {
 static void block_shape(const bp_plan *plan, const bp_param *p, int64_t *rows, int64_t *cols) {
     int64_t size = (int64_t)plan->size;
     if (!plan->shards && bp_is_wide(plan, p)) {
-        *cols = min64(p->cols, GRID_COLS);
-        *rows = has_step(plan, p) ? STEP_ROWS : WIDE_ROWS;
+        *cols = min64(p->cols, BP_PACK_COLS);
+        *rows = is_fused(plan, p) ? FUSED_ROWS : WIDE_ROWS;
         while (*rows > WIDE_ROWS && ceil_div(p->rows, *rows) * ceil_div(p->cols, *cols) < 2 * MIN_BLOCKS) *rows /= 2;
         *rows = min64(p->rows, *rows);
         return;
@@ -59,36 +69,64 @@ static void block_shape(const bp_plan *plan, const bp_param *p, int64_t *rows, i
         *rows = min64(*rows, max64(least, ceil_div(p->rows, MIN_BLOCKS)));
 }
 
-/* Blocks of the parameters of a segment (with shards: of all) that are tables, or are none. */
-static void cut_parameters(bp_plan *plan, int segment, int tables) {
+/* Blocks of the parameters of a segment (with shards: of all); rows of tables that move have no blocks. */
+static void cut_parameters(bp_plan *plan, int segment) {
     bp_block *small = NULL; /* the last one, where others may join it */
     int64_t rows, cols;
     for (int i = 0; i < plan->n_params; i++) {
         const bp_param *p = &plan->params[i];
         int64_t n = p->rows * p->cols;
-        if (p->flags & BP_PARAM_FROZEN || bp_is_table(plan, i) != tables) continue;
+        if (bp_is_frozen(p) || (plan->n_tables && bp_is_table(p))) continue;
         if (!plan->shards && p->segment != segment) continue;
         int busy = uses_of(plan, p) >= BUSY;
         if (busy) small = NULL;
         if (small && !bp_forced.parallel_always && small->at + small->width == p->offset &&
             (small->width + n) * (int64_t)plan->size <= BLOCK_BYTES) {
+            small->one_rate &= p->rate == plan->params[small->param].rate;
+            small->one_decay &= p->decay == plan->params[small->param].decay;
             small->end++;
             small->width = small->ld += n;
             continue;
         }
         small = NULL;
+        bp_block block = {.param = i, .end = i + 1, .early = segment > 0, .one_rate = 1, .one_decay = 1};
         if (!busy && n * (int64_t)plan->size <= BLOCK_BYTES) {
+            block.home = choose_home(plan, p, 1);
+            block.whole = 1;
+            block.at = p->offset;
+            block.rows = 1;
+            block.width = block.ld = n;
             small = &plan->blocks[plan->n_blocks++];
-            *small = (bp_block){.param = i, .end = i + 1, .whole = 1, .at = p->offset, .rows = 1, .width = n, .ld = n};
+            *small = block;
             continue;
         }
+        block.home = choose_home(plan, p, 0);
+        block.ld = p->cols;
         block_shape(plan, p, &rows, &cols);
         for (int64_t c = 0; c < p->cols; c += cols)
             for (int64_t k = 0; k < p->rows; k += rows) {
-                bp_cell cell = {k, min64(k + rows, p->rows), c, min64(c + cols, p->cols), 0};
-                plan->blocks[plan->n_blocks++] =
-                    (bp_block){i, i + 1, 0, 0, cell, p->offset + k * p->cols + c, cell.r1 - k, cell.c1 - c, p->cols, 0};
+                block.cell = (bp_cell){k, min64(k + rows, p->rows), c, min64(c + cols, p->cols), 0};
+                block.at = p->offset + k * p->cols + c;
+                block.rows = block.cell.r1 - k;
+                block.width = block.cell.c1 - c;
+                plan->blocks[plan->n_blocks++] = block;
             }
+    }
+}
+
+/* What moves cannot be left half done: where all sums of a chunk would take too long with it, the first of them are
+ * made before, in rounds. */
+static void choose_waiting(bp_plan *plan) {
+    double rows = 2 * (double)min64(plan->rows, plan->chunk_rows); /* flops an element */
+    int at_once = plan->flags & BP_DO_MOVE && !(plan->flags & BP_DO_BOUNDARY);
+    for (int i = 0; i < plan->n_blocks && at_once; i++) {
+        bp_block *block = &plan->blocks[i];
+        double left = rows * (double)(plan->work_before[plan->n_blocks] - plan->work_before[i]);
+        if (left <= BP_ROUND_FLOPS) break;
+        if (block->early || (block->home != BP_HOME_SCRATCH && block->home != BP_HOME_KEPT)) continue;
+        block->home = BP_HOME_KEPT;
+        block->waits = 1;
+        plan->n_waiting = i + 1;
     }
 }
 
@@ -100,30 +138,29 @@ bp_status bp_cut_blocks(bp_plan *plan) {
     }
     if (total > INT32_MAX) return BP_E_LIMIT;
     plan->blocks = malloc(sizeof(bp_block) * (size_t)(total + 1));
-    plan->block_cost = calloc((size_t)total + 1, sizeof *plan->block_cost);
-    if (!plan->blocks || !plan->block_cost) return BP_E_NOMEM;
-    cut_parameters(plan, 0, 0);
+    plan->work_before = calloc((size_t)total + 1, sizeof *plan->work_before);
+    if (!plan->blocks || !plan->work_before) return BP_E_NOMEM;
+    cut_parameters(plan, 0);
     for (int i = 0; i < plan->n_stages; i++) {
         bp_stage *stage = &plan->stages[i];
         if (stage->scope != BP_SCOPE_BLOCKS) continue;
         stage->first_block = plan->n_blocks;
-        cut_parameters(plan, plan->items[stage->first].op, 0);
+        cut_parameters(plan, plan->items[stage->first].op);
         stage->end_block = plan->n_blocks;
     }
-    plan->n_dense = plan->n_blocks;
-    cut_parameters(plan, 0, 1);
     for (int i = 0; i < plan->n_blocks; i++) {
-        bp_block *block = &plan->blocks[i];
-        const bp_param *p = &plan->params[block->param];
-        /* small parameters lie next to each other: parts of vectors stored there would make their neighbours wait */
-        block->steps = !block->whole && has_step(plan, p);
-        block->part = !plan->shards && bp_is_wide(plan, p) ? min64(block->rows, WIDE_ROWS) : block->rows;
+        const bp_block *block = &plan->blocks[i];
         int64_t n = block->rows * block->width;
-        double uses = block->whole ? 1 : uses_of(plan, p);
-        plan->block_cost[i + 1] = plan->block_cost[i] + (int64_t)((double)n * uses) + BLOCK_COST;
-        plan->block_max = max64(plan->block_max, block->part * block->width);
+        double uses = block->whole ? 1 : uses_of(plan, &plan->params[block->param]);
+        plan->work_before[i + 1] = plan->work_before[i] + (int64_t)((double)n * uses) + BLOCK_WORK;
+    }
+    choose_waiting(plan);
+    for (int i = 0; i < plan->n_blocks; i++) {
+        const bp_block *block = &plan->blocks[i];
+        if (block->home == BP_HOME_SCRATCH)
+            plan->scratch_size = max64(plan->scratch_size, block->rows * block->width);
     }
     for (int i = 0; i < plan->n_tables; i++)
-        plan->block_max = max64(plan->block_max, plan->params[plan->tables[i].param].cols);
+        plan->scratch_size = max64(plan->scratch_size, plan->params[plan->tables[i].param].cols);
     return BP_OK;
 }

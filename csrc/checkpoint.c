@@ -1,10 +1,11 @@
-/* Checkpoints: cuts the operations into segments, and copies those that the way back computes again. */
-#include "compile.h"
+/* Checkpoints: cuts the operations into segments, and adds replicas of those that backward computes again. */
+#include "blocks.h"
+#include "checkpoint.h"
 
 #include <stdlib.h>
 
 static int is_trained(const bp_plan *plan, const bp_op *op, int slot) {
-    return !(plan->params[op->param[slot]].flags & BP_PARAM_FROZEN) && plan->buffers[op->out].grad >= 0;
+    return !bp_is_frozen(&plan->params[op->param[slot]]) && plan->buffers[op->out].grad >= 0;
 }
 
 /* With owners a gradient that is summed early is kept until the update: that pays where it is smaller than the operands
@@ -80,35 +81,35 @@ static int buffer_again(bp_plan *plan, int of, int maker) {
     return number;
 }
 
-/* Copies an operation; in_place_of[b]: the buffer that stands for b on the way back. */
-static bp_status copy_operation(bp_plan *plan, int i, const char *kept, int *in_place_of) {
-    int number = plan->n_ops + plan->n_copies;
+/* Adds a replica of an operation; in_place_of[b]: the buffer that stands for b in backward. */
+static bp_status add_replica(bp_plan *plan, int i, const char *kept, int *in_place_of) {
+    int number = plan->n_ops + plan->n_replicas;
     bp_op *grown = bp_grow(plan->ops, number, sizeof *grown);
     if (!grown) return BP_E_NOMEM;
     plan->ops = grown;
-    bp_op *op = &plan->ops[i], *copy = &plan->ops[number];
-    *copy = *op;
-    op->back = copy->back = number;
+    bp_op *op = &plan->ops[i], *replica = &plan->ops[number];
+    *replica = *op;
+    op->back = replica->back = number;
     op->again = 0;
-    plan->n_copies++;
-    for (int j = 0; j < op->n_in; j++) copy->in[j] = in_place_of[op->in[j]];
-    if (!copy->again) return BP_OK;
+    plan->n_replicas++;
+    for (int j = 0; j < op->n_in; j++) replica->in[j] = in_place_of[op->in[j]];
+    if (!replica->again) return BP_OK;
     if (!kept[op->out]) {
-        copy->out = buffer_again(plan, op->out, number);
-        if (copy->out < 0) return BP_E_NOMEM;
-        in_place_of[op->out] = copy->out;
+        replica->out = buffer_again(plan, op->out, number);
+        if (replica->out < 0) return BP_E_NOMEM;
+        in_place_of[op->out] = replica->out;
     }
     for (int j = 0; j < op->n_aux; j++) {
         int aux = buffer_again(plan, op->aux + j, number);
         if (aux < 0) return BP_E_NOMEM;
-        if (j == 0) copy->aux = aux;
+        if (j == 0) replica->aux = aux;
         in_place_of[op->aux + j] = aux;
     }
     return BP_OK;
 }
 
-/* Copies the operations of all segments but the last; their parameters' gradients and the way back are the copies'. */
-bp_status bp_copy_operations(bp_plan *plan) {
+/* Of all segments but the last; backward and the parameters' gradients are then the replicas'. */
+bp_status bp_add_replicas(bp_plan *plan) {
     int n = plan->n_buffers;
     if (!plan->n_ops || !plan->ops[plan->n_ops - 1].segment) return BP_OK;
     char *kept = calloc((size_t)n, 1), *needed = calloc((size_t)n, 1);
@@ -117,11 +118,11 @@ bp_status bp_copy_operations(bp_plan *plan) {
     for (int i = 0; i < n && !status; i++) in_place_of[i] = i;
     if (!status) find_again(plan, kept, needed);
     for (int i = 0; i < plan->n_ops && !status; i++)
-        if (!plan->ops[i].stays) status = copy_operation(plan, i, kept, in_place_of);
-    for (int i = plan->n_ops; i < plan->n_ops + plan->n_copies && !status; i++) {
-        bp_op *copy = &plan->ops[i];
-        if (copy->relu >= 0) copy->relu = in_place_of[copy->relu];
-        if (copy->factor >= 0) copy->factor = in_place_of[copy->factor];
+        if (!plan->ops[i].stays) status = add_replica(plan, i, kept, in_place_of);
+    for (int i = plan->n_ops; i < plan->n_ops + plan->n_replicas && !status; i++) {
+        bp_op *replica = &plan->ops[i];
+        if (replica->relu_df >= 0) replica->relu_df = in_place_of[replica->relu_df];
+        if (replica->factor_df >= 0) replica->factor_df = in_place_of[replica->factor_df];
     }
     for (int i = 0; i < plan->n_uses; i++) plan->uses[i].op = plan->ops[plan->uses[i].op].back;
     free(kept);

@@ -1,5 +1,10 @@
-/* Compiles the list of operations: gradients, sizes of tiles and chunks, then what compile.h declares, in its order. */
-#include "compile.h"
+/* Compiles the list of operations: gradients, sizes of tiles and chunks, then the passes, a file each. */
+#include "blocks.h"
+#include "checkpoint.h"
+#include "memory.h"
+#include "stages.h"
+#include "strips.h"
+#include "tables.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -8,16 +13,11 @@
 enum {
     INFER_WIDE_TILE = 128, /* where weights are packed for each tile; half as many where sums of a loss go with it */
     TRAIN_TILE = 64,
-    PYTHON_TILE = 1024, /* of tiles that are alone, where the user's Python is called: less often */
+    PYTHON_TILE = 1024, /* of tiles that go forward and back by themselves: the user's Python is called less often */
     MAX_CHUNK_ROWS = 16384
 };
 /* Between barriers a signal is not heard: at most so much work, 10 to 80 ms of one core that does 200 GFLOP/s. */
 static const double ROWS_FLOPS = 2e9, GRID_FLOPS = 6e9, UPDATE_FLOPS = 16e9;
-
-bp_forces bp_forced;
-void bp_set_backend(int mode) { bp_forced.backend = mode; }
-void bp_set_phase2(int mode) { bp_forced.phase2 = mode; }
-void bp_set_parallel_always(int on) { bp_forced.parallel_always = on; }
 
 /* A parameter's uses in operations that the loss does not depend on are no terms of its gradient. */
 static void drop_dead_uses(bp_plan *plan) {
@@ -53,7 +53,7 @@ static bp_status declare_gradients(bp_plan *plan) {
         bp_op *op = &plan->ops[i];
         for (int j = 0; j < op->n_in; j++) needs[op->out] |= needs[op->in[j]];
         for (int j = 0; j < op->n_params; j++)
-            needs[op->out] |= !(plan->params[op->param[j]].flags & BP_PARAM_FROZEN);
+            needs[op->out] |= !bp_is_frozen(&plan->params[op->param[j]]);
     }
     for (int i = 0; i < plan->n_losses && !status; i++) reaches[plan->losses[i].out] = 1;
     for (int i = plan->n_ops - 1; i >= 0 && !status; i--)
@@ -85,7 +85,7 @@ static bp_status declare_gradients(bp_plan *plan) {
 /* A loss of bpcore's writes its gradient, wanted or not. */
 static bp_status place_losses(bp_plan *plan) {
     for (int i = 0; i < plan->n_losses; i++) {
-        bp_cost *loss = &plan->losses[i];
+        bp_loss *loss = &plan->losses[i];
         loss->call.fused = loss->fused;
         loss->grad = plan->buffers[loss->in].grad;
         if (loss->grad >= 0 || !loss->type) continue;
@@ -95,17 +95,9 @@ static bp_status place_losses(bp_plan *plan) {
     return BP_OK;
 }
 
-int bp_wants_backward(const bp_plan *plan, const bp_op *op) {
-    if (op->skip || plan->buffers[op->out].grad < 0) return 0;
-    if (op->type->backward_first) return 1;
-    for (int j = 0; j < op->n_in; j++)
-        if (plan->buffers[op->in[j]].grad >= 0) return 1;
-    return 0;
-}
-
 /* Shards pay where many rows meet few weights: a tile's activations outweigh the gradient it is added to. */
 static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
-    int none = !(plan->flags & BP_DO_BACKWARD) || plan->alone || has_chunk_op || !plan->n_theta;
+    int none = !(plan->flags & BP_DO_BACKWARD) || plan->by_tile || has_chunk_op || !plan->n_theta;
     if (none || bp_forced.phase2 == 1) return 0;
     int64_t tiles = ceil_div(plan->rows, plan->row_tile);
     if (bp_forced.phase2 == 2 || (tiles >= 4 && plan->n_theta <= TRAIN_TILE * units))
@@ -116,7 +108,7 @@ static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
 /* Rows of a tile: many where a tile reads all weights once, fewer where weights are used many times a row, or where a
  * second thread would have nothing to do; a small rest costs as much as a whole tile. */
 static int64_t choose_tile(const bp_plan *plan, int calls_python) {
-    if (plan->alone && calls_python) return PYTHON_TILE;
+    if (plan->by_tile && calls_python) return PYTHON_TILE;
     int64_t tile = plan->rows >= 2 * TRAIN_TILE ? TRAIN_TILE : TRAIN_TILE / 2, least = 0;
     if (plan->rows <= 2 * BP_LEAST_TILE && plan->rows > 2 * BP_LEAST_TILE - 8) tile = BP_LEAST_TILE;
     if (plan->inference) tile = BP_INFER_TILE;
@@ -145,12 +137,12 @@ static void size_chunks(bp_plan *plan) {
         if (!bp_is_grid(plan, &(bp_item){.kind = BP_FORWARD, .op = i})) together += flops;
         else if (flops > apart) apart = flops;
     }
-    int back = !(plan->flags & BP_DO_BACKWARD) ? 0 : plan->seeds && !(plan->flags & BP_DO_EACH) ? 1 : 2;
+    int back = !(plan->flags & BP_DO_BACKWARD) ? 0 : plan->cotangents && !(plan->flags & BP_DO_EACH) ? 1 : 2;
     /* forward, to the inputs, to the parameters */
-    double passes = 1 + back * (plan->seeds ? (double)plan->seeds : 1);
+    double passes = 1 + back * (plan->cotangents ? (double)plan->cotangents : 1);
     int wide = plan->inference && plan->row_tile > BP_INFER_TILE; /* several tiles, for all threads */
     double most = fmin((wide ? GRID_FLOPS : ROWS_FLOPS) / (together * passes), GRID_FLOPS / apart);
-    if (back && !plan->alone) most = fmin(most, UPDATE_FLOPS / plan->flops_row);
+    if (back && !plan->by_tile) most = fmin(most, UPDATE_FLOPS / plan->flops_row);
     plan->flops_row *= passes;
     plan->flops = plan->flops_row * (double)plan->rows;
     int64_t limit = max64((int64_t)fmin(most, MAX_CHUNK_ROWS) / plan->row_tile, 1) * plan->row_tile;
@@ -159,16 +151,19 @@ static void size_chunks(bp_plan *plan) {
 }
 
 bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads) {
-    if (plan->arena || rows < 1 || n_threads < 1 || n_threads > BP_MAX_THREADS) return BP_E_SHAPE;
+    if (plan->compiled || rows < 1 || n_threads < 1 || n_threads > BP_MAX_THREADS) return BP_E_SHAPE;
     if (flags & (BP_DO_LOSS | BP_DO_BACKWARD) && !plan->n_losses) return BP_E_SHAPE;
-    if ((plan->seeds || flags & BP_DO_EACH) && !(flags & BP_DO_BACKWARD)) return BP_E_SHAPE;
-    if (plan->seeds && (plan->n_losses != 1 || plan->losses[0].fused)) return BP_E_SHAPE;
+    if ((plan->cotangents || flags & BP_DO_EACH) && !(flags & BP_DO_BACKWARD)) return BP_E_SHAPE;
+    if (plan->cotangents && (plan->n_losses != 1 || plan->losses[0].fused)) return BP_E_SHAPE;
+    int moves = flags & (BP_DO_MOVE | BP_DO_FUSE | BP_DO_BOUNDARY);
+    if (moves && (plan->cotangents || flags & BP_DO_EACH || !(flags & BP_DO_BACKWARD))) return BP_E_SHAPE;
+    if (flags & BP_DO_STRIPS && flags & ~(BP_DO_FORWARD | BP_DO_REUSE | BP_DO_STRIPS)) return BP_E_SHAPE;
     plan->flags = flags;
-    plan->alone = plan->seeds || flags & BP_DO_EACH;
+    plan->by_tile = plan->cotangents || flags & BP_DO_EACH;
     plan->rows = rows;
     plan->n_threads = n_threads;
     int has_chunk_op = 0, has_table = 0;
-    for (int i = 0; i < plan->n_params; i++) has_table |= bp_is_table(plan, i);
+    for (int i = 0; i < plan->n_params; i++) has_table |= bp_is_table(&plan->params[i]);
     for (int i = 0; i < plan->n_losses && flags & BP_DO_LOSS; i++) {
         if (plan->losses[i].fused) bp_maker_of(plan, plan->losses[i].out)->skip = 1;
         has_chunk_op |= !plan->losses[i].type;
@@ -182,24 +177,26 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
         units += op->n_params ? plan->buffers[op->out].cols : 0;
     }
     if (plan->n_ops) units += plan->buffers[plan->ops[0].in[0]].cols;
-    if (plan->alone && has_chunk_op) plan->n_threads = 1; /* the calling thread */
+    if (plan->by_tile && has_chunk_op) plan->n_threads = 1; /* the calling thread */
     plan->row_tile = choose_tile(plan, has_chunk_op);
     plan->shards = choose_shards(plan, units, has_chunk_op || has_table);
-    plan->windowed = plan->shards || plan->alone || (plan->inference && !has_chunk_op);
+    plan->windowed = plan->shards || plan->by_tile || (plan->inference && !has_chunk_op);
     size_chunks(plan);
 
     /* BLAS may treat the rows of a product differently; a prediction must not */
     for (int i = 0; i < plan->n_ops; i++)
-        plan->ops[i].native = bp_forced.backend != 1 || plan->inference || plan->alone;
+        plan->ops[i].native = bp_forced.backend != 1 || plan->inference || plan->by_tile;
     bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
     if (!status && flags & BP_DO_LOSS) status = place_losses(plan);
-    int trains = flags & BP_DO_BACKWARD && !plan->alone;
-    if (!status && trains) status = bp_find_tables(plan);
-    if (!status && trains) bp_find_segments(plan);
+    int sums = flags & BP_DO_BACKWARD && !plan->by_tile;
+    if (!status && sums) status = bp_find_tables(plan);
+    if (!status && sums) bp_find_segments(plan);
     if (!status) bp_fuse_products(plan);
-    if (!status && trains) status = bp_copy_operations(plan);
+    if (!status && sums) status = bp_add_replicas(plan);
     if (!status) status = bp_cut_stages(plan);
-    if (!status && trains) status = bp_cut_blocks(plan);
+    if (!status && sums) status = bp_cut_blocks(plan);
+    if (!status && flags & BP_DO_STRIPS) bp_find_strips(plan);
     if (!status) status = bp_lay_out(plan);
+    plan->compiled = !status;
     return status;
 }

@@ -1,33 +1,13 @@
 /* Reading the user's arrays. */
-#include "kernels/kernels.h"
-#include "plan.h"
+#include "data.h"
+
+#include "dispatch.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-int64_t bp_source_size(bp_source type) {
-    static const int8_t size[BP_N_SOURCES] = {1, 1, 1, 2, 2, 4, 4, 8, 8, 2, 4, 8, sizeof(long double)};
-    return size[type];
-}
-
-/* IEEE 754 binary16 */
-float bp_from_half(uint16_t half) {
-    uint32_t sign = (uint32_t)(half >> 15) << 31, exponent = half >> 10 & 31, fraction = half & 1023, bits;
-    float value;
-    if (exponent == 31) {
-        bits = sign | 0x7F800000u | fraction << 13;
-    } else if (exponent) {
-        bits = sign | (exponent + 112) << 23 | fraction << 13;
-    } else {
-        value = (float)fraction * 0x1p-24f;
-        return sign ? -value : value;
-    }
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-void bp_convert_int32(const char *source, int64_t stride, bp_source type, int swapped, int64_t n, int32_t *out) {
+static void convert_int32(const char *source, int64_t stride, bp_source type, int swapped, int64_t n, int32_t *out) {
     if (type == BP_I64 && !swapped) { /* NumPy's own */
         for (int64_t i = 0; i < n; i++) {
             int64_t v;
@@ -68,7 +48,7 @@ void bp_convert_int32(const char *source, int64_t stride, bp_source type, int sw
 
 static void convert(const bp_array *a, const char *from, int64_t n, int64_t stride, const bp_buffer *b, bp_dtype dtype,
                     char *to) {
-    if (b->kind == BP_INT32) bp_convert_int32(from, stride, a->type, a->swapped, n, (int32_t *)to);
+    if (b->kind == BP_INT32) convert_int32(from, stride, a->type, a->swapped, n, (int32_t *)to);
     else bp_active->convert[dtype](from, stride, a->type, a->swapped, n, to);
 }
 
@@ -95,9 +75,10 @@ int bp_is_copied(const bp_array *a, const bp_buffer *b, bp_dtype dtype) {
     return alike && !a->swapped && !a->n_outer && stride == bp_source_size(a->type);
 }
 
-int bp_lies_as_held(const bp_array *a, const bp_plan *plan, const bp_buffer *b) {
-    return b->kind == BP_REAL && bp_is_copied(a, b, plan->dtype) && a->row_stride == b->cols * (int64_t)plan->size &&
-           (uintptr_t)a->data % plan->size == 0;
+int bp_lies_as_held(const bp_array *a, const bp_buffer *b, bp_dtype dtype) {
+    int64_t size = bp_source_size(a->type);
+    return b->kind == BP_REAL && bp_is_copied(a, b, dtype) && a->row_stride == b->cols * size &&
+           (uintptr_t)a->data % (uintptr_t)size == 0;
 }
 
 int bp_is_run(const bp_array *a, int64_t cols) {

@@ -1,10 +1,15 @@
-/* Walks a plan over data: batches, chunks of a batch, stages of a chunk, then the update.
+/* Walks a plan over data: batches, chunks of a batch, stages of a chunk, then sums and moves.
  *
  * All threads execute their share of the same task list, then meet; the last to arrive advances the state alone
  * (`advance`), so every decision is made once and seen by all.  Between two meetings a thread writes only what its
  * tasks own. */
-#include "kernels/kernels.h"
-#include "run.h"
+#include "epoch.h"
+
+#include "calls.h"
+#include "moves.h"
+#include "rows.h"
+#include "snapshot.h"
+#include "sums.h"
 
 #include <math.h>
 #include <string.h>
@@ -12,88 +17,97 @@
 enum { MAX_HELPED = 8 }; /* threads that one looks at for work */
 static const double SLICED_FLOPS = 1e7; /* where parallel work is forced, a slice ends within steps from here on */
 
+/* A phase begins, or a stage of it: its tasks, and in how many rounds they are done.  What moves theta is one. */
+static void begin_phase(bp_run *run, bp_phase phase, int stage) {
+    const bp_plan *plan = run->plan;
+    double flops = 0;
+    run->phase = phase;
+    run->stage = stage;
+    switch (phase) {
+    case BP_ROWS:
+        run->n_tasks = bp_stage_tasks(run, &plan->stages[stage]);
+        flops = plan->stages[stage].flops_row * (double)run->rows;
+        break;
+    case BP_AHEAD:
+        run->n_tasks = plan->n_waiting;
+        flops = bp_sum_flops(run, run->n_tasks);
+        break;
+    default:
+        run->n_tasks = bp_sum_tasks(run);
+        if (phase == BP_SUMS && !bp_sums_move(run)) flops = bp_sum_flops(run, plan->n_blocks);
+    }
+    run->round = 0;
+    run->rounds = 1 + (int64_t)(flops / BP_ROUND_FLOPS);
+}
+
 static void set_chunk(bp_run *run, int64_t off) {
     run->off = off;
     for (int i = 0; i < run->n_in; i++) {
         const bp_array *a = &run->in[i].array;
         if (!run->in_place[i]) continue;
         run->buffers[run->in[i].buffer].offset =
-            (uintptr_t)a->data + (size_t)((run->at.pos + off) * a->row_stride) - (uintptr_t)run->plan->arena;
+            (uintptr_t)a->data + (size_t)((run->at.pos + off) * a->row_stride) - (uintptr_t)run->arena;
     }
-    if (run->call_rows) bp_move_calls(run);
+    if (run->call_rows) bp_follow_batch(run);
     run->x.step = run->first_step + run->at.done.steps;
     run->rows = min64(run->plan->chunk_rows, run->batch_rows - off);
-    run->x.online = run->rows == 1 && !run->plan->inference && !run->plan->alone;
-    run->stage = 0;
-    run->updating = 0;
+    run->x.online = run->rows == 1 && !run->plan->inference && !run->plan->by_tile;
+    begin_phase(run, BP_ROWS, 0);
 }
 
 void bp_set_batch(bp_run *run) {
     run->batch_rows = min64(run->batch, run->n - run->at.pos);
     memset(run->sum, 0, sizeof run->sum);
-    bp_tables_begin(run->plan);
+    bp_tables_begin(run->plan, run->slots);
     set_chunk(run, 0);
 }
 
-void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
-    run->n = n;
-    run->batch = batch;
-    if (!run->order != !order) run->call_rows = 0;
-    run->order = order;
-    if (!run->call_rows) bp_place_inputs(run);
-    run->at.pos = 0;
-    run->at.done = (bp_progress){.steps = run->at.done.steps};
-    for (int k = 0; k < run->plan->n_losses; k++) memset(run->plan->losses[k].sum, 0, 3 * sizeof(double));
-    run->has_snapshot = 0;
-    bp_set_batch(run);
-}
-
-static bp_status do_task(bp_run *run, const bp_update *step, int64_t task, int thread) {
-    const bp_plan *plan = run->plan;
-    if (run->saving) {
+static bp_status do_task(bp_run *run, int64_t task, int thread) {
+    const bp_stage *stage = &run->plan->stages[run->stage];
+    switch (run->phase) {
+    case BP_SAVING:
         bp_save_part(run, task);
         return BP_OK;
-    }
-    const bp_stage *stage = &plan->stages[run->stage];
-    if (bp_has_calls(run)) return bp_do_calls(run, step, task, thread);
-    if (!run->updating && stage->scope == BP_SCOPE_BLOCKS) {
-        bp_sum_early(run, &plan->blocks[stage->first_block + task]);
+    case BP_ROWS:
+        if (bp_has_calls(run)) return bp_do_calls(run, task, thread);
+        if (stage->scope != BP_SCOPE_BLOCKS) return bp_do_stage_task(run, stage, task, thread);
+        bp_sum_early(run, &run->plan->blocks[stage->first_block + task]);
         return BP_OK;
+    case BP_AHEAD:
+        bp_sum_ahead(run, task);
+        return BP_OK;
+    case BP_SUMS:
+        return bp_has_calls(run) ? bp_do_calls(run, task, thread) : bp_do_sum(run, task, thread);
+    default:
+        return bp_do_move(run, task, thread);
     }
-    if (!run->updating) return bp_do_stage_task(run, stage, task, thread);
-    return bp_do_update(run, step, task, thread);
 }
 
-/* The first task of a thread's share. */
-static int64_t first_task(const bp_run *run, int64_t n_tasks, int thread, int n_threads) {
-    if (run->updating) return bp_first_update(run, n_tasks, thread, n_threads);
-    int alone = !run->saving && run->plan->stages[run->stage].scope == BP_SCOPE_CHUNK;
-    if (alone) return thread > 0; /* on the calling thread */
-    return n_tasks * thread / n_threads;
+/* The first task of a share, of `shares` of tasks from..end-1. */
+static int64_t first_task(const bp_run *run, int64_t from, int64_t end, int64_t share, int64_t shares) {
+    if (run->phase > BP_ROWS) return bp_first_sum(run, from, end, share, shares);
+    return from + (end - from) * share / shares;
 }
 
-static int64_t n_tasks_of(const bp_run *run) {
-    if (run->saving) return bp_save_tasks(run);
-    return run->updating ? bp_update_tasks(run) : bp_stage_tasks(run, &run->plan->stages[run->stage]);
-}
-
-/* A thread does its own share, then helps others with theirs, but for the first task, which stays its owner's.
- * Returns how many tasks it did. */
+/* A thread does its own share of a round, then helps others with theirs; the first task of a share stays its owner's.
+ * A whole chunk is the calling thread's.  Returns how many tasks it did. */
 static int64_t execute(bp_run *run, int thread, int n_threads) {
-    bp_update step = run->updating ? bp_update_of(run) : (bp_update){0};
-    int64_t n_tasks = n_tasks_of(run);
-    int64_t done = 0;
+    int64_t begin = first_task(run, 0, run->n_tasks, run->round, run->rounds), done = 0;
+    int64_t finish = first_task(run, 0, run->n_tasks, run->round + 1, run->rounds);
     bp_status failure = BP_OK;
     if (n_threads == 1) {
-        for (; done < n_tasks && !failure; done++) failure = do_task(run, &step, done, thread);
+        for (int64_t task = begin; task < finish && !failure; task++, done++) failure = do_task(run, task, thread);
+    } else if (run->phase == BP_ROWS && run->plan->stages[run->stage].scope == BP_SCOPE_CHUNK) {
+        if (thread == 0) failure = do_task(run, 0, thread);
+        done = thread == 0;
     } else {
         for (int i = 0; i < n_threads && i <= MAX_HELPED; i++) {
             int owner = (thread + i) % n_threads;
-            int64_t first = first_task(run, n_tasks, owner, n_threads), task = first;
-            int64_t end = first_task(run, n_tasks, owner + 1, n_threads);
+            int64_t first = first_task(run, begin, finish, owner, n_threads), task = first;
+            int64_t end = first_task(run, begin, finish, owner + 1, n_threads);
             if (i > 0) task += 1 + atomic_fetch_add_explicit(&run->taken[owner].tasks, 1, memory_order_relaxed);
             for (; task < end && !failure; done++) {
-                failure = do_task(run, &step, task, thread);
+                failure = do_task(run, task, thread);
                 task = first + 1 + atomic_fetch_add_explicit(&run->taken[owner].tasks, 1, memory_order_relaxed);
             }
         }
@@ -130,52 +144,92 @@ static void look_at_clock(bp_run *run, int step_ended) {
     if (bp_now() > run->deadline) run->status = BP_PAUSED;
 }
 
+/* The losses of a chunk, tile by tile. */
+static void collect_losses(bp_run *run) {
+    const bp_plan *plan = run->plan;
+    for (int k = 0; k < plan->n_losses && plan->flags & BP_DO_LOSS; k++) {
+        const bp_loss *loss = &plan->losses[k];
+        int64_t tiles = loss->type ? tiles_of(run->rows, plan->row_tile) : 1;
+        for (int64_t i = 0; i < tiles; i++) {
+            const double *sum = bp_loss_sums(run, k, i);
+            for (int j = 0; j < 3; j++) run->loss_sum[k][j] += sum[j];
+            run->sum[0] += loss->weight * sum[0];
+            for (int j = 1; j < 3 && !k; j++) run->sum[j] += sum[j];
+        }
+    }
+}
+
+/* Whether the gradients of this chunk are summed: shards have theirs, and a batch without weight makes no step. */
+static int wants_sums(const bp_run *run) {
+    const bp_plan *plan = run->plan;
+    if (!(plan->flags & BP_DO_BACKWARD) || !run->opt.rule || plan->by_tile) return 0;
+    return bp_is_last_chunk(run) ? run->sum[1] != 0 || run->hook : !plan->shards;
+}
+
+/* The batch begins anew, in another slice. */
+static void stop(bp_run *run, bp_status status) {
+    run->status = status;
+    bp_set_batch(run);
+}
+
+/* What follows a phase, or a stage of it, that all threads have done; returns whether the chunk goes on. */
+static int next_phase(bp_run *run) {
+    bp_status status;
+    switch (run->phase) {
+    case BP_SAVING:
+        begin_phase(run, BP_ROWS, 0);
+        return 1;
+    case BP_ROWS:
+        if (run->stage + 1 < run->plan->n_stages) {
+            begin_phase(run, BP_ROWS, run->stage + 1);
+            return 1;
+        }
+        collect_losses(run);
+        if (!wants_sums(run)) return 0;
+        if (bp_moves(run) && !isfinite(run->sum[0])) {
+            stop(run, BP_E_NONFINITE_LOSS);
+            return 1;
+        }
+        if (bp_is_last_chunk(run)) bp_prepare_move(run);
+        if (run->plan->n_tables) bp_begin_tables(run);
+        begin_phase(run, run->plan->n_waiting ? BP_AHEAD : BP_SUMS, 0);
+        return 1;
+    case BP_AHEAD:
+        begin_phase(run, BP_SUMS, 0);
+        return 1;
+    case BP_SUMS:
+        if (!(run->plan->flags & BP_DO_BOUNDARY) || !bp_is_last_chunk(run)) return 0;
+        if ((status = bp_cross_boundary(run))) {
+            stop(run, status);
+            return 1;
+        }
+        if (run->sum[1] != 0) {
+            begin_phase(run, BP_MOVES, 0);
+            return 1;
+        }
+        run->phase = BP_ROWS; /* no process had a row of weight: nothing moves */
+        return 0;
+    default:
+        return 0;
+    }
+}
+
 /* Called by one thread while the others wait: sums up what was done and decides what comes next. */
 static void advance(bp_run *run, int n_threads) {
-    const bp_plan *plan = run->plan;
     for (int i = 0; i < n_threads && n_threads > 1; i++)
         atomic_store_explicit(&run->taken[i].tasks, 0, memory_order_relaxed);
-    if (run->saving) {
-        run->saving = 0;
-        return;
-    }
-    run->status = (bp_status)atomic_load_explicit(&run->failure, memory_order_relaxed);
-    if (run->status) {
+    bp_status failure = (bp_status)atomic_load_explicit(&run->failure, memory_order_relaxed);
+    if (failure) {
         atomic_store_explicit(&run->failure, BP_OK, memory_order_relaxed);
-        bp_set_batch(run); /* the batch begins anew */
+        stop(run, failure);
         return;
     }
-    int last_chunk = run->off + run->rows == run->batch_rows, trained = run->updating;
-    if (!run->updating) {
-        if (++run->stage < plan->n_stages) {
-            look_at_clock(run, 0);
-            return;
-        }
-        for (int k = 0; k < plan->n_losses && plan->flags & BP_DO_LOSS; k++) {
-            bp_cost *loss = &plan->losses[k];
-            int64_t tiles = loss->type ? tiles_of(run->rows, plan->row_tile) : 1;
-            for (int64_t i = 0; i < tiles; i++) {
-                const double *found = bp_loss_sums(run, k, i);
-                for (int j = 0; j < 3; j++) loss->sum[j] += found[j];
-                run->sum[0] += loss->weight * found[0];
-                for (int j = 1; j < 3 && !k; j++) run->sum[j] += found[j];
-            }
-        }
-        if (plan->flags & BP_DO_BACKWARD && run->opt.kind != BP_OPT_NONE && !plan->alone) {
-            if (bp_trains(run) && !isfinite(run->sum[0])) {
-                run->status = BP_E_NONFINITE_LOSS;
-                bp_set_batch(run);
-                return;
-            }
-            if ((!plan->shards && !last_chunk) || (last_chunk && run->sum[1] != 0)) {
-                run->updating = 1;
-                run->stage = 0;
-                if (plan->n_tables && bp_trains(run)) bp_begin_tables(run);
-                return;
-            }
-        }
+    int last_chunk = bp_is_last_chunk(run), saving = run->phase == BP_SAVING;
+    if (++run->round < run->rounds || next_phase(run)) {
+        if (!saving) look_at_clock(run, 0);
+        return;
     }
-    if (last_chunk) end_batch(run, trained);
+    if (last_chunk) end_batch(run, run->phase != BP_ROWS);
     else set_chunk(run, run->off + run->rows);
     look_at_clock(run, last_chunk);
 }
@@ -210,15 +264,4 @@ void bp_run_until(bp_run *run, int n_threads, int fewest_steps, double deadline)
     bp_list_calls(run);
     bp_pool_run(n_threads, thread_main, prepare, run);
     bp_barrier_destroy(&run->barrier);
-}
-
-bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps, int fresh) {
-    if (run->replay_left >= 0) return bp_replay(run, n_threads, seconds);
-    bp_status status = bp_take_snapshot(run, fresh);
-    if (status) return status;
-    status = bp_slice(run, n_threads, seconds, max_steps);
-    if (status != BP_E_NONFINITE_PARAM || !bp_trains(run)) return status;
-    run->replay_left = run->at.done.batch - run->snapshot_at.done.batch;
-    bp_restore_snapshot(run);
-    return bp_replay(run, n_threads, seconds);
 }

@@ -1,6 +1,5 @@
 /* Lays out the arena: buffers share places by their lives. */
-#include "compile.h"
-#include "pool.h"
+#include "memory.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +20,7 @@ static size_t take(size_t *total, int64_t rows, size_t bytes) {
 
 /* When a buffer's values are needed: from the first item that touches it to the last. */
 typedef struct {
-    int first, last; /* items; last is INT32_MAX for phase 2 and beyond */
+    int first, last; /* items; last is INT32_MAX for sums and beyond */
     int holder;      /* the buffer in whose place it lies, for good: itself, or that of delta */
 } bp_life;
 
@@ -32,11 +31,11 @@ static void touch(bp_life *lives, int buffer, int item) {
     if (item > life->last) life->last = item;
 }
 
-/* What an operation's forward or backward, or its parameters' gradients, read and write at an item; values of the way
- * forward serve all seeds. */
+/* What an operation's forward or backward, or its parameters' gradients, read and write at an item; values of forward
+ * serve all cotangents. */
 static void touch_op(const bp_plan *plan, bp_life *lives, const bp_op *op, bp_item_kind kind, int item) {
-    int ignores = kind == BP_BACKWARD && !(plan->seeds && op->type->backward_first) ? op->type->ignores : 0;
-    int last = kind != BP_FORWARD && plan->seeds ? plan->n_items - 1 : item;
+    int ignores = kind == BP_BACKWARD && !(plan->cotangents && op->type->backward_first) ? op->type->ignores : 0;
+    int last = kind != BP_FORWARD && plan->cotangents ? plan->n_items - 1 : item;
     for (int j = 0; j < op->n_in; j++) {
         if (!(ignores & BP_IGNORES_IN)) touch(lives, op->in[j], last);
         if (kind == BP_BACKWARD) touch(lives, plan->buffers[op->in[j]].grad, item);
@@ -44,15 +43,15 @@ static void touch_op(const bp_plan *plan, bp_life *lives, const bp_op *op, bp_it
     int out_ignored = kind == BP_PARAM_GRADS ? op->type->ignores & BP_GRAD_IGNORES_OUT : ignores & BP_IGNORES_OUT;
     if (!out_ignored) touch(lives, op->out, last);
     for (int j = 0; j < op->n_aux; j++) touch(lives, op->aux + j, last);
-    if (kind == BP_FORWARD) touch(lives, op->relu, item);
-    if (kind == BP_BACKWARD) touch(lives, op->factor, last);
+    if (kind == BP_FORWARD) touch(lives, op->relu_df, item);
+    if (kind == BP_BACKWARD) touch(lives, op->factor_df, last);
     if (kind != BP_FORWARD) touch(lives, plan->buffers[op->out].grad, item);
 }
 
 static void touch_gradients(const bp_plan *plan, bp_life *lives, int segment, int item) {
     for (int i = 0; i < plan->n_params; i++) {
         const bp_param *p = &plan->params[i];
-        if (p->segment != segment || p->flags & BP_PARAM_FROZEN) continue;
+        if (p->segment != segment || bp_is_frozen(p)) continue;
         for (int u = p->first_use; u >= 0; u = plan->uses[u].next)
             touch_op(plan, lives, &plan->ops[plan->uses[u].op], BP_PARAM_GRADS, item);
     }
@@ -66,21 +65,21 @@ static void find_lives(const bp_plan *plan, bp_life *lives) {
         if (op->type->grad_in_place && from >= 0 && to >= 0 && plan->buffers[op->in[0]].consumers == 1 && !op->add[0])
             lives[to].holder = lives[from].holder;
     }
-    for (int i = 0; i < plan->n_ops + plan->n_copies; i++)
+    for (int i = 0; i < plan->n_ops + plan->n_replicas; i++)
         if (plan->ops[i].fused_forward) lives[plan->ops[i].in[0]].holder = plan->ops[i].out;
     for (int i = 0; i < plan->n_items; i++) {
         const bp_item *item = &plan->items[i];
         const bp_op *op = &plan->ops[item->op];
         if (item->kind == BP_FORWARD || item->kind == BP_BACKWARD) touch_op(plan, lives, op, item->kind, i);
         if (item->kind == BP_LOSS) {
-            const bp_cost *loss = &plan->losses[item->op];
+            const bp_loss *loss = &plan->losses[item->op];
             touch(lives, loss->in, i);
             touch(lives, loss->target, i);
             touch(lives, loss->grad, i);
         }
         if (item->kind == BP_PARAM_GRADS) touch_gradients(plan, lives, item->op, i);
     }
-    if (plan->flags & BP_DO_BACKWARD && !plan->shards && !plan->alone) touch_gradients(plan, lives, 0, INT32_MAX);
+    if (plan->flags & BP_DO_BACKWARD && !plan->shards && !plan->by_tile) touch_gradients(plan, lives, 0, INT32_MAX);
     for (int i = 0; i < plan->n_buffers; i++) {
         const bp_buffer *b = &plan->buffers[i];
         if (b->kept || (b->maker == BP_GATHERED && plan->flags & BP_DO_INPUT_GRAD)) {
@@ -173,15 +172,17 @@ bp_status bp_lay_out(bp_plan *plan) {
         place_buffers(plan, &total, plan->windowed ? plan->row_tile * plan->n_threads : plan->chunk_rows);
     if (status) return status;
     size_t buffers = total;
-    plan->parts = take(&total, plan->n_losses * plan->n_tiles, 3 * sizeof(double));
-    if (plan->flags & BP_DO_BACKWARD && !plan->alone) {
-        plan->scratch_bytes = ((size_t)plan->block_max * plan->size + BP_ALIGN - 1) / BP_ALIGN * BP_ALIGN;
+    plan->loss_sums = take(&total, plan->n_losses * plan->n_tiles, 3 * sizeof(double));
+    if (plan->flags & BP_DO_BACKWARD && !plan->by_tile) {
+        plan->scratch_bytes = ((size_t)plan->scratch_size * plan->size + BP_ALIGN - 1) / BP_ALIGN * BP_ALIGN;
         plan->scratch = take(&total, plan->n_threads, plan->scratch_bytes);
         if (plan->shards) plan->shard_grads = take(&total, plan->shards, (size_t)plan->n_theta * plan->size);
-        plan->kept_from = plan->rows > plan->chunk_rows && !plan->shards ? 0 : plan->n_theta;
-        for (int i = 0; i < plan->n_params && !plan->shards; i++)
-            if (plan->params[i].segment) plan->kept_from = min64(plan->kept_from, plan->params[i].offset);
-        plan->chunk_grad = take(&total, plan->n_theta - plan->kept_from, plan->size);
+        plan->kept_from = plan->n_theta;
+        for (int i = 0; i < plan->n_blocks; i++)
+            if (plan->blocks[i].home == BP_HOME_KEPT) plan->kept_from = min64(plan->kept_from, plan->blocks[i].at);
+        if (plan->flags & BP_DO_BOUNDARY && !plan->shards) plan->kept_from = 0; /* the hook sees all of theta */
+        plan->kept_grads = take(&total, plan->n_theta - plan->kept_from, plan->size);
+        if (plan->flags & BP_DO_BOUNDARY) plan->squares = take(&total, plan->n_blocks + 1, sizeof(double));
     }
     for (int i = 0; i < plan->n_tables; i++) {
         bp_table *t = &plan->tables[i];
@@ -191,11 +192,10 @@ bp_status bp_lay_out(bp_plan *plan) {
         t->first = take(&total, t->most, sizeof(int32_t));
         t->last = take(&total, t->most, sizeof(int32_t));
         t->next = take(&total, t->calls, sizeof(int32_t));
-        if (plan->rows > plan->chunk_rows) t->grad = take(&total, t->most, (size_t)p->cols * plan->size);
+        if (t->keeps) t->grad = take(&total, t->most, (size_t)p->cols * plan->size);
     }
     if (total == SIZE_MAX) return BP_E_LIMIT;
     plan->arena_bytes = total;
     plan->unshared_bytes += total - buffers;
-    plan->arena = bp_large_alloc(total);
-    return plan->arena ? BP_OK : BP_E_NOMEM;
+    return BP_OK;
 }

@@ -1,6 +1,7 @@
-/* The tables: operations, activations, losses. */
-#include "kernels/kernels.h"
-#include "plan.h"
+/* The catalogue: operations, activations, losses. */
+#include "ops.h"
+
+#include "dispatch.h"
 
 #include <string.h>
 
@@ -24,7 +25,8 @@ static bp_status like_first(bp_plan *plan, bp_op *op) {
 static bp_op_type *const builtin[BP_N_OPERATIONS] = {BP_OPERATIONS(TYPE)};
 #undef TYPE
 
-void bp_ops_bind(const bp_kernels *k) {
+/* Into the catalogue. */
+static void bind(const bp_kernels *k) {
     for (int i = 0; i < BP_N_OPERATIONS; i++) {
         memcpy(builtin[i]->forward, k->operations[i].forward, sizeof builtin[i]->forward);
         memcpy(builtin[i]->backward, k->operations[i].backward, sizeof builtin[i]->backward);
@@ -32,6 +34,23 @@ void bp_ops_bind(const bp_kernels *k) {
         memcpy(builtin[i]->step, k->operations[i].step, sizeof builtin[i]->step);
     }
 }
+
+const char *bp_isa_name(int i) {
+    const bp_kernels *kernels = bp_kernels_of(i);
+    return kernels ? kernels->isa : NULL;
+}
+
+bp_status bp_isa_use(const char *name) {
+    for (int i = 0; bp_kernels_of(i); i++) {
+        if (name && strcmp(name, bp_isa_name(i))) continue;
+        bp_active = bp_kernels_of(i);
+        bind(bp_active);
+        return BP_OK;
+    }
+    return BP_E_SHAPE;
+}
+
+const char *bp_isa(void) { return bp_active->isa; }
 
 enum { MAX_REGISTERED = 64 };
 static const bp_op_type *registered[MAX_REGISTERED];
@@ -63,7 +82,7 @@ const void *bp_activation_detail(const char *name) {
 
 const char *bp_op_function(const bp_plan *plan, const bp_op *op, int64_t width) {
     if (op->type == &activation_type) return ((const bp_activation *)op->detail)->name;
-    int64_t own = op->detail ? ((const bp_settings *)op->detail)->n[0] : plan->buffers[op->out].cols;
+    int64_t own = op->detail ? ((const bp_settings *)op->detail)->n[SOFTMAX_WIDTH] : plan->buffers[op->out].cols;
     return op->type == &softmax_type && own == width ? "softmax" : "";
 }
 

@@ -1,5 +1,10 @@
 /* One thread or all: the pace of steps is measured where it is in doubt. */
-#include "run.h"
+#include "pace.h"
+
+#include "epoch.h"
+#include "rows.h"
+#include "snapshot.h"
+#include "sums.h"
 
 #include <math.h>
 
@@ -26,13 +31,13 @@ static int is_divisible(const bp_run *run) {
     const bp_plan *plan = run->plan;
     for (int i = 0; i < plan->n_stages; i++)
         if (bp_stage_tasks(run, &plan->stages[i]) > 1) return 1;
-    return plan->n_tables || bp_update_tasks(run) > 1; /* rows of tables are listed after phase 1 */
+    return plan->n_tables || bp_sum_tasks(run) > 1; /* rows of tables are listed later */
 }
 
 /* Whether a step is faster on all threads than on one is measured where it is in doubt: the faster way is taken, and
  * now and then the other is tried again.  The bits are the same. */
 bp_status bp_slice(bp_run *run, int n_threads, double seconds, int64_t max_steps) {
-    bp_pace *pace = &run->plan->pace;
+    bp_pace *pace = &run->pace;
     double flops = run->plan->flops_row * (double)run->batch_rows, now = bp_now(), end = now + seconds;
     if (n_threads > run->plan->n_threads) n_threads = run->plan->n_threads;
     if ((flops < SERIAL_FLOPS || !is_divisible(run)) && !bp_forced.parallel_always) n_threads = 1;

@@ -1,5 +1,5 @@
 /* Philox4x32: J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. */
-#include "kernels/kernels.h"
+#include "dispatch.h"
 
 __extension__ typedef unsigned __int128 uint128;
 

@@ -1,8 +1,14 @@
 /* The list of operations that a plan is made of, and what may be asked of it. */
-#include "compile.h"
+#include "plan.h"
 
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
+
+bp_forces bp_forced;
+void bp_set_backend(int mode) { bp_forced.backend = mode; }
+void bp_set_phase2(int mode) { bp_forced.phase2 = mode; }
+void bp_set_parallel_always(int on) { bp_forced.parallel_always = on; }
 
 bp_plan *bp_plan_new(bp_dtype dtype) {
     bp_plan *plan = calloc(1, sizeof *plan);
@@ -22,10 +28,8 @@ void bp_plan_free(bp_plan *plan) {
     free(plan->items);
     free(plan->stages);
     free(plan->blocks);
-    free(plan->block_cost);
+    free(plan->work_before);
     free(plan->tables);
-    free(plan->arena);
-    free(plan->copy);
     free(plan);
 }
 
@@ -43,16 +47,17 @@ int bp_plan_buffer(bp_plan *plan, bp_kind kind, int64_t cols) {
     return plan->n_buffers++;
 }
 
-int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int flags) {
+int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int flags, double rate, double decay) {
     int64_t end;
+    if (!(rate >= 0 && rate <= DBL_MAX && decay >= 0 && decay <= DBL_MAX)) return -1;
     if (offset < 0 || rows < 1 || cols < 1 || __builtin_mul_overflow(rows, cols, &end) ||
         __builtin_add_overflow(end, offset, &end))
         return -1;
     bp_param *grown = bp_grow(plan->params, plan->n_params, sizeof *grown);
     if (!grown) return -1;
     plan->params = grown;
-    grown[plan->n_params] = (bp_param){
-        .offset = offset, .rows = rows, .cols = cols, .flags = flags, .first_use = -1, .last_use = -1};
+    grown[plan->n_params] = (bp_param){.offset = offset, .rows = rows, .cols = cols, .flags = flags, .rate = rate,
+                                       .decay = decay, .first_use = -1, .last_use = -1};
     plan->n_theta = max64(plan->n_theta, end);
     return plan->n_params++;
 }
@@ -68,7 +73,7 @@ bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int 
     if (!grown) return BP_E_NOMEM;
     plan->ops = grown;
     bp_op op = {.type = type, .n_in = n_in, .n_params = n_params, .out = -1, .scope = type->scope, .aux = -1,
-                .relu = -1, .factor = -1, .tag = tag, .back = plan->n_ops, .detail = detail};
+                .relu_df = -1, .factor_df = -1, .tag = tag, .back = plan->n_ops, .detail = detail};
     memcpy(op.in, in, (size_t)n_in * sizeof *in);
     if (n_params) memcpy(op.param, param, (size_t)n_params * sizeof *param);
     bp_status status = type->declare(plan, &op);
@@ -93,43 +98,7 @@ bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int 
     return BP_OK;
 }
 
-bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, double attr, int tag, int64_t positions,
-                       double weight) {
-    if (out < 0 || out >= plan->n_buffers || target < 0 || target >= plan->n_buffers) return BP_E_SHAPE;
-    const bp_loss_type *type = name ? bp_loss_find(name) : NULL;
-    const bp_buffer *a = &plan->buffers[out], *y = &plan->buffers[target];
-    if (positions < 1 || (name && !type) || a->kind != BP_REAL) return BP_E_SHAPE;
-    if (a->cols % positions || y->cols % positions) return BP_E_SHAPE;
-    int labels = y->kind == BP_INT32;
-    if (type && (labels ? y->cols != positions || !type->takes_labels : y->cols != a->cols)) return BP_E_SHAPE;
-    for (int i = 0; i < plan->n_losses; i++)
-        if (plan->losses[i].out == out) return BP_E_SHAPE;
-    bp_cost *grown = bp_grow(plan->losses, plan->n_losses, sizeof *grown);
-    if (!grown) return BP_E_NOMEM;
-    plan->losses = grown;
-    const bp_op *last = bp_maker_of(plan, out);
-    int fused = last && type && type->fused_with && !a->consumers && plan->buffers[last->in[0]].consumers == 1 &&
-                !strcmp(bp_op_function(plan, last, a->cols / positions), type->fused_with);
-    for (int i = 0; i < plan->n_losses; i++) { /* what two losses read has one gradient, and each would write it */
-        bp_cost *other = &plan->losses[i];
-        if (other->out == (last ? last->in[0] : -1)) fused = 0;
-        if (other->fused && other->in == out) {
-            other->fused = 0;
-            other->in = other->out;
-        }
-    }
-    int in = fused ? last->in[0] : out;
-    bp_loss_call call = {.labels = y->kind == BP_INT32,
-                         .cols = a->cols / positions,
-                         .target_cols = y->cols / positions,
-                         .positions = positions,
-                         .attr = attr};
-    grown[plan->n_losses++] =
-        (bp_cost){type, out, target, tag, fused, in, -1, weight, weight / (double)positions, call, {0}};
-    return BP_OK;
-}
-
-void bp_plan_seeds(bp_plan *plan, int64_t n) { plan->seeds = n; }
+void bp_plan_cotangents(bp_plan *plan, int64_t n) { plan->cotangents = n; }
 
 void bp_plan_keep(bp_plan *plan, int buffer) {
     if (buffer >= 0 && buffer < plan->n_buffers) plan->buffers[buffer].kept = 1;
@@ -142,7 +111,7 @@ void bp_plan_checkpoint(bp_plan *plan, int buffer) {
 bp_plan_info bp_plan_describe(const bp_plan *plan) {
     int calls_blas = 0, recomputed = 0;
     for (int i = 0; i < plan->n_ops; i++) calls_blas |= plan->ops[i].n_params && !plan->ops[i].native;
-    for (int i = 0; i < plan->n_copies; i++) recomputed += plan->ops[plan->n_ops + i].again;
+    for (int i = 0; i < plan->n_replicas; i++) recomputed += plan->ops[plan->n_ops + i].again;
     return (bp_plan_info){.shards = plan->shards,
                           .n_stages = plan->n_stages,
                           .calls_blas = calls_blas,
@@ -151,6 +120,14 @@ bp_plan_info bp_plan_describe(const bp_plan *plan) {
                           .arena_bytes = plan->arena_bytes,
                           .unshared_bytes = plan->unshared_bytes,
                           .flops = plan->flops};
+}
+
+int bp_wants_backward(const bp_plan *plan, const bp_op *op) {
+    if (op->skip || plan->buffers[op->out].grad < 0) return 0;
+    if (op->type->backward_first) return 1;
+    for (int j = 0; j < op->n_in; j++)
+        if (plan->buffers[op->in[j]].grad >= 0) return 1;
+    return 0;
 }
 
 int bp_plan_grad(const bp_plan *plan, int buffer) {

@@ -1,10 +1,44 @@
-/* What a compiled plan holds; shared by the files that make it (compile.h) and those that walk it (run.h). */
+/* What a compiled plan holds.  It is made by plan.c and losses.c, cut by compile.c and its passes, and from then on
+ * only read.
+ *
+ * The words, from data to theta:
+ *
+ *            columns                     batch    rows of one step of a rule
+ *         +-----------+  -               chunk    rows of a batch that lie in the arena at once
+ *         |           |  | tile          tile     rows that one task takes through a stage
+ *   batch |-----------|  -  -            shard    tiles whose gradients are summed apart, in order; a fixed number
+ *         |           |     | shard      item     an operation's forward or backward, a loss, reading, writing
+ *         |     +--+  |     |            stage    items between two barriers: a task does all of them on its tile
+ *         |-----|  |--|     -            cell     rows by columns of what an operation writes: a task of a wide layer
+ *         |     +--+  |                  segment  operations between two checkpoints
+ *         +-----------+
+ *               cell
+ *
+ *   theta as [rows, cols]                block    rows by columns of a parameter, or small parameters in a row: what is
+ *   +-------+-------+                             summed and moved together, by one thread
+ *   | block | block |                    home     where the gradient of a block is when it is complete
+ *   +-------+-------+                    strip    columns of weights, side by side, as predictors keep them
+ *   | block | block |                    panel    columns of a product's right operand, as its kernel packs them
+ *   +-------+-------+                    table    a parameter of which a batch names rows (Embedding)
+ *                                        slot     of a table: the place of a row in the list of those that were named
+ *
+ * A replica is the copy of an operation that backward computes again; a safety copy is the theta and state that a run
+ * goes back to.  A cotangent is a unit vector that stands for dC/da^L where derivatives of outputs are wanted.
+ */
 #ifndef BP_PLAN_H
 #define BP_PLAN_H
 
-#include "bp.h"
+#include "op.h"
 
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+/* A use of a parameter: slot `slot` of an operation. */
+typedef struct {
+    int op, slot, next;
+} bp_use;
 
 typedef enum { BP_GATHER, BP_FORWARD, BP_LOSS, BP_BACKWARD, BP_PARAM_GRADS, BP_SCATTER } bp_item_kind;
 typedef struct {
@@ -22,17 +56,28 @@ typedef struct {
     int first, count;         /* items */
     int64_t row_tile;         /* a power of two, or all rows of a chunk */
     int64_t cols, cells;      /* columns of what the first item writes, and into how many cells they are cut */
+    double flops_row;         /* of its items */
     int first_block, end_block; /* blocks */
 } bp_stage;
 
-/* One task of phase 2: a cell of parameter `param`, or the whole of param..end-1, small ones in a row. */
+/* Where the gradient of a block comes to, and what moves it then; blocks.c chooses. */
+typedef enum {
+    BP_HOME_FUSED,   /* nowhere: summed and applied in a product's registers */
+    BP_HOME_SCRATCH, /* a thread's, in L1: summed and moved in one task */
+    BP_HOME_SHARDS,  /* the first shard's array, to which the others' are added in order */
+    BP_HOME_KEPT     /* one array shaped as theta, over chunks, or until the boundary; early ones from backward on */
+} bp_home;           /* rows of tables are a home of their own: see tables.c */
+
+/* A cell of parameter `param`, or the whole of param..end-1, small ones in a row. */
 typedef struct {
     int param, end, whole;
-    int steps;               /* plain SGD is made with the gradient, in one go */
+    bp_home home;
+    int early;               /* KEPT: summed in a stage of backward, when its segment is done */
+    int waits;               /* KEPT: summed before others move, in rounds, since all at once would take too long */
+    int one_rate, one_decay; /* its parameters have the same factors */
     bp_cell cell;            /* unless whole */
     int64_t at;              /* in theta, elements */
     int64_t rows, width, ld; /* as it lies there: whole ones are one row */
-    int64_t part;            /* rows whose gradient waits for its update in a cache */
 } bp_block;
 
 /* A loss on an output. */
@@ -42,70 +87,61 @@ typedef struct {
     int in, grad; /* what it reads (z^L where it is fused) and writes */
     double weight, share; /* share: weight / positions */
     bp_loss_call call;    /* what all its calls have in common */
-    double sum[3];        /* of the epoch so far, as bp_progress has them; without its weight */
-} bp_cost;
+} bp_loss;
 
 /* A parameter of which a batch names some rows; see tables.c.  Offsets in the arena, of int32. */
 typedef struct {
     int param;
     int logged;           /* too large for the safety copy: old rows are logged instead */
+    int keeps;            /* gradients wait in the arena: for other chunks, or for the boundary */
     int64_t most, calls;  /* rows that a batch can touch, and positions of a chunk */
     size_t slot_of;       /* (rows of the parameter,) */
     size_t row;           /* (most,): by slot, the row */
     size_t first, last;   /* (most,): by slot, ends of the chain of calls, or -1 */
     size_t next;          /* (calls,) */
-    size_t grad;          /* (most, cols) reals: of earlier chunks, where a batch has several */
-    int64_t touched, before; /* slots in use: now, and before this chunk */
+    size_t grad;          /* (most, cols) reals, where it keeps them */
 } bp_table;
-
-/* How fast a plan's steps were, whatever the network's calls. */
-typedef struct {
-    double row[2];  /* seconds a row, on one thread and on all; 0: not known */
-    int64_t runs, next_trial;
-} bp_pace;
 
 struct bp_plan {
     bp_dtype dtype;
     size_t size; /* of a real */
     int n_buffers, n_params, n_ops, n_uses;
-    int n_copies; /* operations behind the n_ops: see bp_op's `back` */
+    int n_replicas; /* operations behind the n_ops: see bp_op's `back` */
     bp_buffer *buffers;
     bp_param *params;
     bp_use *uses;
     bp_op *ops;
 
     int n_losses;
-    bp_cost *losses;
+    bp_loss *losses;
 
-    int flags, n_threads, shards;
+    int compiled, flags, n_threads, shards;
     int windowed;        /* each thread owns row_tile rows of every buffer, reused by tile after tile */
     int inference;       /* forward (and loss) alone */
-    int alone;           /* seeds or BP_DO_EACH: a tile goes back and forth by itself, nothing is summed over rows */
-    int64_t seeds;       /* see bp_plan_seeds */
+    int by_tile;         /* cotangents or BP_DO_EACH: a tile goes forward and back by itself, nothing is summed */
+    int64_t cotangents;  /* see bp_plan_cotangents */
     int64_t rows, chunk_rows, row_tile;
     int64_t n_tiles;     /* of a chunk */
     int64_t n_theta;     /* end of the last parameter */
     double flops_row, flops;
     int n_items, n_stages, n_blocks;
+    int n_waiting;         /* blocks up to the last that waits */
     bp_item *items;
     bp_stage *stages;
     bp_block *blocks;
-    int64_t *block_cost; /* (n_blocks + 1,): of those before */
-    int64_t block_max;   /* elements of the largest part of a block */
-    int n_dense;         /* blocks before those of tables */
+    int64_t *work_before;  /* (n_blocks + 1,): what the blocks before take, about, in elements */
+    int64_t scratch_size;  /* elements of the largest block whose home is a thread's scratch, or of a table's row */
     int n_tables;
     bp_table *tables;
 
-    char *arena;
+    /* the arena, offsets in bytes */
     size_t arena_bytes, unshared_bytes;
-    size_t scratch, scratch_bytes; /* a thread's gradient block: offset of thread 0's, bytes each */
+    size_t scratch, scratch_bytes; /* thread 0's, and bytes of each thread's */
     size_t shard_grads;            /* (shards, n_theta) */
-    size_t chunk_grad;             /* of theta from kept_from on: parts of gradients, of a chunk or a segment */
+    size_t kept_grads;             /* of theta from kept_from on */
     int64_t kept_from;
-    bp_pace pace;
-    char *copy; /* memory for a run's safety copy, kept for the next run: fresh pages cost as much as the copy */
-    size_t copy_bytes;
-    size_t parts;                  /* (losses, tiles of a chunk, 3) doubles: sums of the loss */
+    size_t loss_sums;              /* (losses, tiles of a chunk, 3) doubles */
+    size_t squares;                /* (n_blocks + 1,) doubles: of blocks' gradients, where there is a boundary */
 };
 
 /* Rows of a tile, at least, so that one of one column is whole cache lines. */
@@ -118,24 +154,39 @@ static inline int64_t bp_infer_tile(const bp_plan *plan, int64_t rows, int n_thr
     return min64(plan->row_tile, (share + BP_INFER_TILE - 1) / BP_INFER_TILE * BP_INFER_TILE);
 }
 
+/* Work between two moments at which a slice may end: 50 ms of one core that does 50 GFLOP/s. */
+static const double BP_ROUND_FLOPS = 2.5e9;
+
 /* What tests force; see bp_set_backend, bp_set_phase2, bp_set_parallel_always (which also cuts work smaller). */
 typedef struct {
     int backend, phase2, parallel_always;
 } bp_forces;
 extern bp_forces bp_forced;
 
-/* Whether rows lie in the user's array as they would in the buffer, so that they can be read there. */
-int bp_lies_as_held(const bp_array *a, const bp_plan *plan, const bp_buffer *b);
+/* ---- what passes ask ---- */
 
-/* A batch begins; a chunk of so many rows has its gradients: its calls are listed. */
-void bp_tables_begin(bp_plan *plan);
-void bp_tables_collect(bp_plan *plan, int64_t rows);
-int32_t bp_table_row(const bp_plan *plan, const bp_table *table, int64_t slot);
-/* G (cols,) = the chunk's gradient of a slot's row; added, where the slot was in use before this chunk. */
-void bp_table_gradient(const bp_plan *plan, const bp_table *table, int64_t slot, int64_t rows, void *G);
+/* Room for one more element; the array grows by doubling at powers of two. */
+void *bp_grow(void *array, int n, size_t size);
 
-const bp_loss_type *bp_loss_find(const char *name);
-/* The name that a loss of `width` columns may be fused with: "softmax", "logistic" and the like, or "". */
-const char *bp_op_function(const bp_plan *plan, const bp_op *op, int64_t width);
+/* The operation that writes a buffer, or NULL. */
+static inline bp_op *bp_maker_of(const bp_plan *plan, int buffer) {
+    int maker = buffer < 0 || buffer >= plan->n_buffers ? -1 : plan->buffers[buffer].maker;
+    return maker < 0 ? NULL : &plan->ops[maker];
+}
+
+static inline int bp_is_frozen(const bp_param *p) { return p->flags & BP_PARAM_FROZEN; }
+static inline int bp_is_table(const bp_param *p) { return p->flags & BP_PARAM_TABLE && !bp_is_frozen(p); }
+
+static inline double bp_flops_of(const bp_plan *plan, const bp_op *op) {
+    return op->type->flops ? op->type->flops(plan, op) : (double)plan->buffers[op->out].cols;
+}
+
+/* Whether a product packs its weights. */
+static inline int bp_is_wide(const bp_plan *plan, const bp_param *p) {
+    return p->cols * (int64_t)plan->size > BP_NEAR_BYTES;
+}
+
+/* Whether an operation's backward has anything to do. */
+int bp_wants_backward(const bp_plan *plan, const bp_op *op);
 
 #endif

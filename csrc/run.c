@@ -1,51 +1,98 @@
-/* Sets a run up: what it borrows, and what it is to do. */
+/* Sets a run up: what it owns and borrows, and what it is to do. */
 #include "run.h"
+
+#include "data.h"
+#include "dispatch.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-bp_run *bp_run_new(bp_plan *plan, const bp_blas *blas, void *theta, int64_t n_params) {
-    if (!plan->arena || n_params < plan->n_theta) return NULL;
+bp_run *bp_run_new(const bp_plan *plan, const bp_blas *blas) {
+    if (!plan->compiled || plan->flags & BP_DO_STRIPS) return NULL;
     bp_run *run = calloc(1, sizeof *run);
-    void *taken = NULL;
-    bp_buffer *buffers = malloc(sizeof *buffers * (size_t)(plan->n_buffers + 1));
-    if (!run || !buffers || posix_memalign(&taken, sizeof(bp_taken), sizeof(bp_taken) * (size_t)plan->n_threads)) {
-        free(buffers);
-        free(run);
+    if (!run) return NULL;
+    size_t taken = sizeof(bp_taken) * (size_t)plan->n_threads;
+    void *aligned = NULL;
+    run->plan = plan;
+    run->arena = bp_large_alloc(plan->arena_bytes);
+    run->buffers = malloc(sizeof *run->buffers * (size_t)(plan->n_buffers + 1));
+    run->loss_sum = calloc((size_t)plan->n_losses + 1, sizeof *run->loss_sum);
+    run->slots = calloc((size_t)plan->n_tables + 1, sizeof *run->slots);
+    int lacking = !run->arena || !run->buffers || !run->loss_sum || !run->slots;
+    if (lacking || posix_memalign(&aligned, sizeof(bp_taken), taken)) {
+        bp_run_free(run);
         return NULL;
     }
-    run->buffers = buffers;
-    run->taken = memset(taken, 0, sizeof(bp_taken) * (size_t)plan->n_threads);
-    run->plan = plan;
-    run->theta = theta;
-    run->n_params = n_params;
-    run->weight_port = -1;
-    run->apart = plan->seeds ? plan->seeds : 1;
-    run->replay_left = -1;
-    run->x = (bp_context){.plan = plan,
-                          .ops = plan->ops,
-                          .buffers = plan->buffers,
+    run->taken = memset(aligned, 0, taken);
+    run->x = (bp_context){.buffers = plan->buffers,
                           .params = plan->params,
                           .blas = blas,
-                          .arena = plan->arena,
-                          .theta = theta,
+                          .arena = run->arena,
                           .cache = !!(plan->flags & BP_DO_CACHE)};
     return run;
 }
 
-void bp_run_free(bp_run *run) {
-    if (!run) return;
-    bp_free_snapshot(run);
-    free(run->calls);
-    free(run->first_call);
-    free(run->moved);
+void bp_drop_snapshot(bp_run *run) {
+    for (int i = 0; i < run->plan->n_tables && run->logs; i++) {
+        free(run->logs[i].row);
+        free(run->logs[i].old);
+    }
+    free(run->logs);
+    run->logs = NULL;
+    run->snapshot = NULL;
+    run->has_snapshot = 0;
+}
+
+static void free_ports(bp_run *run) {
     free(run->in);
+    free(run->out);
     free(run->repeat);
     free(run->in_place);
+    run->in = NULL;
+    run->out = NULL;
+    run->repeat = NULL;
+    run->in_place = NULL;
+    run->n_in = run->n_out = 0;
+}
+
+void bp_run_free(bp_run *run) {
+    if (!run) return;
+    bp_drop_snapshot(run);
+    free_ports(run);
+    free(run->copy);
+    free(run->calls);
+    free(run->first_call);
+    free(run->followers);
+    free(run->loss_sum);
+    free(run->slots);
     free(run->buffers);
-    free(run->out);
     free(run->taken);
+    free(run->arena);
     free(run);
+}
+
+bp_status bp_run_bind(bp_run *run, void *theta, int64_t n_params) {
+    if (n_params < run->plan->n_theta) return BP_E_SHAPE;
+    bp_drop_snapshot(run);
+    free_ports(run);
+    run->theta = theta;
+    run->n_params = n_params;
+    run->weight_port = -1;
+    run->first_cotangent = 0;
+    run->apart = run->plan->cotangents ? run->plan->cotangents : 1;
+    run->each = NULL;
+    run->opt = (bp_opt){0};
+    run->hook = NULL;
+    run->at = (bp_position){0};
+    run->first_step = 0;
+    run->replay_left = -1;
+    run->call_rows = 0;
+    run->x.theta = theta;
+    run->x.buffers = run->plan->buffers;
+    run->x.training = 0;
+    run->x.seed = 0;
+    run->x.callback = NULL;
+    return BP_OK;
 }
 
 bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, const bp_out_port *out,
@@ -63,10 +110,7 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
     }
     if (n_in) memcpy(ins, in, sizeof *in * (size_t)n_in);
     if (n_out) memcpy(outs, out, sizeof *out * (size_t)n_out);
-    free(run->in);
-    free(run->out);
-    free(run->repeat);
-    free(run->in_place);
+    free_ports(run);
     run->repeat = repeat;
     run->in_place = in_place;
     run->in = ins;
@@ -86,18 +130,18 @@ static int reads_in_place(const bp_run *run, const bp_in_port *port) {
     if (X < theta + (size_t)run->n_params * plan->size &&
         theta < X + (size_t)(port->array.rows * port->array.row_stride))
         return 0;
-    for (int i = 0; i < plan->n_ops + plan->n_copies; i++)
+    for (int i = 0; i < plan->n_ops + plan->n_replicas; i++)
         for (int j = 0; j < plan->ops[i].n_in; j++)
             if (plan->ops[i].in[j] == port->buffer && !plan->ops[i].type->prepares) return 0;
     for (int i = 0; i < plan->n_losses; i++)
         if (plan->losses[i].in == port->buffer || plan->losses[i].out == port->buffer) return 0;
     const bp_buffer *b = &plan->buffers[port->buffer];
-    return b->consumers && !b->kept && bp_lies_as_held(&port->array, plan, b);
+    return b->consumers && !b->kept && bp_lies_as_held(&port->array, b, plan->dtype);
 }
 
 void bp_place_inputs(bp_run *run) {
     const bp_plan *plan = run->plan;
-    int copied = run->order || plan->windowed || !bp_trains(run), any = 0;
+    int copied = run->order || plan->windowed || !bp_moves(run), any = 0;
     for (int i = 0; i < plan->n_stages; i++) /* the user's Python may write there */
         copied |= plan->stages[i].scope == BP_SCOPE_CHUNK;
     for (int i = 0; i < run->n_in; i++)
@@ -106,19 +150,41 @@ void bp_place_inputs(bp_run *run) {
     run->x.buffers = any ? run->buffers : plan->buffers;
 }
 
-void bp_run_optimizer(bp_run *run, const bp_opt *opt) {
-    bp_free_snapshot(run);
+bp_status bp_run_optimizer(bp_run *run, const bp_opt *opt) {
+    int needs = bp_opt_flags(opt), has = run->plan->flags;
+    if (opt->rule && (run->plan->by_tile || !(has & BP_DO_BACKWARD))) return BP_E_SHAPE;
+    if ((has ^ needs) & BP_DO_MOVE && opt->rule) return BP_E_SHAPE;
+    if (opt->rule && (has & ~needs & BP_DO_FUSE || needs & ~has & BP_DO_BOUNDARY)) return BP_E_SHAPE;
+    bp_drop_snapshot(run);
     run->call_rows = 0;
     run->opt = *opt;
-    run->plain = opt->kind == BP_OPT_SGD && !opt->state[0] && opt->weight_decay == 0;
-    run->x.training = bp_trains(run);
+    run->x.training = bp_moves(run);
     run->at.t = opt->t;
+    if (!opt->rule) return BP_OK;
+    run->n_live = 0;
+    run->live[run->n_live++] = run->theta;
+    for (int i = 0; i < BP_MAX_STATES; i++)
+        if (opt->state[i]) run->live[run->n_live++] = opt->state[i];
+    run->kernel = bp_active->rules[opt->rule->number][run->plan->dtype];
+    run->varies = bp_opt_varies(opt);
+    run->move = (bp_move){.clip_value = opt->clip_value};
+    bp_move_numbers(&run->move, opt, 0);
+    return BP_OK;
 }
+
+bp_status bp_run_hook(bp_run *run, bp_boundary_fn *fn, void *self) {
+    if (!(run->plan->flags & BP_DO_BOUNDARY) || run->plan->n_tables) return BP_E_SHAPE;
+    run->hook = fn;
+    run->hook_self = self;
+    return BP_OK;
+}
+
+void bp_run_each(bp_run *run, void *grads) { run->each = grads; }
 
 void bp_run_repeat(bp_run *run, int port, int64_t repeat) { run->repeat[port] = repeat; }
 
-void bp_run_seeds(bp_run *run, int64_t first, int64_t apart) {
-    run->first_seed = first;
+void bp_run_cotangents(bp_run *run, int64_t first, int64_t apart) {
+    run->first_cotangent = first;
     run->apart = apart;
 }
 
@@ -133,5 +199,5 @@ void bp_run_random(bp_run *run, uint64_t seed, int64_t step) {
 }
 
 bp_progress bp_run_progress(const bp_run *run) { return run->at.done; }
-const double *bp_run_loss(const bp_run *run, int loss) { return run->plan->losses[loss].sum; }
+const double *bp_run_loss(const bp_run *run, int loss) { return run->loss_sum[loss]; }
 int64_t bp_run_updates(const bp_run *run) { return run->at.t; }

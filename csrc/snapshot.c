@@ -1,6 +1,6 @@
 /* The safety copy: a step whose parameters are not finite is undone, to the last bit.  Theta and the optimiser's state
  * are copied now and then, before a step, by all threads.  Of large tables the old rows are logged instead. */
-#include "run.h"
+#include "snapshot.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -9,26 +9,12 @@ enum { LOG_BYTES = 8 << 20, SAVED = 1 << 16 }; /* of a table's old rows, at leas
 static const double SNAPSHOT_SHARE = 0.01; /* of the time may go into safety copies */
 static const double COPY_SPEED = 1e10;     /* bytes a second, about */
 
-void bp_free_snapshot(bp_run *run) {
-    for (int i = 0; i < run->n_logs && run->logs; i++) {
-        free(run->logs[i].row);
-        free(run->logs[i].old);
-    }
-    free(run->logs);
-    run->logs = NULL;
-    run->snapshot = NULL;
-    run->has_snapshot = run->saving = 0;
-}
-
 void bp_copy_row(bp_run *run, int i, int64_t row, int64_t entry, int restore) {
     size_t bytes = (size_t)run->plan->params[run->plan->tables[i].param].cols * run->plan->size;
-    void *live[3] = {run->theta, run->opt.state[0], run->opt.state[1]};
-    char *old = run->logs[i].old + (size_t)entry * bytes * (size_t)(1 + !!live[1] + !!live[2]);
-    for (int k = 0; k < 3; k++) {
-        if (!live[k]) continue;
-        if (restore) memcpy(bp_row_of(run, i, row, live[k]), old, bytes);
-        else memcpy(old, bp_row_of(run, i, row, live[k]), bytes);
-        old += bytes;
+    char *old = run->logs[i].old + (size_t)entry * bytes * (size_t)run->n_live;
+    for (int k = 0; k < run->n_live; k++, old += bytes) {
+        char *at = bp_row_of(run, i, row, run->live[k]);
+        memcpy(restore ? at : old, restore ? old : at, bytes);
     }
 }
 
@@ -58,15 +44,13 @@ static int64_t logged_before(const bp_run *run, int64_t before) {
 /* Elements first..end-1 of theta and the state arrays, to or from the copy. */
 static void copy_range(bp_run *run, int64_t first, int64_t end, int restore) {
     size_t size = run->plan->size, array = (size_t)(run->n_params - logged_before(run, run->n_params)) * size;
-    char *live[3] = {run->theta, run->opt.state[0], run->opt.state[1]};
     for (int i = 0; i < run->plan->n_params; i++) {
         const bp_param *p = &run->plan->params[i];
         int64_t from = first > p->offset ? first : p->offset, n = min64(end, p->offset + p->rows * p->cols) - from;
-        if (n <= 0 || p->flags & BP_PARAM_FROZEN || is_logged(run->plan, i)) continue;
+        if (n <= 0 || bp_is_frozen(p) || is_logged(run->plan, i)) continue;
         char *saved = run->snapshot + (size_t)(from - logged_before(run, from)) * size;
-        for (int k = 0; k < 3; k++, saved += array) {
-            if (!live[k]) continue;
-            char *at = live[k] + (size_t)from * size;
+        for (int k = 0; k < run->n_live; k++, saved += array) {
+            char *at = run->live[k] + (size_t)from * size;
             memcpy(restore ? at : saved, restore ? saved : at, (size_t)n * size);
         }
     }
@@ -77,19 +61,18 @@ void bp_save_part(bp_run *run, int64_t task) { copy_range(run, task * SAVED, (ta
 
 /* Memory for a safety copy, and for as many old rows as it takes to be worth another copy. */
 static bp_status new_snapshot(bp_run *run) {
-    bp_plan *plan = run->plan;
-    int64_t arrays = 1 + !!run->opt.state[0] + !!run->opt.state[1];
+    const bp_plan *plan = run->plan;
+    int64_t arrays = run->n_live;
     int64_t elements = run->n_params - logged_before(run, run->n_params);
     size_t bytes = (size_t)(arrays * elements) * plan->size;
-    if (!plan->copy || plan->copy_bytes < bytes) {
-        free(plan->copy);
-        plan->copy = bp_large_alloc(bytes);
-        plan->copy_bytes = plan->copy ? bytes : 0;
+    if (!run->copy || run->copy_bytes < bytes) {
+        free(run->copy);
+        run->copy = bp_large_alloc(bytes);
+        run->copy_bytes = run->copy ? bytes : 0;
     }
-    run->snapshot = plan->copy;
+    run->snapshot = run->copy;
     run->snapshot_cost = (double)bytes / COPY_SPEED;
     run->logs = calloc((size_t)plan->n_tables + 1, sizeof *run->logs);
-    run->n_logs = plan->n_tables;
     int lacking = !run->snapshot || !run->logs;
     for (int i = 0; i < plan->n_tables && !lacking; i++) {
         if (!plan->tables[i].logged) continue;
@@ -103,21 +86,24 @@ static bp_status new_snapshot(bp_run *run) {
         lacking = !log->row || !log->old;
     }
     if (!lacking) return BP_OK;
-    bp_free_snapshot(run);
+    bp_drop_snapshot(run);
     return BP_E_NOMEM;
 }
 
 bp_status bp_take_snapshot(bp_run *run, int fresh) {
     const bp_plan *plan = run->plan;
-    int between_steps = !run->off && !run->stage && !run->updating;
-    if (!bp_trains(run) || !between_steps) return BP_OK;
+    int between_steps = run->phase == BP_ROWS && !run->off && !run->stage;
+    if (!bp_moves(run) || !between_steps) return BP_OK;
     double now = bp_now();
     int young = run->has_snapshot && !fresh && !bp_logs_full(run);
     if (young && (now - run->snapshot_time) * SNAPSHOT_SHARE < run->snapshot_cost) return BP_OK;
     bp_status status = run->snapshot ? BP_OK : new_snapshot(run);
     if (status) return status;
     for (int i = 0; i < plan->n_tables; i++) run->logs[i].n = 0;
-    run->saving = 1;
+    run->phase = BP_SAVING;
+    run->n_tasks = bp_save_tasks(run);
+    run->round = 0;
+    run->rounds = 1;
     run->snapshot_at = run->at;
     run->snapshot_time = now;
     run->has_snapshot = 1;
@@ -134,21 +120,4 @@ void bp_restore_snapshot(bp_run *run) {
         log->n = 0;
     }
     run->at = run->snapshot_at;
-    bp_set_batch(run);
-}
-
-bp_status bp_replay(bp_run *run, int n_threads, double seconds) {
-    while (run->replay_left > 0) {
-        int64_t before = run->at.done.batch;
-        bp_status status = bp_slice(run, n_threads, seconds, run->replay_left);
-        run->replay_left -= run->at.done.batch - before;
-        if (status == BP_PAUSED && run->replay_left) return BP_PAUSED;
-        if (status == BP_PAUSED || status == BP_DONE) continue;
-        /* a function of the user's answers otherwise than before: what is left is the copy itself */
-        bp_restore_snapshot(run);
-        break;
-    }
-    run->replay_left = -1;
-    run->has_snapshot = 0;
-    return BP_E_NONFINITE_PARAM;
 }

@@ -1,5 +1,6 @@
-/* Cuts phase 1 into stages: items one after another, fused where a product takes a function along. */
-#include "compile.h"
+/* Cuts the work on rows into stages: items one after another; some are fused into the product before or after. */
+#include "ops.h"
+#include "stages.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,36 +12,36 @@ enum {
     GRID_LEAST_BYTES = 256 << 10   /* the same where weights would be packed again and again, or work is forced */
 };
 
-/* Whether an operation can take a function along: it has to be where the function is on the way back, too. */
-static int takes_along(const bp_op *product, const bp_op *f) {
+/* Whether a product can do a function's work: both must stay, or have replicas, in one segment. */
+static int can_fuse(const bp_op *product, const bp_op *f) {
     return product->type->fuses && product->native && product->segment == f->segment && product->stays == f->stays;
 }
 
-/* Products take elementwise functions along while their tiles are in registers: a ReLU after them, and the factor f' of
- * any function before them.  z then has no place of its own. */
+/* Products do elementwise work while their tiles are in registers: a ReLU after them, and the factor f' of any function
+ * before them.  z then has no place of its own. */
 void bp_fuse_products(bp_plan *plan) {
     for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_REUSE; i++) {
         bp_op *f = &plan->ops[i], *before = bp_maker_of(plan, f->in[0]);
         const bp_buffer *z = &plan->buffers[f->in[0]], *a = &plan->buffers[f->out];
         if (!f->type->elementwise || f->skip || f->aux < 0) continue;
-        f->fused_forward = before && takes_along(before, f) && z->consumers == 1 && !z->kept &&
+        f->fused_forward = before && can_fuse(before, f) && z->consumers == 1 && !z->kept &&
                            !strcmp(bp_op_function(plan, f, 0), "relu");
         for (int k = 0; k < plan->n_losses; k++)
             if (plan->losses[k].in == f->in[0]) f->fused_forward = 0;
-        if (f->fused_forward) before->relu = f->aux;
+        if (f->fused_forward) before->relu_df = f->aux;
         if (a->grad < 0 || z->grad < 0 || a->consumers != 1 || z->consumers != 1 || a->kept || f->add[0]) continue;
         for (int k = i + 1; k < plan->n_ops; k++) {
             bp_op *after = &plan->ops[k];
-            if (after->in[0] != f->out || !takes_along(after, f) || after->add[0]) continue;
+            if (after->in[0] != f->out || !can_fuse(after, f) || after->add[0]) continue;
             if (plan->buffers[after->out].grad < 0) continue; /* the loss does not depend on it */
-            after->factor = f->aux;
+            after->factor_df = f->aux;
             f->fused_backward = 1;
         }
     }
 }
 
 static bp_scope item_scope(const bp_plan *plan, const bp_item *item) {
-    if (plan->alone) return BP_SCOPE_ROWS;
+    if (plan->by_tile) return BP_SCOPE_ROWS;
     switch (item->kind) {
     case BP_FORWARD:
     case BP_BACKWARD:
@@ -78,7 +79,7 @@ static int has_gradients(const bp_plan *plan, int segment) {
     return 0;
 }
 
-/* The way back through the segments, the last one first; n: items so far.  Returns how many there are then. */
+/* Backward through the segments, the last one first; n: items so far.  Returns how many there are then. */
 static int walk_back(bp_plan *plan, int n) {
     for (int end = plan->n_ops, first; end > 0; end = first) {
         int segment = plan->ops[end - 1].segment;
@@ -100,8 +101,19 @@ static int walk_back(bp_plan *plan, int n) {
     return n;
 }
 
+/* Of a row, about. */
+static double item_flops(const bp_plan *plan, const bp_item *item) {
+    double flops = 0, passes = plan->cotangents ? (double)plan->cotangents : 1;
+    if (item->kind == BP_FORWARD) return bp_flops_of(plan, &plan->ops[item->op]);
+    if (item->kind == BP_BACKWARD) return passes * bp_flops_of(plan, &plan->ops[item->op]);
+    for (int i = 0; i < plan->n_ops && item->kind == BP_PARAM_GRADS; i++)
+        if (plan->ops[i].n_params && plan->ops[i].segment == item->op)
+            flops += passes * bp_flops_of(plan, &plan->ops[i]);
+    return flops;
+}
+
 bp_status bp_cut_stages(bp_plan *plan) {
-    size_t most = (size_t)(3 * plan->n_ops + plan->n_copies + plan->n_losses + 3);
+    size_t most = (size_t)(3 * plan->n_ops + plan->n_replicas + plan->n_losses + 3);
     plan->items = malloc(sizeof(bp_item) * most);
     plan->stages = calloc(most, sizeof(bp_stage));
     if (!plan->items || !plan->stages) return BP_E_NOMEM;
@@ -135,21 +147,23 @@ bp_status bp_cut_stages(bp_plan *plan) {
         }
         if (bp_is_grid(plan, item)) {
             stage = &plan->stages[plan->n_stages++];
-            int64_t cells = round_up(ceil_div(item->cols, GRID_COLS), plan->n_threads); /* as many for each thread */
+            int64_t cells = round_up(ceil_div(item->cols, BP_PACK_COLS), plan->n_threads); /* as many for each thread */
             cells = min64(cells, ceil_div(item->cols, GRID_COLS_MIN));
-            *stage = (bp_stage){BP_SCOPE_CELLS, i, 1, GRID_ROWS, item->cols, cells, 0, 0};
+            *stage = (bp_stage){.scope = BP_SCOPE_CELLS, .first = i, .count = 1, .row_tile = GRID_ROWS,
+                                .cols = item->cols, .cells = cells};
         } else if (scope == BP_SCOPE_CHUNK || scope == BP_SCOPE_BLOCKS) {
             stage = &plan->stages[plan->n_stages++];
-            *stage = (bp_stage){scope, i, 1, plan->chunk_rows, 0, 0, 0, 0};
+            *stage = (bp_stage){.scope = scope, .first = i, .count = 1, .row_tile = plan->chunk_rows};
         } else if (stage && stage->scope == BP_SCOPE_CELLS && joins_grid(plan, stage, item)) {
             stage->count++;
         } else if (stage && stage->scope == BP_SCOPE_ROWS) {
             stage->count++;
         } else {
             stage = &plan->stages[plan->n_stages++];
-            *stage = (bp_stage){BP_SCOPE_ROWS, i, 1, plan->row_tile, 0, 0, 0, 0};
+            *stage = (bp_stage){.scope = BP_SCOPE_ROWS, .first = i, .count = 1, .row_tile = plan->row_tile};
         }
         plan->items[i].stage = plan->n_stages - 1;
+        stage->flops_row += item_flops(plan, item);
     }
     return BP_OK;
 }

@@ -1,11 +1,12 @@
 /* Tables: parameters of which a step reads and moves only the rows that its batch names.
  *
- * After phase 1 of a chunk one thread lists the rows that were named (`bp_tables_collect`): a row's place in the list
- * is its slot, and the calls of each slot (the positions that named it) form a chain in ascending order.  Phase 2 takes
- * the slots in tasks: the gradient of a row is the sum along its chain, whatever thread does it.  Whether a row is
+ * When the rows of a chunk are done, one thread lists the rows that were named (`bp_tables_collect`): a row's place in
+ * the list is its slot, and the calls of each slot (the positions that named it) form a chain in ascending order.  Sums
+ * take the slots in tasks: the gradient of a row is the sum along its chain, whatever thread does it.  Whether a row is
  * listed already is asked of two arrays that need no clearing (Briggs and Torczon 1993). */
-#include "kernels/kernels.h"
-#include "compile.h"
+#include "tables.h"
+
+#include "dispatch.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,7 @@ enum {
     LOGGED_FORCED_BYTES = 256  /* the same where parallel work is forced */
 };
 
-/* Parameters that are read by whole numbers alone. */
+/* Parameters that are read by whole numbers alone; where nothing moves, their gradients are whole, as others' are. */
 bp_status bp_find_tables(bp_plan *plan) {
     plan->tables = calloc((size_t)plan->n_params + 1, sizeof *plan->tables);
     if (!plan->tables) return BP_E_NOMEM;
@@ -27,41 +28,46 @@ bp_status bp_find_tables(bp_plan *plan) {
             if (!op->type->by_row) p->flags &= ~BP_PARAM_TABLE;
             else calls += plan->buffers[op->in[0]].cols;
         }
-        if (!bp_is_table(plan, i)) continue;
+        if (!bp_is_table(p) || !(plan->flags & BP_DO_MOVE)) continue;
         if (__builtin_mul_overflow(calls, plan->rows, &named)) return BP_E_LIMIT;
         calls *= plan->chunk_rows;
         if (calls > INT32_MAX) return BP_E_LIMIT;
         int64_t most = min64(p->rows, named), bytes = p->rows * p->cols * (int64_t)plan->size;
         int64_t large = bp_forced.parallel_always ? LOGGED_FORCED_BYTES : LOGGED_BYTES;
         plan->tables[plan->n_tables++] =
-            (bp_table){.param = i, .logged = bytes >= large && p->rows / 4 >= most, .most = most, .calls = calls};
+            (bp_table){.param = i,
+                       .logged = bytes >= large && p->rows / 4 >= most,
+                       .keeps = plan->rows > plan->chunk_rows || plan->flags & BP_DO_BOUNDARY,
+                       .most = most,
+                       .calls = calls};
     }
     return BP_OK;
 }
 
-static int32_t *at(const bp_plan *plan, size_t offset) { return (int32_t *)(void *)(plan->arena + offset); }
+static int32_t *at(char *arena, size_t offset) { return (int32_t *)(void *)(arena + offset); }
 
-void bp_tables_begin(bp_plan *plan) {
-    for (int i = 0; i < plan->n_tables; i++) plan->tables[i].touched = plan->tables[i].before = 0;
+void bp_tables_begin(const bp_plan *plan, bp_slots *slots) {
+    for (int i = 0; i < plan->n_tables; i++) slots[i] = (bp_slots){0, 0};
 }
 
-void bp_tables_collect(bp_plan *plan, int64_t rows) {
+void bp_tables_collect(const bp_plan *plan, char *arena, bp_slots *slots, int64_t rows) {
     enum { AHEAD = 16 };
     for (int i = 0; i < plan->n_tables; i++) {
-        bp_table *t = &plan->tables[i];
-        int32_t *slot_of = at(plan, t->slot_of), *row = at(plan, t->row), *next = at(plan, t->next);
-        int32_t *first = at(plan, t->first), *last = at(plan, t->last), call = 0;
-        t->before = t->touched;
-        for (int64_t s = 0; s < t->before; s++) first[s] = -1;
+        const bp_table *t = &plan->tables[i];
+        bp_slots *n = &slots[i];
+        int32_t *slot_of = at(arena, t->slot_of), *row = at(arena, t->row), *next = at(arena, t->next);
+        int32_t *first = at(arena, t->first), *last = at(arena, t->last), call = 0;
+        n->before = n->touched;
+        for (int64_t s = 0; s < n->before; s++) first[s] = -1;
         for (int u = plan->params[t->param].first_use; u >= 0; u = plan->uses[u].next) {
             const bp_buffer *in = &plan->buffers[plan->ops[plan->uses[u].op].in[0]];
-            const int32_t *named = at(plan, in->offset);
-            int64_t n = rows * in->cols;
-            for (int64_t k = 0; k < n; k++, call++) {
-                if (k + AHEAD < n) __builtin_prefetch(slot_of + named[k + AHEAD], 1);
+            const int32_t *named = at(arena, in->offset);
+            int64_t positions = rows * in->cols;
+            for (int64_t k = 0; k < positions; k++, call++) {
+                if (k + AHEAD < positions) __builtin_prefetch(slot_of + named[k + AHEAD], 1);
                 int32_t r = named[k], s = slot_of[r];
-                if (s < 0 || s >= t->touched || row[s] != r) {
-                    slot_of[r] = s = (int32_t)t->touched++;
+                if (s < 0 || s >= n->touched || row[s] != r) {
+                    slot_of[r] = s = (int32_t)n->touched++;
                     row[s] = r;
                     first[s] = -1;
                 }
@@ -74,21 +80,23 @@ void bp_tables_collect(bp_plan *plan, int64_t rows) {
     }
 }
 
-int32_t bp_table_row(const bp_plan *plan, const bp_table *t, int64_t slot) { return at(plan, t->row)[slot]; }
+int32_t bp_table_row(const bp_table *t, char *arena, int64_t slot) { return at(arena, t->row)[slot]; }
 
-void bp_table_gradient(const bp_plan *plan, const bp_table *t, int64_t slot, int64_t rows, void *G) {
+void bp_table_gradient(const bp_plan *plan, int table, char *arena, const bp_slots *slots, int64_t slot, int64_t rows,
+                       void *G) {
+    const bp_table *t = &plan->tables[table];
     int64_t cols = plan->params[t->param].cols, base = 0; /* calls of earlier uses */
     size_t bytes = (size_t)cols * plan->size;
-    int begun = slot < t->before, u = plan->params[t->param].first_use;
-    const int32_t *next = at(plan, t->next);
-    for (int32_t call = at(plan, t->first)[slot]; call >= 0; call = next[call]) {
+    int begun = slot < slots[table].before, u = plan->params[t->param].first_use;
+    const int32_t *next = at(arena, t->next);
+    for (int32_t call = at(arena, t->first)[slot]; call >= 0; call = next[call]) {
         const bp_op *op = &plan->ops[plan->uses[u].op];
         for (int64_t n; call >= base + (n = rows * plan->buffers[op->in[0]].cols); op = &plan->ops[plan->uses[u].op]) {
             base += n;
             u = plan->uses[u].next;
         }
         const bp_buffer *gradient = &plan->buffers[plan->buffers[op->out].grad];
-        const char *dout = plan->arena + gradient->offset + (size_t)(call - base) * bytes;
+        const char *dout = arena + gradient->offset + (size_t)(call - base) * bytes;
         if (begun) bp_active->sum[plan->dtype](G, dout, cols);
         else memcpy(G, dout, bytes);
         begun = 1;

@@ -99,8 +99,8 @@ def test_several_chunks_were_several():
         net = make()
         X, y = data(net, n)
         net.fit(X, y, batch_size=None)
-        ((made,),) = net._model.plans.values()
-        assert made.plan.describe()["chunk_rows"] < n
+        (entry,) = net._model.plans.entries.values()
+        assert entry.compiled.plan.describe()["chunk_rows"] < n
 
 
 def test_the_wide_net_runs_on_the_grid_and_the_modes_force_what_they_say():
@@ -110,8 +110,8 @@ def test_the_wide_net_runs_on_the_grid_and_the_modes_force_what_they_say():
             _core.force(True, phase2)
             net = make()
             net.fit(*data(net, 300), batch_size=300)
-            ((made,),) = net._model.plans.values()
-            described = made.plan.describe()
+            (entry,) = net._model.plans.entries.values()
+            described = entry.compiled.plan.describe()
             assert (described["shards"] > 0) == (phase2 == "shards")
             stages[make, phase2] = described["n_stages"]
     assert stages[small, "owners"] == stages[small, "shards"] == stages[wide, "shards"] == 1

@@ -70,11 +70,11 @@ def test_memory_is_taken_in_set_up_alone():
     found = {path.name for path in CORE if calls(code(path), allocators)}
     assert found == {*compiling, "run.c", "calls.c", "snapshot.c", "pool.c", "pool.h"}
     takes = {f for file in found for f, body in functions(code(ROOT / "csrc" / file)) if calls(body, allocators)}
-    passes = {"declare_gradients", "bp_find_tables", "bp_copy_operations", "bp_cut_stages", "bp_cut_blocks"}
-    places = {"place_buffers", "bp_lay_out"}
+    passes = {"declare_gradients", "bp_find_tables", "bp_add_replicas", "bp_cut_stages", "bp_cut_blocks"}
     # the safety copy and the list of a small step's calls are made when the first slice of training begins
     run = {"bp_run_new", "bp_run_ports", "bp_list_calls", "new_snapshot"}
-    assert takes == {"bp_plan_new", "bp_grow", "bp_large_alloc", *passes, *places, *run}
+    assert takes == {"bp_plan_new", "bp_grow", "bp_large_alloc", *passes, "place_buffers", *run}
+    compiling.append("losses.c")
     plan = [f for file in compiling for f, _ in functions(code(ROOT / "csrc" / file))]
     makers = "|".join(f for f in plan if re.match("bp_plan_(new|buffer|param|op|loss|compile)$", f))
     assert makers.count("|") == 5
@@ -85,7 +85,7 @@ def test_memory_is_taken_in_set_up_alone():
 
 
 def test_the_platform_and_locks_are_the_pools_affair():
-    platform = r"#\s*include\s*<(?!math|stddef|stdint|stdlib|string|stdatomic|immintrin|arm_neon)[\w/]+\.h>"
+    platform = r"#\s*include\s*<(?!float|math|stddef|stdint|stdlib|string|stdatomic|immintrin|arm_neon)[\w/]+\.h>"
     threads = r"pthread_\w+|sched_\w+|sysconf|fork|clock_gettime|nanosleep|usleep|sleep|time|kill|signal"
     for path in CORE:
         if path.stem in {"pool", "dispatch"}:
@@ -150,7 +150,8 @@ def declared(headers, tmp_path):
     source.write_text("".join(f'#include "{path}"\n' for path in headers))
     done = run(*CC, *FLAGS, "-E", "-P", str(source))
     assert done.returncode == 0, done.stderr
-    return set(re.findall(r"\bbp_\w+(?=\(|\[\];)|\bbp_active\b|\bbp_forced\b|\bbp_kernels_\w+_table\b", done.stdout))
+    tables = r"\bbp_active\b|\bbp_forced\b|\bbp_kernels_(?:portable|v2|avx2|avx512|neon)\b"
+    return set(re.findall(rf"\bbp_\w+(?=\(|\[\];)|{tables}", done.stdout))
 
 
 def defined(binary, *options):
@@ -171,3 +172,58 @@ def test_the_extension_exports_the_c_api_alone(tmp_path):
     exported = {symbol for symbol in defined(_core.__file__, "-D", "-g") if symbol not in {"_init", "_fini"}}
     api = declared([ROOT / "csrc/bp.h"], tmp_path) - {"bp_at", "bp_grad_of"}  # inline
     assert exported - {"PyInit__core"} == {f for f in api if not f.endswith("_fn")}
+
+
+# ---- the order of the files ----
+
+API = {"bp.h", "op.h", "bpcore.h"}  # declared for others: the binding, authors of operations
+
+
+def test_a_header_bears_the_name_of_the_file_that_defines_what_it_declares(objects):
+    """So that a reader who looks for a function knows where to look.  Of kernels, each instruction set has its file."""
+    where = {}
+    for path, (_, out) in objects.items():
+        if path in CORE:
+            for symbol in defined(out, "-g"):
+                where[symbol] = path.stem
+    for path in CORE:
+        if path.suffix != ".h" or path.name in API:
+            continue
+        text = code(path)
+        inline = {f for f, _ in functions(text)}
+        declared_here = set(re.findall(r"^[\w *]*?\b(bp_\w+)\([^;{}]*\);", text, re.M)) - inline
+        for symbol in declared_here & where.keys():
+            assert where[symbol] == path.stem, f"{name(path)} declares {symbol}, which {where[symbol]}.c defines"
+
+
+def test_files_know_each_other_in_one_direction(objects):
+    """A file knows those whose functions it calls and whose headers it includes; nobody is known by what they know."""
+    owner, knows = {}, {}
+
+    def room(path):  # a header and its source are one; so are the kernels
+        return "kernels" if path.parent.name == "kernels" else path.stem
+
+    for path, (_, out) in objects.items():
+        if path in CORE:
+            owner |= dict.fromkeys(defined(out, "-g"), room(path))
+    for path in CORE:
+        if path.name in API:
+            continue
+        knows.setdefault(room(path), set())
+        included = re.findall(r'#\s*include\s*"([^"]*)"', path.read_text())
+        knows[room(path)] |= {room((path.parent / file).resolve()) for file in included if Path(file).name not in API}
+    for path, (_, out) in objects.items():
+        if path in CORE:
+            used = run("nm", "--undefined-only", out).stdout.split()
+            knows[room(path)] |= {owner[symbol] for symbol in used if symbol in owner}
+    done = set()
+
+    def walk(room_, above):
+        assert room_ not in above, " -> ".join([*above[above.index(room_) :], room_])
+        if room_ not in done:
+            for other in sorted(knows[room_] - {room_}):
+                walk(other, [*above, room_])
+            done.add(room_)
+
+    for room_ in sorted(knows):
+        walk(room_, [])

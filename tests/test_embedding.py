@@ -1,21 +1,14 @@
-"""Embedding: values, gradients, the rows that training moves, its bits, and the way back after divergence."""
+"""Embedding: values, gradients, the rows that training moves, its bits, and what divergence undoes."""
 
 import numpy as np
 import pytest
 from conftest import distance
+from optimizers import every_optimizer, every_unbounded_optimizer, move
 
 import bpcore as bp
 from bpcore import _plans
 
 RNG = np.random.default_rng(0)
-OPTIMIZERS = {
-    "sgd": bp.SGD(lr=0.1),
-    "decay": bp.SGD(lr=0.1, weight_decay=0.05),
-    "momentum": bp.SGD(lr=0.1, momentum=0.9, weight_decay=0.01),
-    "nesterov": bp.SGD(lr=0.1, momentum=0.9, nesterov=True),
-    "adam": bp.Adam(lr=0.02, weight_decay=0.01),
-}
-optimizers = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 MODES = [(False, ""), (True, ""), (True, "owners"), (True, "shards")]
 
 
@@ -79,31 +72,26 @@ def test_the_gradient_is_that_of_one_hot_vectors(force, n):
 
 
 class Oracle:
-    """The optimisers in NumPy, a row at a time, for the rows of a batch alone."""
+    """The optimisers of tests/optimizers.py on the rows of a batch alone."""
 
     def __init__(self, optimizer, E):
-        self.o, self.E, self.t = optimizer, E.copy(), 0
-        self.v, self.s = np.zeros_like(E), np.zeros_like(E)
+        self.optimizer, self.E = optimizer, E.copy()
+        self.t, self.states = None, {}  # arrays shaped as E, by name
 
     def step(self, X, y, weight):
-        o, E, v, s = self.o, self.E, self.v, self.s
-        gradient = np.zeros_like(E)
-        np.add.at(gradient, X, (E[X] - y) / 4 * (weight / weight.sum())[:, None, None])
+        gradient = np.zeros_like(self.E)
+        np.add.at(gradient, X, (self.E[X] - y) / 4 * (weight / weight.sum())[:, None, None])
         k = np.unique(X)
-        self.t += 1
-        g = gradient[k] + o.weight_decay * E[k]
-        if isinstance(o, bp.Adam):
-            v[k] = o.beta1 * v[k] + (1 - o.beta1) * g
-            s[k] = o.beta2 * s[k] + (1 - o.beta2) * g**2
-            E[k] -= o.lr * v[k] / (1 - o.beta1**self.t) / (np.sqrt(s[k] / (1 - o.beta2**self.t)) + o.eps)
-        elif o.momentum:
-            v[k] = o.momentum * v[k] + g
-            E[k] -= o.lr * (g + o.momentum * v[k] if o.nesterov else v[k])
-        else:
-            E[k] -= o.lr * g
+        rows, state = self.E[k], {name: array[k] for name, array in self.states.items()}
+        if self.t is not None:
+            state["t"] = self.t
+        move(self.optimizer, [(rows, True)], [gradient[k]], [state])
+        self.E[k], self.t = rows, state.pop("t", None)
+        for name, array in state.items():
+            self.states.setdefault(name, np.zeros_like(self.E))[k] = array
 
 
-@optimizers
+@every_optimizer
 @pytest.mark.parametrize("always, phase2", MODES)
 @pytest.mark.parametrize("n, batch", [(30, 8), (30, 100), (3000, 8), (3000, 150)])
 def test_only_named_rows_move(force, always, phase2, n, batch, optimizer):
@@ -117,7 +105,7 @@ def test_only_named_rows_move(force, always, phase2, n, batch, optimizer):
         for at in range(0, 150, batch):
             oracle.step(*(a[at : at + batch] for a in (X, y, weight)))
     assert distance(net.params["table.E"], oracle.E) < 1e-12
-    for state, want in zip(net._model.memory.states, (oracle.v, oracle.s), strict=False):
+    for state, want in zip(net._model.memory.states, oracle.states.values(), strict=False):
         assert distance(state.reshape(n, 3), want) < 1e-12
     untouched = np.setdiff1d(np.arange(n), X)
     assert n == 30 or len(untouched) > 1000
@@ -131,8 +119,8 @@ def test_a_batch_of_several_chunks(n):
     net = linear(n)
     oracle = Oracle(bp.SGD(lr=0.5), net.params["table.E"])
     net.fit(X, y, optimizer=bp.SGD(lr=0.5), batch_size=None, epochs=2)
-    ((made,),) = net._model.plans.values()
-    assert made.plan.describe()["chunk_rows"] < 40_000
+    (entry,) = net._model.plans.entries.values()
+    assert entry.compiled.plan.describe()["chunk_rows"] < 40_000
     for _ in range(2):
         oracle.step(X, y, np.ones(40_000))
     assert distance(net.params["table.E"], oracle.E) < 1e-12
@@ -160,7 +148,7 @@ def test_what_was_looked_up_is_not_kept(force, always, phase2):
     assert found[0] == found[1] == found[2]
 
 
-@optimizers
+@every_optimizer
 @pytest.mark.parametrize("always, phase2", MODES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_bits_do_not_depend_on_threads(force, always, phase2, dtype, optimizer):
@@ -175,7 +163,7 @@ def test_bits_do_not_depend_on_threads(force, always, phase2, dtype, optimizer):
     assert found[0] == found[1] == found[2]
 
 
-@optimizers
+@every_optimizer
 def test_resumed_from_a_file(optimizer, tmp_path):
     X, y = rows(mixed(), 90)
     whole, parts = mixed(), mixed()
@@ -189,7 +177,7 @@ def test_resumed_from_a_file(optimizer, tmp_path):
         parts.predict([X[0] + 60, *X[1:]])
 
 
-@optimizers
+@every_unbounded_optimizer
 @pytest.mark.parametrize("always", [False, True])
 @pytest.mark.parametrize("n", [60, 40_000, 1_000_000])
 @pytest.mark.parametrize("at", [0, 1, 7, 29])

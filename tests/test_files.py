@@ -359,7 +359,7 @@ def test_flipped_bytes(good, tmp_path):
 def test_metadata_of_another_kind(good, tmp_path):
     _, tensors, metadata = good
     for change, *words in (
-        ({"bpcore_format": "2"}, "bpcore_format is '2'", "only '1'"),
+        ({"bpcore_format": "3"}, "bpcore_format is '3'", "only 1, 2 are known"),
         ({"bpcore_format": ""}, "bpcore_format is ''"),
         ({"bpcore_format": None}, "bpcore_format is None"),
         ({"graph": None}, "unknown metadata"),

@@ -564,8 +564,8 @@ def test_a_batch_of_many_chunks_has_the_gradient_of_all_its_rows(phase2):
     try:
         many, few = make(), make()
         a = many.fit(X[order], Y[order], batch_size=None, epochs=5, optimizer=bp.SGD(lr=0.1, momentum=0.9))
-        ((made,),) = many._model.plans.values()
-        assert made.plan.describe()["chunk_rows"] < 800 * 50
+        (entry,) = many._model.plans.entries.values()
+        assert entry.compiled.plan.describe()["chunk_rows"] < 800 * 50
     finally:
         _core.force(False, "")
     b = few.fit(X, Y, batch_size=None, epochs=5, optimizer=bp.SGD(lr=0.1, momentum=0.9))

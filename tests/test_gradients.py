@@ -6,6 +6,7 @@ import reference as ref
 from conftest import distance, flat, oracle
 
 import bpcore as bp
+from bpcore import _core
 
 CENTRAL, EXACT, SINGLE = 1e-7, 1e-12, 2e-5  # norm-wise tolerances, the first by parameter
 
@@ -88,6 +89,12 @@ def check_against_the_oracle(net, X, y, loss, sample_weight=None, tolerance=EXAC
 
 
 WEIGHTS = np.array([0.0, 1.5, 0.5, 0.0, 2.0])
+
+
+def test_every_loss_is_in_the_list():
+    """What C and Python know has an oracle here."""
+    listed = {theirs if isinstance(theirs, str) else theirs.name for theirs, _ in LOSSES.values()}
+    assert listed == {*bp._losses.NAMES} - {"auto"} == {*_core.LOSSES} - {"linear"}
 
 
 @every_loss

@@ -12,6 +12,7 @@ import pytest
 import scipy
 
 import bpcore as bp
+from bpcore import _plans
 
 X = np.random.default_rng(0).normal(size=(60, 4))
 Y = X[:, :2]
@@ -87,7 +88,54 @@ def test_threads_share_the_plans_of_one_network():
     finally:
         sys.setswitchinterval(interval)
     assert not problems
-    assert sum(map(len, net._model.plans.values())) <= 64
+    entries = net._model.plans.entries.values()
+    assert len(entries) <= 8 and all(len(entry.idle) <= 8 for entry in entries)
+
+
+def test_threads_that_ask_at_once_compile_once(monkeypatch):
+    """The first call of each of many threads finds no plan: one makes it, all have its answer."""
+    compiled, net = [], make()
+    wanted = make().predict(X).tobytes()
+    compile_ = _plans._make_plan
+
+    def slowly(*args):
+        compiled.append(args)
+        time.sleep(0.05)
+        return compile_(*args)
+
+    monkeypatch.setattr(_plans, "_make_plan", slowly)
+    start, answers = threading.Barrier(6), []
+
+    def ask():
+        start.wait()
+        answers.append(net.predict(X).tobytes())
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert answers == [wanted] * 6 and len(compiled) == 1
+
+
+def test_a_fork_while_another_thread_compiles_leaves_the_child_free():
+    net = make()
+    holding, go = threading.Event(), threading.Event()
+
+    def hold():
+        holding.set()
+        go.wait(30)
+
+    thread = threading.Thread(target=lambda: net._model.plans.entry("held", hold))
+    thread.start()
+    holding.wait(30)
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        os._exit(net.predict(X).shape != (len(X), net.n_outputs))
+    assert os.waitpid(child, 0)[1] == 0
+    go.set()
+    thread.join(30)
 
 
 def test_a_copy_or_a_write_from_another_thread_waits_for_the_fit():

@@ -260,7 +260,7 @@ class Problem:
         """theta and the states after `steps` steps, and the sum of w E, from the engine."""
         theta = self.theta.astype(self.dtype)
         states = tuple(np.zeros_like(theta) for _ in range(2 if kind == "adam" else 1))
-        run = self.start(TRAIN, theta, batch, threads)
+        run = self.start(TRAIN | _core.optimizer_flags(kind, **OPTIMIZERS[kind]), theta, batch, threads)
         run.optimizer(kind, states, **OPTIMIZERS[kind])
         losses = []
         while run.progress()[5] < steps:
@@ -273,7 +273,7 @@ class Problem:
     def train_by_hand(self, kind, batch, steps):
         theta, state, options = self.theta.copy(), {}, dict(OPTIMIZERS[kind])
         options["weight_decay"] = options["weight_decay"] * self.decayed
-        update = {"sgd": ref.sgd, "adam": ref.adam}[kind]
+        update = getattr(ref, kind)
         for step in range(steps):
             at = step * batch % (-(-self.rows // batch) * batch)
             g = self.by_hand(theta, self.order[at : at + batch])[1]

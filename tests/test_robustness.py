@@ -15,7 +15,8 @@ import scipy.linalg  # noqa: F401 - so that its BLAS is in threadpool_info() fro
 from threadpoolctl import threadpool_info
 
 import bpcore as bp
-from bpcore import _core
+from bpcore import _core, _plans
+from bpcore._data import Data
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((200, 3))
@@ -470,6 +471,36 @@ def test_signals_are_heard_every_100_ms(what, case):
         "evaluate": lambda: net.evaluate(X, y, n_threads=1),
     }[what]
     assert longest_deafness(call, 1.0) < 0.1
+
+
+ROUND_FLOPS = 2.5e9  # 50 ms of a core of 50 GFLOP/s
+
+
+@pytest.mark.parametrize("rule, rows, batch", [("gradient", 1760, 1760), ("sgd", 1760, 1760), ("adam", 2600, 1300)])
+def test_a_slice_may_end_after_fifty_milliseconds_of_a_slow_core(rule, rows, batch):
+    """Counted in work, so that no machine is too slow for it; and a slice that ends anywhere changes no bit."""
+    widths = [1500, 1500, 700]
+    rng = np.random.default_rng(0)
+    X, y = (rng.standard_normal((rows, k)).astype(np.float32) for k in (widths[0], widths[-1]))
+    net = bp.Network([bp.Input(widths[0]), *(bp.Dense(k) for k in widths[1:])], seed=0)
+    model, numbers = net._model, {} if rule == "gradient" else {"lr": 1e-3, **({"eps": 1e-8} if rule == "adam" else {})}
+    data = Data(model, X, y, "mse", None)
+    flags = _core.optimizer_flags(rule, **numbers)
+    results = []
+    for n_threads, seconds in ((1, 0.0), (2, 0.0), (1, 1e9)):
+        theta = net.theta.copy()
+        states = [np.zeros_like(theta) for _ in range({"gradient": 1, "sgd": 0, "adam": 2}[rule])]
+        with _plans.take(model, data.key(_plans.TRAIN | flags, batch, 2), theta=theta) as lent:
+            run = data.feed(lent)
+            run.optimizer(rule, states, **numbers)
+            run.begin(rows, batch)
+            slices = 1
+            while run.slice(n_threads, seconds) == _core.PAUSED:
+                slices += 1
+            flops = lent.compiled.plan.describe()["flops"] * rows / batch
+            assert seconds or flops / slices <= ROUND_FLOPS
+            results.append([a.tobytes() for a in (theta, *states)])
+    assert results[0] == results[1] == results[2]
 
 
 def test_signals_are_heard_while_data_are_looked_at_and_shuffled():

@@ -222,8 +222,8 @@ def test_forcing_by_environment():
     from bpcore import _core
     net = bp.Network([bp.Input(2), bp.Dense(4, "relu"), bp.Dense(4, "relu"), bp.Dense(1)])
     net.fit([[1.0, 2.0]] * 300, [1.0] * 300, batch_size=300, n_threads=3)
-    ((made,),) = net._model.plans.values()
-    print(json.dumps([sum(k > 0 for k in _core.pool_tasks(5)), made.plan.describe()["shards"] > 0]))
+    (entry,) = net._model.plans.entries.values()
+    print(json.dumps([sum(k > 0 for k in _core.pool_tasks(5)), entry.compiled.plan.describe()["shards"] > 0]))
     """
     assert run(script) == [1, True]
     assert run(script, BPCORE_PARALLEL="always") == [3, True]

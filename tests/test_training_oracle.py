@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import reference as ref
 from conftest import distance, flat, oracle
+from optimizers import OPTIMIZERS, every_optimizer, move
 
 import bpcore as bp
 from bpcore import _core
@@ -12,13 +13,12 @@ TOLERANCE = 1e-11  # of theta and of each epoch's loss, after a hundred steps in
 SHUFFLE = 1  # the first word of the Philox counter
 
 
-def oracle_fit(net, X, y, loss, rule, settings, epochs, batch_size, weight, shuffle, seed):
+def oracle_fit(net, X, y, loss, optimizer, epochs, batch_size, weight, shuffle, seed):
     """theta after `epochs`, the loss of each, and the number of updates, by plain loops in NumPy."""
     W, b, names = oracle(net)
     n, w = len(X), np.ones(len(X)) if weight is None else weight
-    decay = settings.pop("weight_decay", 0.0)
-    params = [(p, {}, d) for k in range(1, len(W)) for p, d in ((W[k], decay), (b[k], 0.0)) if p is not None]
-    history, updates = [], 0
+    params = [(p, decays) for k in range(1, len(W)) for p, decays in ((W[k], True), (b[k], False)) if p is not None]
+    states, history, updates = [{} for _ in params], [], 0
     for epoch in range(net.epoch, net.epoch + epochs):
         full = batch_size is None or batch_size >= n
         order = np.arange(n) if full or not shuffle else _core.permutation(n, seed, SHUFFLE, epoch)
@@ -30,22 +30,13 @@ def oracle_fit(net, X, y, loss, rule, settings, epochs, batch_size, weight, shuf
             C, _, dW, db, _ = ref.backward(W, names, *ref.forward(W, b, names, X[rows]), y[rows], loss, w[rows])
             total += C * w[rows].sum()
             gradients = [g for k in range(1, len(W)) for p, g in ((W[k], dW[k]), (b[k], db[k])) if p is not None]
-            for (p, state, d), g in zip(params, gradients, strict=True):
-                rule(p, g, state, weight_decay=d, **settings)
+            move(optimizer, params, gradients, states)
             updates += 1
         history.append(total / w.sum())
     return flat(W, b), history, updates
 
 
-OPTIMISERS = [
-    bp.SGD(lr=0.1),
-    bp.SGD(lr=0.05, momentum=0.9, weight_decay=0.01),
-    bp.SGD(lr=0.05, momentum=0.8, nesterov=True, weight_decay=0.01),
-    bp.Adam(lr=0.01),
-    bp.Adam(lr=0.02, beta1=0.8, beta2=0.99, eps=1e-6, weight_decay=0.01),
-]
 backends = pytest.mark.parametrize("backend", ["native", "blas"])
-every_optimiser = pytest.mark.parametrize("optimizer", OPTIMISERS, ids=lambda o: f"{o.kind}{OPTIMISERS.index(o)}")
 NETS = {
     "squared_error": (("tanh", "softplus", "identity"), True),
     "mse": (("silu", "tanh", "softmax"), True),
@@ -68,10 +59,8 @@ def problem(loss, n, seed=0):
 
 
 def check_fit(net, X, y, loss, optimizer, epochs, batch_size, weight, shuffle=True, seed=None, **options):
-    rule = {"sgd": ref.sgd, "adam": ref.adam}[optimizer.kind]
     drawn = net.seed if seed is None else seed
-    settings = dict(vars(optimizer))
-    theta, losses, updates = oracle_fit(net, X, y, loss, rule, settings, epochs, batch_size, weight, shuffle, drawn)
+    theta, losses, updates = oracle_fit(net, X, y, loss, optimizer, epochs, batch_size, weight, shuffle, drawn)
     history = net.fit(
         X, y, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, seed=seed,
         sample_weight=weight, **options,
@@ -82,7 +71,7 @@ def check_fit(net, X, y, loss, optimizer, epochs, batch_size, weight, shuffle=Tr
     return updates
 
 
-@every_optimiser
+@every_optimizer
 @pytest.mark.parametrize("loss", NETS)
 @pytest.mark.parametrize("mode", ["", "owners", "shards", "threads", "blas"])
 def test_a_hundred_steps(force, mode, loss, optimizer):
@@ -96,7 +85,7 @@ def test_a_hundred_steps(force, mode, loss, optimizer):
             assert done >= 100 or (weighted and batch_size == 1)
 
 
-@every_optimiser
+@every_optimizer
 def test_a_batch_without_weight_makes_no_step(optimizer):
     """Neither theta nor velocity nor the count of updates moves."""
     net, X, y, weight = problem("cross_entropy", 150)
@@ -108,7 +97,7 @@ def test_a_batch_without_weight_makes_no_step(optimizer):
     assert check_fit(net, X, y, "cross_entropy", optimizer, 100, 1, weight) == 600
 
 
-@every_optimiser
+@every_optimizer
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_a_fit_goes_on_where_the_last_ended(loss, optimizer):
     net, X, y, weight = problem(loss, 60)
@@ -125,7 +114,7 @@ def test_a_fit_goes_on_where_the_last_ended(loss, optimizer):
     assert twin.step == net.step and twin.epoch == net.epoch and len(history) == 30
 
 
-@every_optimiser
+@every_optimizer
 @pytest.mark.parametrize("width", [64, 101])
 @pytest.mark.parametrize("mode", ["", "owners", "shards", "threads"])
 def test_layers_whose_step_is_made_with_the_gradient(force, mode, width, optimizer):
@@ -167,7 +156,7 @@ def test_shared_layer_trains_as_its_one_gradient():
 
 @backends
 @pytest.mark.parametrize("mode", ["", "owners", "shards"])
-@pytest.mark.parametrize("optimizer", [OPTIMISERS[1], OPTIMISERS[4]], ids=["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", [OPTIMIZERS["momentum"], OPTIMIZERS["adam decay"]], ids=["sgd", "adam"])
 def test_batches_of_several_chunks(force, backend, mode, optimizer):
     """Gradients of the chunks are added, and nothing is updated before the last."""
     force(bool(mode), mode, backend)

@@ -1,5 +1,9 @@
 # The C API: csrc/bp.h.
 
+cdef extern from "kernels/settings.h" nogil:
+    enum:
+        BP_HIDDEN_ROOM
+
 cdef extern from "bp.h" nogil:
     ctypedef enum bp_status:
         BP_OK, BP_PAUSED, BP_DONE, BP_E_NONFINITE_LOSS, BP_E_NONFINITE_PARAM, BP_E_LABEL, BP_E_CALLBACK, BP_E_NOMEM
@@ -8,17 +12,17 @@ cdef extern from "bp.h" nogil:
         BP_F32, BP_F64
     ctypedef enum bp_kind:
         BP_REAL, BP_INT32
-    ctypedef enum bp_opt_kind:
-        BP_OPT_NONE, BP_OPT_GRADIENT, BP_OPT_EACH, BP_OPT_SGD, BP_OPT_ADAM
     ctypedef enum bp_source:
         BP_BOOL, BP_I8, BP_U8, BP_I16, BP_U16, BP_I32, BP_U32, BP_I64, BP_U64, BP_F16, BP_FLOAT, BP_DOUBLE
         BP_LONGDOUBLE
     enum:
-        BP_MAX_OPERANDS, BP_MAX_THREADS, BP_MAX_SETTINGS, BP_MAX_OUTER, BP_PARAM_DECAY, BP_PARAM_FROZEN
+        BP_MAX_OPERANDS, BP_MAX_THREADS, BP_MAX_SETTINGS, BP_MAX_OUTER, BP_MAX_NUMBERS, BP_MAX_STATES, BP_PARAM_FROZEN
         BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE, BP_DO_EACH
+        BP_DO_MOVE, BP_DO_FUSE, BP_DO_BOUNDARY, BP_DO_STRIPS
     ctypedef struct bp_plan
     ctypedef struct bp_run
     ctypedef struct bp_op_type
+    ctypedef struct bp_rule
     # BLAS functions are only carried from capsule to struct: their type does not matter here
     ctypedef void (*bp_gemm_fn)()
     ctypedef void (*bp_gemv_fn)()
@@ -52,11 +56,15 @@ cdef extern from "bp.h" nogil:
         int64_t outer_stride[4]
         bp_source type
         int swapped
+    ctypedef struct bp_number:
+        double value
+        const double *steps
     ctypedef struct bp_opt:
-        bp_opt_kind kind
-        double lr, momentum, beta1, beta2, eps, weight_decay
-        int nesterov
-        void *state[2]
+        const bp_rule *rule
+        bp_number lr, weight_decay
+        bp_number number[6]
+        void *state[4]
+        double clip_norm, clip_value
         int64_t t
     ctypedef struct bp_in_port:
         int buffer
@@ -95,29 +103,38 @@ cdef extern from "bp.h" nogil:
     bp_plan *bp_plan_new(bp_dtype)
     void bp_plan_free(bp_plan *)
     int bp_plan_buffer(bp_plan *, bp_kind, int64_t)
-    int bp_plan_param(bp_plan *, int64_t, int64_t, int64_t, int)
+    int bp_plan_param(bp_plan *, int64_t, int64_t, int64_t, int, double, double)
     bp_status bp_plan_op(bp_plan *, const bp_op_type *, int, const int *, int, const int *, const void *, int, int *)
     bp_status bp_plan_loss(bp_plan *, const char *, int, int, double, int, int64_t, double)
     void bp_plan_keep(bp_plan *, int)
-    void bp_plan_seeds(bp_plan *, int64_t)
+    void bp_plan_cotangents(bp_plan *, int64_t)
     void bp_plan_checkpoint(bp_plan *, int)
     bp_status bp_plan_compile(bp_plan *, int, int64_t, int)
     bp_plan_info bp_plan_describe(const bp_plan *)
     int bp_plan_grad(const bp_plan *, int)
     int bp_plan_cache(const bp_plan *, int)
     void bp_scan(const bp_array *, bp_dtype, double, double, int64_t *, int64_t *)
-    bp_run *bp_run_new(bp_plan *, const bp_blas *, void *, int64_t)
+    const bp_rule *bp_rule_find(const char *)
+    const char *bp_rule_name(int)
+    const char *bp_rule_number(const bp_rule *, int)
+    const char *bp_rule_state(const bp_rule *, int, int *)
+    int bp_rule_moves(const bp_rule *)
+    int bp_opt_flags(const bp_opt *)
+    bp_run *bp_run_new(const bp_plan *, const bp_blas *)
     void bp_run_free(bp_run *)
+    bp_status bp_run_bind(bp_run *, void *, int64_t)
     bp_status bp_run_ports(bp_run *, int, const bp_in_port *, int, const bp_out_port *, int)
     void bp_run_repeat(bp_run *, int, int64_t)
-    void bp_run_seeds(bp_run *, int64_t, int64_t)
-    void bp_run_optimizer(bp_run *, const bp_opt *)
+    void bp_run_cotangents(bp_run *, int64_t, int64_t)
+    void bp_run_each(bp_run *, void *)
+    bp_status bp_run_optimizer(bp_run *, const bp_opt *)
+    void bp_run_follow(bp_run *, const bp_run *)
     void bp_run_callback(bp_run *, bp_callback_fn, void *)
     void bp_run_random(bp_run *, uint64_t, int64_t)
     void bp_run_begin(bp_run *, int64_t, int64_t, const int64_t *)
     bp_status bp_epoch(bp_run *, int, double, int64_t, int)
     bp_progress bp_run_progress(const bp_run *)
-    void bp_plan_pack(bp_plan *, const void *, void *)
+    void bp_plan_pack(const bp_plan *, const void *, void *)
     bp_status bp_answer(const bp_plan *, const void *, void *, int, const bp_in_port *, int, const bp_out_port *, int)
     const double *bp_run_loss(const bp_run *, int)
     int64_t bp_run_updates(const bp_run *)

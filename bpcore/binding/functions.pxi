@@ -67,10 +67,10 @@ cdef class CFunction:
 
     cdef list failures(self):
         """What is to be said of those that failed; said once."""
-        found = [f"{self.name}: {what} returned {code}, and 0 is what says that all went well"
+        failures = [f"{self.name}: {what} returned {code}, and 0 is what says that all went well"
                  for what, code in zip(("forward", "backward"), self.code) if code]
         self.code[0] = self.code[1] = 0
-        return found
+        return failures
 
 
 def check_low_level(f, df):

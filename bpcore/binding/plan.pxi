@@ -31,10 +31,10 @@ cdef class Plan:
             raise MemoryError
         return number
 
-    def param(self, int64_t offset, int64_t rows, int64_t cols, bint decay, bint frozen=False):
-        """Number of a new parameter: theta[offset : offset + rows * cols] as [rows, cols]."""
-        cdef int flags = (BP_PARAM_DECAY if decay else 0) | (BP_PARAM_FROZEN if frozen else 0)
-        cdef int number = bp_plan_param(self.plan, offset, rows, cols, flags)
+    def param(self, int64_t offset, int64_t rows, int64_t cols, double decay, bint frozen=False, double rate=1.0):
+        """Number of a new parameter: theta[offset : offset + rows * cols] as [rows, cols]; decay and rate: its factors of
+        the weight decay and of the learning rate."""
+        cdef int number = bp_plan_param(self.plan, offset, rows, cols, BP_PARAM_FROZEN if frozen else 0, rate, decay)
         if number < 0:
             raise MemoryError
         return number
@@ -54,9 +54,9 @@ cdef class Plan:
         for i, number in enumerate(params):
             ps[i] = number
         if settings is not None:
-            found = Settings(*settings)
-            self.details.append(found)
-            detail = &(<Settings>found).settings
+            numbers = Settings(*settings)
+            self.details.append(numbers)
+            detail = &(<Settings>numbers).settings
         if isinstance(function, str):
             encoded = function.encode()
             detail = bp_activation_detail(encoded)
@@ -104,11 +104,12 @@ cdef class Plan:
         """Cuts the operations behind the one that writes `buffer`: training computes what lies between cuts twice."""
         bp_plan_checkpoint(self.plan, buffer)
 
-    def compile(self, int flags, int64_t rows, int n_threads, int64_t seeds=0):
-        """Cuts the work for batches of at most `rows` rows and lays out the arena; seeds: see bp_plan_seeds."""
+    def compile(self, int flags, int64_t rows, int n_threads, int64_t cotangents=0):
+        """Cuts the work for batches of at most `rows` rows; cotangents: see bp_plan_cotangents.  From here on the plan is
+        only read: runs share it."""
         cdef bp_status status
         self.rows = rows
-        bp_plan_seeds(self.plan, seeds)
+        bp_plan_cotangents(self.plan, cotangents)
         status = bp_plan_compile(self.plan, flags, rows, n_threads)
         if status:
             _raise(status)
@@ -127,7 +128,8 @@ cdef class Plan:
 
     cdef fail(self, bp_status status):
         """Raises what a status means."""
-        failed = [words for one in self.details if isinstance(one, CFunction) for words in (<CFunction>one).failures()]
+        failed = [words for function in self.details if isinstance(function, CFunction)
+                  for words in (<CFunction>function).failures()]
         if status == BP_E_FUNCTION:
             raise RuntimeError(failed[0] if failed else "a bp.Function in C returned other than 0")
         _raise(status)

@@ -101,8 +101,8 @@ cdef class Predictor:
         else:
             to = self.check_out(out, a, ndim, port.array.rows)
         if self.slow is not None:
-            (found,) = self.slow([a.reshape(-1, self.n_in)], self.threads())
-            to[...] = found if ndim == 2 else found[0]
+            (answer,) = self.slow([a.reshape(-1, self.n_in)], self.threads())
+            to[...] = answer if ndim == 2 else answer[0]
             return to
         answers.buffer, answers.data = self.output, cnp.PyArray_DATA(to)
         self.answer(1, &port, 1, &answers)
@@ -133,8 +133,8 @@ cdef class Predictor:
             for (name, to), shape in zip(parts("out", out, list(self.outputs)), shapes, strict=True):
                 outs.append(self.check_shaped(to, name, shape, [*xs, *outs]))
         if self.slow is not None:
-            for to, found in zip(outs, self.slow(xs, self.threads()), strict=True):
-                to[...] = found.reshape(to.shape)
+            for to, answer in zip(outs, self.slow(xs, self.threads()), strict=True):
+                to[...] = answer.reshape(to.shape)
         else:
             self.answer_all(xs, outs)
         return outs[0] if len(outs) == 1 else tuple(outs)

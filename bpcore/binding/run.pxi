@@ -37,27 +37,114 @@ cdef bp_status _callback(void *self, int tag, int64_t rows, int64_t cols, const 
         return BP_E_CALLBACK
 
 
-_OPTIMIZERS = {"none": BP_OPT_NONE, "gradient": BP_OPT_GRADIENT, "each": BP_OPT_EACH, "sgd": BP_OPT_SGD, "adam": BP_OPT_ADAM}
+# ---- rules ----
 
+cdef dict _rules():
+    """By name: names of the rule's own numbers, and (name, number that it needs or None) of its states."""
+    rules = {}
+    cdef int i = 0, k, needs
+    cdef const bp_rule *rule
+    while bp_rule_name(i) != NULL:
+        rule = bp_rule_find(bp_rule_name(i))
+        numbers, states, k = [], [], 0
+        while bp_rule_number(rule, k) != NULL:
+            numbers.append(bp_rule_number(rule, k).decode())
+            k += 1
+        k = 0
+        while bp_rule_state(rule, k, &needs) != NULL:
+            states.append((bp_rule_state(rule, k, &needs).decode(), None if needs < 0 else numbers[needs]))
+            k += 1
+        rules[bp_rule_name(i).decode()] = tuple(numbers), tuple(states)
+        i += 1
+    return rules
+
+
+RULES = _rules()
+
+
+cdef int _number(bp_number *number, str name, dict numbers, list kept) except -1:
+    """One number, or a float64 array with one for each step, which is kept; whether any is not 0."""
+    value = numbers.get(name, 0.0)
+    number.value, number.steps = 0.0, NULL
+    if not isinstance(value, np.ndarray):
+        number.value = value
+        return number.value != 0
+    if value.dtype != np.float64 or value.ndim != 1 or not value.flags.c_contiguous:
+        raise ValueError(f"{name}: expected a contiguous array (steps,) of float64, got {value.dtype} {value.shape}")
+    kept.append(value)
+    number.steps = <const double *>cnp.PyArray_DATA(value)
+    return bool(value.any())
+
+
+cdef _fill(bp_opt *opt, str rule, states, int64_t t, dict numbers, clip_norm, clip_value):
+    """opt of a rule's name, numbers and states (None: they do not lie anywhere yet); returns what it points to."""
+    cdef list kept = list(states or ())
+    cdef int i = 0, k = 0, needs
+    cdef int[BP_MAX_NUMBERS] given
+    memset(opt, 0, sizeof(bp_opt))
+    opt.rule, opt.t = bp_rule_find(rule.encode()), t
+    if clip_norm is not None:
+        opt.clip_norm = clip_norm
+    if clip_value is not None:
+        opt.clip_value = clip_value
+    _number(&opt.lr, "lr", numbers, kept)
+    _number(&opt.weight_decay, "weight_decay", numbers, kept)
+    own, arrays = RULES[rule]
+    for i, name in enumerate(own):
+        given[i] = _number(&opt.number[i], name, numbers, kept)
+    for i in range(len(arrays)):
+        bp_rule_state(opt.rule, i, &needs)
+        if needs < 0 or given[needs]:
+            if states is not None and k < len(states):
+                opt.state[i] = cnp.PyArray_DATA(states[k])
+            else:
+                opt.state[i] = <void *>opt
+            k += 1
+    if states is not None and k != len(states):
+        raise ValueError(f"optimizer: {len(states)} arrays of state do not fit {rule}")
+    return kept
+
+
+def optimizer_flags(str rule, *, clip_norm=None, clip_value=None, **numbers):
+    """What a plan must be compiled with: of MOVE, FUSE, BOUNDARY."""
+    cdef bp_opt opt
+    _fill(&opt, rule, None, 0, numbers, clip_norm, clip_value)
+    return bp_opt_flags(&opt)
+
+
+# ---- run ----
 
 @cython.final
 cdef class Run:
-    """One pass of a plan over data: ports, an optimiser, then slices."""
+    """A plan walked over data: parameters, ports, an optimiser, then slices."""
     cdef bp_run *run
-    cdef Plan plan
-    cdef object theta, arrays, order, states, error, target_shapes
+    cdef readonly Plan plan
+    cdef object theta, arrays, order, states, each_, error, target_shapes
+    cdef int64_t steps      # of the shortest array of numbers, or -1
 
-    def __cinit__(self, Plan plan, cnp.ndarray theta):
+    def __cinit__(self, Plan plan, cnp.ndarray theta=None):
         self.plan = plan
-        self.theta = theta
-        self.target_shapes = ()
-        self.run = bp_run_new(plan.plan, &_blas, cnp.PyArray_DATA(theta), theta.shape[0])
+        self.run = bp_run_new(plan.plan, &_blas)
         if self.run == NULL:
-            raise MemoryError("bpcore: out of memory, or theta is shorter than the plan's parameters")
-        bp_run_callback(self.run, _callback, <void *>self)
+            raise MemoryError("bpcore: out of memory")
+        if theta is not None:
+            self.bind(theta)
 
     def __dealloc__(self):
         bp_run_free(self.run)
+
+    def bind(self, cnp.ndarray theta):
+        """Begins anew with these parameters, without ports and optimiser."""
+        cdef bp_status status = bp_run_bind(self.run, cnp.PyArray_DATA(theta), theta.shape[0])
+        if status:
+            raise ValueError("theta is shorter than the plan's parameters")
+        self.theta, self.arrays, self.order, self.states, self.each_, self.error = theta, (), None, (), None, None
+        self.target_shapes, self.steps = (), -1
+        bp_run_callback(self.run, _callback, <void *>self)
+
+    def release(self):
+        """Lets go of all that it borrowed; `bind` makes it ready again."""
+        self.theta, self.arrays, self.order, self.states, self.each_, self.error = None, (), None, (), None, None
 
     def ports(self, ins, outs=(), int weight=-1, target_shapes=(), repeats=()):
         """ins, outs: lists of (buffer, array); weight: index in ins of the sample weights; target_shapes: of y's rows,
@@ -86,33 +173,40 @@ cdef class Run:
         self.arrays = (list(ins), list(outs))
         self.target_shapes = target_shapes
 
-    def optimizer(self, str kind, states=(), int64_t t=0, double lr=0.0, double momentum=0.0, bint nesterov=False,
-                  double beta1=0.0, double beta2=0.0, double eps=0.0, double weight_decay=0.0):
-        """kind: none, gradient (states[0] receives it), each (that of each row, in states[0]), sgd, adam; states:
-        arrays shaped as theta."""
+    def optimizer(self, str rule, states=(), int64_t t=0, *, clip_norm=None, clip_value=None, **numbers):
+        """rule: a name of RULES; states: those of its arrays that are kept, shaped as theta; t: moves made so far;
+        numbers: lr, weight_decay and the rule's own, each one number or a float64 array of one for each step of an
+        epoch.  The rule `gradient` writes dC/dtheta to its state."""
         cdef bp_opt opt
-        memset(&opt, 0, sizeof(opt))
-        opt.kind = _OPTIMIZERS[kind]
-        opt.lr, opt.momentum, opt.nesterov = lr, momentum, nesterov
-        opt.beta1, opt.beta2, opt.eps, opt.weight_decay = beta1, beta2, eps, weight_decay
-        opt.t = t
-        if len(states) != {"gradient": 1, "each": 1, "sgd": int(momentum != 0), "adam": 2}.get(kind, 0):
-            raise ValueError(f"optimizer: {len(states)} arrays of state do not fit {kind}")
-        for i, state in enumerate(states):
-            opt.state[i] = cnp.PyArray_DATA(state)
-        self.states = states
-        bp_run_optimizer(self.run, &opt)
+        kept = _fill(&opt, rule, states, t, numbers, clip_norm, clip_value)
+        cdef bp_status status = bp_run_optimizer(self.run, &opt)
+        if status:
+            raise ValueError(f"optimizer: this plan was compiled for another kind than {rule}")
+        self.states = kept
+        self.steps = min([len(a) for a in kept[len(states):]], default=-1)
+
+    def each(self, cnp.ndarray grads):
+        """Where a plan with EACH writes the gradients of each row."""
+        self.each_ = grads
+        bp_run_each(self.run, cnp.PyArray_DATA(grads))
+
+    def follow(self, Run other):
+        """Goes on where `other` is, in the midst of an epoch over the same ports."""
+        self.order = other.order
+        bp_run_follow(self.run, other.run)
 
     def random(self, uint64_t seed, int64_t step):
         """What training draws from: a key, and the network's count of steps so far."""
         bp_run_random(self.run, seed, step)
 
-    def seeds(self, int64_t first, int64_t apart):
-        """The plan's seeds are the unit vectors from `first` on; outs are views of (n, apart, cols) from `first` on."""
-        bp_run_seeds(self.run, first, apart)
+    def cotangents(self, int64_t first, int64_t apart):
+        """The plan's are the unit vectors from `first` on; outs are views of (n, apart, cols) from `first` on."""
+        bp_run_cotangents(self.run, first, apart)
 
     def begin(self, int64_t n, int64_t batch, cnp.ndarray order=None):
         """Begins an epoch over n rows, taken in `order` ((n,) int64) or as they lie."""
+        if 0 <= self.steps < (n + batch - 1) // batch:
+            raise ValueError(f"optimizer: {self.steps} numbers do not reach for the {(n + batch - 1) // batch} steps of an epoch")
         self.order = order
         bp_run_begin(self.run, n, batch, NULL if order is None else <const int64_t *>cnp.PyArray_DATA(order))
 
@@ -142,11 +236,11 @@ cdef class Run:
     def losses(self):
         """Sums of each loss over this epoch, (loss, weight, hits); the loss without its weight."""
         cdef const double *sums
-        found = []
+        losses = []
         for i in range(len(self.plan.losses)):
             sums = bp_run_loss(self.run, i)
-            found.append((sums[0], sums[1], sums[2]))
-        return found
+            losses.append((sums[0], sums[1], sums[2]))
+        return losses
 
     def updates(self):
         """The optimiser's count of updates."""

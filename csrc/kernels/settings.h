@@ -6,6 +6,9 @@
 
 #include "../bp.h"
 
+/* Numbers of theta's products that hidden_jacobian makes for a tile of rows, on the stack. */
+enum { BP_HIDDEN_ROOM = 4096 };
+
 /* x of add (bpcore/_operations.py); without settings all factors are 1 and the constant is 0 */
 enum {
     ADD_FACTOR,                    /* + i: of input i */

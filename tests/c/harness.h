@@ -2,7 +2,7 @@
 #ifndef HARNESS_H
 #define HARNESS_H
 
-#include "bp.h"
+#include "op.h"
 
 /* ---- checks ---- */
 
@@ -66,6 +66,22 @@ void *theta_new(const spec *s);
 /* A run of n over d with theta, ready for bp_run_begin. */
 bp_run *run_open(const net *n, const spec *s, const data *d, void *theta, user *u, int n_out, const bp_out_port *out);
 
+/* A run of the plan with theta (n,), or NULL. */
+bp_run *run_new(const bp_plan *plan, void *theta, int64_t n);
+
+/* ---- optimisers ---- */
+
+/* A rule by name, and its numbers in their order. */
+typedef struct {
+    const char *rule;
+    double lr, weight_decay, number[BP_MAX_NUMBERS], clip_norm, clip_value;
+} optimizer;
+/* Its states, of the size of theta, are zero and to be freed by states_free. */
+bp_opt opt_new(const optimizer *o, size_t bytes);
+void states_free(bp_opt *opt);
+/* The rule that writes dC/dtheta to `to`; none where that is NULL. */
+bp_opt gradient_to(void *to);
+
 /* ---- what a run computes ---- */
 
 /* C over d, and dC/dtheta in `grad` unless it is NULL; phase2 as in bp_set_phase2. */
@@ -76,14 +92,18 @@ typedef struct {
     int64_t batch, max_steps;
     double seconds;
     int reversed;   /* the rows are taken from the last to the first */
-    bp_opt opt;     /* its states are train's */
+    optimizer opt;
+    const bp_number *numbers; /* lr, weight_decay and the rule's own, in place of opt's; or NULL */
+    bp_boundary_fn *hook;     /* or NULL */
+    void *hook_self;
 } regime;
 typedef struct {
     bp_status status;
     bp_progress progress;
     int64_t updates, slices;
     size_t bytes;      /* of theta, and of each state */
-    void *theta, *state[2];
+    void *theta;
+    bp_opt opt;        /* with its states */
 } outcome;
 
 outcome train(const spec *s, const data *d, const regime *r);
@@ -96,6 +116,7 @@ void test_gradients(void);
 void test_threads(void);
 void test_graphs(void);
 void test_runs(void);
+void test_rules(void);
 void test_data(void);
 void test_status(void);
 void test_memory(void);

@@ -19,9 +19,9 @@ static const bp_user_function arctangent = {{atan, NULL, NULL}, {NULL, inverse_s
 
 static bp_status add_layer(net *n, const spec *s, int l, int64_t *offset) {
     int params[2], n_params = s->no_bias ? 1 : 2;
-    params[0] = bp_plan_param(n->plan, *offset, s->width[l - 1], s->width[l], 1);
+    params[0] = bp_plan_param(n->plan, *offset, s->width[l - 1], s->width[l], 0, 1, 1);
     *offset += s->width[l - 1] * s->width[l];
-    params[1] = s->no_bias ? 0 : bp_plan_param(n->plan, *offset, s->width[l], 1, 0);
+    params[1] = s->no_bias ? 0 : bp_plan_param(n->plan, *offset, s->width[l], 1, 0, 1, 0);
     *offset += s->no_bias ? 0 : s->width[l];
     if (params[0] < 0 || params[1] < 0) return BP_E_NOMEM;
     bp_status status =
@@ -140,8 +140,15 @@ void *theta_new(const spec *s) {
     return theta;
 }
 
+bp_run *run_new(const bp_plan *plan, void *theta, int64_t n) {
+    bp_run *run = bp_run_new(plan, &naive_blas);
+    if (!run || !bp_run_bind(run, theta, n)) return run;
+    bp_run_free(run);
+    return NULL;
+}
+
 bp_run *run_open(const net *n, const spec *s, const data *d, void *theta, user *u, int n_out, const bp_out_port *out) {
-    bp_run *run = bp_run_new(n->plan, &naive_blas, theta, n_theta(s));
+    bp_run *run = run_new(n->plan, theta, n_theta(s));
     if (!run) return NULL;
     bp_in_port in[3] = {{n->x, plain_array(d->X, d->rows, s->width[0], BP_DOUBLE)},
                         {n->target, plain_array(d->y, d->rows, s->width[s->depth], BP_DOUBLE)},
@@ -155,6 +162,27 @@ bp_run *run_open(const net *n, const spec *s, const data *d, void *theta, user *
     bp_run_callback(run, callback, u);
     return run;
 }
+
+/* ---- optimisers ---- */
+
+bp_opt opt_new(const optimizer *o, size_t bytes) {
+    bp_opt opt = {.rule = bp_rule_find(o->rule),
+                  .lr = {o->lr, NULL},
+                  .weight_decay = {o->weight_decay, NULL},
+                  .clip_norm = o->clip_norm,
+                  .clip_value = o->clip_value};
+    CHECK(opt.rule != NULL);
+    for (int i = 0; i < BP_MAX_NUMBERS; i++) opt.number[i].value = o->number[i];
+    for (int i = 0, needs; bp_rule_state(opt.rule, i, &needs); i++)
+        if (needs < 0 || o->number[needs] != 0) opt.state[i] = zeros(bytes, 1);
+    return opt;
+}
+
+void states_free(bp_opt *opt) {
+    for (int i = 0; i < BP_MAX_STATES; i++) free(opt->state[i]);
+}
+
+bp_opt gradient_to(void *to) { return (bp_opt){.rule = to ? bp_rule_find("gradient") : NULL, .state = {to}}; }
 
 /* ---- what a run computes ---- */
 
@@ -177,8 +205,8 @@ double cost(const spec *s, const data *d, const void *theta, void *grad, int pha
     int flags = BP_DO_FORWARD | BP_DO_LOSS | (grad ? BP_DO_CACHE | BP_DO_BACKWARD : 0);
     open_forced(&n, s, flags, d->rows, n_threads, phase2);
     bp_run *run = run_open(&n, s, d, (void *)theta, &u, 0, NULL);
-    bp_opt opt = {.kind = grad ? BP_OPT_GRADIENT : BP_OPT_NONE, .state = {grad}};
-    bp_run_optimizer(run, &opt);
+    bp_opt opt = gradient_to(grad);
+    CHECK(!bp_run_optimizer(run, &opt));
     bp_run_begin(run, d->rows, d->rows, NULL);
     CHECK(bp_epoch(run, n_threads, INFINITY, -1, 1) == BP_DONE);
     bp_progress p = bp_run_progress(run);
@@ -191,13 +219,18 @@ outcome train(const spec *s, const data *d, const regime *r) {
     net n;
     user u;
     outcome o = {.theta = theta_new(s), .bytes = (size_t)n_theta(s) * size_of(s)};
-    open_forced(&n, s, BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD, r->batch, r->n_threads, r->phase2);
+    o.opt = opt_new(&r->opt, o.bytes);
+    if (r->numbers) {
+        o.opt.lr = r->numbers[0];
+        o.opt.weight_decay = r->numbers[1];
+        for (int i = 0; bp_rule_number(o.opt.rule, i); i++) o.opt.number[i] = r->numbers[2 + i];
+    }
+    int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | bp_opt_flags(&o.opt);
+    open_forced(&n, s, flags | (r->hook ? BP_DO_BOUNDARY : 0), r->batch, r->n_threads, r->phase2);
     bp_run *run = run_open(&n, s, d, o.theta, &u, 0, NULL);
     CHECK(run != NULL);
-    bp_opt opt = r->opt;
-    int states = opt.kind == BP_OPT_ADAM ? 2 : opt.kind == BP_OPT_SGD && opt.momentum != 0;
-    for (int i = 0; i < states; i++) opt.state[i] = o.state[i] = zeros(o.bytes, 1);
-    bp_run_optimizer(run, &opt);
+    CHECK(!bp_run_optimizer(run, &o.opt));
+    if (r->hook) CHECK(!bp_run_hook(run, r->hook, r->hook_self));
     int64_t *order = zeros((size_t)d->rows, sizeof *order);
     for (int64_t i = 0; i < d->rows; i++) order[i] = d->rows - 1 - i;
     for (int epoch = 0; epoch < r->epochs && o.status <= BP_DONE; epoch++) {
@@ -218,13 +251,14 @@ outcome train(const spec *s, const data *d, const regime *r) {
 int same_bits(const outcome *a, const outcome *b) {
     int same = a->bytes == b->bytes && a->status == b->status && a->updates == b->updates &&
                !memcmp(&a->progress, &b->progress, sizeof a->progress) && !memcmp(a->theta, b->theta, a->bytes);
-    for (int i = 0; i < 2; i++)
-        same = same && !a->state[i] == !b->state[i] && (!a->state[i] || !memcmp(a->state[i], b->state[i], a->bytes));
+    for (int i = 0; i < BP_MAX_STATES; i++) {
+        const void *p = a->opt.state[i], *q = b->opt.state[i];
+        same = same && !p == !q && (!p || !memcmp(p, q, a->bytes));
+    }
     return same;
 }
 
 void outcome_free(outcome *o) {
     free(o->theta);
-    free(o->state[0]);
-    free(o->state[1]);
+    states_free(&o->opt);
 }

@@ -74,7 +74,7 @@ static void check_read(bp_dtype dtype, const bp_array *array, const int64_t *ord
     int real = bp_plan_buffer(plan, BP_REAL, COLS);
     char *out = zeros(ROWS * COLS, sizeof(double));
     CHECK(!bp_plan_compile(plan, BP_DO_FORWARD, 8, 2));
-    bp_run *run = bp_run_new(plan, &naive_blas, NULL, 0);
+    bp_run *run = run_new(plan, NULL, 0);
     bp_in_port in = {real, *array};
     bp_out_port port = {real, out};
     CHECK(!bp_run_ports(run, 1, &in, 1, &port, -1));
@@ -124,7 +124,7 @@ static void test_half(void) {
     bp_in_port in = {bp_plan_buffer(plan, BP_REAL, 1), from};
     bp_out_port port = {in.buffer, out};
     CHECK(!bp_plan_compile(plan, BP_DO_FORWARD, 1024, 1));
-    bp_run *run = bp_run_new(plan, &naive_blas, NULL, 0);
+    bp_run *run = run_new(plan, NULL, 0);
     CHECK(!bp_run_ports(run, 1, &in, 1, &port, -1));
     bp_run_begin(run, N, N, NULL);
     CHECK(bp_epoch(run, 1, INFINITY, -1, 1) == BP_DONE);

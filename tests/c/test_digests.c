@@ -1,6 +1,6 @@
 /* Bits as one number a line, to be compared between machines: activations, losses, products, training. */
 #include "harness.h"
-#include "kernels/kernels.h"
+#include "dispatch.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -100,18 +100,18 @@ static void say_training(bp_dtype dtype) {
         const char *what, *f[3], *loss;
         int64_t width[4], batch;
         int labels, weighted;
-        bp_opt opt;
+        optimizer opt;
     } cases[] = {
         {"sgd", {"relu", "tanh", "softmax"}, "cross_entropy", {37, 53, 17, 5}, 33, 1, 1,
-         {.kind = BP_OPT_SGD, .lr = 0.05}},
+         {.rule = "sgd", .lr = 0.05}},
         {"momentum", {"gelu", "silu", "logistic"}, "binary_cross_entropy", {20, 131, 30, 3}, 100, 0, 0,
-         {.kind = BP_OPT_SGD, .lr = 0.05, .momentum = 0.9, .nesterov = 1, .weight_decay = 1e-3}},
+         {.rule = "sgd", .lr = 0.05, .weight_decay = 1e-3, .number = {0.9, 1}}},
         {"online", {"softplus", "elu", "identity"}, "mse", {9, 40, 16, 2}, 1, 0, 0,
-         {.kind = BP_OPT_SGD, .lr = 0.01}},
+         {.rule = "sgd", .lr = 0.01}},
         {"wide", {"selu", "softsign", "softmax"}, "squared_error", {60, 300, 700, 4}, 130, 0, 1,
-         {.kind = BP_OPT_SGD, .lr = 0.01}},
+         {.rule = "sgd", .lr = 0.01}},
         {"adam", {"tanh", "logistic", "identity"}, "huber", {21, 31, 40, 6}, 64, 0, 0,
-         {.kind = BP_OPT_ADAM, .lr = 0.01, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8}},
+         {.rule = "adam", .lr = 0.01, .number = {0.9, 0.999, 1e-8}}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         for (int phase2 = 1; phase2 <= 2; phase2++) {

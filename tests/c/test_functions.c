@@ -1,7 +1,7 @@
 /* Vector functions against the C library in a wider type, on every instruction set: in units of the last place of the
  * result, where it is normal.  BPCORE_COMPLETE=1 takes all of float32 and 10^7 float64, else one in STRIDE. */
 #include "harness.h"
-#include "kernels/kernels.h"
+#include "dispatch.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -36,9 +36,9 @@ typedef struct {
 } weights;
 
 static weights declare(bp_plan *plan) {
-    return (weights){bp_plan_param(plan, AT_A, 4, 4, 1), bp_plan_param(plan, AT_a, 4, 1, 0),
-                     bp_plan_param(plan, AT_B, 4, 3, 1), bp_plan_param(plan, AT_b, 3, 1, 0),
-                     bp_plan_param(plan, AT_C, 4, 4, 1)};
+    return (weights){bp_plan_param(plan, AT_A, 4, 4, 0, 1, 1), bp_plan_param(plan, AT_a, 4, 1, 0, 1, 0),
+                     bp_plan_param(plan, AT_B, 4, 3, 0, 1, 1), bp_plan_param(plan, AT_b, 3, 1, 0, 1, 0),
+                     bp_plan_param(plan, AT_C, 4, 4, 0, 1, 1)};
 }
 
 static int residual(bp_plan *plan, int x, weights w) {
@@ -116,13 +116,13 @@ static gradient run_graph(build *graph, int flags, int rows, const double *X, co
     CHECK(!bp_plan_loss(plan, "squared_error", out, target, 0, 0, 1, 1));
     CHECK(!bp_plan_compile(plan, flags, rows, n_threads));
     bp_set_phase2(0);
-    bp_run *run = bp_run_new(plan, &naive_blas, theta, N_THETA);
+    bp_run *run = run_new(plan, theta, N_THETA);
     bp_in_port in[2] = {{x, plain_array(X, rows, N_IN, BP_DOUBLE)}, {target, plain_array(y, rows, N_OUT, BP_DOUBLE)}};
     bp_out_port port = {bp_plan_grad(plan, x), g.x};
     CHECK((port.buffer >= 0) == !!(flags & BP_DO_INPUT_GRAD));
     CHECK(!bp_run_ports(run, 2, in, port.buffer >= 0, &port, -1));
-    bp_opt opt = {.kind = flags & BP_DO_BACKWARD ? BP_OPT_GRADIENT : BP_OPT_NONE, .state = {g.theta}};
-    bp_run_optimizer(run, &opt);
+    bp_opt opt = gradient_to(flags & BP_DO_BACKWARD ? g.theta : NULL);
+    CHECK(!bp_run_optimizer(run, &opt));
     bp_run_begin(run, rows, rows, NULL);
     CHECK(bp_epoch(run, n_threads, INFINITY, -1, 1) == expected);
     g.cost = bp_run_progress(run).loss / rows;
@@ -286,6 +286,9 @@ static void check_answers(const spec *s, const data *d, const void *theta, const
         const void *read = pass < 2 ? theta : packed;
         bp_set_parallel_always(pass % 2);
         if (pass == 2) {
+            net_close(&n);
+            CHECK(!net_open(&n, s, BP_DO_FORWARD | BP_DO_STRIPS, 1, 3));
+            CHECK(!run_new(n.plan, NULL, n_theta(s))); /* for bp_answer alone */
             bp_plan_pack(n.plan, theta, packed);
             check_packed(s, theta, packed);
         }
@@ -415,7 +418,7 @@ static void test_tape(void) {
     CHECK(worst <= 1e-15);
 
     CHECK(!net_open(&n, &s, BP_DO_LOSS | BP_DO_BACKWARD | BP_DO_INPUT_GRAD, ROWS, 2));
-    run = bp_run_new(n.plan, &naive_blas, theta, n_theta(&s));
+    run = run_new(n.plan, theta, n_theta(&s));
     bp_in_port in[7] = {{n.x, plain_array(d.X, ROWS, 4, BP_DOUBLE)},
                         {n.target, plain_array(d.y, ROWS, 3, BP_DOUBLE)},
                         {n.weight, plain_array(d.w, ROWS, 1, BP_DOUBLE)}};
@@ -423,8 +426,8 @@ static void test_tape(void) {
         in[3 + i] = (bp_in_port){buffers[i], plain_array(tape[i], ROWS, i < 3 ? 9 : 3, BP_DOUBLE)};
     out[0] = (bp_out_port){bp_plan_grad(n.plan, n.z[1]), delta};
     CHECK(!bp_run_ports(run, 7, in, 1, out, 2));
-    bp_opt opt = {.kind = BP_OPT_GRADIENT, .state = {grad}};
-    bp_run_optimizer(run, &opt);
+    bp_opt opt = gradient_to(grad);
+    CHECK(!bp_run_optimizer(run, &opt));
     bp_run_begin(run, ROWS, ROWS, NULL);
     CHECK(bp_epoch(run, 2, INFINITY, -1, 1) == BP_DONE);
     double weight = bp_run_progress(run).weight;
@@ -456,19 +459,19 @@ static void test_refusals(void) {
     context("refusals");
     bp_plan *plan = bp_plan_new(BP_F32);
     int x = bp_plan_buffer(plan, BP_REAL, 4), wide = bp_plan_buffer(plan, BP_REAL, 5), out = -1;
-    int labels = bp_plan_buffer(plan, BP_INT32, 1), W = bp_plan_param(plan, 0, 4, 3, 1);
-    int b = bp_plan_param(plan, 12, 3, 1, 0), b4 = bp_plan_param(plan, 15, 4, 1, 0);
+    int labels = bp_plan_buffer(plan, BP_INT32, 1), W = bp_plan_param(plan, 0, 4, 3, 0, 1, 1);
+    int b = bp_plan_param(plan, 12, 3, 1, 0, 1, 0), b4 = bp_plan_param(plan, 15, 4, 1, 0, 1, 0);
     const bp_op_type *dense_type = bp_op_find("dense"), *add_type = bp_op_find("add");
     const void *tanh_ = bp_activation_detail("tanh");
     CHECK(bp_plan_buffer(plan, BP_REAL, 0) == -1 && bp_plan_buffer(plan, BP_REAL, -1) == -1);
-    CHECK(bp_plan_param(plan, 0, 0, 1, 0) == -1 && bp_plan_param(plan, 0, 1, 0, 0) == -1);
-    CHECK(bp_plan_param(plan, -1, 1, 1, 0) == -1 && bp_plan_param(plan, 0, INT64_MAX / 2, 3, 0) == -1);
-    CHECK(bp_plan_param(plan, INT64_MAX, 1, 1, 0) == -1);
+    CHECK(bp_plan_param(plan, 0, 0, 1, 0, 1, 0) == -1 && bp_plan_param(plan, 0, 1, 0, 0, 1, 0) == -1);
+    CHECK(bp_plan_param(plan, -1, 1, 1, 0, 1, 0) == -1 && bp_plan_param(plan, 0, INT64_MAX / 2, 3, 0, 1, 0) == -1);
+    CHECK(bp_plan_param(plan, INT64_MAX, 1, 1, 0, 1, 0) == -1);
     CHECK(bp_plan_compile(plan, BP_DO_FORWARD | BP_DO_LOSS, 4, 1) == BP_E_SHAPE); /* no loss */
     CHECK(bp_plan_compile(plan, BP_DO_FORWARD, 0, 1) == BP_E_SHAPE);
     CHECK(bp_plan_compile(plan, BP_DO_FORWARD, 4, 0) == BP_E_SHAPE);
     CHECK(bp_plan_compile(plan, BP_DO_FORWARD, 4, BP_MAX_THREADS + 1) == BP_E_SHAPE);
-    CHECK(bp_run_new(plan, &naive_blas, NULL, 0) == NULL); /* not compiled */
+    CHECK(run_new(plan, NULL, 0) == NULL); /* not compiled */
     CHECK(bp_plan_op(plan, dense_type, 1, &wide, 1, &W, NULL, -1, &out) == BP_E_SHAPE);
     CHECK(bp_plan_op(plan, dense_type, 1, &labels, 1, &W, NULL, -1, &out) == BP_E_SHAPE);
     CHECK(bp_plan_op(plan, dense_type, 1, &x, 0, NULL, NULL, -1, &out) == BP_E_SHAPE);
@@ -503,7 +506,7 @@ static void test_refusals(void) {
     CHECK(bp_plan_loss(plan, "mse", out, target, 0, 0, 1, 1) == BP_E_SHAPE); /* one output has one loss */
     CHECK(!bp_plan_compile(plan, BP_DO_FORWARD | BP_DO_LOSS, 4, 1));
     CHECK(bp_plan_compile(plan, BP_DO_FORWARD, 4, 1) == BP_E_SHAPE); /* compiled already */
-    CHECK(bp_run_new(plan, &naive_blas, NULL, 18) == NULL);          /* theta ends too soon */
+    CHECK(run_new(plan, NULL, 18) == NULL);          /* theta ends too soon */
     bp_plan_free(plan);
 
     plan = bp_plan_new(BP_F64);

@@ -27,14 +27,14 @@ int __wrap_posix_memalign(void **p, size_t alignment, size_t n) {
 static bp_status train_once(const spec *s, const data *d, int reuse, void *theta, void *state) {
     net n;
     user u;
-    int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | reuse;
+    bp_opt opt = {.rule = bp_rule_find("sgd"), .lr = {0.1, NULL}, .number = {{0.5, NULL}}, .state = {state}};
+    int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | reuse | bp_opt_flags(&opt);
     bp_status status = net_open(&n, s, flags, d->rows, 1);
     if (!status) {
         bp_run *run = run_open(&n, s, d, theta, &u, 0, NULL);
-        bp_opt opt = {.kind = BP_OPT_SGD, .lr = 0.1, .momentum = 0.5, .state = {state}};
         status = BP_E_NOMEM;
         if (run) {
-            bp_run_optimizer(run, &opt);
+            CHECK(!bp_run_optimizer(run, &opt));
             bp_run_begin(run, d->rows, d->rows, NULL);
             status = bp_epoch(run, 1, INFINITY, -1, 1);
         }

@@ -26,7 +26,7 @@ typedef struct {
     double share[2];
     int64_t repeat[2]; /* of x and of y[0] */
     int64_t rows[2];   /* that x and y[0] have; 0: as many as the batch */
-    bp_opt_kind kind;
+    int each, trains;  /* each row's gradient; a step of gradient descent; else the gradient */
     double dropout;    /* above zero: before the dense layer */
     uint64_t seed;
     int64_t step;
@@ -40,7 +40,8 @@ static result run_it(const numbers *d, const setup *s, int64_t n) {
     bp_plan *plan = bp_plan_new(BP_F64);
     int64_t n_in = s->positions * N_IN, n_out = s->positions * N_OUT;
     int x = bp_plan_buffer(plan, BP_REAL, n_in), z = -1, a = -1, h = x, n_ports = 0, weight_port = -1, port_of_y = -1;
-    int params[2] = {bp_plan_param(plan, 0, N_IN, N_OUT, 1), bp_plan_param(plan, N_IN * N_OUT, N_OUT, 1, 0)};
+    int params[2] = {bp_plan_param(plan, 0, N_IN, N_OUT, 0, 1, 1),
+                     bp_plan_param(plan, N_IN * N_OUT, N_OUT, 1, 0, 1, 0)};
     bp_settings drops = {.n = {1}, .x = {s->dropout}};
     bp_in_port ports[4] = {{x, plain_array(d->X, s->rows[0] ? s->rows[0] : n, n_in, BP_DOUBLE)}};
     n_ports++;
@@ -61,16 +62,17 @@ static result run_it(const numbers *d, const setup *s, int64_t n) {
     }
     bp_plan_keep(plan, a);
     bp_set_phase2(s->phase2);
-    int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD, each = s->kind == BP_OPT_EACH;
-    CHECK(!bp_plan_compile(plan, flags | (each ? BP_DO_EACH : 0), n, s->n_threads));
+    result r = {.grad = zeros((size_t)(s->each ? n : 1) * N_THETA, sizeof(double))};
+    bp_opt opt = s->trains ? opt_new(&(optimizer){.rule = "sgd", .lr = 0.1}, 0) : gradient_to(s->each ? NULL : r.grad);
+    int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | (s->each ? BP_DO_EACH : bp_opt_flags(&opt));
+    CHECK(!bp_plan_compile(plan, flags, n, s->n_threads));
     bp_set_phase2(0);
-    bp_run *run = bp_run_new(plan, &naive_blas, (void *)(uintptr_t)d->theta, N_THETA);
+    bp_run *run = run_new(plan, (void *)(uintptr_t)d->theta, N_THETA);
     CHECK(!bp_run_ports(run, n_ports, ports, 0, NULL, weight_port));
     if (s->repeat[0]) bp_run_repeat(run, 0, s->repeat[0]);
     if (s->repeat[1]) bp_run_repeat(run, port_of_y, s->repeat[1]);
-    result r = {.grad = zeros((size_t)(each ? n : 1) * N_THETA, sizeof(double))};
-    bp_opt opt = {.kind = s->kind ? s->kind : BP_OPT_GRADIENT, .lr = 0.1, .state = {r.grad}};
-    bp_run_optimizer(run, &opt);
+    if (s->each) bp_run_each(run, r.grad);
+    CHECK(!bp_run_optimizer(run, &opt));
     bp_run_random(run, s->seed, s->step);
     bp_run_begin(run, n, n, NULL);
     CHECK(bp_epoch(run, s->n_threads, INFINITY, -1, 1) == BP_DONE);
@@ -173,19 +175,19 @@ static void test_repeats(const numbers *d) {
     free(whole);
 }
 
-/* BP_OPT_EACH writes the gradient of each row, whatever the tiles and threads, and leaves theta alone. */
+/* BP_DO_EACH writes the gradient of each row, whatever the tiles and threads, and leaves theta alone. */
 static void test_each(const numbers *d) {
     static const int64_t counts[] = {1, 5, 70, MOST};
     double before[N_THETA];
     memcpy(before, d->theta, sizeof before);
     for (int i = 0; i < 4; i++) {
         context("each of %d rows", (int)counts[i]);
-        setup s = {.positions = 2, .share = {1, 1}, .kind = BP_OPT_EACH, .n_threads = 1};
+        setup s = {.positions = 2, .share = {1, 1}, .each = 1, .n_threads = 1};
         result all = run_it(d, &s, counts[i]);
         s.n_threads = 3;
         result again = run_it(d, &s, counts[i]);
         CHECK(same(&all, &again, counts[i]));
-        s.kind = BP_OPT_GRADIENT;
+        s.each = 0;
         for (int64_t r = 0; r < counts[i]; r++) {
             numbers *part = drawn();
             memmove(part->X, part->X + r * 2 * N_IN, 2 * N_IN * sizeof(double));
@@ -201,33 +203,32 @@ static void test_each(const numbers *d) {
     CHECK(!memcmp(before, d->theta, sizeof before));
 }
 
-/* Of a = tanh(x W + b): da_k/dx_i = (1 - a_k^2) W_ik and da_k/dtheta, from the seeds `first` on, in blocks of rows of
- * every length. */
-static void test_seeds(const numbers *d) {
+/* Of a = tanh(x W + b): da_k/dx_i = (1 - a_k^2) W_ik and da_k/dtheta, from the cotangents `first` on, in blocks of rows
+ * of every length. */
+static void test_cotangents(const numbers *d) {
     static const int64_t counts[] = {1, 5, 33, 70, MOST};
     for (int i = 0; i < 2 * 5 * 3; i++) {
-        int64_t n = counts[i / 6], first = i % 3 == 2 ? 1 : 0, seeds = N_OUT - first;
+        int64_t n = counts[i / 6], first = i % 3 == 2 ? 1 : 0, cotangents = N_OUT - first;
         int each = i / 3 % 2, flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | BP_DO_REUSE;
-        context("%d seeds of %d rows, each %d", (int)seeds, (int)n, each);
+        context("%d cotangents of %d rows, each %d", (int)cotangents, (int)n, each);
         bp_plan *plan = bp_plan_new(BP_F64);
         int x = bp_plan_buffer(plan, BP_REAL, N_IN), z = -1, a = -1, target = bp_plan_buffer(plan, BP_REAL, N_OUT);
-        int decay = each ? BP_PARAM_DECAY : BP_PARAM_FROZEN;
-        int params[2] = {bp_plan_param(plan, 0, N_IN, N_OUT, decay),
-                         bp_plan_param(plan, N_IN * N_OUT, N_OUT, 1, decay)};
+        int frozen = each ? 0 : BP_PARAM_FROZEN;
+        int params[2] = {bp_plan_param(plan, 0, N_IN, N_OUT, frozen, 1, 1),
+                         bp_plan_param(plan, N_IN * N_OUT, N_OUT, 1, frozen, 1, 1)};
         CHECK(!bp_plan_op(plan, bp_op_find("dense"), 1, &x, 2, params, NULL, -1, &z));
         CHECK(!bp_plan_op(plan, bp_op_find("activation"), 1, &z, 0, NULL, bp_activation_detail("tanh"), -1, &a));
         CHECK(!bp_plan_loss(plan, "linear", a, target, 0, 0, 1, 1));
-        bp_plan_seeds(plan, seeds);
+        bp_plan_cotangents(plan, cotangents);
         CHECK(!bp_plan_compile(plan, flags | (each ? BP_DO_EACH : BP_DO_INPUT_GRAD), MOST, 1 + i % 3));
-        bp_run *run = bp_run_new(plan, &naive_blas, (void *)(uintptr_t)d->theta, N_THETA);
+        bp_run *run = run_new(plan, (void *)(uintptr_t)d->theta, N_THETA);
         int64_t cols = each ? N_THETA : N_IN;
         double *J = zeros((size_t)(n * N_OUT * cols), sizeof *J);
         bp_in_port in = {x, plain_array(d->X, n, N_IN, BP_DOUBLE)};
         bp_out_port out = {bp_plan_grad(plan, x), J + first * cols};
-        bp_opt opt = {.kind = each ? BP_OPT_EACH : BP_OPT_NONE, .state = {J + first * cols}};
         CHECK(!bp_run_ports(run, 1, &in, !each, &out, -1));
-        bp_run_seeds(run, first, N_OUT);
-        bp_run_optimizer(run, &opt);
+        bp_run_cotangents(run, first, N_OUT);
+        if (each) bp_run_each(run, J + first * cols);
         bp_run_begin(run, n, n, NULL);
         CHECK(bp_epoch(run, 1 + i % 3, INFINITY, -1, 1) == BP_DONE);
         double worst = 0;
@@ -259,7 +260,7 @@ static void test_draws(void) {
     context("draws");
     for (int i = 0; i < 6; i++) {
         numbers *d = drawn();
-        setup s = {.positions = 1, .share = {1, 0}, .kind = BP_OPT_SGD, .dropout = i == 5 ? 0 : 0.5,
+        setup s = {.positions = 1, .share = {1, 0}, .trains = 1, .dropout = i == 5 ? 0 : 0.5,
                    .seed = i == 3 ? 8 : 7, .step = i == 4 ? 4 : 3, .n_threads = 1 + i % 3, .phase2 = 1};
         result r = run_it(d, &s, 70);
         if (i == 0) memcpy(first, d->theta, sizeof first);
@@ -276,7 +277,7 @@ void test_runs(void) {
     test_positions(d);
     test_repeats(d);
     test_each(d);
-    test_seeds(d);
+    test_cotangents(d);
     test_draws();
     bp_set_parallel_always(0);
     free(d);

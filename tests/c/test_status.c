@@ -6,7 +6,7 @@
 #include <string.h>
 
 enum { TRAIN = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD };
-static const bp_opt sgd = {.kind = BP_OPT_SGD, .lr = 0.1};
+static const optimizer sgd = {.rule = "sgd", .lr = 0.1};
 
 /* Labels from memory of any integer type: what lies outside is a status, and nothing is updated. */
 static void test_labels(void) {
@@ -37,13 +37,14 @@ static void test_labels(void) {
             net n;
             user u;
             bp_set_phase2(phase2);
-            CHECK(!net_open(&n, &s, TRAIN, ROWS, 2));
+            bp_opt opt = opt_new(&sgd, 0);
+            CHECK(!net_open(&n, &s, TRAIN | bp_opt_flags(&opt), ROWS, 2));
             bp_run *run = run_open(&n, &s, &d, theta, &u, 0, NULL);
             bp_array y = {.data = labels, .rows = ROWS, .cols = 1, .row_stride = size, .col_stride = size,
                           .type = cases[i].type, .swapped = cases[i].swapped};
             bp_in_port in[2] = {{n.x, plain_array(d.X, ROWS, 2, BP_DOUBLE)}, {n.target, y}};
             CHECK(!bp_run_ports(run, 2, in, 0, NULL, -1));
-            bp_run_optimizer(run, &sgd);
+            CHECK(!bp_run_optimizer(run, &opt));
             bp_run_begin(run, ROWS, ROWS, NULL);
             CHECK(bp_epoch(run, 2, INFINITY, -1, 1) == cases[i].expected);
             int moved = memcmp(theta, before, (size_t)n_theta(&s) * sizeof *theta) != 0;
@@ -70,10 +71,11 @@ static void test_callbacks(void) {
         double *theta = theta_new(&s), *steps = theta_new(&s);
         net n;
         user u;
-        CHECK(!net_open(&n, &s, TRAIN, 20, 2));
+        bp_opt opt = opt_new(&sgd, 0);
+        CHECK(!net_open(&n, &s, TRAIN | bp_opt_flags(&opt), 20, 2));
         for (int half = 0; half < 2; half++) { /* first whole steps only, into `steps`; then with the failure */
             bp_run *run = run_open(&n, &s, &d, half ? theta : steps, &u, 0, NULL);
-            bp_run_optimizer(run, &sgd);
+            CHECK(!bp_run_optimizer(run, &opt));
             bp_run_begin(run, 50, 20, NULL);
             int64_t before = (fail_at - 1) / 2;
             if (!half && before) CHECK(bp_epoch(run, 2, INFINITY, before, 1) == BP_PAUSED);
@@ -96,7 +98,7 @@ static void test_callbacks(void) {
 }
 
 /* An overflow at batch `at` of a slice gives the parameters, states and counts of the steps before it. */
-static void check_divergence(const bp_opt *opt, double huge, bp_status expected, int phase2, int64_t max_steps) {
+static void check_divergence(const optimizer *opt, double huge, bp_status expected, int phase2, int64_t max_steps) {
     enum { ROWS = 60, BATCH = 4, AT = 9 };
     spec s = {BP_F64, 1, {2, 2}, {NULL, "identity"}, "huber", 0, 0, 0};
     data d = data_new(&s, ROWS), start = data_new(&s, AT * BATCH);
@@ -119,10 +121,10 @@ static void check_divergence(const bp_opt *opt, double huge, bp_status expected,
 }
 
 static void test_divergence(void) {
-    static const bp_opt opts[] = {
-        {.kind = BP_OPT_SGD, .lr = 1e8},
-        {.kind = BP_OPT_SGD, .lr = 1e8, .momentum = 0.9, .nesterov = 1},
-        {.kind = BP_OPT_ADAM, .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8},
+    static const optimizer opts[] = {
+        {.rule = "sgd", .lr = 1e8},
+        {.rule = "sgd", .lr = 1e8, .number = {0.9, 1}},
+        {.rule = "adam", .lr = 1e-3, .number = {0.9, 0.999, 1e-8}},
     };
     for (int i = 0; i < 3; i++)
         for (int phase2 = 1; phase2 <= 2; phase2++)
@@ -140,16 +142,16 @@ static void test_fresh(void) {
     enum { ROWS = 8, MANY = 1 << 20 };
     spec s = {BP_F64, 1, {1, 1}, {NULL, "identity"}, "huber", 1, 0, 0};
     data d = data_new(&s, ROWS);
-    bp_opt opt = {.kind = BP_OPT_SGD, .lr = 1e8};
+    bp_opt opt = opt_new(&(optimizer){.rule = "sgd", .lr = 1e8}, 0);
     double *theta = zeros(MANY, sizeof *theta);
     net n;
     context("a write to theta between slices");
     d.X[7] = 1e305;
-    CHECK(!net_open(&n, &s, TRAIN, 1, 1));
-    bp_run *run = bp_run_new(n.plan, &naive_blas, theta, MANY);
+    CHECK(!net_open(&n, &s, TRAIN | bp_opt_flags(&opt), 1, 1));
+    bp_run *run = run_new(n.plan, theta, MANY);
     bp_in_port in[2] = {{n.x, plain_array(d.X, ROWS, 1, BP_DOUBLE)}, {n.target, plain_array(d.y, ROWS, 1, BP_DOUBLE)}};
     CHECK(!bp_run_ports(run, 2, in, 0, NULL, -1));
-    bp_run_optimizer(run, &opt);
+    CHECK(!bp_run_optimizer(run, &opt));
     bp_run_begin(run, ROWS, 1, NULL);
     CHECK(bp_epoch(run, 1, INFINITY, 7, 1) == BP_PAUSED);
     theta[0] = theta[MANY - 1] = 0.5;

@@ -11,11 +11,11 @@
 #include <time.h>
 #include <unistd.h>
 
-static const bp_opt opts[] = {
-    {.kind = BP_OPT_SGD, .lr = 0.05},
-    {.kind = BP_OPT_SGD, .lr = 0.05, .momentum = 0.9, .weight_decay = 1e-3},
-    {.kind = BP_OPT_SGD, .lr = 0.05, .momentum = 0.8, .nesterov = 1},
-    {.kind = BP_OPT_ADAM, .lr = 0.01, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 1e-2},
+static const optimizer opts[] = {
+    {.rule = "sgd", .lr = 0.05},
+    {.rule = "sgd", .lr = 0.05, .weight_decay = 1e-3, .number = {0.9}},
+    {.rule = "sgd", .lr = 0.05, .number = {0.8, 1}},
+    {.rule = "adam", .lr = 0.01, .weight_decay = 1e-2, .number = {0.9, 0.999, 1e-8}},
 };
 
 /* One thread unpaused against 1..4 threads, in one go, in steps of one and of three, and in slices of no time. */
@@ -101,7 +101,7 @@ static void test_bits(void) {
     }
 }
 
-/* Two callers at once: one has the pool, the other works alone, and both get the same bits. */
+/* Several callers run one plan at once: one has the pool, the others work by themselves, and all get the same bits. */
 static const spec shared_spec = {BP_F64, 2, {9, 35, 4}, {NULL, "tanh", "softmax"}, "cross_entropy", 0, 1, 0};
 static regime shared_regime(void) {
     return (regime){.n_threads = 3, .phase2 = 0, .epochs = 8, .batch = 70, .max_steps = 2, .seconds = INFINITY,
@@ -110,22 +110,22 @@ static regime shared_regime(void) {
 
 enum { N_CALLERS = 3 };
 static data shared_data;
-static net shared_nets[N_CALLERS];
+static net shared_net;
 static double *shared_thetas[N_CALLERS];
 
 static void *caller(void *number) {
     int i = *(int *)number;
     regime r = shared_regime();
     user u;
-    bp_run *run = run_open(&shared_nets[i], &shared_spec, &shared_data, shared_thetas[i], &u, 0, NULL);
-    r.opt.state[0] = zeros((size_t)n_theta(&shared_spec), sizeof(double));
-    bp_run_optimizer(run, &r.opt);
+    bp_run *run = run_open(&shared_net, &shared_spec, &shared_data, shared_thetas[i], &u, 0, NULL);
+    bp_opt opt = opt_new(&r.opt, (size_t)n_theta(&shared_spec) * sizeof(double));
+    bp_run_optimizer(run, &opt);
     for (int epoch = 0; epoch < r.epochs; epoch++) {
         bp_run_begin(run, shared_data.rows, r.batch, NULL);
         while (bp_epoch(run, r.n_threads, r.seconds, r.max_steps, 0) == BP_PAUSED) continue;
     }
     bp_run_free(run);
-    free(r.opt.state[0]);
+    states_free(&opt);
     return NULL;
 }
 
@@ -136,19 +136,19 @@ static void test_callers(void) {
     context("several callers");
     shared_data = data_new(&shared_spec, 210);
     outcome alone = train(&shared_spec, &shared_data, &r);
+    int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | bp_opt_flags(&alone.opt);
+    CHECK(!net_open(&shared_net, &shared_spec, flags, r.batch, r.n_threads));
     for (int i = 0; i < N_CALLERS; i++) {
         numbers[i] = i;
         shared_thetas[i] = theta_new(&shared_spec);
-        int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD;
-        CHECK(!net_open(&shared_nets[i], &shared_spec, flags, r.batch, r.n_threads));
         CHECK(!pthread_create(&threads[i], NULL, caller, &numbers[i]));
     }
     for (int i = 0; i < N_CALLERS; i++) {
         pthread_join(threads[i], NULL);
         CHECK(!memcmp(shared_thetas[i], alone.theta, alone.bytes));
         free(shared_thetas[i]);
-        net_close(&shared_nets[i]);
     }
+    net_close(&shared_net);
     outcome_free(&alone);
     data_free(&shared_data);
 }
@@ -196,11 +196,12 @@ static void test_environment(void) {
     for (int i = 0; i < 2; i++) {
         net n;
         user u;
-        bp_opt opt = {.kind = BP_OPT_SGD, .lr = 0.05};
+        bp_opt opt = opt_new(&(optimizer){.rule = "sgd", .lr = 0.05}, 0);
         theta[i] = theta_new(&shared_spec);
-        CHECK(!net_open(&n, &shared_spec, BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD, 70, 3));
+        int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | bp_opt_flags(&opt);
+        CHECK(!net_open(&n, &shared_spec, flags, 70, 3));
         bp_run *run = run_open(&n, &shared_spec, &d, theta[i], &u, 0, NULL);
-        bp_run_optimizer(run, &opt);
+        CHECK(!bp_run_optimizer(run, &opt));
         bp_run_begin(run, d.rows, 70, NULL);
         CHECK(!fesetround(roundings[i]) && !feclearexcept(FE_ALL_EXCEPT));
         CHECK(bp_epoch(run, 3, INFINITY, -1, 1) == BP_DONE);
@@ -256,7 +257,7 @@ static double share_of_second(long on_caller, long on_other) {
     bp_out_port to = {-1, out};
     CHECK(!bp_plan_op(plan, &nap, 1, &in.buffer, 0, NULL, NULL, -1, &to.buffer));
     CHECK(!bp_plan_compile(plan, BP_DO_FORWARD, BATCH, 2));
-    bp_run *run = bp_run_new(plan, &naive_blas, NULL, 0);
+    bp_run *run = run_new(plan, NULL, 0);
     CHECK(!bp_run_ports(run, 1, &in, 1, &to, -1));
     nap_caller = pthread_self();
     nap_us[0] = on_caller;

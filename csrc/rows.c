@@ -1,6 +1,7 @@
-/* Tasks of phase 1: the items of a stage on a tile of rows, on a cell, or on all rows of a chunk. */
-#include "kernels/kernels.h"
-#include "run.h"
+/* Tasks on rows: the items of a stage on a tile of rows, on a cell, or on all rows of a chunk. */
+#include "rows.h"
+
+#include "data.h"
 
 #include <string.h>
 
@@ -29,16 +30,16 @@ static void gather(bp_run *run, const bp_tile *t) {
         const bp_buffer *b = &plan->buffers[port->buffer];
         if (run->in_place[i]) continue;
         size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
-        char *to = plan->arena + b->offset + (size_t)t->at * row;
+        char *to = run->arena + b->offset + (size_t)t->at * row;
         int64_t first = run->at.pos + run->off + t->row;
         if (run->repeat[i]) gather_repeated(run, i, first, t->count, row, to);
         else bp_gather(&port->array, run->order, first, t->count, b, plan->dtype, to);
     }
 }
 
-/* Where row r of a tile (of seeds, rows) goes, in what goes out. */
+/* Where row r of a tile (of cotangents, rows) goes, in what goes out. */
 static int64_t out_row(const bp_run *run, const bp_tile *t, int64_t r) {
-    return (run->at.pos + run->off + t->row + r % t->count) * run->apart + t->seed + r / t->count;
+    return (run->at.pos + run->off + t->row + r % t->count) * run->apart + t->cotangent + r / t->count;
 }
 
 static void scatter(bp_run *run, const bp_tile *t) {
@@ -46,7 +47,7 @@ static void scatter(bp_run *run, const bp_tile *t) {
         const bp_out_port *port = &run->out[i];
         size_t row = (size_t)run->plan->buffers[port->buffer].cols * run->plan->size;
         const char *from = bp_at(&run->x, port->buffer, t->at, run->plan->size);
-        int64_t rows = t->seeds * t->count, run_of = run->apart == 1 ? rows : 1; /* rows in one run of memory */
+        int64_t rows = t->cotangents * t->count, run_of = run->apart == 1 ? rows : 1; /* rows in one run of memory */
         for (int64_t r = 0; r < rows; r += run_of)
             memcpy((char *)port->data + (size_t)out_row(run, t, r) * row, from + (size_t)r * row, (size_t)run_of * row);
     }
@@ -75,7 +76,7 @@ static void average_positions(const bp_plan *plan, int buffer, void *weights, in
 
 bp_loss_call bp_loss_operands(const bp_run *run, int number, const bp_tile *t) {
     const bp_plan *plan = run->plan;
-    const bp_cost *loss = &plan->losses[number];
+    const bp_loss *loss = &plan->losses[number];
     bp_loss_call call = loss->call;
     call.rows = t->count * call.positions;
     call.out = bp_at(&run->x, loss->in, t->at, plan->size);
@@ -87,7 +88,7 @@ bp_loss_call bp_loss_operands(const bp_run *run, int number, const bp_tile *t) {
 
 bp_status bp_do_loss(bp_run *run, int number, const bp_tile *t, bp_loss_call *call) {
     const bp_plan *plan = run->plan;
-    const bp_cost *loss = &plan->losses[number];
+    const bp_loss *loss = &plan->losses[number];
     if (call->weight) {
         int weight = run->in[run->weight_port].buffer;
         if (plan->buffers[weight].cols > 1) {
@@ -108,20 +109,20 @@ bp_status bp_do_loss(bp_run *run, int number, const bp_tile *t, bp_loss_call *ca
     return BP_OK;
 }
 
-/* What the way back reads of a buffer, for each of the seeds that go it together. */
+/* What backward reads of a buffer, for each of the cotangents that share the tile. */
 static void repeat_rows(bp_run *run, int buffer, const bp_tile *t) {
     const bp_buffer *b = &run->plan->buffers[buffer];
     size_t size = b->kind == BP_REAL ? run->plan->size : sizeof(int32_t), bytes = (size_t)(t->count * b->cols) * size;
     char *from = bp_at(&run->x, buffer, t->at, size);
-    for (int64_t i = 1; i < t->seeds; i++) memcpy(from + (size_t)i * bytes, from, bytes);
+    for (int64_t i = 1; i < t->cotangents; i++) memcpy(from + (size_t)i * bytes, from, bytes);
 }
 
-/* dC/dout (seeds, rows, cols): unit vectors */
-static void sow(bp_run *run, const bp_tile *t) {
+/* dC/dout (cotangents, rows, cols): unit vectors */
+static void write_cotangents(bp_run *run, const bp_tile *t) {
     const bp_plan *plan = run->plan;
     for (int i = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
-        if (plan->buffers[op->out].grad < 0 || (t->seed && !op->type->backward_first)) continue;
+        if (plan->buffers[op->out].grad < 0 || (t->cotangent && !op->type->backward_first)) continue;
         for (int j = 0; j < op->n_aux; j++) repeat_rows(run, op->aux + j, t);
         int ignores = op->type->ignores;
         if (op->n_params && plan->flags & BP_DO_EACH) ignores &= ignores & BP_GRAD_IGNORES_OUT ? BP_IGNORES_OUT : 0;
@@ -129,11 +130,11 @@ static void sow(bp_run *run, const bp_tile *t) {
         if (!(ignores & BP_IGNORES_OUT)) repeat_rows(run, op->out, t);
     }
     int grad = plan->losses[0].grad;
-    int64_t cols = plan->buffers[grad].cols, n = t->seeds * t->count;
+    int64_t cols = plan->buffers[grad].cols, n = t->cotangents * t->count;
     char *to = bp_at(&run->x, grad, t->at, plan->size);
     memset(to, 0, (size_t)(n * cols) * plan->size);
     for (int64_t r = 0; r < n; r++) {
-        int64_t at = r * cols + run->first_seed + t->seed + r / t->count;
+        int64_t at = r * cols + run->first_cotangent + t->cotangent + r / t->count;
         if (plan->dtype == BP_F32) ((float *)(void *)to)[at] = 1;
         else ((double *)(void *)to)[at] = 1;
     }
@@ -145,7 +146,7 @@ static void gradient_of_rows(bp_run *run, int segment, int64_t r0, int64_t r1, i
     const bp_plan *plan = run->plan;
     for (int i = 0; i < plan->n_params; i++) {
         const bp_param *p = &plan->params[i];
-        if (p->flags & BP_PARAM_FROZEN || p->segment != segment) continue;
+        if (bp_is_frozen(p) || p->segment != segment) continue;
         for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
             const bp_op *op = &plan->ops[plan->uses[u].op];
             op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, r0, r1,
@@ -159,12 +160,12 @@ static void gradient_of_rows(bp_run *run, int segment, int64_t r0, int64_t r1, i
 static void param_grads(bp_run *run, int segment, const bp_tile *t) {
     const bp_plan *plan = run->plan;
     if (plan->shards) {
-        char *grads = plan->arena + plan->shard_grads + (size_t)t->shard * (size_t)plan->n_theta * plan->size;
+        char *grads = run->arena + plan->shard_grads + (size_t)t->shard * (size_t)plan->n_theta * plan->size;
         gradient_of_rows(run, segment, t->at, t->at + t->count, t->add, grads);
-    } else if (run->opt.kind == BP_OPT_EACH) {
-        for (int64_t r = 0; r < t->seeds * t->count; r++) {
+    } else if (run->each) {
+        for (int64_t r = 0; r < t->cotangents * t->count; r++) {
             size_t at = (size_t)(out_row(run, t, r) * run->n_params) * plan->size;
-            gradient_of_rows(run, segment, t->at + r, t->at + r + 1, 0, (char *)run->opt.state[0] + at);
+            gradient_of_rows(run, segment, t->at + r, t->at + r + 1, 0, run->each + at);
         }
     }
 }
@@ -176,8 +177,8 @@ static bp_status loss(bp_run *run, int number, const bp_tile *t) {
 
 bp_status bp_do_item(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell) {
     if (item->call) return item->call(&run->x, item->on, cell);
-    if (item->kind == BP_LOSS && !run->plan->seeds) return loss(run, item->op, t);
-    if (item->kind == BP_LOSS) sow(run, t);
+    if (item->kind == BP_LOSS && !run->plan->cotangents) return loss(run, item->op, t);
+    if (item->kind == BP_LOSS) write_cotangents(run, t);
     else if (item->kind == BP_GATHER) gather(run, t);
     else if (item->kind == BP_PARAM_GRADS) param_grads(run, item->op, t);
     else scatter(run, t);
@@ -215,21 +216,22 @@ static bp_status do_tile(bp_run *run, const bp_stage *stage, const bp_tile *t) {
     return status;
 }
 
-/* One way forward, but for what the way back overwrites; then back from the seeds, as many together as have room. */
-static bp_status do_alone(bp_run *run, const bp_stage *stage, bp_tile *t) {
+/* One forward pass, except that what backward overwrites is made anew; then backward from the cotangents, as many at a
+ * time as have room. */
+static bp_status do_by_tile(bp_run *run, const bp_stage *stage, bp_tile *t) {
     const bp_plan *plan = run->plan;
-    int64_t seeds = plan->seeds ? plan->seeds : 1;
+    int64_t cotangents = plan->cotangents ? plan->cotangents : 1;
     const bp_item *first = &plan->items[stage->first], *end = first + stage->count;
     bp_status status = BP_OK;
-    for (t->seed = 0; t->seed < seeds && !status; t->seed += t->seeds) {
-        t->seeds = min64(plan->row_tile / t->count, seeds - t->seed);
+    for (t->cotangent = 0; t->cotangent < cotangents && !status; t->cotangent += t->cotangents) {
+        t->cotangents = min64(plan->row_tile / t->count, cotangents - t->cotangent);
         for (const bp_item *item = first; item < end && !status; item++) {
-            if (t->seed && item->kind == BP_GATHER) continue;
-            if (t->seed && item->kind == BP_FORWARD) {
+            if (t->cotangent && item->kind == BP_GATHER) continue;
+            if (t->cotangent && item->kind == BP_FORWARD) {
                 const bp_op *op = &plan->ops[item->op];
                 if (!op->type->backward_first || plan->buffers[op->out].grad < 0) continue;
             }
-            int64_t rows = item->kind == BP_BACKWARD ? t->seeds * t->count : t->count;
+            int64_t rows = item->kind == BP_BACKWARD ? t->cotangents * t->count : t->count;
             bp_cell cell = {t->at, t->at + rows, 0, item->cols, run->off + t->row};
             status = (calls_python(plan, item) ? do_outside : bp_do_item)(run, item, t, &cell);
         }
@@ -290,7 +292,7 @@ bp_status bp_do_stage_task(bp_run *run, const bp_stage *stage, int64_t task, int
         bp_tile t = bp_tile_of(run, tile, height, thread);
         t.shard = (int)task;
         t.add = run->off || tile > first;
-        status = run->plan->alone ? do_alone(run, stage, &t) : do_tile(run, stage, &t);
+        status = run->plan->by_tile ? do_by_tile(run, stage, &t) : do_tile(run, stage, &t);
     }
     return status;
 }

@@ -1,0 +1,19 @@
+/* Moves: the rule of the run changes parameters, given their gradient. */
+#ifndef BP_MOVES_H
+#define BP_MOVES_H
+
+#include "run.h"
+
+/* The last chunk of a batch has its losses: the numbers of this step, for all its blocks. */
+static inline void bp_prepare_move(bp_run *run) {
+    const bp_rule *rule = run->opt.rule;
+    run->move.scale = 1 / run->sum[1];
+    if (run->varies) bp_move_numbers(&run->move, &run->opt, run->at.t - run->epoch_t);
+    if (rule->prepare) rule->prepare(run->move.number, run->at.t + 1, run->move.prepared);
+}
+/* theta[at : at + n] of one parameter, whose sums are G. */
+bp_status bp_move_run(bp_run *run, const bp_param *p, int64_t at, int64_t n, char *G);
+/* A block, whose rows of sums are ld apart. */
+bp_status bp_move_block(bp_run *run, const bp_block *block, char *G, int64_t ld);
+
+#endif

@@ -1,0 +1,61 @@
+/* The table of rules, and what is computed once a step. */
+#include "rules.h"
+
+#include <math.h>
+#include <string.h>
+
+/* 1 - beta1^t, sqrt(1 - beta2^t) */
+static void prepare_adam(const double *number, int64_t t, double *prepared) {
+    prepared[0] = 1 - pow(number[0], (double)t);
+    prepared[1] = sqrt(1 - pow(number[1], (double)t));
+}
+
+enum { WRITES = 0, MOVES = 1, APART = 0, FUSES = 1 };
+#define NUMBERS(...) {__VA_ARGS__}
+#define NO_NUMBERS {NULL}
+#define STATES(...) {__VA_ARGS__}
+#define ALWAYS(name) {name, NULL}
+#define WITH(name, number) {name, number}
+#define RULE(name, moves, fuses, prepare, numbers, states)                                                            \
+    {BP_RULE_##name, #name, moves, fuses, prepare, numbers, states},
+static const bp_rule rules[BP_N_RULES] = {BP_RULES(RULE)};
+#undef RULE
+
+const bp_rule *bp_rule_find(const char *name) {
+    for (int i = 0; i < BP_N_RULES; i++)
+        if (!strcmp(rules[i].name, name)) return &rules[i];
+    return NULL;
+}
+
+const char *bp_rule_name(int i) { return i < BP_N_RULES ? rules[i].name : NULL; }
+const char *bp_rule_number(const bp_rule *rule, int i) { return rule->numbers[i]; }
+int bp_rule_moves(const bp_rule *rule) { return rule->moves; }
+
+const char *bp_rule_state(const bp_rule *rule, int i, int *needs) {
+    *needs = -1;
+    for (int k = 0; rule->states[i].needs && rule->numbers[k]; k++)
+        if (!strcmp(rule->numbers[k], rule->states[i].needs)) *needs = k;
+    return rule->states[i].name;
+}
+
+static double at_step(bp_number number, int64_t step) { return number.steps ? number.steps[step] : number.value; }
+
+int bp_opt_varies(const bp_opt *opt) {
+    int varies = opt->lr.steps || opt->weight_decay.steps;
+    for (int i = 0; opt->rule && opt->rule->numbers[i]; i++) varies |= opt->number[i].steps != NULL;
+    return varies;
+}
+
+void bp_move_numbers(bp_move *m, const bp_opt *opt, int64_t step) {
+    m->lr = at_step(opt->lr, step);
+    m->weight_decay = at_step(opt->weight_decay, step);
+    for (int i = 0; opt->rule->numbers[i]; i++) m->number[i] = at_step(opt->number[i], step);
+}
+
+int bp_opt_flags(const bp_opt *opt) {
+    if (!opt->rule) return 0;
+    int bare = opt->weight_decay.value == 0 && !opt->weight_decay.steps && opt->clip_value == 0;
+    for (int i = 0; i < BP_MAX_STATES; i++) bare = bare && !opt->state[i];
+    return (opt->rule->moves ? BP_DO_MOVE : 0) | (opt->rule->fuses && bare ? BP_DO_FUSE : 0) |
+           (opt->clip_norm > 0 ? BP_DO_BOUNDARY : 0);
+}

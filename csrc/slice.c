@@ -1,0 +1,62 @@
+/* Opens and closes an epoch and its slices: where they begin, the safety copy before, and what an overflow undoes. */
+#include "epoch.h"
+#include "pace.h"
+#include "snapshot.h"
+
+#include <string.h>
+
+void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
+    run->n = n;
+    run->batch = batch;
+    if (!run->order != !order) run->call_rows = 0;
+    run->order = order;
+    if (!run->call_rows) bp_place_inputs(run);
+    run->at.pos = 0;
+    run->at.done = (bp_progress){.steps = run->at.done.steps};
+    run->epoch_t = run->at.t;
+    memset(run->loss_sum, 0, sizeof *run->loss_sum * (size_t)run->plan->n_losses);
+    run->has_snapshot = 0;
+    bp_set_batch(run);
+}
+
+void bp_run_follow(bp_run *run, const bp_run *from) {
+    int64_t t = run->at.t;
+    bp_run_begin(run, from->n, from->batch, from->order);
+    run->at = from->at;
+    run->at.t = t;
+    run->epoch_t = t - (from->at.t - from->epoch_t);
+    run->first_step = from->first_step;
+    run->x.seed = from->x.seed;
+    memcpy(run->loss_sum, from->loss_sum, sizeof *run->loss_sum * (size_t)run->plan->n_losses);
+    bp_set_batch(run);
+}
+
+/* From the safety copy, with the same bits, to the last step that was finite; in slices, as training is. */
+static bp_status replay(bp_run *run, int n_threads, double seconds) {
+    while (run->replay_left > 0) {
+        int64_t before = run->at.done.batch;
+        bp_status status = bp_slice(run, n_threads, seconds, run->replay_left);
+        run->replay_left -= run->at.done.batch - before;
+        if (status == BP_PAUSED && run->replay_left) return BP_PAUSED;
+        if (status == BP_PAUSED || status == BP_DONE) continue;
+        /* a function of the user's answers otherwise than before: what is left is the copy itself */
+        bp_restore_snapshot(run);
+        bp_set_batch(run);
+        break;
+    }
+    run->replay_left = -1;
+    run->has_snapshot = 0;
+    return BP_E_NONFINITE_PARAM;
+}
+
+bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps, int fresh) {
+    if (run->replay_left >= 0) return replay(run, n_threads, seconds);
+    bp_status status = bp_take_snapshot(run, fresh);
+    if (status) return status;
+    status = bp_slice(run, n_threads, seconds, max_steps);
+    if (status != BP_E_NONFINITE_PARAM || !bp_moves(run)) return status;
+    run->replay_left = run->at.done.batch - run->snapshot_at.done.batch;
+    bp_restore_snapshot(run);
+    bp_set_batch(run);
+    return replay(run, n_threads, seconds);
+}

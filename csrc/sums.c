@@ -1,0 +1,264 @@
+/* Sums: the gradient of a block of theta, or of rows of a table, comes to its home.  Where there is no boundary, the
+ * block moves in the same task, while its gradient is in registers or L1. */
+#include "sums.h"
+
+#include "dispatch.h"
+#include "moves.h"
+#include "snapshot.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { TABLE_ROWS = 64, TABLE_WORK = 4096 }; /* of a table, in one task; what a task takes, in elements of a block */
+
+/* ---- blocks ---- */
+
+/* The home of a block's gradient, whose rows are *ld apart. */
+static char *home_of(const bp_run *run, const bp_block *block, int thread, int64_t *ld) {
+    const bp_plan *plan = run->plan;
+    *ld = block->ld;
+    switch (block->home) {
+    case BP_HOME_SHARDS:
+        return run->arena + plan->shard_grads + (size_t)block->at * plan->size;
+    case BP_HOME_KEPT:
+        return run->arena + plan->kept_grads + (size_t)(block->at - plan->kept_from) * plan->size;
+    default:
+        *ld = block->width;
+        return run->arena + plan->scratch + (size_t)thread * plan->scratch_bytes;
+    }
+}
+
+static void set_to_zero(const bp_plan *plan, int64_t rows, int64_t cols, char *G, int64_t ld) {
+    for (int64_t r = 0; r < rows; r++) memset(G + (size_t)(r * ld) * plan->size, 0, (size_t)cols * plan->size);
+}
+
+/* The gradient of parameter i in this block, to G. */
+static void sum_param(bp_run *run, const bp_block *block, int i, char *G, int64_t ld) {
+    const bp_plan *plan = run->plan;
+    const bp_param *p = &plan->params[i];
+    bp_cell cell = block->cell;
+    if (block->whole) {
+        cell = (bp_cell){0, p->rows, 0, p->cols, 0};
+        G += (size_t)(p->offset - block->at) * plan->size;
+        ld = p->cols;
+    }
+    if (p->first_use < 0) set_to_zero(plan, cell.r1 - cell.r0, cell.c1 - cell.c0, G, ld); /* no loss depends on it */
+    if (block->home == BP_HOME_SHARDS) return; /* each shard has made its own */
+    for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
+        const bp_op *op = &plan->ops[plan->uses[u].op];
+        op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, 0, run->rows, &cell, G, ld,
+                                          run->off || u != p->first_use);
+    }
+}
+
+static void sum_block(bp_run *run, const bp_block *block, char *G, int64_t ld) {
+    const bp_plan *plan = run->plan;
+    if (block->home == BP_HOME_SHARDS) /* a block is whole rows: one run of memory */
+        for (int s = 1; s < bp_shards_of(run); s++)
+            bp_active->sum[plan->dtype](G, G + (size_t)s * (size_t)plan->n_theta * plan->size,
+                                        block->rows * block->width);
+    for (int i = block->param; i < block->end; i++) sum_param(run, block, i, G, ld);
+}
+
+void bp_sum_early(bp_run *run, const bp_block *block) {
+    int64_t ld;
+    char *G = home_of(run, block, 0, &ld);
+    sum_block(run, block, G, ld);
+}
+
+void bp_sum_ahead(bp_run *run, int64_t task) {
+    const bp_block *block = &run->plan->blocks[task];
+    if (block->waits) bp_sum_early(run, block);
+}
+
+/* Summed and applied in one go: the rule is plain gradient descent. */
+bp_status bp_do_fused(bp_run *run, const bp_block *block) {
+    const bp_plan *plan = run->plan;
+    const bp_param *p = &plan->params[block->param];
+    const bp_op *op = &plan->ops[plan->uses[p->first_use].op];
+    int spoilt = op->type->step[plan->dtype](&run->x, op, 0, run->rows, &block->cell, run->move.lr * p->rate,
+                                             run->move.scale, run->theta);
+    return spoilt ? BP_E_NONFINITE_PARAM : BP_OK;
+}
+
+/* Sum of G^2. */
+static double squares(const bp_plan *plan, const bp_block *block, const char *G, int64_t ld) {
+    double sum = 0;
+    int flat = block->whole || (block->width == block->ld && ld == block->ld);
+    int64_t rows = flat ? 1 : block->rows, n = flat ? block->rows * block->width : block->width;
+    for (int64_t r = 0; r < rows; r++) sum += bp_active->squares[plan->dtype](G + (size_t)(r * ld) * plan->size, n);
+    return sum;
+}
+
+static double *squares_of(const bp_run *run) { return (double *)(void *)(run->arena + run->plan->squares); }
+
+static bp_status do_block(bp_run *run, int64_t number, int thread) {
+    const bp_plan *plan = run->plan;
+    const bp_block *block = &plan->blocks[number];
+    if (block->home == BP_HOME_FUSED) return bp_do_fused(run, block);
+    int64_t ld;
+    char *G = home_of(run, block, thread, &ld);
+    if (!block->early && !block->waits) sum_block(run, block, G, ld);
+    if (!bp_is_last_chunk(run)) return BP_OK;
+    if (!(plan->flags & BP_DO_BOUNDARY)) return bp_move_block(run, block, G, ld);
+    squares_of(run)[number] = squares(plan, block, G, ld);
+    return BP_OK;
+}
+
+/* ---- rows of tables ---- */
+
+static int64_t table_tasks(const bp_run *run) {
+    int64_t n = 0;
+    for (int i = 0; i < run->plan->n_tables; i++) n += tiles_of(run->slots[i].touched, TABLE_ROWS);
+    return n;
+}
+
+/* Some of the rows that a batch names: slots first..end-1 of table i. */
+typedef struct {
+    int i;
+    const bp_table *table;
+    const bp_param *param;
+    int64_t first, end;
+} some_slots;
+
+static some_slots slots_of(const bp_run *run, int64_t task) {
+    const bp_plan *plan = run->plan;
+    int i = 0;
+    for (int64_t n; task >= (n = tiles_of(run->slots[i].touched, TABLE_ROWS)); i++) task -= n;
+    const bp_table *t = &plan->tables[i];
+    int64_t end = min64(run->slots[i].touched, (task + 1) * TABLE_ROWS);
+    return (some_slots){i, t, &plan->params[t->param], task * TABLE_ROWS, end};
+}
+
+/* Where the gradient of a slot's row is: in the arena, or in a thread's scratch until it has moved. */
+static char *slot_gradient(const bp_run *run, const some_slots *s, int64_t slot, int thread) {
+    const bp_plan *plan = run->plan;
+    if (!s->table->keeps) return run->arena + plan->scratch + (size_t)thread * plan->scratch_bytes;
+    return run->arena + s->table->grad + (size_t)(slot * s->param->cols) * plan->size;
+}
+
+/* A row moves; of a large table, its old numbers go to the log. */
+static inline bp_status move_slot(bp_run *run, const some_slots *s, int64_t slot, char *G) {
+    int64_t row = bp_table_row(s->table, run->arena, slot);
+    if (s->table->logged) {
+        bp_log *log = &run->logs[s->i];
+        bp_copy_row(run, s->i, row, log->at + slot, 0);
+        log->row[log->at + slot] = (int32_t)row;
+    }
+    return bp_move_run(run, s->param, s->param->offset + row * s->param->cols, s->param->cols, G);
+}
+
+/* The row of a slot that comes soon is fetched meanwhile. */
+static inline void fetch(const bp_run *run, const some_slots *s, int64_t slot) {
+    int64_t row = bp_table_row(s->table, run->arena, min64(slot + 8, s->end - 1));
+    for (int k = 0; k < run->n_live; k++) __builtin_prefetch(bp_row_of(run, s->i, row, run->live[k]), 1);
+}
+
+static bp_status do_slots(bp_run *run, int64_t task, int thread) {
+    some_slots s = slots_of(run, task);
+    int moves = bp_sums_move(run);
+    bp_status status = BP_OK, failure;
+    for (int64_t slot = s.first; slot < s.end; slot++) {
+        char *G = slot_gradient(run, &s, slot, thread);
+        fetch(run, &s, slot);
+        bp_table_gradient(run->plan, s.i, run->arena, run->slots, slot, run->rows, G);
+        if (moves && (failure = move_slot(run, &s, slot, G))) status = failure;
+    }
+    return status;
+}
+
+void bp_begin_tables(bp_run *run) {
+    const bp_plan *plan = run->plan;
+    bp_tables_collect(plan, run->arena, run->slots, run->rows);
+    for (int i = 0; i < plan->n_tables && bp_is_last_chunk(run); i++) {
+        bp_log *log = &run->logs[i];
+        if (!plan->tables[i].logged) continue;
+        log->at = log->n;
+        log->n += run->slots[i].touched;
+        for (int64_t k = log->at; k < log->n; k++) log->row[k] = -1;
+    }
+}
+
+/* ---- both ---- */
+
+int64_t bp_sum_tasks(const bp_run *run) { return run->plan->n_blocks + table_tasks(run); }
+
+bp_status bp_do_sum(bp_run *run, int64_t task, int thread) {
+    int64_t n = run->plan->n_blocks;
+    return task < n ? do_block(run, task, thread) : do_slots(run, task - n, thread);
+}
+
+/* What the tasks before one take, in elements of a block. */
+static int64_t work_before(const bp_run *run, int64_t task) {
+    int64_t n = run->plan->n_blocks;
+    return task <= n ? run->plan->work_before[task] : run->plan->work_before[n] + (task - n) * TABLE_WORK;
+}
+
+int64_t bp_first_sum(const bp_run *run, int64_t from, int64_t end, int64_t share, int64_t shares) {
+    if (share == 0 || share == shares) return share ? end : from;
+    double first = (double)work_before(run, from), last = (double)work_before(run, end);
+    double before = first + (last - first) * (double)share / (double)shares;
+    while (from < end) {
+        int64_t mid = (from + end) / 2;
+        if ((double)(work_before(run, mid) + work_before(run, mid + 1)) < 2 * before) from = mid + 1;
+        else end = mid;
+    }
+    return from;
+}
+
+double bp_sum_flops(const bp_run *run, int64_t n) { return 2 * (double)run->rows * (double)run->plan->work_before[n]; }
+
+/* ---- the boundary ---- */
+
+/* The norm of dC/dtheta: blocks in their order, then rows of tables by slot. */
+static double norm(bp_run *run) {
+    const bp_plan *plan = run->plan;
+    double sum = 0;
+    for (int i = 0; i < plan->n_blocks; i++) sum += squares_of(run)[i];
+    for (int64_t task = 0; task < table_tasks(run); task++) {
+        some_slots s = slots_of(run, task);
+        for (int64_t slot = s.first; slot < s.end; slot++)
+            sum += bp_active->squares[plan->dtype](slot_gradient(run, &s, slot, 0), s.param->cols);
+    }
+    return sqrt(sum) * run->move.scale;
+}
+
+/* The hook of the run adds to the sums, and to the weight by which they are divided. */
+static bp_status call_hook(bp_run *run) {
+    const bp_plan *plan = run->plan;
+    char *grad = run->arena + (plan->shards ? plan->shard_grads : plan->kept_grads);
+    bp_boundary boundary = {.dtype = plan->dtype, .grad = grad, .n_theta = plan->n_theta, .weight = &run->sum[1]};
+    bp_status status = run->hook(run->hook_self, &boundary);
+    for (int i = 0; i < plan->n_blocks && !status; i++) {
+        int64_t ld;
+        char *G = home_of(run, &plan->blocks[i], 0, &ld);
+        squares_of(run)[i] = squares(plan, &plan->blocks[i], G, ld);
+    }
+    run->move.scale = 1 / run->sum[1];
+    return status;
+}
+
+bp_status bp_cross_boundary(bp_run *run) {
+    bp_status status = run->hook ? call_hook(run) : BP_OK;
+    if (status || !(run->opt.clip_norm > 0)) return status;
+    double size = norm(run), most = run->opt.clip_norm / (size + 1e-6);
+    if (!isfinite(size)) return BP_E_NONFINITE_PARAM;
+    if (most < 1) run->move.scale *= most;
+    return BP_OK;
+}
+
+bp_status bp_do_move(bp_run *run, int64_t task, int thread) {
+    const bp_plan *plan = run->plan;
+    bp_status status = BP_OK, failure;
+    if (task < plan->n_blocks) {
+        int64_t ld;
+        char *G = home_of(run, &plan->blocks[task], thread, &ld);
+        return bp_move_block(run, &plan->blocks[task], G, ld);
+    }
+    some_slots s = slots_of(run, task - plan->n_blocks);
+    for (int64_t slot = s.first; slot < s.end; slot++) {
+        fetch(run, &s, slot);
+        if ((failure = move_slot(run, &s, slot, slot_gradient(run, &s, slot, thread)))) status = failure;
+    }
+    return status;
+}

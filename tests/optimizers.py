@@ -1,0 +1,40 @@
+"""The tests' one list of optimisers: each kind, and each way in which its numbers change what it keeps or does.
+
+A new kind is entered here, and its oracle, a function of its name, in reference.py; tests/test_optimizers.py and others
+take both from there.
+"""
+
+import numpy as np
+import pytest
+import reference as ref
+
+import bpcore as bp
+
+OPTIMIZERS = {
+    "sgd": bp.SGD(lr=0.1),
+    "sgd decay": bp.SGD(lr=0.1, weight_decay=0.05),
+    "momentum": bp.SGD(lr=0.05, momentum=0.9, weight_decay=0.01),
+    "nesterov": bp.SGD(lr=0.05, momentum=0.8, nesterov=True, weight_decay=0.01),
+    "clip_norm": bp.SGD(lr=0.1, clip_norm=0.02),
+    "clip_norm decay": bp.SGD(lr=0.05, momentum=0.5, weight_decay=0.01, clip_norm=0.3),
+    "clip_value": bp.SGD(lr=0.1, clip_value=0.002),
+    "adam": bp.Adam(lr=0.01),
+    "adam decay": bp.Adam(lr=0.02, beta1=0.8, beta2=0.99, eps=1e-6, weight_decay=0.01),
+    "adam clips": bp.Adam(lr=0.01, clip_norm=0.1, clip_value=0.01),
+}
+every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+_UNBOUNDED = {name: o for name, o in OPTIMIZERS.items() if o.clip_norm is o.clip_value is None}
+every_unbounded_optimizer = pytest.mark.parametrize("optimizer", _UNBOUNDED.values(), ids=_UNBOUNDED)
+
+
+def move(optimizer, params, gradients, states):
+    """One step of the oracle in place: params, each (array, whether it decays), their gradients, and a dict each."""
+    settings = dict(vars(optimizer))
+    clip_norm, clip_value, decay = (settings.pop(name) for name in ("clip_norm", "clip_value", "weight_decay"))
+    norm = np.sqrt(sum((g**2).sum() for g in gradients))
+    factor = 1.0 if clip_norm is None else min(1.0, clip_norm / (norm + 1e-6))
+    for (p, decays), g, state in zip(params, gradients, states, strict=True):
+        g = g * factor
+        if clip_value is not None:
+            g = np.clip(g, -clip_value, clip_value)
+        getattr(ref, optimizer.kind)(p, g, state, weight_decay=decay if decays else 0.0, **settings)
