@@ -134,6 +134,26 @@ class Adam(Rule):
 
 
 @_optimizer
+class RMSprop(Rule):
+    """RMSprop (Tieleman and Hinton 2012, lecture 6.5), as PyTorch writes it.
+
+    g = grad + weight_decay * theta;  s = rho s + (1 - rho) g^2;  u = g / (sqrt(s) + eps);
+    v = momentum * v + u;  theta -= lr * v
+
+    centered: m = rho m + (1 - rho) g, and s - m^2 stands for s in the root (Graves 2013).  Decay touches weights, not
+    biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
+    """
+
+    lr: float = 0.001
+    rho: float = 0.9
+    eps: float = 1e-8
+    momentum: float = 0.0
+    centered: bool = False
+    weight_decay: float = 0.0
+    kind: ClassVar[str] = "rmsprop"
+
+
+@_optimizer
 class LevenbergMarquardt(Optimizer):
     """Levenberg (1944) and Marquardt (1963) for squared errors and small networks; an epoch is a step on all examples.
 

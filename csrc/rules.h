@@ -30,7 +30,9 @@
     RULE(gradient, WRITES, APART, NULL, NO_NUMBERS, STATES(ALWAYS("gradient")))                                        \
     RULE(sgd, MOVES, FUSES, NULL, NUMBERS("momentum", "nesterov"), STATES(WITH("velocity", "momentum")))              \
     RULE(adam, MOVES, APART, prepare_adam, NUMBERS("beta1", "beta2", "eps"),                                          \
-         STATES(ALWAYS("mean"), ALWAYS("variance")))
+         STATES(ALWAYS("mean"), ALWAYS("variance")))                                                                  \
+    RULE(rmsprop, MOVES, APART, NULL, NUMBERS("rho", "eps", "momentum", "centered"),                                  \
+         STATES(ALWAYS("square"), WITH("mean", "centered"), WITH("velocity", "momentum")))
 
 #define BP_RULE_NUMBER(name, ...) BP_RULE_##name,
 enum { BP_RULES(BP_RULE_NUMBER) BP_N_RULES };

@@ -106,3 +106,16 @@ def adam(theta, g, state, lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8, weight_dec
     m = state["m"] = beta1 * state.get("m", 0) + (1 - beta1) * g
     v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * g**2
     theta -= lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
+
+
+def rmsprop(theta, g, state, lr=0.001, rho=0.9, eps=1e-8, momentum=0.0, centered=False, weight_decay=0.0):
+    """One step in place of Tieleman & Hinton (2012), centered as Graves (2013); state and decay as in sgd."""
+    g = g + weight_decay * theta
+    s = state["s"] = rho * state.get("s", 0) + (1 - rho) * g**2
+    if centered:
+        m = state["m"] = rho * state.get("m", 0) + (1 - rho) * g
+        s = np.maximum(s - m**2, 0)
+    v = g / (np.sqrt(s) + eps)
+    if momentum:
+        v = state["v"] = momentum * state.get("v", 0) + v
+    theta -= lr * v
