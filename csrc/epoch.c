@@ -129,7 +129,7 @@ static void end_batch(bp_run *run, int updated) {
     if (run->at.pos >= run->n) run->status = BP_DONE;
     else bp_set_batch(run);
     if ((--run->steps_left == 0 || bp_logs_full(run)) && !run->status) run->status = BP_PAUSED;
-    if (!run->warm_time) {
+    if (run->warm_time == 0) {
         run->warm_time = bp_now();
         run->warm_rows = done->rows;
     }

@@ -19,7 +19,7 @@ static double timed_run(bp_run *run, int n_threads, double deadline) {
     int64_t rows = run->at.done.rows;
     double begun = bp_now();
     bp_run_until(run, n_threads, 2, deadline);
-    if (run->warm_time && run->at.done.rows > run->warm_rows) {
+    if (run->warm_time > 0 && run->at.done.rows > run->warm_rows) {
         rows = run->warm_rows;
         begun = run->warm_time;
     }

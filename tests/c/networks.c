@@ -171,7 +171,7 @@ bp_opt opt_new(const optimizer *o, size_t bytes) {
                   .weight_decay = {o->weight_decay, NULL},
                   .clip_norm = o->clip_norm,
                   .clip_value = o->clip_value};
-    CHECK(opt.rule != NULL);
+    if (!opt.rule) abort();
     for (int i = 0; i < BP_MAX_NUMBERS; i++) opt.number[i].value = o->number[i];
     for (int i = 0, needs; bp_rule_state(opt.rule, i, &needs); i++)
         if (needs < 0 || o->number[needs] != 0) opt.state[i] = zeros(bytes, 1);
