@@ -189,7 +189,8 @@ def resolve(value: Any) -> Optimizer:
         return value
     if not isinstance(value, str):
         raise TypeError(
-            f"optimizer: expected bp.SGD(...) or bp.Adam(...), got {value!r} of type {type(value).__name__}"
+            f"optimizer: expected an optimiser such as bp.Adam(...), or its name, one of {', '.join(_BY_NAME)}, got "
+            f"{value!r} of type {type(value).__name__}"
         )
     optimizer: Optimizer = _BY_NAME[_validate.choice("optimizer", value, _BY_NAME)]()
     return optimizer

@@ -11,7 +11,7 @@
  * The road from data to theta, and the files to read, in this order:
  *   plan.[ch]    a plan is a list of operations over numbered buffers; plan.h has the glossary and a picture
  *   compile.c    cuts the work once, for batches of so many rows, and calls its passes (stages, blocks, memory, ...)
- *   run.[ch]     a run is what moves: arena, position, sums; slice.c opens and closes a slice of it
+ *   run.[ch]     a run is what changes meanwhile: arena, position, sums; slice.c opens and closes a slice of it
  *   epoch.c      the walk: batch by batch, chunk by chunk, rows, then sums, then moves
  *   rows.c       rows:  gather, forward, loss, delta                                (each thread its own rows)
  *   sums.c       sums:  the gradient of each block of theta comes to its home       (each thread its own blocks)
@@ -77,9 +77,10 @@ typedef struct bp_plan bp_plan;
 typedef struct bp_op_type bp_op_type; /* op.h */
 typedef enum { BP_REAL, BP_INT32 } bp_kind;
 
-/* It is not trained: its gradient is taken for zero; its rows are named by whole numbers, and only those that a batch
- * names are trained (set by the operation). */
-enum { BP_PARAM_FROZEN = 1, BP_PARAM_TABLE = 2 };
+enum {
+    BP_PARAM_FROZEN = 1, /* it is not trained: its gradient is taken for zero */
+    BP_PARAM_TABLE = 2   /* whole numbers name its rows, and only those that a batch names move (set by an operation) */
+};
 
 /* Settings of an operation; kernels/settings.h names them. */
 enum { BP_MAX_SETTINGS = 16 };
@@ -138,13 +139,14 @@ enum {
     BP_DO_LOSS = 4,
     BP_DO_BACKWARD = 8,
     BP_DO_INPUT_GRAD = 16,
-    BP_DO_REUSE = 32,    /* buffers share memory where one is read for the last time before the other is written; only
-                            those kept (and gradients of inputs) hold their values when all is done */
-    BP_DO_EACH = 64,     /* gradients by the parameters are those of each row (bp_run_each), not summed */
-    BP_DO_MOVE = 128,    /* theta moves: of tables, the rows that the batch names */
-    BP_DO_FUSE = 256,    /* moves may be made in the registers of the product that sums the gradient */
+    /* buffers share memory where one is read for the last time before the other is written; only those kept (and
+     * gradients of inputs) hold their values when all is done */
+    BP_DO_REUSE = 32,
+    BP_DO_EACH = 64,      /* gradients by the parameters are those of each row (bp_run_each), not summed */
+    BP_DO_MOVE = 128,     /* theta moves: of tables, the rows that the batch names */
+    BP_DO_FUSE = 256,     /* moves may be made in the registers of the product that sums the gradient */
     BP_DO_BOUNDARY = 512, /* the whole gradient is known before anything moves */
-    BP_DO_STRIPS = 1024  /* theta is read as bp_plan_pack leaves it: for bp_answer alone */
+    BP_DO_STRIPS = 1024   /* theta is read as bp_plan_pack leaves it: for bp_answer alone */
 };
 
 bp_plan *bp_plan_new(bp_dtype dtype);

@@ -17,7 +17,8 @@
 enum { MAX_HELPED = 8 }; /* threads that one looks at for work */
 static const double SLICED_FLOPS = 1e7; /* where parallel work is forced, a slice ends within steps from here on */
 
-/* A phase begins, or a stage of it: its tasks, and in how many rounds they are done.  What moves theta is one. */
+/* A phase begins, or a stage of it: its tasks, and in how many rounds they are done.  A phase that moves theta is one
+ * round, so that no slice ends within it. */
 static void begin_phase(bp_run *run, bp_phase phase, int stage) {
     const bp_plan *plan = run->plan;
     double flops = 0;
@@ -85,8 +86,8 @@ static bp_status do_task(bp_run *run, int64_t task, int thread) {
 
 /* The first task of a share, of `shares` of tasks from..end-1. */
 static int64_t first_task(const bp_run *run, int64_t from, int64_t end, int64_t share, int64_t shares) {
-    if (run->phase > BP_ROWS) return bp_first_sum(run, from, end, share, shares);
-    return from + (end - from) * share / shares;
+    if (run->phase == BP_SAVING || run->phase == BP_ROWS) return from + (end - from) * share / shares;
+    return bp_first_sum(run, from, end, share, shares);
 }
 
 /* A thread does its own share of a round, then helps others with theirs; the first task of a share stays its owner's.
@@ -159,7 +160,8 @@ static void collect_losses(bp_run *run) {
     }
 }
 
-/* Whether the gradients of this chunk are summed: shards have theirs, and a batch without weight makes no step. */
+/* Whether the gradients of this chunk are summed: shards add theirs up at the last, and a batch without weight makes no
+ * step. */
 static int wants_sums(const bp_run *run) {
     const bp_plan *plan = run->plan;
     if (!(plan->flags & BP_DO_BACKWARD) || !run->opt.rule || plan->by_tile) return 0;
@@ -207,7 +209,7 @@ static int next_phase(bp_run *run) {
             begin_phase(run, BP_MOVES, 0);
             return 1;
         }
-        run->phase = BP_ROWS; /* no process had a row of weight: nothing moves */
+        run->phase = BP_ROWS; /* no process had a row of weight: nothing moves, and `advance` counts no step */
         return 0;
     default:
         return 0;

@@ -1,5 +1,5 @@
-/* Moves: a rule changes a block of theta, given its gradient.  This is the one place where weights change, but for
- * blocks whose home is a product's registers: there `step` of the operation does what rule sgd would. */
+/* Moves: a rule changes a block of theta, given its gradient.  This is the one place where training changes weights,
+ * except that blocks whose home is a product's registers are moved by `step` of the operation, as rule sgd would. */
 #include "moves.h"
 
 #include "dispatch.h"

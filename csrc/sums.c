@@ -9,7 +9,10 @@
 #include <math.h>
 #include <string.h>
 
-enum { TABLE_ROWS = 64, TABLE_WORK = 4096 }; /* of a table, in one task; what a task takes, in elements of a block */
+enum {
+    TABLE_ROWS = 64,   /* of a table, in one task */
+    TABLE_WORK = 4096, /* of such a task, as blocks count it: elements times their uses in an example */
+};
 
 /* ---- blocks ---- */
 
@@ -43,7 +46,7 @@ static void sum_param(bp_run *run, const bp_block *block, int i, char *G, int64_
         ld = p->cols;
     }
     if (p->first_use < 0) set_to_zero(plan, cell.r1 - cell.r0, cell.c1 - cell.c0, G, ld); /* no loss depends on it */
-    if (block->home == BP_HOME_SHARDS) return; /* each shard has made its own */
+    if (block->home == BP_HOME_SHARDS) return; /* it has been summed, tile by tile and shard by shard */
     for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
         const bp_op *op = &plan->ops[plan->uses[u].op];
         op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, 0, run->rows, &cell, G, ld,
@@ -62,7 +65,7 @@ static void sum_block(bp_run *run, const bp_block *block, char *G, int64_t ld) {
 
 void bp_sum_early(bp_run *run, const bp_block *block) {
     int64_t ld;
-    char *G = home_of(run, block, 0, &ld);
+    char *G = home_of(run, block, 0, &ld); /* KEPT: no thread's */
     sum_block(run, block, G, ld);
 }
 
@@ -84,7 +87,7 @@ bp_status bp_do_fused(bp_run *run, const bp_block *block) {
 /* Sum of G^2. */
 static double squares(const bp_plan *plan, const bp_block *block, const char *G, int64_t ld) {
     double sum = 0;
-    int flat = block->whole || (block->width == block->ld && ld == block->ld);
+    int flat = block->rows == 1 || (block->width == block->ld && ld == block->ld); /* one run of memory */
     int64_t rows = flat ? 1 : block->rows, n = flat ? block->rows * block->width : block->width;
     for (int64_t r = 0; r < rows; r++) sum += bp_active->squares[plan->dtype](G + (size_t)(r * ld) * plan->size, n);
     return sum;
@@ -188,7 +191,7 @@ bp_status bp_do_sum(bp_run *run, int64_t task, int thread) {
     return task < n ? do_block(run, task, thread) : do_slots(run, task - n, thread);
 }
 
-/* What the tasks before one take, in elements of a block. */
+/* What the tasks before one take: elements times their uses in an example. */
 static int64_t work_before(const bp_run *run, int64_t task) {
     int64_t n = run->plan->n_blocks;
     return task <= n ? run->plan->work_before[task] : run->plan->work_before[n] + (task - n) * TABLE_WORK;
@@ -240,7 +243,7 @@ static bp_status call_hook(bp_run *run) {
 
 bp_status bp_cross_boundary(bp_run *run) {
     bp_status status = run->hook ? call_hook(run) : BP_OK;
-    if (status || !(run->opt.clip_norm > 0)) return status;
+    if (status || run->sum[1] == 0 || !(run->opt.clip_norm > 0)) return status;
     double size = norm(run), most = run->opt.clip_norm / (size + 1e-6);
     if (!isfinite(size)) return BP_E_NONFINITE_PARAM;
     if (most < 1) run->move.scale *= most;

@@ -21,7 +21,7 @@ void bp_sum_ahead(bp_run *run, int64_t task);
 bp_status bp_do_fused(bp_run *run, const bp_block *block);
 /* The chunk's part of an early block, in a stage of backward. */
 void bp_sum_early(bp_run *run, const bp_block *block);
-/* The rows of a chunk are done: those of tables that it names are listed, and have their places in the logs. */
+/* The rows of a chunk are done: the rows of tables that it names are listed, and have their places in the logs. */
 void bp_begin_tables(bp_run *run);
 
 /* One thread, when all sums are in their homes: the hook adds what it has, and the norm is clipped. */

@@ -207,6 +207,31 @@ static void test_failing_hook(void) {
     CHECK(r.status == BP_E_CALLBACK && calls == 2 && !memcmp(r.theta, before.theta, sizeof r.theta));
 }
 
+static bp_status silent(void *self, const bp_boundary *b) {
+    ++*(int *)self;
+    return b->n_theta == N ? BP_OK : BP_E_CALLBACK;
+}
+
+/* Where no process has a row of weight, no step is made, clipped or not. */
+static void test_hook_without_weight(void) {
+    spec s = {BP_F64, 1, {N_IN, N_OUT}, {NULL, "identity"}, "squared_error", 0, 0, 1};
+    data d = data_new(&s, 30);
+    memset(d.w + 10, 0, 10 * sizeof *d.w);
+    for (int clipped = 0; clipped < 2; clipped++) {
+        int calls = 0;
+        optimizer o = {.rule = "sgd", .lr = 0.1, .clip_norm = clipped};
+        regime r = {.n_threads = 2, .epochs = 1, .batch = 10, .max_steps = -1, .seconds = INFINITY, .opt = o,
+                    .hook = silent, .hook_self = &calls};
+        for (r.phase2 = 1; r.phase2 <= 2; r.phase2++) {
+            outcome out = train(&s, &d, &r);
+            context("a hook, a batch without weight, clipped %d: status %d", clipped, (int)out.status);
+            CHECK(out.status == BP_DONE && out.updates == 2 && out.progress.batch == 3 && calls == 3 * r.phase2);
+            outcome_free(&out);
+        }
+    }
+    data_free(&d);
+}
+
 /* A norm that is not finite counts as a parameter that is not. */
 static void test_endless_norm(void) {
     spec s = {BP_F64, 1, {2, 2}, {NULL, "identity"}, "huber", 0, 0, 0};
@@ -310,6 +335,7 @@ void test_rules(void) {
     test_numbers_are_those_of_the_step();
     test_steps();
     test_failing_hook();
+    test_hook_without_weight();
     test_endless_norm();
     test_chunks();
     bp_set_parallel_always(0);
