@@ -225,7 +225,7 @@ class Network:
 
     @property
     def step(self) -> int:
-        """How many steps `fit` has compiled."""
+        """How many steps `fit` has made."""
         return self._model.step
 
     @step.setter
@@ -234,7 +234,7 @@ class Network:
 
     @property
     def epoch(self) -> int:
-        """How many epochs `fit` has compiled."""
+        """How many epochs `fit` has done."""
         return self._model.epoch
 
     @epoch.setter
@@ -649,6 +649,16 @@ class Network:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_as_layers": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "_model" in state:
+            self.__dict__.update(state)
+            return
+        # bpcore 0.1 kept all of it here
+        model = Model(state["_graph"], state["_dtype"], state["_seed"], state["_checkpoint"], state["_frozen"])
+        model.theta[:] = state["_theta"]
+        model.step, model.epoch, model.memory = state["step"], state["epoch"], state["_memory"]
+        self._own(copy.copy(model))  # which copies the optimiser's arrays
 
 
 def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation | Function] | None = None) -> Network:

@@ -24,6 +24,11 @@ class Optimizer:
         """Names of the arrays it keeps, each shaped as theta."""
         return ()
 
+    def __repr__(self) -> str:
+        settings = sorted(fields(self), key=lambda setting: bool(setting.kw_only))  # type: ignore[arg-type]
+        shown = ((setting.name, getattr(self, setting.name)) for setting in settings)
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown if value is not None)})"
+
     @property
     def flags(self) -> int:
         """What the plan that trains with it must be compiled with; see csrc/bp.h."""
@@ -40,7 +45,7 @@ def _refuse(optimizer: Any, name: str, value: Any) -> None:
 @dataclass_transform(frozen_default=True)
 def _optimizer(cls: _Kind) -> _Kind:
     """A frozen dataclass, known by its kind."""
-    entered: Any = dataclass(frozen=True)(cls)
+    entered: Any = dataclass(frozen=True, repr=False)(cls)
     entered.__setattr__ = _refuse
     _BY_NAME[entered.kind] = entered
     return cls
@@ -54,7 +59,7 @@ _RANGES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rule(Optimizer):
     """An optimiser that C knows as the rule of its kind (csrc/rules.h); its fields are the rule's numbers.
 
@@ -71,7 +76,7 @@ class Rule(Optimizer):
             name, value = setting.name, getattr(self, setting.name)
             if isinstance(setting.default, bool):
                 value = _validate.flag(name, value)
-            elif value is not None or setting.default is not None:
+            elif name in _RANGES and (value is not None or setting.default is not None):
                 value = _validate.real(name, value, **_RANGES[name])
             object.__setattr__(self, name, value)
 
@@ -185,7 +190,7 @@ class Memory(NamedTuple):
 
 def resolve(value: Any) -> Optimizer:
     """An optimiser object, or the defaults of the one with this name."""
-    if isinstance(value, Optimizer):
+    if isinstance(value, Optimizer) and hasattr(value, "kind"):
         return value
     if not isinstance(value, str):
         raise TypeError(
@@ -198,9 +203,10 @@ def resolve(value: Any) -> Optimizer:
 
 def check(optimizer: Optimizer, dtype: np.dtype[Any]) -> None:
     """ValueError for a setting that vanishes in the network's dtype."""
-    eps = getattr(optimizer, "eps", None)
-    if eps is not None and eps < np.finfo(dtype).tiny:
-        raise ValueError(f"eps: expected a number that {dtype} can hold, got {eps}")
+    for name in ("eps", "clip_norm", "clip_value"):
+        value = getattr(optimizer, name, None)
+        if value is not None and value < np.finfo(dtype).tiny:
+            raise ValueError(f"{name}: expected a number that {dtype} can hold, got {value}")
 
 
 def check_successor(old: Any, new: Any, dtype: np.dtype[Any]) -> None:
@@ -218,11 +224,12 @@ def to_json(optimizer: Optimizer) -> dict[str, Any]:
 
 def from_json(settings: Any) -> Optimizer:
     """The inverse of to_json; ValueError for anything else."""
-    if not isinstance(settings, dict) or settings.get("kind") not in _BY_NAME:
+    kind = settings.get("kind") if isinstance(settings, dict) else None
+    if not isinstance(kind, str) or kind not in _BY_NAME:
         raise ValueError(f"optimizer: expected the settings of one of {', '.join(_BY_NAME)}, got {settings!r}")
     rest = {key: value for key, value in settings.items() if key != "kind"}
     try:
-        optimizer: Optimizer = _BY_NAME[settings["kind"]](**rest)
+        optimizer: Optimizer = _BY_NAME[kind](**rest)
         return optimizer
     except TypeError as error:
         raise ValueError(f"optimizer: {error}") from None

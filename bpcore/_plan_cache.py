@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +12,13 @@ from bpcore import _core
 
 _PLANS = 8  # kept of a model
 _RUNS = 8  # kept of a plan, idle
-_forks = 0  # that led to this process
+_caches: weakref.WeakSet[PlanCache] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    global _forks
-    _forks += 1
+    """A thread that is not in the child may have held a lock."""
+    for cache in _caches:
+        cache.unlock()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -40,12 +42,15 @@ class PlanCache:
         self.entries: dict[Any, Entry] = {}
         self.jacobians: dict[int, _core.Predictor | None] = {}  # by threads; see _derivatives
         self._asked = 0
-        self._lock, self._forks = threading.RLock(), _forks
+        self.unlock()
+        _caches.add(self)
+
+    def unlock(self) -> None:
+        """A lock that nobody holds."""
+        self._lock = threading.RLock()
 
     def entry(self, place: Any, compile_: Callable[[], Any]) -> Entry:
         """The entry at `place`; where several threads ask at once, one of them compiles the plan."""
-        if self._forks != _forks:  # a thread that is not in this process may have held the lock
-            self._lock, self._forks = threading.RLock(), _forks
         with self._lock:
             entry = self.entries.get(place)
             if entry is None:

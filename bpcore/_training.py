@@ -69,7 +69,7 @@ def fit(
         loop = _Loop(model, state, data, batch, validation, optimizer, n_threads, callbacks, verbose)
         loop.run.random(seed, model.step)
         history = loop.train(epochs, seed if shuffled else None)
-        for lent in loop.lent:
+        for lent in loop.lent.values():
             lent.give_back()
         return history
 
@@ -95,7 +95,7 @@ class _Loop:
     ) -> None:
         self.model, self.state, self.data, self.batch = model, state, data, batch
         self.validation, self.n_threads = validation, n_threads
-        self.lent: list[Lent] = []
+        self.lent: dict[int, Lent] = {}  # by what their plans were compiled for
         self.callbacks, self.verbose = callbacks, verbose
         validated = validation.of_outputs if validation else ()
         state.history.outputs = {name: [] for name in (*data.by_output, *validated)}
@@ -110,8 +110,11 @@ class _Loop:
 
     def _new_run(self) -> Any:
         key = self.data.key(_plans.TRAIN | self.flags, self.batch, self.n_threads)
-        self.lent.append(_plans.take(self.model, key))
-        return self.data.feed(self.lent[-1])
+        if self.flags in self.lent:
+            self.lent[self.flags].run.bind(self.model.theta)
+        else:
+            self.lent[self.flags] = _plans.take(self.model, key)
+        return self.data.feed(self.lent[self.flags])
 
     def _use(self, memory: _optimizers.Memory) -> None:
         optimizer = memory.optimizer

@@ -226,7 +226,8 @@ const char *bp_rule_number(const bp_rule *rule, int i); /* names of its own numb
 const char *bp_rule_state(const bp_rule *rule, int i, int *needs);
 int bp_rule_moves(const bp_rule *rule);        /* whether it moves theta; else it only writes to its state */
 
-/* One number, or one for each step of an epoch: steps[k] is that of the epoch's step k, counted from 0. */
+/* One number, or one for each step of an epoch: steps[k] is that of the epoch's move k, from 0; a batch without weight
+ * makes none. */
 typedef struct {
     double value;
     const double *steps; /* or NULL */
@@ -300,8 +301,8 @@ bp_status bp_run_hook(bp_run *run, bp_boundary_fn *fn, void *self);
 
 /* Begins an epoch over n rows in batches; order (n,) or NULL for 0..n-1. */
 void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order);
-/* Goes on where `from` is, in the midst of an epoch over the same data: the ports are alike, the plans differ in what
- * their optimisers need. */
+/* Goes on where `from` is, after a whole step in the midst of an epoch over the same data: the ports are alike, the
+ * plans differ in what their optimisers need. */
 void bp_run_follow(bp_run *run, const bp_run *from);
 /* One slice: runs until the epoch ends, `seconds` have passed or `max_steps` batches are done (0 or less: as many as
  * there are).  `fresh`: theta may have been written since the last slice.  Blocks; may be called without the GIL. */

@@ -38,7 +38,7 @@ static void begin_phase(bp_run *run, bp_phase phase, int stage) {
         if (phase == BP_SUMS && !bp_sums_move(run)) flops = bp_sum_flops(run, plan->n_blocks);
     }
     run->round = 0;
-    run->rounds = 1 + (int64_t)(flops / BP_ROUND_FLOPS);
+    run->rounds = min64(1 + (int64_t)(flops / BP_ROUND_FLOPS), max64(run->n_tasks, 1));
 }
 
 static void set_chunk(bp_run *run, int64_t off) {
@@ -99,8 +99,8 @@ static int64_t execute(bp_run *run, int thread, int n_threads) {
     if (n_threads == 1) {
         for (int64_t task = begin; task < finish && !failure; task++, done++) failure = do_task(run, task, thread);
     } else if (run->phase == BP_ROWS && run->plan->stages[run->stage].scope == BP_SCOPE_CHUNK) {
-        if (thread == 0) failure = do_task(run, 0, thread);
-        done = thread == 0;
+        done = thread == 0 && begin < finish;
+        if (done) failure = do_task(run, begin, thread);
     } else {
         for (int i = 0; i < n_threads && i <= MAX_HELPED; i++) {
             int owner = (thread + i) % n_threads;

@@ -4,6 +4,8 @@
 
 #include "dispatch.h"
 
+#include <float.h>
+
 /* n elements from `at` on, all of parameters with the factors of p. */
 static int move(bp_run *run, const bp_param *p, int64_t at, int64_t n, char *G) {
     const bp_move *m = &run->move;
@@ -11,8 +13,8 @@ static int move(bp_run *run, const bp_param *p, int64_t at, int64_t n, char *G) 
     size_t first = (size_t)at * run->plan->size;
     void *state[BP_MAX_STATES];
     for (int i = 0; i < BP_MAX_STATES; i++) state[i] = run->opt.state[i] ? (char *)run->opt.state[i] + first : NULL;
-    if (m->clip_value > 0) {
-        bp_active->clip[run->plan->dtype](G, n, m->scale, m->clip_value);
+    if (m->clip_value > 0 || m->scale < FLT_MIN) {
+        bp_active->clip[run->plan->dtype](G, n, m->scale, m->clip_value > 0 ? m->clip_value : INFINITY);
         clipped = *m;
         clipped.scale = 1;
         m = &clipped;

@@ -22,9 +22,9 @@
  *   +-------+-------+                    table    a parameter of which a batch names rows (Embedding)
  *                                        slot     of a table: the place of a row in the list of those that were named
  *
- * In time: a step has phases (rows, sums, moves; `bp_phase` in run.h). Between sums and moves there may be a boundary,
- * where the whole gradient is known and nothing has moved. A phase is walked in rounds of whole tasks; a slice, which is
- * what the caller asks for at a time, may end after any round that moves nothing.
+ * In time: a step has phases (rows, sums, moves; `bp_phase` in run.h).  Between sums and moves there may be a boundary,
+ * where the whole gradient is known and nothing has moved.  A phase is walked in rounds of whole tasks; a slice, which
+ * is what the caller asks for at a time, may end after any round that moves nothing.
  *
  * A replica is the copy of an operation that backward computes again; a safety copy is the theta and state that a run
  * goes back to.  A cotangent is a unit vector that stands for dC/da^L where derivatives of outputs are wanted.

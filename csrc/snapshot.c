@@ -92,7 +92,7 @@ static bp_status new_snapshot(bp_run *run) {
 
 bp_status bp_take_snapshot(bp_run *run, int fresh) {
     const bp_plan *plan = run->plan;
-    int between_steps = run->phase == BP_ROWS && !run->off && !run->stage;
+    int between_steps = run->phase == BP_ROWS && !run->off && !run->stage && !run->round;
     if (!bp_moves(run) || !between_steps) return BP_OK;
     double now = bp_now();
     int young = run->has_snapshot && !fresh && !bp_logs_full(run);

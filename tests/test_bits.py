@@ -214,6 +214,22 @@ def test_five_epochs_twice_are_ten(make, optimizer, how, dtype, tmp_path):
     assert how == "nothing" or state_of(left) == before  # the two are independent
 
 
+def test_networks_pickled_by_the_first_version_go_on():
+    """0.1 kept in the network itself what its model keeps now."""
+    X, y = data(small(), 90)
+    net = small()
+    net.fit(X, y, optimizer=OPTIMIZERS["adam"], epochs=2, batch_size=16)
+    model = net._model
+    old = {"_dtype": model.dtype, "_seed": model.seed, "_graph": model.graph, "_checkpoint": None,
+           "_frozen": frozenset(), "step": model.step, "epoch": model.epoch, "_memory": model.memory,
+           "_theta": model.theta.copy()}  # fmt: skip
+    twin = bp.Network.__new__(bp.Network)
+    twin.__setstate__(old)
+    for each in (net, twin):
+        each.fit(X, y, optimizer=OPTIMIZERS["adam"], epochs=2, batch_size=16)
+    assert state_of(twin) == state_of(net)
+
+
 def test_resume_from_the_middle_of_ten_short_fits(tmp_path):
     X, y = data(small(), 90)
     whole, parts = small(), small()

@@ -106,7 +106,7 @@ def test_digests_tell_bits_apart(optimised):
 
 def test_no_data_race(tmp_path):
     program = build(tmp_path, f"{SANITIZE}thread")
-    parts = ["data", "graphs", "runs", "status", "memory", "threads"]
+    parts = ["data", "graphs", "runs", "rules", "status", "memory", "threads"]
     passes([program], parts, 50_000, TSAN_OPTIONS="halt_on_error=1")
 
 

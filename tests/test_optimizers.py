@@ -170,6 +170,42 @@ def test_a_callback_may_ask_for_what_needs_another_plan(start, change):
     np.testing.assert_allclose(history.loss, [np.mean(losses[:10]), np.mean(losses[10:])], rtol=1e-12)
 
 
+def test_plans_that_a_callback_turns_between_are_taken_once():
+    """Not a new arena at each turn: there are two runs, however often they take turns."""
+
+    class Turn(bp.Callback):
+        def on_batch_end(self, state):
+            state.optimizer = bp.SGD(lr=0.01, clip_norm=1.0 if state.step % 2 else None)
+
+    net = make()
+    net.fit(X, Y, optimizer=bp.SGD(lr=0.01), batch_size=10, epochs=4, callbacks=Turn())
+    entries = net._model.plans.entries.values()
+    assert len(entries) == 2 and all(len(entry.idle) == 1 for entry in entries)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_gradient_that_dwarfs_its_bound_is_clipped_all_the_same(dtype):
+    """clip_norm over the norm is less than any normal float32."""
+    net = bp.Network([bp.Input(1), bp.Dense(1, bias=False, init="zeros")], dtype=dtype)
+    data = np.full((4, 1), 1e18), np.full((4, 1), 1e19)
+    net.fit(*data, loss="squared_error", optimizer=bp.SGD(lr=1.0, clip_norm=1e-2), batch_size=None)
+    assert net.theta[0] == pytest.approx(1e-2, rel=1e-6)
+    with pytest.raises(ValueError, match="clip_value: expected a number that float32 can hold"):
+        make().fit(X, Y, optimizer=bp.SGD(clip_value=1e-50))
+
+
+def test_optimizers_show_what_they_are_given():
+    assert repr(bp.SGD(lr=0.1)) == "SGD(lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.0)"
+    assert repr(bp.Adam(clip_norm=1)).endswith("weight_decay=0.0, clip_norm=1.0)")
+    assert repr(bp.LevenbergMarquardt()) == "LevenbergMarquardt(damping=0.001, factor=10.0, tries=20)"
+
+    @dataclasses.dataclass(frozen=True)
+    class Named(bp.SGD):
+        extra: str = "mine"
+
+    assert Named(lr=0.5).extra == "mine"
+
+
 def test_an_array_has_a_number_for_each_step():
     """What `fit` gives C is one number; C takes one for each step as well, which schedules will use."""
     falling = 0.1 / np.arange(1, 11)

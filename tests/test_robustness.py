@@ -503,6 +503,31 @@ def test_a_slice_may_end_after_fifty_milliseconds_of_a_slow_core(rule, rows, bat
     assert results[0] == results[1] == results[2]
 
 
+def test_shards_with_checkpoints_whose_stage_has_rounds_go_on():
+    """A slice that ends between rounds of the first stage is no place for a safety copy: the batch would begin anew."""
+    width, depth, rows = 40, 200, 1024
+    net = bp.Network([bp.Input(width), *(bp.Dense(width) for _ in range(depth))],
+                     checkpoint=[f"dense_{i}" for i in range(20, depth, 20)], seed=0)  # fmt: skip
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((2 * rows, width)).astype(np.float32)
+    data = Data(net._model, X, np.zeros_like(X), "mse", None)
+    theta = net.theta.copy()
+    key = data.key(_plans.TRAIN | _core.optimizer_flags("sgd", lr=1e-6), rows, 1)
+    with _plans.take(net._model, key, theta=theta) as lent:
+        assert lent.compiled.plan.describe()["shards"] > 0
+        run = data.feed(lent)
+        run.optimizer("sgd", lr=1e-6)
+        run.begin(2 * rows, rows)
+        slices = 1
+        while run.slice(1, 0.0, fresh=False) == _core.PAUSED and slices < 50:
+            time.sleep(0.001)  # the last copy is old by then
+            slices += 1
+        assert 2 < slices < 10 and run.progress()[5] == 2
+    whole = net.copy()
+    whole.fit(X, np.zeros_like(X), loss="mse", optimizer=bp.SGD(lr=1e-6), batch_size=rows, shuffle=False)
+    assert whole.theta.tobytes() == theta.tobytes()
+
+
 def test_signals_are_heard_while_data_are_looked_at_and_shuffled():
     """150 million rows that take no memory are scanned for NaN; the order of 5 million is drawn."""
     net = bp.Network([bp.Input(3), bp.Dense(1)])

@@ -121,6 +121,7 @@ cdef class Run:
     cdef readonly Plan plan
     cdef object theta, arrays, order, states, each_, error, target_shapes
     cdef int64_t steps      # of the shortest array of numbers, or -1
+    cdef int64_t batches    # of the epoch
 
     def __cinit__(self, Plan plan, cnp.ndarray theta=None):
         self.plan = plan
@@ -139,7 +140,7 @@ cdef class Run:
         if status:
             raise ValueError("theta is shorter than the plan's parameters")
         self.theta, self.arrays, self.order, self.states, self.each_, self.error = theta, (), None, (), None, None
-        self.target_shapes, self.steps = (), -1
+        self.target_shapes, self.steps, self.batches = (), -1, 0
         bp_run_callback(self.run, _callback, <void *>self)
 
     def release(self):
@@ -190,8 +191,15 @@ cdef class Run:
         self.each_ = grads
         bp_run_each(self.run, cnp.PyArray_DATA(grads))
 
+    cdef reach(self, int64_t batches):
+        """ValueError where numbers by step do not reach for an epoch of so many batches."""
+        if 0 <= self.steps < batches:
+            raise ValueError(f"optimizer: {self.steps} numbers do not reach for the {batches} steps of an epoch")
+        self.batches = batches
+
     def follow(self, Run other):
-        """Goes on where `other` is, in the midst of an epoch over the same ports."""
+        """Goes on where `other` is, after a whole step in the midst of an epoch over the same ports."""
+        self.reach(other.batches)
         self.order = other.order
         bp_run_follow(self.run, other.run)
 
@@ -205,8 +213,7 @@ cdef class Run:
 
     def begin(self, int64_t n, int64_t batch, cnp.ndarray order=None):
         """Begins an epoch over n rows, taken in `order` ((n,) int64) or as they lie."""
-        if 0 <= self.steps < (n + batch - 1) // batch:
-            raise ValueError(f"optimizer: {self.steps} numbers do not reach for the {(n + batch - 1) // batch} steps of an epoch")
+        self.reach((n + batch - 1) // batch if batch else 0)
         self.order = order
         bp_run_begin(self.run, n, batch, NULL if order is None else <const int64_t *>cnp.PyArray_DATA(order))
 

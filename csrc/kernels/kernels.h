@@ -7,6 +7,7 @@
 #include "../rules.h"
 #include "operations.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 #if defined(__x86_64__)
