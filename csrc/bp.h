@@ -215,7 +215,7 @@ void bp_scan(const bp_array *array, bp_dtype dtype, double low, double high, int
 
 /* ---- rules ------------------------------------------------------------------------------------------------ */
 
-/* A rule is an optimiser as C sees it; rules.h has the table of them, and what each row says. */
+/* A rule is an optimiser as C sees it; rules.h lists them, and says what each row means. */
 typedef struct bp_rule bp_rule;
 enum { BP_MAX_NUMBERS = 6, BP_MAX_STATES = 4 };
 

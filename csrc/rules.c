@@ -1,4 +1,4 @@
-/* The table of rules, and what is computed once a step. */
+/* The list of rules, and what is computed once a step. */
 #include "rules.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
 /* Rules: how a block of parameters moves, given its gradient.  A rule is an optimiser as C sees it: one row of the
- * table below, and a kernel of its name in kernels/rules.inc.  The contract:
+ * list below, and a kernel of its name in kernels/rules.inc.  The contract:
  *
  *   RULE(name, moves, fuses, prepare, NUMBERS(...), STATES(...))
  *

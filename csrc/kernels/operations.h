@@ -1,4 +1,4 @@
-/* The table of operations: OPERATION(type, forward, backward, param_grad, step).  What a type declares stands in its
+/* The list of operations: OPERATION(type, forward, backward, param_grad, step).  What a type declares stands in its
  * file beside the kernels; operations.inc lists the files. */
 #ifndef BP_OPERATIONS_H
 #define BP_OPERATIONS_H
