@@ -1,6 +1,7 @@
 """What `fit`, `predict` and `evaluate` mean: histories, callbacks, optimiser state, weights, views, words on screen."""
 
 import re
+import warnings
 from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
@@ -638,6 +639,27 @@ def test_evaluate_of_odds():
     half = bp.Network([bp.Input(2), bp.Dense(1, "logistic", init="zeros")])
     assert half.evaluate(np.ones((4, 2)), [1, 1, 0, 1])["accuracy"] == 0.75  # an output of 1/2 says 1
     assert half.evaluate(np.ones((2, 2)), [0.5, 0.4])["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("classes", [3, 20])  # losses of few classes have kernels of their own
+@pytest.mark.parametrize("f", ["softmax", "logistic", "exp"])  # fused with the loss, or not
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+def test_a_row_with_a_nan_is_never_right(f, loss, classes, dtype):
+    """Outputs that overflow to NaN once counted as class 0, so that EarlyStopping would have kept a broken network."""
+    net = bp.Network([bp.Input(2), bp.Dense(2, "relu"), bp.Dense(classes, f)], dtype=dtype)
+    net.params["dense_1.W"][...] = 10
+    net.params["dense_2.W"][...] = [[1] * classes, [-1] * classes]
+    X = np.full((37, 2), 0.9 * np.finfo(dtype).max)
+    X[30:] = 0  # these are right: all classes are as likely, and the first is taken
+    y = np.zeros(37, int) if loss == "cross_entropy" else np.zeros((37, classes)) + (f == "logistic")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # exp is for neither loss
+        assert np.isnan(net.predict(X)[:30]).all()
+        right = net.evaluate(X, y, loss=loss)["accuracy"]
+        weighted = net.evaluate(X, y, loss=loss, sample_weight=np.arange(37) < 30)["accuracy"]
+    assert weighted == 0 and right in (0, pytest.approx(7 / 37))
+    assert right or f == "exp"
 
 
 def test_evaluate_without_classes_has_no_accuracy():

@@ -206,6 +206,31 @@ def test_optimizers_show_what_they_are_given():
     assert Named(lr=0.5).extra == "mine"
 
 
+@pytest.mark.parametrize("array", ["state", "theta"])
+def test_c_is_never_given_memory_that_it_may_not_write_to(array):
+    """Whatever Python hands down: an array that is read-only, short, or of another type is refused before C sees it."""
+    from bpcore import _plans
+    from bpcore._data import Data
+
+    model = make()._model
+    data = Data(model, X, Y, "cross_entropy", None)
+    flags = _core.optimizer_flags("sgd", lr=0.1, momentum=0.9)
+    theta, state = model.theta.copy(), np.zeros_like(model.theta)
+    wrong = state if array == "state" else theta
+    with _plans.take(model, data.key(_plans.TRAIN | flags, 15, 1), theta=theta) as lent:
+        run = data.feed(lent)
+        run.optimizer("sgd", (state,), lr=0.1, momentum=0.9)
+        wrong.flags.writeable = False
+        with pytest.raises(ValueError, match=f"{array}: expected a writeable, C-contiguous array of float32"):
+            run.optimizer("sgd", (state,), lr=0.1, momentum=0.9)
+        wrong.flags.writeable = True
+        for bad in (np.zeros(len(state)), np.zeros(2 * len(state), np.float32)[::2], state[:-1].copy()):
+            with pytest.raises(ValueError, match="state: expected"):
+                run.optimizer("sgd", (bad,), lr=0.1, momentum=0.9)
+        with pytest.raises(ValueError, match="2 arrays of state do not fit sgd"):
+            run.optimizer("sgd", (state, state), lr=0.1, momentum=0.9)
+
+
 def test_an_array_has_a_number_for_each_step():
     """What `fit` gives C is one number; C takes one for each step as well, which schedules will use."""
     falling = 0.1 / np.arange(1, 11)

@@ -114,6 +114,13 @@ def optimizer_flags(str rule, *, clip_norm=None, clip_value=None, **numbers):
 
 # ---- run ----
 
+cdef _check_written(str what, cnp.ndarray a, dtype):
+    """ValueError unless C may write to the array, which is one run of memory."""
+    if not cnp.PyArray_ISCARRAY(a) or a.dtype != dtype:
+        raise ValueError(f"{what}: expected a writeable, C-contiguous array of {dtype}, got {a.dtype}, writeable: "
+                         f"{a.flags.writeable}, contiguous: {a.flags.c_contiguous}")
+
+
 @cython.final
 cdef class Run:
     """A plan walked over data: parameters, ports, an optimiser, then slices."""
@@ -161,6 +168,8 @@ cdef class Run:
                 in_ports[i].buffer = buffer
                 in_ports[i].array = _describe(array)
             for i, (buffer, array) in enumerate(outs):
+                if not cnp.PyArray_ISWRITEABLE(array):
+                    raise ValueError("ports: expected writeable arrays for what goes out")
                 out_ports[i].buffer = buffer
                 out_ports[i].data = cnp.PyArray_DATA(array)
             status = bp_run_ports(self.run, len(ins), in_ports, len(outs), out_ports, weight)
@@ -179,7 +188,13 @@ cdef class Run:
         numbers: lr, weight_decay and the rule's own, each one number or a float64 array of one for each step of an
         epoch.  The rule `gradient` writes dC/dtheta to its state."""
         cdef bp_opt opt
+        for state in states:
+            _check_written("optimizer: state", state, self.plan.dtype)
+            if state.size < self.theta.size:
+                raise ValueError(f"optimizer: state: expected an array shaped as theta, got {state.shape}")
         kept = _fill(&opt, rule, states, t, numbers, clip_norm, clip_value)
+        if bp_rule_moves(opt.rule):
+            _check_written("theta", self.theta, self.plan.dtype)
         cdef bp_status status = bp_run_optimizer(self.run, &opt)
         if status:
             raise ValueError(f"optimizer: this plan was compiled for another kind than {rule}")
@@ -188,6 +203,8 @@ cdef class Run:
 
     def each(self, cnp.ndarray grads):
         """Where a plan with EACH writes the gradients of each row."""
+        if not cnp.PyArray_ISWRITEABLE(grads):
+            raise ValueError("each: expected a writeable array")
         self.each_ = grads
         bp_run_each(self.run, cnp.PyArray_DATA(grads))
 
