@@ -38,7 +38,7 @@ static void begin_phase(bp_run *run, bp_phase phase, int stage) {
         if (phase == BP_SUMS && !bp_sums_move(run)) flops = bp_sum_flops(run, plan->n_blocks);
     }
     run->round = 0;
-    run->rounds = min64(1 + (int64_t)(flops / BP_ROUND_FLOPS), max64(run->n_tasks, 1));
+    run->rounds = flops < BP_ROUND_FLOPS ? 1 : min64(1 + (int64_t)(flops / BP_ROUND_FLOPS), max64(run->n_tasks, 1));
 }
 
 static void set_chunk(bp_run *run, int64_t off) {
@@ -86,6 +86,7 @@ static bp_status do_task(bp_run *run, int64_t task, int thread) {
 
 /* The first task of a share, of `shares` of tasks from..end-1. */
 static int64_t first_task(const bp_run *run, int64_t from, int64_t end, int64_t share, int64_t shares) {
+    if (shares == 1) return share ? end : from; /* small steps have no time for a division */
     if (run->phase == BP_SAVING || run->phase == BP_ROWS) return from + (end - from) * share / shares;
     return bp_first_sum(run, from, end, share, shares);
 }
