@@ -170,7 +170,7 @@ def load(path: str | os.PathLike[str], custom: Mapping[str, Activation | Functio
         view[...] = tensors[name]
     model.step, model.epoch = training["step"], training["epoch"]
     if optimizer is not None:
-        states = tuple(np.zeros_like(model.theta) for _ in optimizer.states)
+        states = model.state_arrays(len(optimizer.states))
         model.memory = _optimizers.Memory(optimizer, states, training["updates"])
         for state, vector in zip(optimizer.states, states, strict=True):
             for name, p in model.graph.parameters.items():

@@ -14,10 +14,14 @@ from bpcore._optimizers import Memory
 from bpcore._plan_cache import PlanCache
 
 
-def aligned(n: int, dtype: np.dtype[Any]) -> np.ndarray:
-    """(n,) zeros that begin at a multiple of 64 bytes."""
-    raw = np.zeros(n * dtype.itemsize + 64, np.uint8)
-    start = -raw.ctypes.data % 64
+def aligned(n: int, dtype: np.dtype[Any], place: int = 0) -> np.ndarray:
+    """(n,) zeros that begin at a multiple of 64 bytes, at one of five places in a page of memory.
+
+    Where a step reads and writes several arrays in step, they have places of their own: at like ones, or off the lines
+    of the cache, Adam's step takes up to a quarter longer.
+    """
+    raw = np.zeros(n * dtype.itemsize + 4096, np.uint8)
+    start = (768 * place - raw.ctypes.data) % 4096
     return raw[start : start + n * dtype.itemsize].view(dtype)
 
 
@@ -80,6 +84,10 @@ class Model:
         """Names of the parameters of frozen layers."""
         return {name for node in self.graph.nodes if node.base in self.frozen for name in node.parameters}
 
+    def state_arrays(self, n: int) -> tuple[np.ndarray, ...]:
+        """n arrays of zeros, shaped as theta, for an optimiser's state."""
+        return tuple(aligned(self.theta.size, self.dtype, 1 + i) for i in range(n))
+
     def like(self, dtype: Any) -> Model:
         """The same with the same parameters in another dtype, without memory of training."""
         twin = Model(self.graph, np.dtype(dtype), self.seed, self.checkpoint, self.frozen)
@@ -91,16 +99,16 @@ class Model:
         state = self.__dict__.copy()
         for name in ("params", "fitting", "plans"):
             del state[name]
-        return {**state, "theta": self.theta.copy(), "memory": self.memory._replace(states=_copies(self.memory.states))}
+        states = tuple(array.copy() for array in self.memory.states)
+        return {**state, "theta": self.theta.copy(), "memory": self.memory._replace(states=states)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # arrays are copied on both sides: a pickle's buffers may be out of band, and then belong to someone else
         self.__dict__.update(state)
-        self.memory = self.memory._replace(states=_copies(self.memory.states))
         theta = aligned(state["theta"].size, self.dtype)
         theta[:] = state["theta"]
         self._bind(theta)
-
-
-def _copies(arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    return tuple(array.copy() for array in arrays)
+        states = self.state_arrays(len(self.memory.states))
+        for array, saved in zip(states, self.memory.states, strict=True):
+            array[:] = saved
+        self.memory = self.memory._replace(states=states)

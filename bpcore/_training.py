@@ -102,7 +102,7 @@ class _Loop:
         state.epoch, state.step = model.epoch, model.step
         memory = model.memory
         if memory.optimizer != optimizer:
-            memory = _optimizers.Memory(optimizer, tuple(np.zeros_like(model.theta) for _ in optimizer.states), 0)
+            memory = _optimizers.Memory(optimizer, model.state_arrays(len(optimizer.states)), 0)
         self.flags = optimizer.flags
         newton = isinstance(optimizer, _optimizers.LevenbergMarquardt)
         self.run: Any = _levenberg.Run(model, data, n_threads) if newton else self._new_run()

@@ -85,20 +85,43 @@ int bp_is_run(const bp_array *a, int64_t cols) {
     return !a->n_outer && (cols == 1 || a->row_stride == cols * a->col_stride);
 }
 
+/* Rows of `bytes` each, next to each other from `to` on; short ones without a call. */
+static void copy_rows(const bp_array *a, const int64_t *order, int64_t first, int64_t rows, size_t bytes, char *to) {
+#define COPY(bytes)                                                                                                   \
+    for (int64_t r = first; r < first + rows; r++, to += (bytes))                                                     \
+        memcpy(to, a->data + (order ? order[r] : r) * a->row_stride, bytes)
+    switch (bytes) {
+    case 4:
+        COPY(4);
+        break;
+    case 8:
+        COPY(8);
+        break;
+    case 16:
+        COPY(16);
+        break;
+    default:
+        COPY(bytes);
+    }
+#undef COPY
+}
+
 void bp_gather(const bp_array *a, const int64_t *order, int64_t first, int64_t rows, const bp_buffer *b, bp_dtype dtype,
                char *to) {
     int64_t cols = b->cols, stride = cols == 1 ? a->row_stride : a->col_stride;
     size_t size = b->kind == BP_INT32 ? sizeof(int32_t) : dtype == BP_F32 ? sizeof(float) : sizeof(double);
-    int copied = bp_is_copied(a, b, dtype);
     if (!order && bp_is_run(a, cols)) {
         cols *= rows;
         rows = 1;
     }
     size_t bytes = (size_t)cols * size;
+    if (bp_is_copied(a, b, dtype)) {
+        copy_rows(a, order, first, rows, bytes, to);
+        return;
+    }
     for (int64_t r = 0; r < rows; r++, to += bytes) {
         const char *from = a->data + (order ? order[first + r] : first + r) * a->row_stride;
-        if (copied) memcpy(to, from, bytes);
-        else if (a->n_outer) gather_runs(a, from, b, dtype, size, to);
+        if (a->n_outer) gather_runs(a, from, b, dtype, size, to);
         else convert(a, from, cols, stride, b, dtype, to);
     }
 }

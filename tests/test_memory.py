@@ -77,3 +77,13 @@ def test_many_layers_are_placed_in_linear_time():
 
     seconds(100)
     assert seconds(4000) < 12 * max(seconds(1000), 0.01)
+
+
+def test_states_lie_on_whole_lines_at_places_of_their_own(tmp_path):
+    net = bp.Network([bp.Input(3), bp.Dense(5)], seed=0)
+    net.fit(np.ones((4, 3)), np.ones((4, 5)), optimizer=bp.RMSprop(momentum=0.9, centered=True))
+    net.save(tmp_path / "net.safetensors")
+    for each in (net, net.copy(), bp.load(tmp_path / "net.safetensors")):
+        arrays = [each.theta, *each._model.memory.states]
+        places = [array.ctypes.data % 4096 for array in arrays]
+        assert len(arrays) == 4 and len(set(places)) == 4 and not any(place % 64 for place in places)
