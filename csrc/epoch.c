@@ -24,6 +24,12 @@ static void begin_phase(bp_run *run, bp_phase phase, int stage) {
     double flops = 0;
     run->phase = phase;
     run->stage = stage;
+    run->round = 0;
+    run->rounds = 1;
+    if (bp_has_calls(run)) { /* a small step */
+        run->n_tasks = phase == BP_ROWS ? tiles_of(run->rows, plan->row_tile) : plan->n_blocks;
+        return;
+    }
     switch (phase) {
     case BP_ROWS:
         run->n_tasks = bp_stage_tasks(run, &plan->stages[stage]);
@@ -37,8 +43,7 @@ static void begin_phase(bp_run *run, bp_phase phase, int stage) {
         run->n_tasks = bp_sum_tasks(run);
         if (phase == BP_SUMS && !bp_sums_move(run)) flops = bp_sum_flops(run, plan->n_blocks);
     }
-    run->round = 0;
-    run->rounds = flops < BP_ROUND_FLOPS ? 1 : min64(1 + (int64_t)(flops / BP_ROUND_FLOPS), max64(run->n_tasks, 1));
+    if (flops >= BP_ROUND_FLOPS) run->rounds = min64(1 + (int64_t)(flops / BP_ROUND_FLOPS), max64(run->n_tasks, 1));
 }
 
 static void set_chunk(bp_run *run, int64_t off) {
