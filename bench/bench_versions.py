@@ -1,10 +1,11 @@
-"""Training steps of two versions of bpcore in one run, alternating: what a change gained or cost.
+"""Training steps and calls of two versions of bpcore in one run, alternating: what a change gained or cost.
 
     python bench/bench_versions.py --before HEAD~10             # a git reference, built in a temporary worktree
     python bench/bench_versions.py --before ../tree 2-8-1/4 lstm    # or a built source tree; some of the cases
     python bench/bench_versions.py --before v0.1.0 --optimizers sgd --threads 1 --rounds 15
 
-After is this source tree as it is built. Cases are the nets of bench_epoch and the graphs of bench/graphs. A round
+After is this source tree as it is built. Cases are the nets of bench_epoch, the graphs of bench/graphs, and calls of a
+method on 4-16-3, of which a step is a part of a microsecond: what is around it shows (call:fit and the like). A round
 times both versions one after the other, so a ratio is the median over the rounds of before / after, and above 1 where
 the new version is faster; its range is that of the rounds. Both must have the same losses to 1e-4 over three epochs, or
 the exit status is 1; "same" says that they have the same bits. A dash: a version cannot run the case. Writes
@@ -31,6 +32,7 @@ from adapters import Spec
 
 TREE = harness.HERE.parent
 VERSIONS = ("before", "after")
+CALLS = tuple(f"call:{method}" for method in ("fit", "value_and_grad", "evaluate", "predict", "predictor"))
 
 
 @contextlib.contextmanager
@@ -58,12 +60,14 @@ def command(*words: str, cwd: Path | None = None) -> None:
 
 
 def case(name: str) -> str | tuple[tuple[int, ...], int]:
-    """argparse type: a name of bench/graphs, or 784-30-10/10."""
-    return name if name in bench_graph.CASES else bench_epoch.net(name)
+    """argparse type: a name of bench/graphs, call:fit and the like, or 784-30-10/10."""
+    return name if name in (*bench_graph.CASES, *CALLS) else bench_epoch.net(name)
 
 
 def task(of: Any, optimizer: str) -> tuple[str, int, str, dict[str, Any]]:
     """Title, steps of an epoch, the adapter's class and its arguments."""
+    if of in CALLS:
+        return of, 1, "Call", {"method": of.partition(":")[2]}
     if isinstance(of, str):
         module = importlib.import_module(f"graphs.{of}")
         arguments = module.data(np.random.default_rng(bench_graph.SEED))
@@ -116,9 +120,9 @@ def row(result: dict[str, Any]) -> list[str]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Microseconds a training step, version against version.")
+    parser = argparse.ArgumentParser(description="Microseconds a training step or a call, version against version.")
     parser.add_argument("--before", required=True, metavar="VERSION", help="a git reference, or a built source tree")
-    every = [*map(bench_epoch.net, bench_epoch.NETS), *bench_graph.CASES]
+    every = [*map(bench_epoch.net, bench_epoch.NETS), *bench_graph.CASES, *CALLS]
     parser.add_argument("cases", nargs="*", type=case, default=every, metavar="CASE", help="784-30-10/10, lstm, ...")
     rules = list(bench_epoch.RATES)
     parser.add_argument("--optimizers", nargs="+", choices=rules, default=rules, metavar="NAME", help="sgd, adam")
@@ -137,13 +141,13 @@ def main() -> int:
         commits = [harness.commit(tree) for tree in (before, TREE)]
         print("before: {}, after: {}".format(*commits))
         for of in options.cases:
-            for optimizer in options.optimizers:
+            for optimizer in options.optimizers if of not in CALLS else ["-"]:
                 results += measure(crew, of, optimizer, options)
                 done = results[-1]
                 print(done["case"], optimizer, done.get("failed", "measured"), file=sys.stderr)
     head = ["case", "optimizer", "threads", *VERSIONS, "ratio", "range", "losses differ"]
     harness.print_table(head, map(row, results))
-    print("microseconds a step, median +- half the spread in percent; ratio: before / after")
+    print("microseconds a step or a call, median +- half the spread in percent; ratio: before / after")
     content = {"machine": machine, **dict(zip(VERSIONS, commits, strict=True)), "results": results}
     harness.write_json("versions", options, content)
     apart = [result for result in results if result.get("loss_disagreement", 0) > bench_graph.TOLERANCE]

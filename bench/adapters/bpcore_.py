@@ -36,10 +36,17 @@ def network(spec: Spec) -> Any:
     return bp.Network([bp.Input(spec.sizes[0]), *hidden, bp.Dense(spec.sizes[-1], last)], dtype=spec.dtype)
 
 
+def optimizer(spec: Spec) -> Any:
+    if spec.optimizer == "adam":
+        return bp.Adam(lr=spec.lr)
+    momentum = 0.0 if spec.optimizer == "sgd" else 0.9
+    return bp.SGD(lr=spec.lr, momentum=momentum, **({"clip_norm": 1.0} if spec.optimizer == "clipped" else {}))
+
+
 class Train:
     def __init__(self, spec: Spec, theta: NDArray, X: NDArray, y: NDArray) -> None:
         self.spec, self.start, self.X, self.y = spec, theta, X, y
-        self.optimizer = {"sgd": bp.SGD, "adam": bp.Adam}[spec.optimizer](lr=spec.lr)
+        self.optimizer = optimizer(spec)
         self.reset()
 
     def reset(self) -> None:
@@ -101,6 +108,30 @@ class Gradient:
         for _ in range(count):
             gradient = self.way(self.net, self.X, self.y)
         return np.array(gradient)
+
+
+class Call:
+    """A method of 4-16-3, called again and again on 16 rows, `predict` and `predictor` on one."""
+
+    def __init__(self, method: str) -> None:
+        net = network(Spec((4, 16, 3), 16))
+        rng = np.random.default_rng(0)
+        X, y = rng.standard_normal((16, 4)).astype(np.float32), rng.integers(3, size=16)
+        answer, row = net.predictor(), X[0]
+        ways: dict[str, Any] = {
+            "fit": lambda: net.fit(X, y, batch_size=16).loss[0],
+            "value_and_grad": lambda: net.value_and_grad(X, y)[0],
+            "evaluate": lambda: net.evaluate(X, y)["loss"],
+            "predict": lambda: net.predict(X[:1])[0, 0],
+            "predictor": lambda: answer(row)[0],
+        }
+        self.way = ways[method]
+
+    def reset(self) -> None:
+        """Calls go on with the network as it is."""
+
+    def run(self, count: int) -> list[float]:
+        return [float(self.way()) for _ in range(count)]
 
 
 class Graph:
