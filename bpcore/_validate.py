@@ -196,12 +196,38 @@ def array(name: str, value: Any) -> np.ndarray:
     return a
 
 
-def _find(name: str, a: np.ndarray, dtype: np.dtype[Any], low: float, high: float) -> None:
-    where = _scan(a, dtype, low, high)
+def csr(name: str, X: Any) -> Any:
+    """A CSR or CSC matrix of SciPy's, of real numbers, as CSR; ValueError where its indices lead out of it."""
+    if X.format == "csc":
+        _check_indices(name, X, X.shape[1], X.shape[0])
+        X = X.tocsr()
+    _check_indices(name, X, *X.shape)
+    array(name, X.data)
+    return X
+
+
+def _check_indices(name: str, X: Any, n: int, width: int) -> None:
+    """Of a compressed matrix: n rows of `width` columns, or by columns the other way round."""
+    indptr, used = X.indptr, X.indices[: int(X.indptr[-1])]
+    right = indptr.dtype.kind in "iu" and used.dtype.kind in "iu" and indptr.shape == (n + 1,) and indptr[0] == 0 and (indptr[:-1] <= indptr[1:]).all()
+    right = right and len(used) == indptr[-1] <= len(X.data) and X.data.ndim == used.ndim == 1
+    if not right or (len(used) and not (used.min() >= 0 and used.max() < width)):
+        raise ValueError(
+            f"{name}: expected a sparse matrix with indices inside its shape {X.shape}, got one with others; "
+            f"{name}.check_format() says more"
+        )
+
+
+def _find(
+    name: str, a: np.ndarray | _core.SparseRows, dtype: np.dtype[Any], low: float, high: float
+) -> None:
+    values = a.data if isinstance(a, _core.SparseRows) else a
+    where = _scan(values, dtype, low, high)
     if where is None:
         return
-    value = a[where]
-    place = f"{name}[{', '.join(map(str, where))}] is {value!s}"
+    value = values[where]
+    index = a.place(*where) if isinstance(a, _core.SparseRows) else where
+    place = f"{name}[{', '.join(map(str, index))}] is {value!s}"
     if not np.isfinite(value):
         raise ValueError(f"{name}: expected finite numbers; {place}")
     if not low <= value <= high:
@@ -258,11 +284,12 @@ def inputs(
 
 
 def _input(value: Any, node: Any, dtype: np.dtype[Any], check_finite: bool, name: str) -> np.ndarray:
-    a, shape = array(name, value), node.shape
+    a: Any = value if isinstance(value, _core.SparseRows) else array(name, value)
+    shape = node.shape
     words = ", ".join(map(str, shape))
     if a.ndim != 1 + len(shape):
         cure = ""
-        if a.shape in (shape, (a.size,)):
+        if a.shape in (shape, (math.prod(a.shape),)):
             cure = f"; for one row use {name}.reshape(1, -1)" if len(shape) == 1 else f"; for one use {name}[None]"
         raise ValueError(f"{name}: expected shape (n, {words}), got {a.shape}{cure}")
     if a.shape[0] == 0:
@@ -271,6 +298,8 @@ def _input(value: Any, node: Any, dtype: np.dtype[Any], check_finite: bool, name
         what = f" for a network with {words} inputs" if len(shape) == 1 else ""
         raise ValueError(f"{name}: expected shape (n, {words}){what}, got {a.shape}")
     if node.layer.integer:
+        if isinstance(a, _core.SparseRows):
+            raise TypeError(f"{name}: expected a dense array of whole numbers, got a sparse matrix; use {name}.toarray()")
         if a.dtype.kind not in "iu":
             raise TypeError(f"{name}: expected whole numbers, got dtype {a.dtype}; use {name}.astype(int)")
         _find(name, a, np.dtype(np.float64), 0, node.n_labels - 1)

@@ -207,6 +207,12 @@ typedef struct {
     int64_t outer[BP_MAX_OUTER], outer_stride[BP_MAX_OUTER];
     bp_source type;
     int swapped; /* byte order is not the machine's */
+    /* NULL, or of a sparse matrix by rows (CSR): row r has the elements data[k], col_stride apart, in the columns
+     * indices[k], k from indptr[r] to indptr[r + 1], in any order; those of one column are added up, and what lies
+     * outside the row or the n_values elements is passed over. */
+    const void *indices, *indptr;
+    int64_t n_values;
+    int wide; /* indices and indptr are int64, else int32 */
 } bp_array;
 
 /* Finds the first element (in memory order) that is not finite once rounded to dtype, or lies outside low..high:

@@ -69,10 +69,21 @@ static void gather_runs(const bp_array *a, const char *from, const bp_buffer *b,
     }
 }
 
+/* The rows of a sparse matrix, each made dense. */
+static void gather_sparse(const bp_array *a, const int64_t *order, int64_t first, int64_t rows, int64_t cols,
+                          bp_dtype dtype, size_t size, char *to) {
+    for (int64_t r = 0; r < rows; r++, to += (size_t)cols * size) {
+        int64_t row = order ? order[first + r] : first + r;
+        int64_t k = bp_index(a, a->indptr, row), end = bp_index(a, a->indptr, row + 1);
+        memset(to, 0, (size_t)cols * size);
+        if (k >= 0 && end <= a->n_values) bp_active->scatter[dtype](a, k, end, cols, to);
+    }
+}
+
 int bp_is_copied(const bp_array *a, const bp_buffer *b, bp_dtype dtype) {
     int alike = a->type == (b->kind == BP_INT32 ? BP_I32 : dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE);
     int64_t stride = b->cols == 1 ? a->row_stride : a->col_stride;
-    return alike && !a->swapped && !a->n_outer && stride == bp_source_size(a->type);
+    return alike && !a->swapped && !a->n_outer && !a->indices && stride == bp_source_size(a->type);
 }
 
 int bp_lies_as_held(const bp_array *a, const bp_buffer *b, bp_dtype dtype) {
@@ -110,6 +121,10 @@ void bp_gather(const bp_array *a, const int64_t *order, int64_t first, int64_t r
                char *to) {
     int64_t cols = b->cols, stride = cols == 1 ? a->row_stride : a->col_stride;
     size_t size = b->kind == BP_INT32 ? sizeof(int32_t) : dtype == BP_F32 ? sizeof(float) : sizeof(double);
+    if (a->indices) {
+        gather_sparse(a, order, first, rows, cols, dtype, size, to);
+        return;
+    }
     if (!order && bp_is_run(a, cols)) {
         cols *= rows;
         rows = 1;

@@ -1,4 +1,4 @@
-/* Reading the user's arrays: any strides, byte order and type, to the rows of a buffer. */
+/* Reading the user's arrays: any strides, byte order and type, or sparse, to the rows of a buffer. */
 #ifndef BP_DATA_H
 #define BP_DATA_H
 

@@ -6,10 +6,54 @@ cdef enum:
     SMALL = 1 << 16  # scanned with the GIL held
 
 
+@cython.final
+cdef class SparseRows:
+    """Rows of a CSR matrix that _validate.csr has checked: an input that C makes dense where it reads it."""
+    cdef readonly tuple shape
+    cdef readonly cnp.ndarray data
+    cdef cnp.ndarray indices, indptr
+
+    def __init__(self, matrix):
+        wide = matrix.indices.dtype != np.int32 or matrix.indptr.dtype != np.int32
+        kind = np.dtype(np.int64 if wide else np.int32)
+        self.shape, self.data = matrix.shape, matrix.data
+        self.indices, self.indptr = (np.require(a, kind, "CA") for a in (matrix.indices, matrix.indptr))
+
+    def __len__(self):
+        return self.shape[0]
+
+    @property
+    def ndim(self):
+        """2."""
+        return 2
+
+    @property
+    def dtype(self):
+        """Of its elements."""
+        return self.data.dtype
+
+    def place(self, int64_t k):
+        """(row, column) of element k."""
+        return int(np.searchsorted(self.indptr, k, "right")) - 1, int(self.indices[k])
+
+    cdef bp_array describe(self) except *:
+        cdef bp_array out = _describe(self.data)
+        out.rows, out.cols, out.row_stride, out.col_stride = self.shape[0], self.shape[1], 0, self.data.strides[0]
+        out.indices, out.indptr = cnp.PyArray_DATA(self.indices), cnp.PyArray_DATA(self.indptr)
+        out.n_values, out.wide = min(len(self.indices), len(self.data)), self.indices.itemsize == 8
+        return out
+
+
+cdef bp_array _describe_rows(rows) except *:
+    """Of an ndarray or SparseRows."""
+    return (<SparseRows>rows).describe() if isinstance(rows, SparseRows) else _describe(rows)
+
+
 cdef bp_array _describe(cnp.ndarray a) except *:
     """A borrowed view of an array of rows, of one axis or more."""
     cdef bp_array out
     cdef int axis
+    memset(&out, 0, sizeof(out))
     out.data = <const char *>cnp.PyArray_DATA(a)
     out.rows = a.shape[0]
     out.row_stride = a.strides[0]

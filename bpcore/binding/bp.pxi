@@ -56,6 +56,10 @@ cdef extern from "bp.h" nogil:
         int64_t outer_stride[4]
         bp_source type
         int swapped
+        const void *indices
+        const void *indptr
+        int64_t n_values
+        int wide
     ctypedef struct bp_number:
         double value
         const double *steps

@@ -92,6 +92,7 @@ cdef class Predictor:
         port.buffer = self.input
         port.array.rows = 1 if ndim == 1 else a.shape[0]
         port.array.n_outer = 0
+        port.array.indices = NULL
         port.array.cols = self.n_in
         port.array.col_stride = a.strides[ndim - 1]
         port.array.row_stride = a.strides[0] if ndim == 2 else port.array.col_stride * self.n_in

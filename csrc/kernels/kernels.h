@@ -39,6 +39,8 @@ typedef struct {
     bp_op_kernels operations[BP_N_OPERATIONS];
     /* n elements of the user's, `stride` bytes apart, to the real type */
     void (*convert[2])(const char *source, int64_t stride, bp_source type, int swapped, int64_t n, void *out);
+    /* adds elements first..end-1 of a sparse matrix to a row of `cols` columns */
+    void (*scatter[2])(const bp_array *a, int64_t first, int64_t end, int64_t cols, void *row);
     bp_rule_fn *rules[BP_N_RULES][2];
     /* n elements of gradients; see rules.inc */
     void (*sum[2])(void *sum, const void *term, int64_t n);
@@ -58,5 +60,10 @@ extern _Thread_local char bp_panels[];
 
 int64_t bp_source_size(bp_source type); /* bytes */
 float bp_from_half(uint16_t half);
+
+/* Element i of a sparse matrix's indices or indptr. */
+static inline int64_t bp_index(const bp_array *a, const void *indices, int64_t i) {
+    return a->wide ? ((const int64_t *)indices)[i] : ((const int32_t *)indices)[i];
+}
 
 #endif

@@ -69,7 +69,8 @@ static bp_array lay(char *memory, bp_source type, int layout, int swapped) {
 }
 
 /* Column `labels` of the array comes back as int32 through a plan that only gathers; all of it as reals. */
-static void check_read(bp_dtype dtype, const bp_array *array, const int64_t *order) {
+/* What a plan holds of the rows, as doubles (ROWS, COLS). */
+static void read_rows(bp_dtype dtype, const bp_array *array, const int64_t *order, double *values) {
     bp_plan *plan = bp_plan_new(dtype);
     int real = bp_plan_buffer(plan, BP_REAL, COLS);
     char *out = zeros(ROWS * COLS, sizeof(double));
@@ -80,17 +81,21 @@ static void check_read(bp_dtype dtype, const bp_array *array, const int64_t *ord
     CHECK(!bp_run_ports(run, 1, &in, 1, &port, -1));
     bp_run_begin(run, ROWS, ROWS, order);
     CHECK(bp_epoch(run, 2, INFINITY, -1, 1) == BP_DONE);
-    int equal = 1;
-    for (int64_t r = 0; r < ROWS; r++)
-        for (int64_t c = 0; c < COLS; c++) {
-            int64_t i = r * COLS + c;
-            double got = dtype == BP_F32 ? (double)((float *)out)[i] : ((double *)out)[i];
-            equal &= got == value_at(array->type, order ? order[r] : r, c);
-        }
-    CHECK(equal);
+    for (int i = 0; i < ROWS * COLS; i++)
+        values[i] = dtype == BP_F32 ? (double)((float *)(void *)out)[i] : ((double *)(void *)out)[i];
     bp_run_free(run);
     bp_plan_free(plan);
     free(out);
+}
+
+static void check_read(bp_dtype dtype, const bp_array *array, const int64_t *order) {
+    double values[ROWS * COLS];
+    int equal = 1;
+    read_rows(dtype, array, order, values);
+    for (int64_t r = 0; r < ROWS; r++)
+        for (int64_t c = 0; c < COLS; c++)
+            equal &= values[r * COLS + c] == value_at(array->type, order ? order[r] : r, c);
+    CHECK(equal);
 }
 
 static void test_reading(void) {
@@ -111,6 +116,67 @@ static void test_reading(void) {
                 CHECK(row == -1 && col == -1);
                 free(memory);
             }
+}
+
+enum { MANY = 300 };
+
+/* Row 0 has its column 2 in many parts, others each column but one, from the last to the first; an index of each row
+ * leads out. */
+static void fill_sparse(char *memory, bp_source type, int swapped, int64_t *indices, int64_t *indptr) {
+    int64_t size = 0, k = 0;
+    for (int64_t r = 0; r < ROWS; r++) {
+        indptr[r] = k;
+        for (int64_t i = 0; i < (r ? COLS : MANY); i++, k++) {
+            char bytes[16];
+            int64_t c = r ? COLS - 1 - i : 2;
+            size = (int64_t)write_value(bytes, type, r ? value_at(type, r, c) : 1);
+            for (int64_t b = 0; b < size; b++) memory[k * size + b] = bytes[swapped ? size - 1 - b : b];
+            indices[k] = r && c == r % COLS ? (r % 2 ? -1 : COLS) : c;
+        }
+    }
+    indptr[ROWS] = k;
+}
+
+static void test_sparse(void) {
+    enum { N = MANY + (ROWS - 1) * COLS };
+    int64_t wide[N], wide_ptr[ROWS + 1], order[ROWS];
+    int32_t indices[N], indptr[ROWS + 1];
+    char memory[N * 16];
+    double values[ROWS * COLS];
+    bp_permutation(order, ROWS, 1, 2, 3);
+    for (int type = 0; type < BP_N_SOURCES; type++)
+        for (int turn = 0; turn < 8; turn++) {
+            context("sparse, source %d, turn %d", type, turn);
+            char bytes[16];
+            int swapped = turn & 1, is_wide = turn >> 1 & 1, ordered = turn >> 2;
+            fill_sparse(memory, (bp_source)type, swapped, wide, wide_ptr);
+            wide_ptr[ROWS] += 5 * (turn == 7); /* the last row leads out */
+            for (int i = 0; i < N; i++) indices[i] = (int32_t)wide[i];
+            for (int i = 0; i <= ROWS; i++) indptr[i] = (int32_t)wide_ptr[i];
+            bp_array array = {.data = memory, .rows = ROWS, .cols = COLS, .type = (bp_source)type, .swapped = swapped,
+                              .col_stride = (int64_t)write_value(bytes, (bp_source)type, 0), .n_values = N,
+                              .indices = is_wide ? (void *)wide : (void *)indices,
+                              .indptr = is_wide ? (void *)wide_ptr : (void *)indptr, .wide = is_wide};
+            for (int dtype = 0; dtype < 2; dtype++) {
+                int equal = 1;
+                read_rows((bp_dtype)dtype, &array, ordered ? order : NULL, values);
+                for (int64_t i = 0; i < ROWS * COLS; i++) {
+                    int64_t r = ordered ? order[i / COLS] : i / COLS, c = i % COLS;
+                    double want = r ? value_at((bp_source)type, r, c) : c == 2 ? MANY : 0;
+                    if (r && (c == r % COLS || (turn == 7 && r == ROWS - 1))) want = 0;
+                    equal &= values[i] == want;
+                }
+                CHECK(equal);
+            }
+        }
+    bp_plan *plan = bp_plan_new(BP_F32);
+    bp_in_port in = {bp_plan_buffer(plan, BP_INT32, COLS),
+                     {.data = memory, .rows = 1, .cols = COLS, .indices = wide, .indptr = wide_ptr, .wide = 1}};
+    CHECK(!bp_plan_compile(plan, BP_DO_FORWARD, 8, 1));
+    bp_run *run = run_new(plan, NULL, 0);
+    CHECK(bp_run_ports(run, 1, &in, 0, NULL, -1) == BP_E_SHAPE);
+    bp_run_free(run);
+    bp_plan_free(plan);
 }
 
 /* Every half, against ldexp. */
@@ -188,6 +254,7 @@ static void test_scan(void) {
 
 void test_data(void) {
     test_reading();
+    test_sparse();
     test_half();
     test_scan();
 }
