@@ -32,7 +32,7 @@ class DivergenceError(ArithmeticError):
         )
 
 
-def warn(message: str, category: type[Warning] = UserWarning, within: tuple[str, ...] = ("bpcore",)) -> None:
+def warn(message: str | Warning, category: type[Warning] = UserWarning, within: tuple[str, ...] = ("bpcore",)) -> None:
     """Warns of the line that called the packages `within`."""
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in within:

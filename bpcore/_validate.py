@@ -209,7 +209,13 @@ def csr(name: str, X: Any) -> Any:
 def _check_indices(name: str, X: Any, n: int, width: int) -> None:
     """Of a compressed matrix: n rows of `width` columns, or by columns the other way round."""
     indptr, used = X.indptr, X.indices[: int(X.indptr[-1])]
-    right = indptr.dtype.kind in "iu" and used.dtype.kind in "iu" and indptr.shape == (n + 1,) and indptr[0] == 0 and (indptr[:-1] <= indptr[1:]).all()
+    right = (
+        indptr.dtype.kind in "iu"
+        and used.dtype.kind in "iu"
+        and indptr.shape == (n + 1,)
+        and indptr[0] == 0
+        and (indptr[:-1] <= indptr[1:]).all()
+    )
     right = right and len(used) == indptr[-1] <= len(X.data) and X.data.ndim == used.ndim == 1
     if not right or (len(used) and not (used.min() >= 0 and used.max() < width)):
         raise ValueError(
@@ -218,9 +224,7 @@ def _check_indices(name: str, X: Any, n: int, width: int) -> None:
         )
 
 
-def _find(
-    name: str, a: np.ndarray | _core.SparseRows, dtype: np.dtype[Any], low: float, high: float
-) -> None:
+def _find(name: str, a: np.ndarray | _core.SparseRows, dtype: np.dtype[Any], low: float, high: float) -> None:
     values = a.data if isinstance(a, _core.SparseRows) else a
     where = _scan(values, dtype, low, high)
     if where is None:
@@ -299,7 +303,9 @@ def _input(value: Any, node: Any, dtype: np.dtype[Any], check_finite: bool, name
         raise ValueError(f"{name}: expected shape (n, {words}){what}, got {a.shape}")
     if node.layer.integer:
         if isinstance(a, _core.SparseRows):
-            raise TypeError(f"{name}: expected a dense array of whole numbers, got a sparse matrix; use {name}.toarray()")
+            raise TypeError(
+                f"{name}: expected a dense array of whole numbers, got a sparse matrix; use {name}.toarray()"
+            )
         if a.dtype.kind not in "iu":
             raise TypeError(f"{name}: expected whole numbers, got dtype {a.dtype}; use {name}.astype(int)")
         _find(name, a, np.dtype(np.float64), 0, node.n_labels - 1)

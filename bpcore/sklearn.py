@@ -4,36 +4,46 @@ They inherit what scikit-learn's classes say and check (parameters, labels, attr
 computes.  From the same `random_state` they draw the same weights, splits and orders of rows, so the numbers are
 scikit-learn's up to rounding.  What differs:
 
-- A sparse X is made dense: as a whole in `fit` and `partial_fit`, 4096 rows at a time in prediction.
+- Rows of a sparse X are made dense as they are read, at most a batch at a time: the numbers are those of a dense X.
 - A prediction has the dtype of `coefs_`.
 - Losses of saturated outputs are exact, where scikit-learn clips probabilities at the machine epsilon.
 - `solver="lbfgs"` with several outputs of squared error minimises their sum, whose gradient scikit-learn uses too,
   though it hands L-BFGS their mean with it; `loss_` is the mean, as there.
 - Refused by ValueError: `momentum=1`, negative sample weights, negative y with `loss="poisson"`.
 - A batch whose sample weights are all zero is passed over, where scikit-learn divides by zero.
-- A training that diverges ends there by ValueError, not after the last epoch.
+- A training that diverges ends there, not after the last epoch: by ValueError, or with `early_stopping` by a
+  ConvergenceWarning, a validation score of NaN and the best weights so far.
+- With `early_stopping` and `warm_start` a later `fit` does not write to the best weights of an earlier one.
+- `partial_fit` heeds what `set_params` has changed since the last call, where scikit-learn keeps the optimiser of the
+  first: a new `learning_rate_init` (also under `learning_rate="adaptive"`; under "invscaling" divided by
+  (t_ + 1)^power_t), `momentum`, `nesterovs_momentum`, `beta_1`, `beta_2` and `epsilon` hold from the next step, with
+  the velocity or moments kept; another `solver`, or a `momentum` that becomes or was 0, begins anew.
+- Pickles hold the versions of scikit-learn and of bpcore, and warn when others load them: `InconsistentVersionWarning`,
+  `BpcoreVersionWarning`.
 """
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.optimize
+import scipy.sparse
 from scipy.special import xlogy
 
 import bpcore as bp
-from bpcore import _errors
+from bpcore import _core, _errors, _validate
 
 try:
+    import sklearn
     import sklearn.neural_network as peer
     from sklearn.base import is_classifier
-    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning
     from sklearn.model_selection import train_test_split
-    from sklearn.utils import gen_batches, shuffle
+    from sklearn.utils import shuffle
     from sklearn.utils.optimize import _check_optimize_result
     from sklearn.utils.validation import validate_data
 except ImportError as error:
@@ -41,9 +51,8 @@ except ImportError as error:
         f"bpcore.sklearn needs scikit-learn 1.7 or later ({error}); pip install -U scikit-learn"
     ) from error
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = ["BpcoreVersionWarning", "MLPClassifier", "MLPRegressor"]
 
-ROWS = 4096  # of a sparse X made dense at a time in prediction
 SMALLEST_LR = 1e-6  # where learning_rate="adaptive" ends
 
 
@@ -57,8 +66,6 @@ def _check_peer() -> None:
     ):
         method = getattr(peer.MLPClassifier, name, None)
         if method is None or tuple(inspect.signature(method).parameters)[: len(first)] != first:
-            import sklearn
-
             raise ImportError(
                 f"bpcore.sklearn: scikit-learn {sklearn.__version__} has another MLPClassifier inside ({name}); "
                 "pip install 'scikit-learn>=1.7,<1.10'"
@@ -82,8 +89,50 @@ def _poisson_gradient(z: np.ndarray, y: np.ndarray) -> np.ndarray:
 _POISSON = bp.Loss(_poisson_value, _poisson_gradient, name="poisson")
 
 
-def _dense(X: Any) -> np.ndarray:
-    return X.toarray() if hasattr(X, "toarray") else X
+def _csr(X: Any) -> Any:
+    """A sparse X by rows, checked; a dense one as it is."""
+    return _validate.csr("X", X) if scipy.sparse.issparse(X) else X
+
+
+def _rows(X: Any) -> Any:
+    """X as bpcore's networks take it."""
+    return _core.SparseRows(_csr(X)) if scipy.sparse.issparse(X) else X
+
+
+class BpcoreVersionWarning(InconsistentVersionWarning):
+    """An estimator was pickled with another version of bpcore.
+
+    original_bpcore_version, current_bpcore_version: those ("unknown" in pickles of before versions were kept); the
+    attributes of scikit-learn's warning are its versions.
+    """
+
+    def __init__(self, *, original_bpcore_version: str, **of_scikit_learn: str) -> None:
+        super().__init__(**of_scikit_learn)
+        self.original_bpcore_version, self.current_bpcore_version = original_bpcore_version, bp.__version__
+
+    def __str__(self) -> str:
+        return (
+            f"Trying to unpickle estimator {self.estimator_name} from bpcore {self.original_bpcore_version} when using "
+            f"bpcore {self.current_bpcore_version}: its numbers may be others, or it may not work; train it again, or "
+            "load it with the version that saved it"
+        )
+
+
+@dataclass(frozen=True)
+class _Optimizer:
+    """What scikit-learn keeps as `_optimizer`: as the parameters ask for it, and at its present rate."""
+
+    given: bp.SGD | bp.Adam
+    rule: bp.SGD | bp.Adam
+
+    @property
+    def learning_rate(self) -> float:
+        """The present rate."""
+        return self.rule.lr
+
+    def serves(self, given: bp.SGD | bp.Adam) -> bool:
+        """Whether training may go on by other numbers with what this one has kept."""
+        return type(self.rule) is type(given) and self.rule.states == given.states
 
 
 class _Perceptron:
@@ -116,14 +165,14 @@ class _Perceptron:
     def _data(self, X: Any, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
         """X, y and the loss, as bpcore takes them."""
         if self.out_activation_ == "softmax":
-            return _dense(X), y.argmax(axis=1), "cross_entropy"
+            return _rows(X), y.argmax(axis=1), "cross_entropy"
         if self.out_activation_ == "logistic":
-            return _dense(X), y, "binary_cross_entropy"
+            return _rows(X), y, "binary_cross_entropy"
         if self.out_activation_ == "identity":
-            return _dense(X), y, "squared_error"
+            return _rows(X), y, "squared_error"
         if y.min() < 0:
             raise ValueError(f"y: expected numbers from 0 with loss='poisson', got {y.min()}")
-        return _dense(X), y.astype(np.float64), _POISSON
+        return _rows(X), y.astype(np.float64), _POISSON
 
     def _loss_units(self) -> int:
         """By how much scikit-learn divides the loss: it takes the mean of squared errors over outputs, else the sum."""
@@ -133,22 +182,19 @@ class _Perceptron:
         """(n, n_outputs_) in the dtype of coefs_."""
         if check_input:
             X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32), reset=False)
-        net = self._network()
-        if hasattr(X, "toarray"):
-            X = X.tocsr()
-            out = np.concatenate([net.predict(X[rows].toarray()) for rows in gen_batches(X.shape[0], ROWS)])
-        else:
-            out = net.predict(X)
+        out = self._network().predict(_rows(X))
         return np.exp(out, out=out) if self.out_activation_ == "exp" else out
 
     def _fit_stochastic(self, X: Any, y: np.ndarray, sample_weight: Any, *rest: Any) -> None:
         *_, incremental = rest
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
-        goes_on = incremental and hasattr(self, "_optimizer")
-        if not goes_on:
-            self._optimizer = self._new_optimizer()
-        net = self._network(fresh=not goes_on)
+        known, given = getattr(self, "_optimizer", None), self._new_optimizer()
+        if not incremental or (known and not known.serves(given)):
+            known = None
+        rule = replace(given, lr=self._rate(known)) if known else given
+        X = _csr(X)
+        net = self._network(fresh=not known)
         validation = (None, None, None)
         if self.early_stopping:
             X, y, sample_weight, validation = self._split(X, y, sample_weight)
@@ -159,29 +205,74 @@ class _Perceptron:
         batch = min(200 if self.batch_size == "auto" else self.batch_size, n)
         X, y, loss = self._data(X, y)
         self.n_iter_ = 0
+        self._optimizer = known or _Optimizer(given, given)
+        training = _Training(self, given, rule, n, batch, sample_weight, validation, incremental)
         try:
             net.fit(
                 X,
                 y,
                 loss=loss,
-                optimizer=net._model.memory.optimizer or self._optimizer,
+                optimizer=net._model.memory.optimizer or rule,
                 epochs=1 if incremental else min(self.max_iter, 2**31),
                 batch_size=batch,
                 shuffle=False,
                 sample_weight=sample_weight,
-                callbacks=_Training(self, n, batch, sample_weight, validation, incremental),
+                callbacks=training,
                 check_finite=False,
             )
         except bp.DivergenceError as error:
-            raise ValueError(
-                f"Solver produced non-finite values in epoch {error.epoch}, batch {error.batch}. The input data may "
-                "contain large values and need to be preprocessed, or learning_rate_init is too large."
-            ) from error
+            if not self.early_stopping:
+                raise ValueError(
+                    "Solver produced non-finite parameter weights. The input data may contain large values and need to "
+                    "be preprocessed. Or learning_rate_init is too large: it happened in epoch "
+                    f"{error.epoch}, batch {error.batch}."
+                ) from error
+            training.end_diverged()
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=4)
         if self.early_stopping:
-            self.coefs_, self.intercepts_ = self._best_coefs, self._best_intercepts
+            self.coefs_ = [W.copy() for W in self._best_coefs]
+            self.intercepts_ = [b.copy() for b in self._best_intercepts]
             self._network()
+
+    def __getstate__(self) -> dict[str, Any]:
+        of_base: Any = super().__getstate__()
+        state = {**of_base, "_sklearn_version": sklearn.__version__, "_bpcore_version": bp.__version__}
+        _, net = state.get("_net", ((), None))
+        if net is not None:
+            views, lists = net.params.values(), (state["coefs_"], state["intercepts_"])
+            if all(any(array is view for view in views) for arrays in lists for array in arrays):
+                del state["coefs_"], state["intercepts_"]  # the network holds them
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = state.copy()
+        versions = {
+            "estimator_name": type(self).__name__,
+            "current_sklearn_version": sklearn.__version__,
+            "original_sklearn_version": state.pop("_sklearn_version", "unknown"),
+        }
+        of_bpcore = state.pop("_bpcore_version", "unknown")
+        if versions["original_sklearn_version"] != sklearn.__version__:
+            _errors.warn(InconsistentVersionWarning(**versions))
+        if of_bpcore != bp.__version__:
+            _errors.warn(BpcoreVersionWarning(original_bpcore_version=of_bpcore, **versions))
+        if not isinstance(state.get("_optimizer"), _Optimizer):  # of a version that kept another
+            state.pop("_optimizer", None)
+        if "_net" in state and "coefs_" not in state:
+            params = state["_net"][1].params
+            state["coefs_"] = [view for name, view in params.items() if name.endswith(".W")]
+            state["intercepts_"] = [view for name, view in params.items() if name.endswith(".b")]
+        super().__setstate__(state)  # type: ignore[misc]
+
+    def _rate(self, known: _Optimizer) -> float:
+        """At which partial_fit goes on."""
+        schedule = self.learning_rate if self.solver == "sgd" else "constant"
+        if schedule == "invscaling":
+            return self.learning_rate_init / (self.t_ + 1) ** self.power_t
+        if schedule == "adaptive" and known.given.lr == self.learning_rate_init:
+            return known.rule.lr
+        return self.learning_rate_init
 
     def _new_optimizer(self) -> bp.SGD | bp.Adam:
         if self.solver == "adam":
@@ -253,14 +344,27 @@ class _Training(bp.Callback):
     """
 
     def __init__(
-        self, mlp: Any, n: int, batch: int, sample_weight: Any, validation: tuple[Any, Any, Any], incremental: bool
+        self,
+        mlp: Any,
+        given: bp.SGD | bp.Adam,
+        rule: bp.SGD | bp.Adam,
+        n: int,
+        batch: int,
+        sample_weight: Any,
+        validation: tuple[Any, Any, Any],
+        incremental: bool,
     ) -> None:
+        self.given, self.rule = given, rule
         self.mlp, self.n, self.batch, self.sample_weight, self.incremental = mlp, n, batch, sample_weight, incremental
         self.validation = validation
         self.order = np.arange(n)
 
     def on_fit_begin(self, state: Any) -> None:
-        """Before the first epoch."""
+        """The optimiser, which may have other numbers than in the last partial_fit."""
+        if self.rule.lr != self.mlp._optimizer.learning_rate:
+            self.set_rate(state, self.rule.lr)
+        self.mlp._optimizer = _Optimizer(self.given, self.rule)
+        state.optimizer = self.rule
         self.begin_epoch(state)
 
     def begin_epoch(self, state: Any) -> None:
@@ -278,12 +382,13 @@ class _Training(bp.Callback):
         decay = float(mlp.alpha / size) if size > 0 else 0.0
         self.rows = len(rows)
         self.penalty = 0.5 * decay * sum(np.vdot(W, W) for W in mlp.coefs_) if decay else 0.0
-        change = {"lr": mlp._optimizer.lr, "weight_decay": decay}
-        if isinstance(mlp._optimizer, bp.Adam):
+        rule = mlp._optimizer.rule
+        change = {"lr": rule.lr, "weight_decay": decay}
+        if isinstance(rule, bp.Adam):
             # scikit-learn adds epsilon to the root of the uncorrected variance
-            change["eps"] = mlp._optimizer.eps / (1 - mlp._optimizer.beta2 ** (state.step + 1)) ** 0.5
+            change["eps"] = rule.eps / (1 - rule.beta2 ** (state.step + 1)) ** 0.5
         if any(getattr(state.optimizer, name) != value for name, value in change.items()):
-            state.optimizer = replace(mlp._optimizer, **change)
+            state.optimizer = replace(rule, **change)
 
     def on_batch_end(self, state: Any) -> None:
         """Adds to the loss of the epoch."""
@@ -296,13 +401,13 @@ class _Training(bp.Callback):
     def on_epoch_end(self, state: Any) -> None:
         """The curve, the rate, and whether to stop."""
         mlp = self.mlp
-        mlp.n_iter_ += 1
-        mlp.t_ += self.n
-        mlp.loss_ = self.total / self.n
-        mlp.loss_curve_.append(mlp.loss_)
-        if mlp.verbose:
-            print(f"Iteration {mlp.n_iter_}, loss = {mlp.loss_:.8f}")
-        mlp._update_no_improvement_count(mlp.early_stopping, *self.validation)
+        self.count_epoch(self.total / self.n)
+        with np.errstate(over="ignore", invalid="ignore"):  # the score says it
+            mlp._update_no_improvement_count(mlp.early_stopping, *self.validation)
+        if mlp.early_stopping and np.isnan(mlp.validation_scores_[-1]):
+            self.warn_diverged()
+            state.stop()
+            return
         if mlp.solver == "sgd" and mlp.learning_rate == "invscaling":
             self.set_rate(state, mlp.learning_rate_init / (mlp.t_ + 1) ** mlp.power_t)
         if mlp._no_improvement_count > mlp.n_iter_no_change:
@@ -319,12 +424,41 @@ class _Training(bp.Callback):
         else:
             self.begin_epoch(state)
 
+    def count_epoch(self, loss: float) -> None:
+        """Adds an epoch to the curve."""
+        mlp = self.mlp
+        mlp.n_iter_ += 1
+        mlp.t_ += self.n
+        mlp.loss_ = loss
+        mlp.loss_curve_.append(loss)
+        if mlp.verbose:
+            print(f"Iteration {mlp.n_iter_}, loss = {loss:.8f}")
+
+    def end_diverged(self) -> None:
+        """Counts the epoch in which training diverged; its score is NaN, whatever the last finite weights."""
+        self.count_epoch(float("nan"))
+        self.mlp.validation_scores_.append(float("nan"))
+        if self.mlp.verbose:
+            print("Validation score: nan")
+        self.warn_diverged()
+
+    def warn_diverged(self) -> None:
+        """A ConvergenceWarning that says which weights stay."""
+        scored = self.mlp.best_validation_score_ > -np.inf
+        stay = "those of the best validation score" if scored else "the initial ones: no epoch had a validation score"
+        _errors.warn(
+            f"Stochastic Optimizer: training diverged in epoch {self.mlp.n_iter_} and ended; the weights are {stay}. "
+            "The input data may contain large values and need to be preprocessed, or learning_rate_init is too large.",
+            ConvergenceWarning,
+            ("bpcore", "sklearn"),
+        )
+
     def no_improvement(self, state: Any) -> None:
         """Stops, or divides the rate by five."""
         mlp = self.mlp
         what = "Validation score" if mlp.early_stopping else "Training loss"
         message = f"{what} did not improve more than tol={mlp.tol:f} for {mlp.n_iter_no_change} consecutive epochs."
-        lr = mlp._optimizer.lr
+        lr = mlp._optimizer.learning_rate
         if mlp.solver != "sgd" or mlp.learning_rate != "adaptive" or lr <= SMALLEST_LR:
             small = " Learning rate too small." if lr <= SMALLEST_LR else ""
             if mlp.verbose:
@@ -338,9 +472,11 @@ class _Training(bp.Callback):
 
     def set_rate(self, state: Any, lr: float) -> None:
         """scikit-learn's velocity is lr times that of bpcore, and keeps its size when lr changes."""
-        for velocity in state.net._model.memory.states:
-            velocity *= self.mlp._optimizer.lr / lr
-        self.mlp._optimizer = replace(self.mlp._optimizer, lr=lr)
+        known = self.mlp._optimizer
+        if isinstance(known.rule, bp.SGD):
+            for velocity in state.net._model.memory.states:
+                velocity *= known.rule.lr / lr
+        self.mlp._optimizer = replace(known, rule=replace(known.rule, lr=lr))
 
 
 class MLPClassifier(_Perceptron, peer.MLPClassifier):

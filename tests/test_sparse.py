@@ -115,12 +115,15 @@ def test_elements_are_real_numbers_finite_in_the_dtype_of_the_network():
     with pytest.raises(TypeError, match="^X: expected real numbers, got dtype complex128"):
         _validate.csr("X", X.astype(complex))
     row, (col,) = 4, X[[4]].indices[:1]
-    for value, words in ((np.nan, "expected finite numbers"), (1e300, "overflows float32")):
+    place = rf"X\[{row}, {col}\] is"
+    for value, words in (
+        (np.nan, rf"^X: expected finite numbers; {place} nan"),
+        (1e300, rf"^X: {place} 1e\+300, which"),
+    ):
         X[row, col] = value
-        with pytest.raises(ValueError, match=rf"^X: .*X\[{row}, {col}\] is {value}.*|{words}") as caught:
+        with pytest.raises(ValueError, match=words):
             network("float32").predict(rows(X))
-        assert f"X[{row}, {col}] is" in str(caught.value) and words in str(caught.value)
-    with pytest.raises(ValueError, match=r"^X: expected shape \(n, 300\) for a network with 300 inputs, got \(90, 299\)"):
+    with pytest.raises(ValueError, match=r"^X: expected shape \(n, 300\) for a network with 300 inputs, got \(90, 299"):
         network("float64").predict(rows(matrix("unsorted")[:, :-1]))
 
 

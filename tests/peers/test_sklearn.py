@@ -14,10 +14,11 @@ import numpy as np
 import pandas
 import pytest
 import scipy.sparse
+import sklearn
 import sklearn.neural_network as peer
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_multilabel_classification
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -26,6 +27,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import bpcore as bp
 from bpcore import sklearn as ours
 
+SKLEARN, BPCORE = sklearn.__version__, bp.__version__
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 X, LABELS = (a[:450] for a in load_digits(return_X_y=True))
@@ -226,15 +228,48 @@ def test_lbfgs_is_float64_whatever_X_is():
 
 
 @pytest.mark.parametrize("layout", [scipy.sparse.csr_matrix, scipy.sparse.csc_array])
-@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_sparse_and_dense_give_the_same_bits(layout, solver, monkeypatch):
-    monkeypatch.setattr(ours, "ROWS", 100)
-    dense, sparse = (pair("classes", solver=solver, early_stopping=True)[1] for _ in range(2))
-    dense.fit(X, LABELS)
-    sparse.fit(layout(X), LABELS)
-    for a, b in zip(dense.coefs_, sparse.coefs_, strict=True):
-        np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(dense.predict_proba(X), sparse.predict_proba(layout(X)))
+@pytest.mark.parametrize("target, solver", [
+    ("classes", "adam"), ("names", "sgd"), ("labels", "lbfgs"), ("number", "adam"), ("counts", "lbfgs"),
+])  # fmt: skip
+def test_sparse_and_dense_give_the_same_bits(target, solver, layout):
+    settings = {"solver": solver, "learning_rate_init": 0.002, "max_iter": 3}
+    for dtype, early_stopping in ((np.float64, True), (np.float32, False)):
+        dense, sparse = (pair(target, early_stopping=early_stopping, **settings)[1] for _ in range(2))
+        a, b = X.astype(dtype), layout(X.astype(dtype))
+        for model, x in ((dense, a), (sparse, b)):
+            model.fit(x, TARGETS[target], sample_weight=W)
+            if solver != "lbfgs" and not early_stopping:
+                model.partial_fit(x, TARGETS[target])
+        assert dense._network().theta.tobytes() == sparse._network().theta.tobytes()
+        np.testing.assert_array_equal(dense._forward_pass_fast(a), sparse._forward_pass_fast(b))
+        assert dense.score(a, TARGETS[target]) == sparse.score(b, TARGETS[target])
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is asked of Linux")
+@pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
+@pytest.mark.parametrize("layout", ["csr", "csc"])
+def test_at_most_a_batch_is_dense_at_a_time(layout, solver):
+    def highest():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+    rows = scipy.sparse.random_array((1200, 50000), density=1e-4, format=layout, rng=np.random.default_rng(0))
+    settings = {"solver": solver, "max_iter": 1, "max_fun": 1, "random_state": 0, "early_stopping": True}
+    model = ours.MLPClassifier((1,), batch_size=50, **settings)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    before = highest()
+    model.fit(rows, np.arange(1200) % 3 > 1).predict(rows)
+    assert highest() - before < 150 * 2**20  # dense, it has 458 MiB
+
+
+def test_a_sparse_matrix_whose_indices_lead_out_is_refused():
+    rows = scipy.sparse.csr_array(X)
+    model = pair("classes")[1].fit(rows, LABELS)
+    rows.indices[7] = 64
+    before = model._network().theta.copy()
+    for call in (model.predict, lambda X: model.partial_fit(X, LABELS)):
+        with pytest.raises(ValueError, match="^X: expected a sparse matrix with indices inside its shape"):
+            call(rows)
+    np.testing.assert_array_equal(model._network().theta, before)
 
 
 def test_any_number_of_threads_gives_the_same_bits():
@@ -257,6 +292,176 @@ def test_parameters_are_scikit_learns():
         assert mine.get_params() == theirs.get_params()
         assert clone(mine).set_params(alpha=2.0).get_params() == {**theirs.get_params(), "alpha": 2.0}
         assert isinstance(mine, type(theirs)) and type(mine)().get_params() == type(theirs)().get_params()
+
+
+# ---- partial_fit heeds set_params ----
+
+
+def test_a_new_learning_rate_is_heard_by_partial_fit():
+    """Plain steps on one batch: what weights move by is the rate times what they moved by before."""
+    y = TARGETS["number"]
+    settings = {"solver": "sgd", "momentum": 0.0, "batch_size": 450, "alpha": 0.0, "shuffle": False}
+    moved = []
+    for rate in (0.01, 0.04):
+        model = pair("number", learning_rate_init=0.01, **settings)[1].partial_fit(X, y)
+        before = model._network().theta.copy()
+        model.set_params(learning_rate_init=rate).partial_fit(X, y)
+        moved.append(model._network().theta - before)
+        assert model._optimizer.learning_rate == rate
+    np.testing.assert_allclose(moved[1], 4 * moved[0], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("solver, change", [
+    ("sgd", {"learning_rate_init": 0.02}),
+    ("sgd", {"momentum": 0.5}),
+    ("sgd", {"nesterovs_momentum": False}),
+    ("adam", {"learning_rate_init": 0.02}),
+    ("adam", {"beta_1": 0.5}),
+    ("adam", {"epsilon": 0.1}),
+])  # fmt: skip
+def test_numbers_of_the_optimiser_change_and_its_memory_stays(solver, change):
+    """scikit-learn does the same once its optimiser is told."""
+    names = {"learning_rate_init": ("learning_rate_init", "learning_rate"), "nesterovs_momentum": ("nesterov",)}
+    both = pair("number", solver=solver, learning_rate_init=0.01, alpha=0.1)
+    for model in both:
+        model.partial_fit(X, TARGETS["number"]).set_params(**change)
+    ((name, value),) = change.items()
+    for theirs in names.get(name, (name,)):
+        setattr(both[0]._optimizer, theirs, value)
+    for model in both:
+        model.partial_fit(X, TARGETS["number"])
+    assert_same(*both)
+
+
+@pytest.mark.parametrize("change", [{"solver": "adam"}, {"momentum": 0.0}])
+def test_another_kind_of_optimiser_begins_anew(change):
+    both = pair("number", solver="sgd", learning_rate_init=0.01)
+    for model in both:
+        model.partial_fit(X, TARGETS["number"]).set_params(**change)
+    del both[0]._optimizer
+    for model in both:
+        model.partial_fit(X, TARGETS["number"]).partial_fit(X, TARGETS["number"])
+    assert_same(*both)
+
+
+def test_rates_that_a_schedule_has_changed():
+    y = TARGETS["number"]
+    model = pair("number", solver="sgd", learning_rate="invscaling", power_t=0.5, learning_rate_init=0.01)[1]
+    model.partial_fit(X, y).partial_fit(X, y)
+    assert model._optimizer.learning_rate == 0.01 / 901**0.5
+    model.set_params(learning_rate_init=0.001, power_t=0.25)
+    rates = []
+    model._update_no_improvement_count = lambda *rest: rates.append(model._optimizer.learning_rate)
+    model.partial_fit(X, y)
+    assert rates == [0.001 / 901**0.25] and model._optimizer.learning_rate == 0.001 / 1351**0.25
+
+    model = pair("number", solver="sgd", learning_rate="adaptive", learning_rate_init=0.01, tol=1e9, n_iter_no_change=1)
+    model = model[1]
+    for _ in range(3):
+        model.partial_fit(X, y)
+    assert model._optimizer.learning_rate == 0.01 / 5
+    model.set_params(momentum=0.5).partial_fit(X, y)
+    assert model._optimizer.learning_rate == 0.01 / 5
+    model.set_params(learning_rate_init=0.02).partial_fit(X, y)
+    assert model._optimizer.learning_rate in (0.02, 0.02 / 5)
+
+
+# ---- training that diverges ----
+
+
+@pytest.mark.parametrize("target, settings, epochs", [
+    ("number", {"solver": "sgd", "activation": "identity", "learning_rate_init": 0.3}, 7),
+    ("numbers", {"solver": "sgd", "activation": "identity", "learning_rate_init": 0.3, "learning_rate": "adaptive"}, 6),
+    ("counts", {"solver": "sgd", "activation": "identity", "learning_rate_init": 0.1}, 2),
+    ("number", {"solver": "adam", "learning_rate_init": 1e60}, 2),
+    ("number", {"solver": "adam", "learning_rate_init": 1e306}, 1),
+    ("classes", {"solver": "sgd", "learning_rate_init": 1e10, "batch_size": 40}, 2),
+    ("classes", {"solver": "sgd", "learning_rate_init": 1e60, "batch_size": 40}, 1),
+])  # fmt: skip
+def test_divergence_with_early_stopping_keeps_the_best_weights(target, settings, epochs):
+    settings = {"early_stopping": True, "max_iter": 30, "hidden_layer_sizes": (100,), "batch_size": 405, **settings}
+    model = pair(target, **settings)[1]
+    with pytest.warns(ConvergenceWarning, match=rf"training diverged in epoch {epochs} and ended; the weights") as seen:
+        model.fit(X, TARGETS[target])
+    assert [one.filename for one in seen] == [__file__]
+    scores = model.validation_scores_
+    assert isinstance(scores[-1], float) and np.isnan(scores[-1]) and not np.isnan(scores[:-1]).any()
+    assert len(scores) == len(model.loss_curve_) == model.n_iter_ == epochs and model.t_ == 405 * epochs
+    assert model.best_validation_score_ == max([-np.inf, *scores[:-1]])
+    # the weights of the epoch with the best score, or the initial ones
+    change = {"max_iter": 1 + int(np.argmax(scores[:-1]))} if epochs > 1 else {"learning_rate_init": 1e-300}
+    best = pair(target, **{**settings, "max_iter": 1, **change})[1].fit(X, TARGETS[target])
+    np.testing.assert_array_equal(model._network().theta, best._network().theta)
+    assert np.isfinite(model.predict(X)).all()
+
+
+def test_best_weights_stay_while_a_later_fit_trains():
+    settings = {"solver": "sgd", "learning_rate_init": 0.05, "early_stopping": True, "warm_start": True}
+    model = pair("number", max_iter=20, **settings)[1].fit(X, TARGETS["number"])
+    theta, best = model._network().theta.copy(), model.best_validation_score_
+    model.set_params(learning_rate_init=1e3)
+    with pytest.warns(ConvergenceWarning, match="diverged"):
+        model.fit(X, TARGETS["number"])
+    assert model.best_validation_score_ == best
+    np.testing.assert_array_equal(model._network().theta, theta)
+
+
+@pytest.mark.parametrize("call", ["fit", "partial_fit"])
+def test_divergence_without_early_stopping_is_an_error(call):
+    with pytest.raises(ValueError, match="^Solver produced non-finite parameter weights. The input data may contain"):
+        getattr(pair("number", solver="sgd", learning_rate_init=1e300)[1], call)(X, TARGETS["number"])
+
+
+# ---- copies and pickles ----
+
+
+def test_pickles_hold_versions(monkeypatch):
+    model = pair("classes", early_stopping=True)[1].fit(X, LABELS)
+    saved = pickle.dumps(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        twins = [pickle.loads(saved), copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(clone(model)))]
+    assert twins[0].get_params() == model.get_params()
+    monkeypatch.setattr("sklearn.__version__", "1.99")
+    monkeypatch.setattr(bp, "__version__", "9.9")
+    with pytest.warns(InconsistentVersionWarning) as seen:
+        pickle.loads(saved)
+    assert [one.category for one in seen] == [InconsistentVersionWarning, ours.BpcoreVersionWarning]
+    assert [one.filename for one in seen] == [__file__] * 2
+    of_sklearn, of_bpcore = (one.message for one in seen)
+    assert of_sklearn.estimator_name == of_bpcore.estimator_name == "MLPClassifier"
+    assert of_sklearn.current_sklearn_version == of_bpcore.current_sklearn_version == "1.99"
+    assert of_sklearn.original_sklearn_version == SKLEARN and of_bpcore.original_bpcore_version == BPCORE
+    assert f"from bpcore {BPCORE} when using bpcore 9.9" in str(of_bpcore)
+
+
+def test_pickles_of_before_versions_were_kept_warn():
+    model = pair("classes")[1].fit(X, LABELS)
+    state = {name: value for name, value in model.__getstate__().items() if not name.endswith("_version")}
+    old = ours.MLPClassifier.__new__(ours.MLPClassifier)
+    with pytest.warns(InconsistentVersionWarning) as seen:
+        old.__setstate__({**state, "_optimizer": bp.Adam()})
+    assert [one.message.original_sklearn_version for one in seen] == ["unknown"] * 2
+    np.testing.assert_array_equal(old.predict_proba(X), model.predict_proba(X))
+    old.partial_fit(X, LABELS)
+
+
+@pytest.mark.parametrize("assigned", [False, True])
+def test_weights_are_pickled_once(assigned):
+    model = pair("number", solver="sgd", momentum=0.0, hidden_layer_sizes=(400,), max_iter=1)[1].fit(
+        X, TARGETS["number"]
+    )
+    if assigned:  # and no longer the network's
+        model.coefs_ = [2 * c for c in model.coefs_]
+    del model._best_coefs
+    saved = pickle.dumps(model)
+    theta = model._network().theta
+    assert assigned or len(saved) < 1.2 * theta.nbytes
+    twin = pickle.loads(saved)
+    for a, b in zip(twin.coefs_ + twin.intercepts_, model.coefs_ + model.intercepts_, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert assigned or np.shares_memory(a, twin._network().theta)
+    np.testing.assert_array_equal(twin.predict(X), model.predict(X))
 
 
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
