@@ -25,6 +25,7 @@ scikit-learn's up to rounding.  What differs:
 from __future__ import annotations
 
 import inspect
+import operator
 import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,12 @@ def _csr(X: Any) -> Any:
 def _rows(X: Any) -> Any:
     """X as bpcore's networks take it."""
     return _core.SparseRows(_csr(X)) if scipy.sparse.issparse(X) else X
+
+
+def _weights(net: bp.Network) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """coefs_ and intercepts_ as views of a network's theta."""
+    views = list(net.params.values())
+    return views[::2], views[1::2]
 
 
 class BpcoreVersionWarning(InconsistentVersionWarning):
@@ -240,9 +247,9 @@ class _Perceptron:
         state = {**of_base, "_sklearn_version": sklearn.__version__, "_bpcore_version": bp.__version__}
         _, net = state.get("_net", ((), None))
         if net is not None:
-            views, lists = net.params.values(), (state["coefs_"], state["intercepts_"])
-            if all(any(array is view for view in views) for arrays in lists for array in arrays):
-                del state["coefs_"], state["intercepts_"]  # the network holds them
+            held, arrays = sum(_weights(net), []), [*state["coefs_"], *state["intercepts_"]]
+            if len(held) == len(arrays) and all(map(operator.is_, held, arrays)):
+                del state["coefs_"], state["intercepts_"]  # the network has them
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -260,9 +267,7 @@ class _Perceptron:
         if not isinstance(state.get("_optimizer"), _Optimizer):  # of a version that kept another
             state.pop("_optimizer", None)
         if "_net" in state and "coefs_" not in state:
-            params = state["_net"][1].params
-            state["coefs_"] = [view for name, view in params.items() if name.endswith(".W")]
-            state["intercepts_"] = [view for name, view in params.items() if name.endswith(".b")]
+            state["coefs_"], state["intercepts_"] = _weights(state["_net"][1])
         super().__setstate__(state)  # type: ignore[misc]
 
     def _rate(self, known: _Optimizer) -> float:
