@@ -322,7 +322,7 @@ def test_a_new_learning_rate_is_heard_by_partial_fit():
 def test_numbers_of_the_optimiser_change_and_its_memory_stays(solver, change):
     """scikit-learn does the same once its optimiser is told."""
     names = {"learning_rate_init": ("learning_rate_init", "learning_rate"), "nesterovs_momentum": ("nesterov",)}
-    both = pair("number", solver=solver, learning_rate_init=0.01, alpha=0.1)
+    both = pair("number", solver=solver, learning_rate_init=0.01, alpha=0.0)
     for model in both:
         model.partial_fit(X, TARGETS["number"]).set_params(**change)
     ((name, value),) = change.items()
