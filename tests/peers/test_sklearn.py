@@ -569,7 +569,8 @@ def test_words_of_lbfgs(capsys):
     assert lines[-1] == f"Iteration 3, loss = {model.loss_:.8f}"
 
 
-def test_ctrl_c_keeps_what_is_trained():
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_ctrl_c_keeps_what_is_trained(early_stopping):
     class Interrupted(ours.MLPClassifier):
         def _update_no_improvement_count(self, *arguments):
             if self.n_iter_ == 3:
@@ -577,8 +578,12 @@ def test_ctrl_c_keeps_what_is_trained():
             super()._update_no_improvement_count(*arguments)
 
     with pytest.warns(UserWarning, match="interrupted by user"):
-        model = Interrupted(random_state=0).fit(X, LABELS)
+        model = Interrupted(random_state=0, early_stopping=early_stopping).fit(X, LABELS)
     assert model.n_iter_ == 3 and model.predict(X).shape == (450,)
+    if early_stopping:  # the best weights
+        assert max(model.validation_scores_) == model.best_validation_score_ and len(model.validation_scores_) == 2
+        for a, b in zip(model.coefs_, model._best_coefs, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("settings, y, weight, words", [
