@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from bpcore import _validate
 from bpcore._history import History
+from bpcore._model import Snapshot
 
 if TYPE_CHECKING:
     from bpcore._network import Network
+    from bpcore._training import Loop
 
 
 @dataclass(slots=True)
@@ -34,6 +34,7 @@ class State:
     stopped: bool = False
     optimizer: Any = None
     order: Any = None
+    _loop: Loop | None = field(default=None, repr=False, compare=False)
 
     @property
     def lr(self) -> float:
@@ -50,9 +51,32 @@ class State:
         """Ends training after this step or epoch."""
         self.stopped = True
 
+    def snapshot(self) -> Snapshot:
+        """A copy of all that training changes: parameters, the optimiser and its memory, `net.step` and `net.epoch`.
+
+        It takes the memory of theta, and of each of the optimiser's arrays as much again.
+        """
+        return self._now("snapshot").snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes back to a snapshot that was taken during this fit; from there it, or the next one, goes on with the same
+        bits as if training had stopped there.  `history` and `stopped` stay as they are."""
+        if not isinstance(snapshot, Snapshot):
+            raise TypeError(f"snapshot: expected what state.snapshot() returned, got {snapshot!r}")
+        self._now("restore").restore(snapshot)
+
+    def _now(self, what: str) -> Loop:
+        if self._loop is None:
+            raise RuntimeError(f"{what}: this fit has ended; use net.copy() between fits")
+        self.net._model.fitting.check(what)
+        return self._loop
+
 
 class Callback:
-    """Override what is needed.  Parameters may be read and written; an exception ends `fit` at the last whole step."""
+    """Override what is needed.  Parameters may be read and written; an exception ends `fit` at the last whole step.
+
+    `state.snapshot()` and `state.restore(snapshot)` keep and bring back all that training changes.
+    """
 
     def on_fit_begin(self, state: State) -> None:
         """Called once, before the first step."""
@@ -66,6 +90,10 @@ class Callback:
     def on_fit_end(self, state: State) -> None:
         """Called once, after the last step; not after an exception."""
 
+    def on_fit_close(self, state: State) -> None:
+        """Called once, whatever ended `fit`: after `on_fit_end`, or after Ctrl-C, a DivergenceError or any other
+        exception, which goes on afterwards.  Called of every callback whose `on_fit_begin` was."""
+
 
 class _Function(Callback):
     def __init__(self, function: Callable[[State], Any]) -> None:
@@ -73,8 +101,11 @@ class _Function(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stops once `monitor` has not improved by more than `min_delta` for `patience` epochs; with `restore_best`, puts
-    the parameters of the best epoch back.
+    """Stops once `monitor` has not improved by more than `min_delta` for `patience` epochs.
+
+    restore_best: `fit` leaves the network as it was at the end of the best epoch, whatever ends it, Ctrl-C and
+    DivergenceError included: parameters, the optimiser and its memory, `net.step` and `net.epoch`.  A later `fit` goes
+    on from there with the same bits as if training had stopped there.
 
     monitor: "loss", "val_loss" or "val_accuracy"; of several outputs also "digit_loss" and the like, see `History`.
     """
@@ -93,7 +124,7 @@ class EarlyStopping(Callback):
         """Forgets the last fit."""
         self.best = float("inf")
         self.best_epoch = state.epoch
-        self._theta: np.ndarray | None = None
+        self._snapshot: Snapshot | None = None
 
     def on_epoch_end(self, state: State) -> None:
         """Compares."""
@@ -102,14 +133,19 @@ class EarlyStopping(Callback):
         if value < self.best - self.min_delta:
             self.best, self.best_epoch = value, state.epoch
             if self.restore_best:
-                self._theta = state.net.theta.copy()
+                self._snapshot = state.snapshot()
         elif state.epoch - self.best_epoch >= self.patience:
             state.stop()
 
     def on_fit_end(self, state: State) -> None:
-        """Puts the best parameters back."""
-        if self.restore_best and self._theta is not None:
-            state.net.theta[:] = self._theta
+        """Restores, for callbacks that come after this one."""
+        self.on_fit_close(state)
+
+    def on_fit_close(self, state: State) -> None:
+        """Restores the best epoch."""
+        if self._snapshot is not None:
+            state.restore(self._snapshot)
+            self._snapshot = None
 
 
 def resolve(callbacks: Any) -> list[Callback]:

@@ -7,7 +7,8 @@ import warnings
 
 
 class DivergenceError(ArithmeticError):
-    """The loss or a parameter stopped being finite; the network keeps its last finite parameters.
+    """The loss or a parameter stopped being finite; the network keeps its last finite parameters, or has those of
+    the epoch that a callback such as EarlyStopping restores.
 
     `epoch` and `batch` (both from 1; epochs of all fits of this network) say where it happened, `what` is "loss",
     "parameters", or "theta" where others than `fit` have written numbers to theta that are not finite.
@@ -26,9 +27,9 @@ class DivergenceError(ArithmeticError):
         verb = "is" if self.what == "loss" else "are"
         return (
             f"the {self.what} {verb} no longer finite in epoch {self.epoch}, batch {self.batch}; the network keeps the "
-            "parameters of the step before. Lower lr, scale the inputs, or use a loss that is stable with the output "
-            "(softmax with cross_entropy, logistic with binary_cross_entropy); if the parameters are large by now, "
-            "begin with a new network."
+            "parameters of the step before, or has those that a callback restores. Lower lr, scale the inputs, or use "
+            "a loss that is stable with the output (softmax with cross_entropy, logistic with binary_cross_entropy); "
+            "if the parameters are large by now, begin with a new network."
         )
 
 

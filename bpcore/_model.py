@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,15 @@ def aligned(n: int, dtype: np.dtype[Any], place: int = 0) -> np.ndarray:
     raw = np.zeros(n * dtype.itemsize + 4096, np.uint8)
     start = (768 * place - raw.ctypes.data) % 4096
     return raw[start : start + n * dtype.itemsize].view(dtype)
+
+
+class Snapshot(NamedTuple):
+    """All that training changes, as it was at a moment: see State.snapshot."""
+
+    theta: np.ndarray
+    memory: Memory
+    step: int
+    epoch: int
 
 
 class _Views(dict[str, np.ndarray]):
@@ -88,6 +97,19 @@ class Model:
         """n arrays of zeros, shaped as theta, for an optimiser's state."""
         return tuple(aligned(self.theta.size, self.dtype, 1 + i) for i in range(n))
 
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes back to a snapshot of this model, which stays as it is; whole, also where Ctrl-C comes meanwhile."""
+        memory = snapshot.memory.copy()
+        try:
+            self._put(snapshot, memory)
+        except KeyboardInterrupt:
+            self._put(snapshot, memory)
+            raise
+
+    def _put(self, snapshot: Snapshot, memory: Memory) -> None:
+        self.theta[:] = snapshot.theta
+        self.memory, self.step, self.epoch = memory, snapshot.step, snapshot.epoch
+
     def like(self, dtype: Any) -> Model:
         """The same with the same parameters in another dtype, without memory of training."""
         twin = Model(self.graph, np.dtype(dtype), self.seed, self.checkpoint, self.frozen)
@@ -99,16 +121,12 @@ class Model:
         state = self.__dict__.copy()
         for name in ("params", "fitting", "plans"):
             del state[name]
-        states = tuple(array.copy() for array in self.memory.states)
-        return {**state, "theta": self.theta.copy(), "memory": self.memory._replace(states=states)}
+        return {**state, "theta": self.theta.copy(), "memory": self.memory.copy()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # arrays are copied on both sides: a pickle's buffers may be out of band, and then belong to someone else
         self.__dict__.update(state)
+        self.memory = self.memory.copy()
         theta = aligned(state["theta"].size, self.dtype)
         theta[:] = state["theta"]
         self._bind(theta)
-        states = self.state_arrays(len(self.memory.states))
-        for array, saved in zip(states, self.memory.states, strict=True):
-            array[:] = saved
-        self.memory = self.memory._replace(states=states)

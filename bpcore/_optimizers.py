@@ -187,6 +187,10 @@ class Memory(NamedTuple):
     states: tuple[np.ndarray, ...] = ()  # each shaped as theta
     updates: int = 0
 
+    def copy(self) -> Memory:
+        """The same with arrays of its own."""
+        return self._replace(states=tuple(state.copy() for state in self.states))
+
 
 def resolve(value: Any) -> Optimizer:
     """An optimiser object, or the defaults of the one with this name."""
@@ -209,9 +213,14 @@ def check(optimizer: Optimizer, dtype: np.dtype[Any]) -> None:
             raise ValueError(f"{name}: expected a number that {dtype} can hold, got {value}")
 
 
+def kept(optimizer: Optimizer) -> tuple[type, tuple[str, ...]]:
+    """What must be the same for one optimiser to go on with the arrays of another."""
+    return type(optimizer), optimizer.states
+
+
 def check_successor(old: Any, new: Any, dtype: np.dtype[Any]) -> None:
     """TypeError or ValueError where `new` cannot go on with what `old` keeps."""
-    if type(new) is not type(old) or new.states != old.states:
+    if not isinstance(new, Optimizer) or kept(new) != kept(old):
         raise TypeError(f"state.optimizer: expected {old} with other numbers, momentum as before 0 or not, got {new!r}")
     check(new, dtype)
 

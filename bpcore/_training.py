@@ -13,7 +13,7 @@ from bpcore._data import SLICE_SECONDS, Data
 from bpcore._errors import DivergenceError
 from bpcore._history import History
 from bpcore._layers import SHUFFLE
-from bpcore._model import Model
+from bpcore._model import Model, Snapshot
 from bpcore._plan_cache import Lent
 
 
@@ -66,9 +66,8 @@ def fit(
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
     data.advise()
     with model.fitting:
-        loop = _Loop(model, state, data, batch, validation, optimizer, n_threads, callbacks, verbose)
-        loop.run.random(seed, model.step)
-        history = loop.train(epochs, seed if shuffled else None)
+        loop = Loop(model, state, data, batch, validation, optimizer, n_threads, callbacks, verbose, seed)
+        history = loop.train(epochs, shuffled)
         for lent in loop.lent.values():
             lent.give_back()
         return history
@@ -78,7 +77,7 @@ def _mean(total: float, weight: float) -> float:
     return total / weight if weight else float("nan")
 
 
-class _Loop:
+class Loop:
     """One call of `fit`."""
 
     def __init__(
@@ -92,11 +91,13 @@ class _Loop:
         n_threads: int,
         callbacks: list[_callbacks.Callback],
         verbose: bool,
+        seed: int,
     ) -> None:
         self.model, self.state, self.data, self.batch = model, state, data, batch
         self.validation, self.n_threads = validation, n_threads
         self.lent: dict[int, Lent] = {}  # by what their plans were compiled for
-        self.callbacks, self.verbose = callbacks, verbose
+        self.callbacks, self.verbose, self.seed = callbacks, verbose, seed
+        self.begun: list[_callbacks.Callback] = []
         validated = validation.of_outputs if validation else ()
         state.history.outputs = {name: [] for name in (*data.by_output, *validated)}
         state.epoch, state.step = model.epoch, model.step
@@ -107,6 +108,7 @@ class _Loop:
         newton = isinstance(optimizer, _optimizers.LevenbergMarquardt)
         self.run: Any = _levenberg.Run(model, data, n_threads) if newton else self._new_run()
         self._use(memory)
+        self._draw_from(model.step)
 
     def _new_run(self) -> Any:
         key = self.data.key(_plans.TRAIN | self.flags, self.batch, self.n_threads)
@@ -122,48 +124,87 @@ class _Loop:
         self.memory, self.state.optimizer = memory, optimizer
         self.run.optimizer(optimizer.kind, memory.states, memory.updates, **vars(optimizer))
 
-    def _succeed(self, optimizer: _optimizers.Optimizer) -> None:
-        """Goes on with other numbers; in another run, where these need another plan."""
-        before, updates = self.run, self.run.updates()
-        if optimizer.flags != self.flags:
-            self.flags = optimizer.flags
+    def _draw_from(self, step: int) -> None:
+        """What is drawn in the next step is drawn for this one."""
+        self.first_step = step - self.run.progress()[5]
+        self.run.random(self.seed, self.first_step)
+
+    def _succeed(self, memory: _optimizers.Memory) -> None:
+        """Goes on with another memory of the same kind; in another run, where its numbers need another plan."""
+        before = self.run
+        assert memory.optimizer is not None
+        if memory.optimizer.flags != self.flags:
+            self.flags = memory.optimizer.flags
             self.run = self._new_run()
-        self._use(_optimizers.Memory(optimizer, self.memory.states, updates))
+        self._use(memory)
         if self.run is not before:
             self.run.follow(before)
 
-    def train(self, epochs: int, seed: int | None) -> History:
-        """Runs the epochs; shuffled where there is a seed."""
+    def snapshot(self) -> Snapshot:
+        """See State.snapshot."""
+        memory = self.memory._replace(updates=self.run.updates()).copy()
+        return Snapshot(self.model.theta.copy(), memory, self.model.step, self.model.epoch)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """See State.restore."""
+        theta, optimizer = self.model.theta, self.memory.optimizer
+        assert optimizer is not None and snapshot.memory.optimizer is not None
+        same = (theta.shape, theta.dtype) == (snapshot.theta.shape, snapshot.theta.dtype)
+        if not same or _optimizers.kept(snapshot.memory.optimizer) != _optimizers.kept(optimizer):
+            raise ValueError("snapshot: expected one that was taken during this fit, got one of another")
+        self.model.restore(snapshot)
+        self._succeed(self.model.memory)
+        self._draw_from(snapshot.step)
+        self.state.epoch, self.state.step = snapshot.epoch, snapshot.step
+
+    def train(self, epochs: int, shuffled: bool) -> History:
+        """Runs the epochs."""
         model, state = self.model, self.state
-        first_step, last_epoch = model.step, model.epoch + epochs
+        last_epoch = model.epoch + epochs
+        state._loop = self
         try:
             self._tell("on_fit_begin")
             for _ in range(epochs):
                 if state.stopped:
                     break
-                order = None if seed is None else _core.permutation(self.data.n, seed, SHUFFLE, model.epoch % 2**32)
+                order = None
+                if shuffled:
+                    order = _core.permutation(self.data.n, self.seed, SHUFFLE, model.epoch % 2**32)
                 if state.order is not None:
                     order = _validate.order(state.order, self.data.n)
                 start = time.perf_counter()
                 self.run.begin(self.data.n, self.batch, order)
-                self._epoch(first_step)
+                self._epoch()
                 self._close_epoch(time.perf_counter() - start)
-                self._count(first_step)
+                self._count()
                 if self.verbose:
                     self._print(last_epoch)
                 self._tell("on_epoch_end")
             self._tell("on_fit_end")
         finally:
-            self._count(first_step)
+            try:
+                self._count()
+                state.step = model.step
+                self._close(self.begun)
+            finally:
+                state._loop = None
         return state.history
 
-    def _count(self, first_step: int) -> None:
+    def _close(self, callbacks: list[_callbacks.Callback]) -> None:
+        """Tells all of them that the fit is over, whatever one of them raises."""
+        if callbacks:
+            try:
+                callbacks[0].on_fit_close(self.state)
+            finally:
+                self._close(callbacks[1:])
+
+    def _count(self) -> None:
         steps = self.run.progress()[5]
         if steps:
             self.model.memory = self.memory._replace(updates=self.run.updates())
-            self.model.step = first_step + steps
+            self.model.step = self.first_step + steps
 
-    def _epoch(self, first_step: int) -> None:
+    def _epoch(self) -> None:
         """Slices until the epoch is done or a callback stops it."""
         by_batch = _callbacks.wants_batches(self.callbacks)
         max_steps = 1 if by_batch else -1
@@ -179,7 +220,7 @@ class _Loop:
                     what = "theta"
                 raise DivergenceError(what, self.model.epoch + 1, batches + 1)
             if by_batch and batches > before[2]:
-                self._count(first_step)
+                self._count()
                 self.state.loss = _mean(loss - before[0], weight - before[1])
                 before = (loss, weight, batches)
                 self._tell("on_batch_end")
@@ -219,8 +260,10 @@ class _Loop:
             return
         self.state.step = self.model.step
         for callback in self.callbacks:
+            if event == "on_fit_begin":
+                self.begun.append(callback)
             getattr(callback, event)(self.state)
         optimizer = self.state.optimizer
         if optimizer is not self.memory.optimizer:
             _optimizers.check_successor(self.memory.optimizer, optimizer, self.model.dtype)
-            self._succeed(optimizer)
+            self._succeed(_optimizers.Memory(optimizer, self.memory.states, self.run.updates()))

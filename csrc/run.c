@@ -161,6 +161,7 @@ bp_status bp_run_optimizer(bp_run *run, const bp_opt *opt) {
     run->call_rows = 0;
     run->opt = *opt;
     run->x.training = bp_moves(run);
+    run->epoch_t += opt->t - run->at.t; /* the steps made in this epoch stay as many */
     run->at.t = opt->t;
     if (!opt->rule) return BP_OK;
     run->n_live = 0;

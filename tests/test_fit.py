@@ -444,7 +444,7 @@ def worse(patience, restore_best, monitor="val_loss", min_delta=0.0, sign=-1):
 def test_early_stopping_waits_and_restores(patience, restore_best):
     net, history, thetas, stop = worse(patience, restore_best)
     assert (np.diff(history.val_loss) > 0).all()
-    assert len(history.epoch) == 1 + max(patience, 1) and net.epoch == len(history.epoch)
+    assert len(history.epoch) == 1 + max(patience, 1) and net.epoch == (1 if restore_best else len(history.epoch))
     assert (net.theta == thetas[0 if restore_best else -1]).all()
     assert stop.best_epoch == 1 and stop.best == history.val_loss[0]
 
@@ -480,6 +480,141 @@ def test_early_stopping_can_be_used_again():
     other = make(seed=8)
     history = other.fit(X, 100 * Y, epochs=3, callbacks=stop, optimizer=bp.SGD(lr=1e-3))
     assert stop.best == min(history.loss) > best and len(history.loss) == 3
+
+
+# ---- going back ----
+
+SETTINGS = {"optimizer": bp.Adam(lr=0.01), "batch_size": 16}
+
+
+def dropping():
+    """A net whose steps depend on all that training counts and keeps."""
+    return bp.Network([bp.Input(3), bp.Dense(5, "tanh"), bp.Dropout(0.3), bp.Dense(2)], seed=1)
+
+
+def best_at(epoch):
+    """A callback after which that epoch's val_loss is the lowest."""
+    return lambda state: state.history.val_loss.__setitem__(-1, abs(state.epoch - epoch))
+
+
+def same(net, other):
+    return state_of(net) == state_of(other) and net.epoch == other.epoch
+
+
+def raising(error):
+    def change(state):
+        raise error
+
+    return change
+
+
+@pytest.mark.parametrize("end, settings, error", [
+    ("patience", {"patience": 2}, None),
+    ("the last epoch", {}, None),
+    ("Ctrl-C", At("on_batch_end", raising(KeyboardInterrupt()), step=18), KeyboardInterrupt),
+    ("a callback's own error", At("on_epoch_end", raising(OSError("full")), step=20), OSError),
+    ("divergence", At("on_batch_end", lambda state: state.net.theta.fill(3e38), step=18), bp.DivergenceError),
+])  # fmt: skip
+def test_the_best_epoch_is_restored_whatever_ends_fit(end, settings, error):
+    """And the next fit goes on with the same bits as if training had stopped there."""
+    net, twin, data = dropping(), dropping(), {"validation_data": (X, Y)}
+    stop = bp.EarlyStopping(**(settings if error is None else {}))
+    callbacks = [best_at(3), stop, *([settings] if error else [])]
+    if error is None:
+        net.fit(X, Y, epochs=5, callbacks=callbacks, **data, **SETTINGS)
+    else:
+        with pytest.raises(error):
+            net.fit(X, Y, epochs=9, callbacks=callbacks, **data, **SETTINGS)
+    twin.fit(X, Y, epochs=3, **SETTINGS)
+    assert stop.best_epoch == 3 == net.epoch and net.step == 12 and same(net, twin)
+    for each in (net, twin):
+        each.fit(X, Y, epochs=2, **SETTINGS)
+    assert same(net, twin)
+
+
+def test_a_fit_that_fails_before_it_begins_restores_nothing():
+    """Not what the fit before has kept, which may have been of another network."""
+    stop, other = bp.EarlyStopping("loss"), dropping()
+    other.fit(X, Y, epochs=3, callbacks=stop, **SETTINGS)
+    before = state_of(other)
+    with pytest.raises(OSError, match="full"):
+        other.fit(X, -Y, callbacks=[At("on_fit_begin", raising(OSError("full"))), stop], **SETTINGS)
+    assert state_of(other) == before
+
+
+def test_on_fit_close_is_told_to_every_callback_that_began():
+    told = []
+
+    class Closes(bp.Callback):
+        def __init__(self, name, error=None):
+            self.name, self.error = name, error
+
+        def on_fit_end(self, state):
+            told.append(self.name + " end")
+
+        def on_fit_close(self, state):
+            told.append(self.name)
+            if self.error:
+                raise self.error
+
+    make().fit(X, Y, callbacks=[Closes("a"), Closes("b")])
+    assert told == ["a end", "b end", "a", "b"]
+    told.clear()
+    with pytest.raises(OSError, match="full") as caught:
+        make().fit(X, Y, callbacks=[
+            Closes("a", OSError("full")), At("on_fit_begin", raising(KeyError("late"))), Closes("b")
+        ])  # fmt: skip
+    assert told == ["a"] and isinstance(caught.value.__context__, KeyError)
+
+
+def test_a_callback_goes_back_within_fit():
+    """At an epoch's end, then in the midst of an epoch, where the optimiser has changed to one of another plan."""
+    net, twin, kept = dropping(), dropping(), []
+
+    def back(state):
+        if state.epoch == 2 and not kept:
+            kept.append(state.snapshot())
+            state.optimizer = replace(state.optimizer, clip_norm=0.01)
+        elif state.epoch == 4:
+            state.restore(kept[0])
+            assert (state.epoch, state.step, state.optimizer) == (2, 8, SETTINGS["optimizer"])
+
+    history = net.fit(X, Y, epochs=7, callbacks=back, **SETTINGS)
+    assert history.epoch == [1, 2, 3, 4, 3, 4, 3] and net.epoch == 3 and net.step == 12
+    twin.fit(X, Y, epochs=3, **SETTINGS)
+    assert same(net, twin)
+
+    seen = []
+
+    def again(state):
+        if len(seen) == 1:
+            kept[0] = state.snapshot()
+            state.optimizer = replace(state.optimizer, weight_decay=0.1)
+        elif len(seen) == 3:
+            state.restore(kept[0])
+            assert state.step == 14
+        seen.append(state.net.theta.tobytes())
+
+    net.fit(X[:16], Y[:16], epochs=2, batch_size=4, optimizer=SETTINGS["optimizer"], shuffle=False, callbacks=[
+        At("on_batch_end", again)])  # fmt: skip
+    assert len(seen) == 8 and seen[3] == seen[1] != seen[2] and net.step == 12 + 8 - 2
+
+
+def test_what_cannot_be_restored():
+    net, kept = make(), []
+    net.fit(X, Y, callbacks=lambda state: kept.extend((state, state.snapshot())), optimizer="adam")
+    state, snapshot = kept
+    for call in (state.snapshot, lambda: state.restore(snapshot)):
+        with pytest.raises(RuntimeError, match=r"(snapshot|restore): this fit has ended; use net.copy\(\)"):
+            call()
+    for other, optimizer in ((make(), bp.SGD()), (make(n_out=3), "adam"), (make(dtype="float32"), "adam")):
+        before = other.theta.copy()
+        with pytest.raises(ValueError, match="snapshot: expected one that was taken during this fit"):
+            other.fit(X, Y[:, :1] + np.zeros(other.n_outputs), optimizer=optimizer,
+                      callbacks=At("on_fit_begin", lambda state: state.restore(snapshot)))  # fmt: skip
+        assert (other.theta == before).all() and other.step == 0
+    with pytest.raises(TypeError, match=r"snapshot: expected what state.snapshot\(\) returned, got 5"):
+        make().fit(X, Y, callbacks=lambda state: state.restore(5))
 
 
 # ---- epochs, batches, order ----
