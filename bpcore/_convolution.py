@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -121,15 +121,14 @@ class _Convolution(Layer):
         W = Spec(self._weights(shapes[0]), True)
         return {"W": W, "b": Spec(W.shape[-1:], False)} if self.bias else {"W": W}
 
-    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
+    def draw(self, to: Mapping[str, np.ndarray], shapes: Sequence[Shape], seed: int, layer: int) -> None:
         shape = self._weights(shapes[0])
         if isinstance(self.init, str):
             window = math.prod(shape[:-2])
             n_in, n_out = window * shape[-2], window * shape[-1] // self.groups
-            W = draw(self.init, self.activation, shape, n_in, n_out, seed, layer)
+            draw(to["W"], self.init, self.activation, n_in, n_out, seed, layer)
         else:
-            W = _validate.parameters("init", self.init, shape, dtype)
-        return {"W": W, "b": np.zeros(shape[-1])}
+            to["W"][...] = _validate.parameters("init", self.init, shape, to["W"].dtype)
 
     def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return apply(plan, self.activation, self._convolved(plan, inputs[0], slots, shapes[0]), self._windows()[0])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -69,13 +68,14 @@ class Embedding(Layer):
     def parameters(self, *shapes: Shape) -> dict[str, Spec]:
         return {"E": Spec((self.n, self.units), True)}
 
-    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
-        shape = (self.n, self.units)
+    def draw(self, to: Mapping[str, np.ndarray], shapes: Sequence[Shape], seed: int, layer: int) -> None:
+        E = to["E"]
         if not isinstance(self.init, str):
-            return {"E": _validate.parameters("init", self.init, shape, dtype)}
-        if self.init == "auto":
-            return {"E": normal(1.0, math.prod(shape), seed, layer).reshape(shape)}
-        return {"E": draw(self.init, None, shape, 1, self.units, seed, layer)}
+            E[...] = _validate.parameters("init", self.init, E.shape, E.dtype)
+        elif self.init == "auto":
+            normal(E, 1.0, seed, layer)
+        else:
+            draw(E, self.init, None, 1, self.units, seed, layer)
 
     def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return plan.op("embedding", inputs, slots)

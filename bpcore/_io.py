@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import stat
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -28,7 +29,9 @@ _FIRST_OPTIMIZERS = {
     "levenberg_marquardt": {"damping", "factor", "tries"},
 }
 _STATE = "optimizer."
-_KINDS = {"float32": "F32", "float64": "F64"}
+_KINDS = {"float32": "F32", "float64": "F64"}  # as safetensors calls them
+_MOST_HEADER = 100_000_000  # bytes; as safetensors has it
+_BLOCK = 1 << 20  # bytes of a tensor that are read and looked at together
 
 
 # ---- writing ----
@@ -39,21 +42,11 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
 
     Links are followed, and a file that is there keeps its mode.
     """
-    from safetensors.numpy import save as to_bytes
-
-    tensors = {name: np.ascontiguousarray(view) for name, view in model.params.items()}
-    if model.memory.optimizer is not None:
-        for state, vector in zip(model.memory.optimizer.states, model.memory.states, strict=True):
-            for name, p in model.graph.parameters.items():
-                tensors[f"{_STATE}{state}.{name}"] = np.ascontiguousarray(p.of(vector))
+    tensors = _tensors(model)
     for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
+        if not all(np.isfinite(block).all() for block in _blocks(tensor)):
             raise ValueError(f"save: {name} has values that are not finite, and load would refuse them")
-    training = _training(model)
-    content = to_bytes(
-        tensors,
-        {"bpcore_format": _format(training), "graph": json.dumps(_graph(model)), "training": json.dumps(training)},
-    )
+    header = _header(model, tensors)
     name = _validate.path(path)
     if name.endswith(os.sep):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
@@ -69,7 +62,9 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
             written = True
             if mode is not None:
                 os.fchmod(file.fileno(), stat.S_IMODE(mode))
-            file.write(content)
+            file.write(header)
+            for tensor in tensors.values():
+                file.write(tensor.data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -80,6 +75,36 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         if isinstance(error, OSError) and error.errno:  # of the user's path, not of one they never saw
             raise OSError(error.errno, error.strerror, name) from None
         raise
+
+
+def _tensors(model: Model) -> dict[str, np.ndarray]:
+    """All that a file holds, contiguous views by name, in the order in which it holds them."""
+    tensors = dict(model.params)
+    if model.memory.optimizer is not None:
+        for state, vector in zip(model.memory.optimizer.states, model.memory.states, strict=True):
+            tensors |= {f"{_STATE}{state}.{name}": p.of(vector) for name, p in model.graph.parameters.items()}
+    return tensors
+
+
+def _blocks(tensor: np.ndarray) -> Iterator[np.ndarray]:
+    """A contiguous array in parts of at most _BLOCK bytes."""
+    flat, n = tensor.reshape(-1), _BLOCK // tensor.itemsize
+    return (flat[first : first + n] for first in range(0, flat.size, n))
+
+
+def _header(model: Model, tensors: dict[str, np.ndarray]) -> bytes:
+    """What a safetensors file begins with: the length of a JSON object (8 bytes, little-endian), and that: metadata,
+    then dtype, shape and place of each tensor.  Padded, so that the tensors are aligned."""
+    training = _training(model)
+    graph, last = json.dumps(_graph(model)), json.dumps(training)
+    entries: dict[str, Any] = {"__metadata__": {"bpcore_format": _format(training), "graph": graph, "training": last}}
+    end = 0
+    for name, tensor in tensors.items():
+        place, end = [end, end + tensor.nbytes], end + tensor.nbytes
+        entries[name] = {"dtype": _KINDS[str(model.dtype)], "shape": tensor.shape, "data_offsets": place}
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _graph(model: Model) -> dict[str, Any]:
@@ -133,58 +158,81 @@ def _training(model: Model) -> dict[str, Any]:
 
 def load(path: str | os.PathLike[str], custom: Mapping[str, Activation | Function] | None) -> Model:
     """See bp.load."""
-    from safetensors import SafetensorError, safe_open
-
     target = _validate.path(path)
     if custom is not None and not isinstance(custom, Mapping):
         raise TypeError(f"custom: expected {{name: bp.Activation(f, df)}}, got {custom!r}")
-    with open(target, "rb"):  # the system's own error, if there is one
-        pass
-    try:
-        with safe_open(target, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if (version := metadata.get("bpcore_format")) not in FORMATS:
-                raise _bad(target, f"bpcore_format is {version!r}, and only {', '.join(FORMATS)} are known")
-            if set(metadata) != {"bpcore_format", "graph", "training"}:
-                raise _bad(target, f"unknown metadata {sorted(set(metadata))}")
-            graph, training = _parse(target, metadata["graph"]), _parse(target, metadata["training"])
-            dtype, layout = _layout(target, graph, dict(custom or {}))
-            optimizer = _settings(target, training)
-            expected = _expected(layout, optimizer)
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            if shapes != expected:
-                name = sorted(set(shapes.items()) ^ set(expected.items()))[0][0]
-                raise _bad(target, f"tensor {name!r}: the graph says {expected.get(name)}, the file {shapes.get(name)}")
-            for name in expected:
-                if (kind := file.get_slice(name).get_dtype()) != _KINDS[dtype]:
-                    raise _bad(target, f"tensor {name!r} is {kind}, the graph says {dtype}")
-            cut = _checkpoint.resolve(layout, graph.get("checkpoint"))
-            model = Model(layout, np.dtype(dtype), training["seed"], cut, frozenset(graph.get("frozen", [])))
-            tensors = {name: file.get_tensor(name) for name in expected}
-    except SafetensorError as error:
-        raise _bad(target, str(error)) from None
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise _bad(target, f"tensor {name!r} has values that are not finite")
-    for name, view in model.params.items():
-        view[...] = tensors[name]
-    model.step, model.epoch = training["step"], training["epoch"]
-    if optimizer is not None:
-        states = model.state_arrays(len(optimizer.states))
-        model.memory = _optimizers.Memory(optimizer, states, training["updates"])
-        for state, vector in zip(optimizer.states, states, strict=True):
-            for name, p in model.graph.parameters.items():
-                p.of(vector)[...] = tensors[f"{_STATE}{state}.{name}"]
+    with open(target, "rb") as file:
+        metadata, entries = _open(target, file)
+        if (version := metadata.get("bpcore_format")) not in FORMATS:
+            raise _bad(target, f"bpcore_format is {version!r}, and only {', '.join(FORMATS)} are known")
+        if set(metadata) != {"bpcore_format", "graph", "training"}:
+            raise _bad(target, f"unknown metadata {sorted(set(metadata))}")
+        graph, training = _parse(target, metadata["graph"]), _parse(target, metadata["training"])
+        dtype, layout = _layout(target, graph, dict(custom or {}))
+        optimizer = _settings(target, training)
+        begin = file.tell()
+        places = _places(target, entries, _expected(layout, optimizer), dtype, os.fstat(file.fileno()).st_size - begin)
+        cut = _checkpoint.resolve(layout, graph.get("checkpoint"))
+        model = Model(layout, np.dtype(dtype), training["seed"], cut, frozenset(graph.get("frozen", [])))
+        model.step, model.epoch = training["step"], training["epoch"]
+        if optimizer is not None:
+            states = tuple(np.empty_like(model.theta) for _ in optimizer.states)
+            model.memory = _optimizers.Memory(optimizer, states, training["updates"])
+        for name, tensor in _tensors(model).items():
+            file.seek(begin + places[name])
+            for block in _blocks(tensor):
+                if file.readinto(block.data.cast("B")) != block.nbytes:
+                    raise _bad(target, f"it ends within tensor {name!r}")
+                if not np.isfinite(block).all():
+                    raise _bad(target, f"tensor {name!r} has values that are not finite")
     return model
+
+
+def _open(path: str, file: BinaryIO) -> tuple[dict[str, str], dict[str, Any]]:
+    """Metadata and entries of the tensors, of a safetensors file; afterwards it stands where the tensors begin."""
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if length > min(size - 8, _MOST_HEADER):
+        raise _bad(path, "it does not begin as a safetensors file")
+    entries = _parse(path, file.read(length))
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _bad(path, "its metadata is not an object of strings")
+    return metadata, entries
+
+
+def _places(
+    path: str, entries: dict[str, Any], expected: dict[str, tuple[int, ...]], dtype: str, size: int
+) -> dict[str, int]:
+    """Where each tensor begins: they have the shapes expected, and lie one after the other in `size` bytes."""
+    for name, entry in entries.items():
+        _keys(path, f"tensor {name!r}", entry, {"dtype", "shape", "data_offsets"})
+        for key in ("shape", "data_offsets"):
+            if not isinstance(entry[key], list) or not all(type(n) is int for n in entry[key]):
+                raise _bad(path, f"tensor {name!r}: expected {key} to be whole numbers")
+    shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+    if shapes != expected:
+        name = sorted(set(shapes.items()) ^ set(expected.items()))[0][0]
+        raise _bad(path, f"tensor {name!r}: the graph says {expected.get(name)}, the file {shapes.get(name)}")
+    places, end = {}, 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+        if entry["dtype"] != _KINDS[dtype]:
+            raise _bad(path, f"tensor {name!r} is {entry['dtype']}, the graph says {dtype}")
+        places[name], end = end, end + math.prod(expected[name]) * np.dtype(dtype).itemsize
+        if entry["data_offsets"] != [places[name], end]:
+            raise _bad(path, f"tensor {name!r}: expected it at {[places[name], end]}, got {entry['data_offsets']}")
+    if end != size:
+        raise _bad(path, f"expected {end:,} bytes of tensors, got {size:,}")
+    return places
 
 
 def _bad(path: str, why: str) -> ValueError:
     return ValueError(f"load: {path!r} is not a bpcore network: {why}")
 
 
-def _parse(path: str, text: str) -> dict[str, Any]:
+def _parse(path: str, text: str | bytes) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text if isinstance(text, str) else text.decode())
     except (ValueError, RecursionError) as error:
         raise _bad(path, f"its metadata is not JSON ({error})") from None
     if not isinstance(value, dict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -21,38 +21,58 @@ if TYPE_CHECKING:
 INIT, SHUFFLE, DROPOUT = 0, 1, 2
 
 
-def uniform(limit: float, n: int, seed: int, layer: int, number: int = 0) -> np.ndarray:
-    """n draws from U(-limit, limit) for a layer's parameter of that number."""
-    return (2 * _core.uniform(n, seed, INIT, layer, number) - 1) * limit
+_BLOCK = 1 << 13  # numbers drawn at a time: drawing takes little memory beside the result
 
 
-def normal(deviation: float, n: int, seed: int, layer: int, number: int = 0) -> np.ndarray:
-    """n draws from N(0, deviation^2), by Box and Muller (1958)."""
-    u = _core.uniform(2 * n, seed, INIT, layer, number).reshape(-1, 2)
-    return np.sqrt(-2 * np.log(1 - u[:, 0])) * np.cos(2 * np.pi * u[:, 1]) * deviation
+def _fill(to: np.ndarray, drawn: Callable[[int, int], np.ndarray]) -> None:
+    """The elements of `to`, in C order, become drawn(first, n), block by block."""
+    flat = to.reshape(-1) if to.flags.c_contiguous else to.flat
+    for first in range(0, to.size, _BLOCK):
+        n = min(_BLOCK, to.size - first)
+        flat[first : first + n] = drawn(first, n)
 
 
-# how n weights are drawn that connect n_in numbers with n_out
-_INIT: dict[str, Callable[..., np.ndarray]] = {
-    "glorot_uniform": lambda n, n_in, n_out, *at: uniform((6 / (n_in + n_out)) ** 0.5, n, *at),
-    "glorot_normal": lambda n, n_in, n_out, *at: normal((2 / (n_in + n_out)) ** 0.5, n, *at),
-    "he_uniform": lambda n, n_in, n_out, *at: uniform((6 / n_in) ** 0.5, n, *at),
-    "he_normal": lambda n, n_in, n_out, *at: normal((2 / n_in) ** 0.5, n, *at),
-    "lecun_uniform": lambda n, n_in, n_out, *at: uniform((3 / n_in) ** 0.5, n, *at),
-    "lecun_normal": lambda n, n_in, n_out, *at: normal((1 / n_in) ** 0.5, n, *at),
-    "zeros": lambda n, n_in, n_out, *at: np.zeros(n),
-    "ones": lambda n, n_in, n_out, *at: np.ones(n),
+def uniform(to: np.ndarray, limit: float, seed: int, layer: int, number: int = 0) -> None:
+    """Fills a layer's parameter of that number with draws from U(-limit, limit)."""
+    _fill(to, lambda first, n: (2 * _core.uniform(n, seed, INIT, layer, number, first) - 1) * limit)
+
+
+def normal(to: np.ndarray, deviation: float, seed: int, layer: int, number: int = 0) -> None:
+    """Fills it with draws from N(0, deviation^2), by Box and Muller (1958)."""
+
+    def drawn(first: int, n: int) -> np.ndarray:
+        u = _core.uniform(2 * n, seed, INIT, layer, number, 2 * first).reshape(-1, 2)
+        return np.sqrt(-2 * np.log(1 - u[:, 0])) * np.cos(2 * np.pi * u[:, 1]) * deviation
+
+    _fill(to, drawn)
+
+
+# how weights are drawn that connect n_in numbers with n_out: filled by a function, with a limit or deviation
+_INIT: dict[str, Callable[[int, int], tuple[Callable[..., None], float]]] = {
+    "glorot_uniform": lambda n_in, n_out: (uniform, (6 / (n_in + n_out)) ** 0.5),
+    "glorot_normal": lambda n_in, n_out: (normal, (2 / (n_in + n_out)) ** 0.5),
+    "he_uniform": lambda n_in, n_out: (uniform, (6 / n_in) ** 0.5),
+    "he_normal": lambda n_in, n_out: (normal, (2 / n_in) ** 0.5),
+    "lecun_uniform": lambda n_in, n_out: (uniform, (3 / n_in) ** 0.5),
+    "lecun_normal": lambda n_in, n_out: (normal, (1 / n_in) ** 0.5),
+    "zeros": lambda n_in, n_out: (_constant, 0.0),
+    "ones": lambda n_in, n_out: (_constant, 1.0),
 }
 INITS = ("auto", *_INIT)
 _RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "silu", "softplus")
 
 
-def draw(init: str, activation: Any, shape: Shape, n_in: int, n_out: int, *at: int) -> np.ndarray:
-    """Weights of `shape`, each connecting n_in numbers with n_out; at: seed, layer, number of the parameter."""
+def _constant(to: np.ndarray, value: float, *at: int) -> None:
+    to[...] = value
+
+
+def draw(to: np.ndarray, init: str, activation: Any, n_in: int, n_out: int, *at: int) -> None:
+    """Fills weights that connect n_in numbers with n_out; at: seed, layer, number of the parameter."""
     if init == "auto":
         kind = activation if isinstance(activation, str) else ""
         init = "lecun_normal" if kind == "selu" else "he_uniform" if kind in _RECTIFIERS else "glorot_uniform"
-    return _INIT[init](math.prod(shape), n_in, n_out, *at).reshape(shape)
+    fill, size = _INIT[init](n_in, n_out)
+    fill(to, size, *at)
 
 
 class Spec(NamedTuple):
@@ -120,9 +140,9 @@ class Layer:
         """The parameters it needs, by letter, in their order in theta."""
         return {}
 
-    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
-        """First values of the parameters, by letter; `layer` is the number that its draws are counted by."""
-        return {}
+    def draw(self, to: Mapping[str, np.ndarray], shapes: Sequence[Shape], seed: int, layer: int) -> None:
+        """Writes the first values of the parameters, which are 0, by letter; its draws are counted by the number
+        `layer`."""
 
     def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         """Adds its operations to a plan; the number of the output's buffer."""
@@ -247,17 +267,18 @@ class Dense(Layer):
         W = Spec((shapes[0][-1], self.units), True)
         return {"W": W, "b": Spec((self.units,), False)} if self.bias else {"W": W}
 
-    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
-        n_in = shapes[0][-1]
+    def draw(self, to: Mapping[str, np.ndarray], shapes: Sequence[Shape], seed: int, layer: int) -> None:
+        n_in, dtype = shapes[0][-1], to["W"].dtype
         if isinstance(self.init, str):
-            W = draw(self.init, self.activation, (n_in, self.units), n_in, self.units, seed, layer)
+            draw(to["W"], self.init, self.activation, n_in, self.units, seed, layer)
         else:
-            W = _validate.parameters("init", self.init, (self.units, n_in), dtype).T
+            to["W"][...] = _validate.parameters("init", self.init, (self.units, n_in), dtype).T
         if isinstance(self.bias_init, str):
-            b = np.full(self.units, float(self.bias_init == "ones"))
+            bias = np.full(self.units, float(self.bias_init == "ones"))
         else:
-            b = _validate.parameters("bias_init", self.bias_init, (self.units,), dtype)
-        return {"W": W, "b": b}
+            bias = _validate.parameters("bias_init", self.bias_init, (self.units,), dtype)
+        if self.bias:
+            to["b"][...] = bias
 
     def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return apply(plan, self.activation, plan.op("dense", inputs, slots), self.units)

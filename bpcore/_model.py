@@ -116,6 +116,12 @@ class Model:
         twin.theta[:] = self.theta
         return twin
 
+    def __copy__(self) -> Model:
+        self.fitting.check("copy")
+        twin = object.__new__(Model)
+        twin.__setstate__(vars(self))
+        return twin
+
     def __getstate__(self) -> dict[str, Any]:
         self.fitting.check("copy")
         state = self.__dict__.copy()

@@ -79,13 +79,12 @@ class Network:
             origin = getattr(node.layer, "_origin", None)
             if origin is None:
                 shapes = [graph.nodes[i].shape for i in node.inputs]
-                values = node.layer.draw(shapes, self.dtype, self.seed, len(drawn))
+                own = {full.partition(".")[2]: self.params[full] for full in node.parameters}
+                node.layer.draw(own, shapes, self.seed, len(drawn))
             else:
                 network, name = origin
-                values = {full.partition(".")[2]: network.params[f"{name}.{full.partition('.')[2]}"]
-                          for full in node.parameters}  # fmt: skip
-            for name in node.parameters:
-                self.params[name][...] = values[name.partition(".")[2]]
+                for full in node.parameters:
+                    self.params[full][...] = network.params[f"{name}.{full.partition('.')[2]}"]
             drawn.add(node.parameters[0])
 
     # ---- as a layer, and parts of it ----

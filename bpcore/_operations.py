@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -358,8 +358,8 @@ class Scale(Layer):
     def parameters(self, *shapes: Shape) -> dict[str, Spec]:
         return {"s": Spec(shapes[0][-1:], False)}
 
-    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
-        return {"s": np.full(shapes[0][-1:], self.first)}
+    def draw(self, to: Mapping[str, np.ndarray], shapes: Sequence[Shape], seed: int, layer: int) -> None:
+        to["s"][...] = self.first
 
     def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return plan.op("shift" if self.op == "bias" else "scale", inputs, slots)

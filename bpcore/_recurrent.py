@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +23,9 @@ _LSTM, _H, _C = 1, 0, 5  # RECURRENT_LSTM, _H, _C of csrc/kernels/settings.h
 
 def orthogonal(units: int, *at: int) -> np.ndarray:
     """A random orthogonal matrix (units, units), from the QR decomposition of normal draws (Saxe et al. 2014)."""
-    Q, R = np.linalg.qr(normal(1.0, units * units, *at).reshape(units, units))
+    drawn = np.empty((units, units))
+    normal(drawn, 1.0, *at)
+    Q, R = np.linalg.qr(drawn)
     return Q * np.where(np.diag(R) < 0, -1.0, 1.0)
 
 
@@ -122,16 +124,16 @@ class Recurrent(Layer):
         specs = {"W": Spec((shapes[0][-1], wide), True), "U": Spec((self.units, wide), True)}
         return {**specs, "b": Spec((wide,), False)} if self.bias else specs
 
-    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
+    def draw(self, to: Mapping[str, np.ndarray], shapes: Sequence[Shape], seed: int, layer: int) -> None:
         n_in, units = shapes[0][-1], self.units
-        W, U = [], []
         for gate in range(self.gates):
-            W.append(draw(self.init, "tanh", (n_in, units), n_in, units, seed, layer, 2 * gate))
+            W, U = (to[letter][:, gate * units : (gate + 1) * units] for letter in "WU")
+            draw(W, self.init, "tanh", n_in, units, seed, layer, 2 * gate)
             at = (seed, layer, 2 * gate + 1)
-            square = self.recurrent_init == "orthogonal"
-            U.append(orthogonal(units, *at) if square
-                     else draw(self.recurrent_init, "tanh", (units, units), units, units, *at))  # fmt: skip
-        return {"W": np.hstack(W), "U": np.hstack(U), "b": np.zeros(self.gates * units)}
+            if self.recurrent_init == "orthogonal":
+                U[...] = orthogonal(units, *at)
+            else:
+                draw(U, self.recurrent_init, "tanh", units, units, *at)
 
     def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         return self.add(plan, inputs, slots, shapes[0][0])
@@ -261,10 +263,10 @@ class LSTM(Recurrent):
         super().__post_init__()
         object.__setattr__(self, "forget_bias", _validate.real("forget_bias", self.forget_bias, -np.inf))
 
-    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
-        drawn = super().draw(shapes, dtype, seed, layer)
-        drawn["b"][self.units : 2 * self.units] = self.forget_bias
-        return drawn
+    def draw(self, to: Mapping[str, np.ndarray], shapes: Sequence[Shape], seed: int, layer: int) -> None:
+        super().draw(to, shapes, seed, layer)
+        if self.bias:
+            to["b"][self.units : 2 * self.units] = self.forget_bias
 
     def linear(
         self, q: _Steps, z: tuple[int, int], Rz: tuple[int, int], before: int, b_n: list[int], v_n: list[int]
@@ -303,9 +305,6 @@ class GRU(Recurrent):
     def parameters(self, *shapes: Shape) -> dict[str, Spec]:
         specs = super().parameters(*shapes)
         return {**specs, "b_n": Spec((self.units,), False)} if self.bias else specs
-
-    def draw(self, shapes: Sequence[Shape], dtype: np.dtype[Any], seed: int, layer: int) -> dict[str, np.ndarray]:
-        return {**super().draw(shapes, dtype, seed, layer), "b_n": np.zeros(self.units)}
 
     def linear(
         self, q: _Steps, z: tuple[int, int], Rz: tuple[int, int], before: int, b_n: list[int], v_n: list[int]

@@ -31,9 +31,10 @@ static uint64_t word(stream *s, int64_t i, int64_t first) {
     return i % 2 ? (uint64_t)s->w[3][at] << 32 | s->w[2][at] : (uint64_t)s->w[1][at] << 32 | s->w[0][at];
 }
 
-void bp_uniform(double *out, int64_t n, uint64_t seed, uint32_t purpose, uint32_t layer, uint32_t step) {
+void bp_uniform(double *out, int64_t first, int64_t n, uint64_t seed, uint32_t purpose, uint32_t layer,
+                uint32_t step) {
     stream s = {.seed = seed, .purpose = purpose, .layer = layer, .step = step};
-    for (int64_t i = 0; i < n; i++) out[i] = (double)(word(&s, i, 0) >> 11) * 0x1p-53;
+    for (int64_t i = 0; i < n; i++) out[i] = (double)(word(&s, first + i, first) >> 11) * 0x1p-53;
 }
 
 void bp_permutation(int64_t *out, int64_t n, uint64_t seed, uint32_t purpose, uint32_t step) {

@@ -356,6 +356,43 @@ def test_flipped_bytes(good, tmp_path):
     assert 5 < loaded < 300
 
 
+def test_tensors_that_lie_elsewhere(good, tmp_path):
+    """Each has the place that the ones before it leave, in whole numbers, and nothing lies between or behind them."""
+    content = good[0].read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    W, b = "dense_1.W", "dense_1.b"
+
+    def moved(name, by):
+        return lambda header: header[name].update(data_offsets=[n + by for n in header[name]["data_offsets"]])
+
+    def swapped(header):
+        header[W]["data_offsets"], header[b]["data_offsets"] = header[b]["data_offsets"], header[W]["data_offsets"]
+
+    cases = {
+        "beyond the end": (moved(W, 10**6), "expected it at"),
+        "before the beginning": (moved(W, -8), "expected it at"),
+        "over another": (moved(b, -4), "expected it at"),
+        "swapped": (swapped, "expected it at"),
+        "reversed": (lambda header: header[W]["data_offsets"].reverse(), "expected it at"),
+        "of 2^63 bytes": (lambda header: header[W].update(data_offsets=[0, 2**63]), "expected it at"),
+        "one number": (lambda header: header[W].update(data_offsets=[0]), "expected it at"),
+        "fractions": (moved(W, 0.0), "expected data_offsets to be whole numbers"),
+        "words": (lambda header: header[W].update(data_offsets="0, 48"), "expected data_offsets to be whole numbers"),
+        "true": (lambda header: header[b].update(shape=[True]), "expected shape to be whole numbers"),
+        "no place": (lambda header: header[W].pop("data_offsets"), "expected the keys"),
+        "no object": (lambda header: header.update({W: 5}), "expected the keys"),
+        "a tensor more": (lambda header: header.update(more=header[W]), "tensor 'more': the graph says None"),
+        "a tensor less": (lambda header: header.pop(W), "the file None"),
+        "metadata of numbers": (lambda header: header["__metadata__"].update(graph=5), "an object of strings"),
+    }
+    for change, *words in cases.values():
+        header = json.loads(content[8 : 8 + length])
+        change(header)
+        text = json.dumps(header).encode()
+        (tmp_path / "bad").write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+        refused(tmp_path / "bad", *words)
+
+
 def test_metadata_of_another_kind(good, tmp_path):
     _, tensors, metadata = good
     for change, *words in (

@@ -1,10 +1,16 @@
-"""Buffers share memory where their lives do not meet, and no bit depends on it."""
+"""Buffers share memory where their lives do not meet, and no bit depends on it; what networks take, and files."""
+
+import json
+import subprocess
+import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 
 import bpcore as bp
 from bpcore import _core, _plans
+from bpcore._layers import INITS
 
 
 def deep(width=8, depth=12):
@@ -87,3 +93,62 @@ def test_states_lie_on_whole_lines_at_places_of_their_own(tmp_path):
         arrays = [each.theta, *each._model.memory.states]
         places = [array.ctypes.data % 4096 for array in arrays]
         assert len(arrays) == 4 and len(set(places)) == 4 and not any(place % 64 for place in places)
+
+
+# ---- networks ----
+
+
+def table(init="zeros", n=100_000):
+    """A network of 6.4 MB."""
+    words = bp.Input(2, integer=True)
+    return bp.Network(words, bp.Dense(1)(bp.Reshape(-1)(bp.Embedding(n, 16, init=init)(words))))
+
+
+def taken(call):
+    """Bytes that a call takes at most, of Python's memory and NumPy's."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_first_weights_take_no_memory_beside_themselves(init):
+    assert taken(lambda: table(init)) < 1.1 * 6.4e6
+
+
+def test_a_copy_takes_its_own_size_and_draws_nothing(monkeypatch, tmp_path):
+    net = table()
+
+    def drawn(*arguments):
+        raise AssertionError("drawn")
+
+    monkeypatch.setattr(_core, "uniform", drawn)
+    (words,) = net.inputs
+    for call in (net.copy, lambda: net.part(words, "dense_1"), lambda: net._model.like("float32")):
+        assert taken(call) < 1.1 * 6.4e6
+    assert taken(lambda: net.save(tmp_path / "net")) < 0.1 * 6.4e6
+    assert taken(lambda: bp.load(tmp_path / "net")) < 1.1 * 6.4e6
+
+
+def test_load_takes_little_more_than_the_file(tmp_path):
+    """Of the whole process: pages that are mapped would count."""
+    net = table(n=200_000)
+    net.fit(np.zeros((2, 2), int), np.zeros((2, 1)), optimizer=bp.SGD(momentum=0.9))
+    net.save(tmp_path / "large")
+    bp.Network([bp.Input(1), bp.Dense(1)]).save(tmp_path / "small")
+    script = f"""if True:
+        import resource, sys
+        import bpcore as bp
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        bp.load({str(tmp_path / "small")!r})
+        before = peak()
+        bp.load({str(tmp_path / "large")!r})
+        print(peak() - before)
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    size = (tmp_path / "large").stat().st_size
+    assert size > 25e6 and json.loads(done.stdout) < 1.2 * size

@@ -151,5 +151,5 @@ cdef extern from "bp.h" nogil:
     bp_status bp_isa_use(const char *)
     const char *bp_isa()
     void bp_philox(const uint32_t *, const uint32_t *, int, uint32_t *)
-    void bp_uniform(double *, int64_t, uint64_t, uint32_t, uint32_t, uint32_t)
+    void bp_uniform(double *, int64_t, int64_t, uint64_t, uint32_t, uint32_t, uint32_t)
     void bp_permutation_part(int64_t *, int64_t, int64_t, uint64_t, uint32_t, uint32_t)

@@ -11,11 +11,11 @@ def philox(counter, key, int rounds=10):
     return out[0], out[1], out[2], out[3]
 
 
-def uniform(int64_t n, uint64_t seed, uint32_t purpose, uint32_t layer=0, uint32_t step=0):
-    """n uniforms in [0, 1) of 53 bits, float64."""
+def uniform(int64_t n, uint64_t seed, uint32_t purpose, uint32_t layer=0, uint32_t step=0, int64_t first=0):
+    """n uniforms in [0, 1) of 53 bits, float64: those of elements first..first + n - 1 of their stream."""
     cdef cnp.ndarray out = np.empty(n)
     with nogil:
-        bp_uniform(<double *>cnp.PyArray_DATA(out), n, seed, purpose, layer, step)
+        bp_uniform(<double *>cnp.PyArray_DATA(out), first, n, seed, purpose, layer, step)
     return out
 
 

@@ -27,12 +27,17 @@ void test_philox(void) {
     enum { N = 101 };
     double u[N];
     uint32_t key[2] = {0x89abcdef, 0x01234567};
-    bp_uniform(u, N, 0x0123456789abcdef, 5, 6, 7);
+    bp_uniform(u, 0, N, 0x0123456789abcdef, 5, 6, 7);
     for (uint32_t i = 0; i < N; i++) {
         uint32_t counter[4] = {5, 6, 7, i / 2}, w[4];
         bp_philox(counter, key, 10, w);
         uint64_t word = (uint64_t)w[2 * (i % 2) + 1] << 32 | w[2 * (i % 2)];
         CHECK(u[i] == (double)(word >> 11) / 9007199254740992.0 && u[i] >= 0 && u[i] < 1);
+    }
+    for (int64_t first = 0; first < N; first++) { /* in parts, wherever one begins */
+        double part[N];
+        bp_uniform(part, first, N - first, 0x0123456789abcdef, 5, 6, 7);
+        CHECK(!memcmp(part, u + first, (size_t)(N - first) * sizeof *u));
     }
     for (int64_t n = 0; n <= N; n++) {
         int64_t order[N + 1];
