@@ -23,7 +23,8 @@ def check_gradients(
     """
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a bp.Network, got {net!r} of type {type(net).__name__}")
-    model = net._model.like("float64")
+    with net._model.reading() as read:
+        model = read.like("float64")
     theta, threads = model.theta, _threads.resolve(n_threads)
     data = Data(model, X, y, loss, sample_weight)
     grad = data.value_and_grad(model, threads)[1]

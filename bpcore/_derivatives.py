@@ -110,7 +110,7 @@ def jacobian(model: Model, X: Any, n_threads: int | None) -> Any:
 def _quick(model: Model, threads: int) -> _core.Predictor | None:
     """What answers rows with their Jacobians, where those of one hidden layer are an operation; see
     csrc/kernels/hidden_jacobian.inc."""
-    known = model.plans.jacobians
+    known = model.jacobians
     if threads not in known:
         known[threads] = _hidden_jacobian(model, threads)
     return known[threads]

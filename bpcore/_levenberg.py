@@ -59,6 +59,10 @@ class Run:
         """The order of examples does not matter."""
         self.done = 0
 
+    def is_whole(self) -> bool:
+        """A slice is a step."""
+        return True
+
     def updates(self) -> int:
         """Steps made on this network with this optimiser."""
         return self.t

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -43,7 +44,8 @@ class Model:
     """A graph, its parameters, and how far they are trained.
 
     theta: all parameters; params: views of it by name.  frozen: names of layers that `fit` leaves alone.  step, epoch:
-    counted over all fits.  memory: what the optimiser keeps from one fit to the next.  fitting: held by a fit.
+    counted over all fits.  memory: what the optimiser keeps from one fit to the next.  fitting: held by a fit; whoever
+    reads theta while another thread may fit uses `reading`.
     plans: those that were used last, see _plans.take.
     """
 
@@ -77,6 +79,25 @@ class Model:
     def forget_plans(self) -> None:
         """Plans are compiled anew from now on: for what is frozen, or the checkpoint, has changed."""
         self.plans = PlanCache()
+        self.jacobians: dict[int, _core.Predictor | None] = {}  # by threads; see _derivatives
+
+    def reading(self, memory: bool = False) -> _core.Reading:
+        """`with` it: this model, or while another thread fits it a copy as of a whole step; memory: with the
+        optimiser's."""
+        return _core.Reading(self, self.fitting, memory)
+
+    def copied(self, memory: bool) -> Model:
+        """The same with a theta of its own; with a memory of its own, and nothing compiled, or to be read alone."""
+        twin = object.__new__(Model)
+        twin.__dict__.update(vars(self))
+        if memory:
+            twin.memory = self.memory.copy()
+        theta = aligned(self.theta.size, self.dtype)
+        theta[:] = self.theta
+        twin._bind(theta)
+        if not memory:
+            twin.plans = self.plans
+        return twin
 
     @property
     def inputs(self) -> list[Node]:
@@ -117,17 +138,14 @@ class Model:
         return twin
 
     def __copy__(self) -> Model:
-        self.fitting.check("copy")
-        twin = object.__new__(Model)
-        twin.__setstate__(vars(self))
-        return twin
+        with self.reading(memory=True) as model:
+            return self.copied(memory=True) if model is self else model
 
     def __getstate__(self) -> dict[str, Any]:
-        self.fitting.check("copy")
-        state = self.__dict__.copy()
-        for name in ("params", "fitting", "plans"):
+        state = vars(copy.copy(self)).copy()
+        for name in ("params", "fitting", "plans", "jacobians"):
             del state[name]
-        return {**state, "theta": self.theta.copy(), "memory": self.memory.copy()}
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # arrays are copied on both sides: a pickle's buffers may be out of band, and then belong to someone else

@@ -83,8 +83,9 @@ class Network:
                 node.layer.draw(own, shapes, self.seed, len(drawn))
             else:
                 network, name = origin
-                for full in node.parameters:
-                    self.params[full][...] = network.params[f"{name}.{full.partition('.')[2]}"]
+                with network._model.reading() as model:
+                    for full in node.parameters:
+                        self.params[full][...] = model.params[f"{name}.{full.partition('.')[2]}"]
             drawn.add(node.parameters[0])
 
     # ---- as a layer, and parts of it ----
@@ -157,8 +158,9 @@ class Network:
         graph = lay_out(first, [known[i] for i in ends[1]], names)
         frozen = model.frozen & {node.base for node in graph.nodes if node.parameters}
         part = Model(graph, model.dtype, model.seed, _checkpoint.within(graph, model.checkpoint), frozen)
-        for name, view in part.params.items():
-            view[...] = model.params[name]
+        with self._model.reading() as model:
+            for name, view in part.params.items():
+                view[...] = model.params[name]
         return self._of(part)
 
     @property
@@ -229,6 +231,7 @@ class Network:
 
     @step.setter
     def step(self, value: int) -> None:
+        self._model.fitting.check("step")
         self._model.step = value
 
     @property
@@ -238,6 +241,7 @@ class Network:
 
     @epoch.setter
     def epoch(self, value: int) -> None:
+        self._model.fitting.check("epoch")
         self._model.epoch = value
 
     @property
@@ -419,9 +423,9 @@ class Network:
 
         X is (n, *shape) of the input; of several inputs, a list, or a dict by name.  Of several outputs a tuple comes.
         """
-        self._model.fitting.check("predict")
-        arrays = _validate.inputs(X, self._model.inputs, self.dtype)
-        answers = _data.predict(self._model, arrays, _threads.resolve(n_threads))
+        arrays, threads = _validate.inputs(X, self._model.inputs, self.dtype), _threads.resolve(n_threads)
+        with self._model.reading() as model:
+            answers = _data.predict(model, arrays, threads)
         return answers[0] if len(answers) == 1 else tuple(answers)
 
     def predictor(self, *, n_threads: int | None = None) -> _core.Predictor:
@@ -434,13 +438,13 @@ class Network:
         name.  The bits are those of `predict`.  Nothing is scanned: NaN and infinity are computed with.  Later training
         does not change it.  It is not pickled; the network is.
         """
-        self._model.fitting.check("predictor")
         threads = _threads.resolve(n_threads)
         theta = aligned(self.n_params, self.dtype)
         compiled = _plans.make_plan(self._model, _plans.Key(_plans.PREDICT | _core.STRIPS, 1, threads))
-        compiled.plan.pack(self.theta, theta)
         calls_python = not all(node.layer.low_level for node in self._model.graph.nodes)
-        slow = functools.partial(_data.predict, copy.copy(self._model)) if calls_python else None
+        with self._model.reading() as model:
+            compiled.plan.pack(model.theta, theta)
+            slow = functools.partial(_data.predict, copy.copy(model)) if calls_python else None
         limit = _threads.get_num_threads if n_threads is None else None
         inputs, outputs = (
             {name: (buffer, shape) for buffer, (name, shape) in zip(buffers, ends.items(), strict=True)}
@@ -456,10 +460,10 @@ class Network:
         are those of `predict` on the whole sequence, which may be longer than the network's.  Raises ValueError, naming
         the layer, where something needs more than one time step.
         """
-        self._model.fitting.check("stepper")
         n = None if streams is None else _validate.integer("streams", streams, 1, 2**31 - 1)
         theta = aligned(self.n_params, self.dtype)
-        theta[:] = self.theta
+        with self._model.reading() as model:
+            theta[:] = model.theta
         return Stepper(self._model, theta, n, n_threads)
 
     def evaluate(
@@ -470,10 +474,10 @@ class Network:
         accuracy: with cross_entropy, of rows whose largest output is the right one; with binary_cross_entropy, of
         outputs on the right side of 1/2; no such entry with other losses.
         """
-        self._model.fitting.check("evaluate")
-        data = Data(self._model, X, y, loss, sample_weight)
+        data, threads = Data(self._model, X, y, loss, sample_weight), _threads.resolve(n_threads)
         data.advise()
-        return data.evaluate(self._model, _threads.resolve(n_threads))
+        with self._model.reading() as model:
+            return data.evaluate(model, threads)
 
     # ---- gradients ----
 
@@ -483,11 +487,12 @@ class Network:
         For chains of Dense layers; AttributeError for other graphs.
         """
         self._chain("forward")
-        self._model.fitting.check("forward")
         (X,) = _validate.inputs(X, self._model.inputs, self.dtype)
         threads = _threads.resolve(n_threads)
         key = _plans.Key(_plans.TRACE, _plans.INFERENCE_ROWS, threads)
-        nodes, theta = self._model.graph.nodes, self.theta.copy()
+        nodes = self._model.graph.nodes
+        with self._model.reading() as model:
+            theta = model.theta.copy()
         with _plans.take(self._model, key, theta=theta) as lent:
             compiled, run = lent.compiled, lent.run
             filled: dict[int, np.ndarray] = {}
@@ -523,7 +528,6 @@ class Network:
         called twice on each chunk of rows.
         """
         self._chain("backward")
-        self._model.fitting.check("backward")
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected what net.forward(X) returned, got {type(tape).__name__}")
         widths = [a.shape[1] for a in tape.a]
@@ -570,9 +574,9 @@ class Network:
         self, X: Any, y: Any, *, loss: _LossLike = "auto", sample_weight: Any = None, n_threads: int | None = None
     ) -> tuple[float, np.ndarray]:
         """C over X and y, and dC/dtheta: (n_params,), in the order of theta; what scipy.optimize.minimize wants."""
-        self._model.fitting.check("value_and_grad")
-        data = Data(self._model, X, y, loss, sample_weight)
-        return data.value_and_grad(self._model, _threads.resolve(n_threads))
+        data, threads = Data(self._model, X, y, loss, sample_weight), _threads.resolve(n_threads)
+        with self._model.reading() as model:
+            return data.value_and_grad(model, threads)
 
     def input_gradient(self, X: Any, *, output: int | tuple[str, int], n_threads: int | None = None) -> Any:
         """d a^L_k / dx at each row of X (n, n_0), for number k of the output: shaped as X.
@@ -580,8 +584,8 @@ class Network:
         Of several outputs `output` is a pair, (name, k); of several inputs the result is a tuple, shaped as they are,
         with None for whole numbers.  Raises ValueError where all inputs are whole numbers.
         """
-        self._model.fitting.check("input_gradient")
-        return _derivatives.input_gradient(self._model, X, output, n_threads)
+        with self._model.reading() as model:
+            return _derivatives.input_gradient(model, X, output, n_threads)
 
     def jacobian(self, X: Any, *, n_threads: int | None = None) -> Any:
         """d a^L_j / dx_k at each row of X (n, n_0): (n, n_L, n_0), axes of an example flattened.
@@ -589,15 +593,15 @@ class Network:
         Of several outputs a tuple over them, as of `predict`; of several inputs a tuple over them, or in each:
         J[output][input], None for whole numbers.  Raises ValueError where all inputs are whole numbers.
         """
-        self._model.fitting.check("jacobian")
-        return _derivatives.jacobian(self._model, X, n_threads)
+        with self._model.reading() as model:
+            return _derivatives.jacobian(model, X, n_threads)
 
     def per_sample_gradients(
         self, X: Any, y: Any, *, loss: _LossLike = "auto", n_threads: int | None = None
     ) -> np.ndarray:
         """dE_x/dtheta for each row x of X (n, n_0): (n, n_params), unweighted, in the order of theta."""
-        self._model.fitting.check("per_sample_gradients")
-        return _derivatives.per_sample_gradients(self._model, X, y, loss, n_threads)
+        with self._model.reading() as model:
+            return _derivatives.per_sample_gradients(model, X, y, loss, n_threads)
 
     def hvp(
         self, X: Any, y: Any, v: Any, *, loss: _LossLike = "auto", sample_weight: Any = None,
@@ -611,8 +615,8 @@ class Network:
         cross-entropies on the outputs they belong to, and for a bp.Function with a tangent; ValueError names a layer
         that has no second derivative here.
         """
-        self._model.fitting.check("hvp")
-        return _derivatives.hvp(self._model, X, y, v, loss, sample_weight, n_threads)
+        with self._model.reading() as model:
+            return _derivatives.hvp(model, X, y, v, loss, sample_weight, n_threads)
 
     def gauss_newton_product(
         self, X: Any, y: Any, v: Any, *, loss: _LossLike = "auto", sample_weight: Any = None,
@@ -624,15 +628,15 @@ class Network:
         cross-entropy), H_L the loss's second derivative by it: H without the curvature of the network, never negative
         (Schraudolph 2002).  With truncated recurrent layers J^T is cut, as gradients are: v^T G v may then be negative.
         """
-        self._model.fitting.check("gauss_newton_product")
-        return _derivatives.gauss_newton_product(self._model, X, y, v, loss, sample_weight, n_threads)
+        with self._model.reading() as model:
+            return _derivatives.gauss_newton_product(model, X, y, v, loss, sample_weight, n_threads)
 
     # ---- keeping ----
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the network, its counters and its optimiser's state to one safetensors file, all or nothing."""
-        self._model.fitting.check("save")
-        _io.save(self._model, path)
+        with self._model.reading(memory=True) as model:
+            _io.save(model, path)
 
     def copy(self) -> Network:
         """An independent network: same layers, parameters, counters and optimiser state."""

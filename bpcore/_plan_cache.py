@@ -40,7 +40,6 @@ class PlanCache:
 
     def __init__(self) -> None:
         self.entries: dict[Any, Entry] = {}
-        self.jacobians: dict[int, _core.Predictor | None] = {}  # by threads; see _derivatives
         self._asked = 0
         self.unlock()
         _caches.add(self)

@@ -152,7 +152,11 @@ class Loop:
         same = (theta.shape, theta.dtype) == (snapshot.theta.shape, snapshot.theta.dtype)
         if not same or _optimizers.kept(snapshot.memory.optimizer) != _optimizers.kept(optimizer):
             raise ValueError("snapshot: expected one that was taken during this fit, got one of another")
-        self.model.restore(snapshot)
+        self.model.fitting.close()
+        try:
+            self.model.restore(snapshot)
+        finally:
+            self.model.fitting.open()
         self._succeed(self.model.memory)
         self._draw_from(snapshot.step)
         self.state.epoch, self.state.step = snapshot.epoch, snapshot.step
@@ -182,6 +186,7 @@ class Loop:
                 self._tell("on_epoch_end")
             self._tell("on_fit_end")
         finally:
+            model.fitting.open()
             try:
                 self._count()
                 state.step = model.step
@@ -211,7 +216,7 @@ class Loop:
         before = (0.0, 0.0, 0)
         fresh = True
         while True:
-            status = self.run.slice(self.n_threads, SLICE_SECONDS, max_steps, fresh)
+            status = self._slice(max_steps, fresh)
             fresh = False
             loss, weight, _, _, batches, _ = self.run.progress()
             if status in (_core.NONFINITE_LOSS, _core.NONFINITE_PARAM):
@@ -220,13 +225,24 @@ class Loop:
                     what = "theta"
                 raise DivergenceError(what, self.model.epoch + 1, batches + 1)
             if by_batch and batches > before[2]:
-                self._count()
                 self.state.loss = _mean(loss - before[0], weight - before[1])
                 before = (loss, weight, batches)
                 self._tell("on_batch_end")
                 fresh = True
             if status == _core.DONE or self.state.stopped:
                 return
+
+    def _slice(self, max_steps: int, fresh: bool) -> int:
+        """Runs a slice, and opens the network to readers if this left it after a whole step."""
+        fitting = self.model.fitting
+        fitting.close()
+        try:
+            status: int = self.run.slice(self.n_threads, SLICE_SECONDS, max_steps, fresh)
+            self._count()
+        finally:
+            if self.run.is_whole():
+                fitting.open()
+        return status
 
     def _close_epoch(self, seconds: float) -> None:
         loss, weight, _, rows, _, _ = self.run.progress()

@@ -314,6 +314,7 @@ void bp_run_follow(bp_run *run, const bp_run *from);
  * there are).  `fresh`: theta may have been written since the last slice.  Blocks; may be called without the GIL. */
 bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps, int fresh);
 bp_progress bp_run_progress(const bp_run *run);
+int bp_run_is_whole(const bp_run *run); /* between slices: whether theta and the states are those after a whole step */
 /* (3,): loss, weight and hits of one of the losses over this epoch, the loss without its weight. */
 const double *bp_run_loss(const bp_run *run, int loss);
 int64_t bp_run_updates(const bp_run *run); /* the optimiser's t */

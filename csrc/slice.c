@@ -2,6 +2,7 @@
 #include "epoch.h"
 #include "pace.h"
 #include "snapshot.h"
+#include "sums.h"
 
 #include <string.h>
 
@@ -59,4 +60,9 @@ bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps
     bp_restore_snapshot(run);
     bp_set_batch(run);
     return replay(run, n_threads, seconds);
+}
+
+int bp_run_is_whole(const bp_run *run) {
+    int moves = run->phase == BP_MOVES || (run->phase == BP_SUMS && bp_sums_move(run));
+    return !moves || run->round == 0 || run->round == run->rounds;
 }

@@ -1,5 +1,6 @@
 """Files: what `save` writes comes back bit for bit; what is not such a file is refused, quickly and whole."""
 
+import copy
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ import time
 import traceback
 import tracemalloc
 
+import joblib
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -659,3 +661,51 @@ def test_a_refused_file_leaves_no_handle_open(good, tmp_path):
         refused(path)
         bp.load(good[0])
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# ---- whose memory it is ----
+
+
+def test_fit_writes_to_no_memory_but_its_own(tmp_path):
+    """Not to a file or a buffer that a network came from, nor to what it has given away."""
+    X, y = RNG.standard_normal((20, 3)), RNG.standard_normal((20, 2))
+    net = trained([bp.Input(3), bp.Dense(4, "relu"), bp.Dense(2)], bp.Adam())
+    net.save(tmp_path / "net")
+    joblib.dump(net, tmp_path / "joblib")
+    buffers = []
+    data = pickle.dumps(net, protocol=5, buffer_callback=buffers.append)
+    foreign = [bytearray(buffer.raw()) for buffer in buffers]
+    files = [(tmp_path / name).read_bytes() for name in ("net", "joblib")]
+    kept = [bytes(buffer) for buffer in foreign]
+    nets = [bp.load(tmp_path / "net"), bp.load(tmp_path / "net"), net.copy(), copy.deepcopy(net)]
+    nets += [joblib.load(tmp_path / "joblib", mmap_mode=mode) for mode in ("r", "r+", "c")]
+    nets += [pickle.loads(data, buffers=foreign), pickle.loads(data, buffers=foreign)]
+    tape = net.forward(X)
+    given = [*tape.a, *tape.z[1:], tape.theta, net.backward(tape, y).theta, net.value_and_grad(X, y)[1]]
+    given += [net.jacobian(X), net.hvp(X, y, np.ones(net.n_params)), net.predict(X)]
+    before = [a.tobytes() for a in given]
+    for each in nets:
+        assert facts(each) == facts(net)
+    for each in (nets[0], net, *nets[1:]):
+        each.fit(X, y, optimizer=bp.Adam(), epochs=2)
+        assert facts(each) == facts(nets[0])
+    assert files == [(tmp_path / name).read_bytes() for name in ("net", "joblib")]
+    assert kept == [bytes(buffer) for buffer in foreign] and before == [a.tobytes() for a in given]
+
+
+def test_a_theta_that_may_not_be_written_is_read_alone():
+    net = trained([bp.Input(3), bp.Dense(4, "tanh"), bp.Dense(2)], bp.SGD(), "float64")
+    X, y, before = RNG.standard_normal((20, 3)), RNG.standard_normal((20, 2)), net.theta.copy()
+    net.theta.setflags(write=False)
+    for call in (
+        lambda: net.fit(X, y),
+        lambda: net.fit(X, y, optimizer=bp.LevenbergMarquardt(), batch_size=None),
+        lambda: setattr(net, "theta", before + 1),
+    ):
+        with pytest.raises(ValueError, match="read-only"):
+            call()
+    answer = net.predict(X)
+    assert (net.predictor()(X) == answer).all() and (net.copy().predict(X) == answer).all()
+    assert net.evaluate(X, y)["loss"] == pytest.approx(net.value_and_grad(X, y)[0], rel=1e-12)
+    assert net.jacobian(X).shape == (20, 2, 3) and (net.theta == before).all()
+    net.copy().fit(X, y)  # its theta is its own

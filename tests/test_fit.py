@@ -615,6 +615,11 @@ def test_what_cannot_be_restored():
         assert (other.theta == before).all() and other.step == 0
     with pytest.raises(TypeError, match=r"snapshot: expected what state.snapshot\(\) returned, got 5"):
         make().fit(X, Y, callbacks=lambda state: state.restore(5))
+    states = []
+    own = bp.Activation(lambda z: states and states[0].snapshot() or np.tanh(z), lambda z: 1 - np.tanh(z) ** 2)
+    net = bp.Network([bp.Input(3), bp.Dense(2, own)])
+    with pytest.raises(RuntimeError, match="snapshot: a step is being made; call it from a callback"):
+        net.fit(X, Y, callbacks=At("on_fit_begin", states.append))
 
 
 # ---- epochs, batches, order ----

@@ -242,7 +242,9 @@ def test_weights_that_are_drawn_in_blocks_have_the_bits_of_all_at_once():
     assert weights(n, m, init="lecun_normal").T.ravel().tobytes() == normal.tobytes()
     uniform = (2 * _core.uniform(n * m, 3, INIT) - 1) * (3 / n) ** 0.5
     assert weights(n, m, init="lecun_uniform").T.ravel().tobytes() == uniform.tobytes()
-    W = bp.Network([bp.Input((2, n)), bp.GRU(m, init="lecun_uniform", recurrent_init="zeros")], dtype="float64", seed=3).params["gru_1.W"]
+    W = bp.Network(
+        [bp.Input((2, n)), bp.GRU(m, init="lecun_uniform", recurrent_init="zeros")], dtype="float64", seed=3
+    ).params["gru_1.W"]
     assert W[:, :m].tobytes() == uniform.tobytes()
     second = (2 * _core.uniform(n * m, 3, INIT, 0, 2) - 1) * (3 / n) ** 0.5
     assert W[:, m : 2 * m].tobytes() == second.tobytes()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -755,9 +756,8 @@ def test_many_threads_ask_one_network(always):
     assert in_threads([lambda i=i: ask(i) for i in range(8)]) == [True] * 8
 
 
-def test_a_network_that_is_being_fitted_in_another_thread(tmp_path):
+def test_what_writes_to_a_network_that_another_thread_fits_is_refused():
     net = make()
-    tape = net.forward(X)
     running, halt = threading.Event(), threading.Event()
 
     def watch(state):
@@ -770,18 +770,16 @@ def test_a_network_that_is_being_fitted_in_another_thread(tmp_path):
     assert running.wait(10)
     calls = {
         "fit": lambda: net.fit(X, Y),
-        "predict": lambda: net.predict(X),
-        "evaluate": lambda: net.evaluate(X, Y),
-        "forward": lambda: net.forward(X),
-        "backward": lambda: net.backward(tape, Y),
-        "value_and_grad": lambda: net.value_and_grad(X, Y),
-        "save": lambda: net.save(tmp_path / "net"),
+        "theta": lambda: setattr(net, "theta", np.zeros(net.n_params)),
+        "frozen": lambda: setattr(net, "frozen", {"dense_1"}),
+        "checkpoint": lambda: setattr(net, "checkpoint", True),
+        "step": lambda: setattr(net, "step", 0),
+        "epoch": lambda: setattr(net, "epoch", 0),
     }
     try:
         for name, call in calls.items():
             with pytest.raises(RuntimeError, match=f"{name}: this network is being fitted"):
                 call()
-        assert not (tmp_path / "net").exists()
         assert make().predict(X).shape == (200, 2)  # another network answers meanwhile
     finally:
         halt.set()
@@ -792,6 +790,97 @@ def test_a_network_that_is_being_fitted_in_another_thread(tmp_path):
     assert state_of(net) == state_of(twin)
     for call in calls.values():
         call()
+
+
+def even(n=1000):
+    """A network whose parameters are all the same number after every whole step, data, and how it is trained."""
+    net = bp.Network([bp.Input(n), bp.Dense(n, bias=False, init="zeros")], seed=1)
+    settings = {"batch_size": 8, "optimizer": bp.SGD(lr=1e-5, momentum=0.5), "shuffle": False}
+    return net, (np.ones((64, n)), np.ones((64, n))), settings
+
+
+def test_readers_see_whole_steps_while_another_thread_fits(tmp_path):
+    net, (X, y), settings = even()
+    row = np.linspace(0, 1, net.n_inputs)
+    halt, seen = threading.Event(), []
+
+    def all_same(a):
+        return np.ptp(a) == 0
+
+    def loaded():
+        net.save(tmp_path / "net")
+        return bp.load(tmp_path / "net")
+
+    reads = [
+        lambda: all_same(net.predict(row[None])),
+        lambda: all_same(net.predictor()(row)),
+        lambda: all_same(net.value_and_grad(X, y)[1]),
+        lambda: all_same(net.forward(row[None]).theta),
+        lambda: np.isfinite(net.evaluate(X, y)["loss"]),
+        lambda: all_same(net.part("input", "dense_1").theta),
+        lambda: seen.append(net.copy()) or all_same(seen[-1].theta),
+        lambda: seen.append(pickle.loads(pickle.dumps(net))) or all_same(seen[-1].theta),
+        lambda: seen.append(loaded()) or all_same(seen[-1].theta),
+    ]
+
+    def watch(state):
+        if halt.is_set():
+            state.stop()
+
+    thread = threading.Thread(target=lambda: net.fit(X, y, epochs=10**7, callbacks=watch, **settings), daemon=True)
+    thread.start()
+    try:
+        good = in_threads([lambda: [read() for read in reads], lambda: [read() for read in reads[::-1]]])
+    finally:
+        halt.set()
+        thread.join(60)
+    assert not thread.is_alive() and all(map(all, good))
+    last = max(seen, key=lambda copy: copy.step)  # with the optimiser's memory and the counters of that step
+    twin = stopped_after(even()[0], last.step, X, y, epochs=10**7, **settings)
+    assert last.step > 0 and state_of(last) == state_of(twin)
+
+
+def test_a_callback_may_wait_for_another_thread_that_predicts():
+    net, answers = make(), []
+
+    def ask(state):
+        (answer,) = in_threads([lambda: net.predict(X)])
+        answers.append(answer.tobytes() == net.predict(X).tobytes())
+
+    net.fit(X, Y, epochs=3, validation_data=(X, Y), callbacks=[ask, AfterBatch(lambda state: None)])
+    assert answers == [True] * 3
+
+
+def test_a_fit_that_begins_waits_for_who_reads():
+    """The second half of the rows is read after `fit` was called; both meet the parameters from before."""
+    net, begun = make(), threading.Event()
+    X, y = RNG.standard_normal((2 * 16384, 3)), np.zeros((2 * 16384, 2))
+
+    def value(a, y):
+        assert begun.wait(60)
+        time.sleep(0.02)  # in which `fit` would move them
+        return (a * a).sum(axis=1)
+
+    loss = bp.Loss(value, lambda a, y: 2 * a)
+    reading = threading.Event()
+
+    class Begins(bp.Callback):
+        def on_fit_begin(self, state):
+            begun.set()
+
+    def read():
+        reading.set()
+        return net.evaluate(X, y, loss=loss)["loss"]
+
+    def fit():
+        assert reading.wait(60)
+        while not net._model.fitting.is_read:
+            time.sleep(1e-4)
+        net.fit(X, X[:, :2], batch_size=None, callbacks=Begins(), epochs=3)
+
+    expected = float((net.predict(X).astype(float) ** 2).sum(axis=1).mean())
+    assert in_threads([read, fit])[0] == pytest.approx(expected, rel=1e-6)
+    assert net.epoch == 3
 
 
 def test_networks_fitted_side_by_side_have_their_usual_bits():

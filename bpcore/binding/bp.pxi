@@ -142,6 +142,7 @@ cdef extern from "bp.h" nogil:
     bp_status bp_answer(const bp_plan *, const void *, void *, int, const bp_in_port *, int, const bp_out_port *, int)
     const double *bp_run_loss(const bp_run *, int)
     int64_t bp_run_updates(const bp_run *)
+    int bp_run_is_whole(const bp_run *)
     void bp_pool_tasks(int64_t *, int)
     void bp_pool_tasks_reset()
     void bp_set_parallel_always(int)

@@ -270,6 +270,10 @@ cdef class Run:
         """The optimiser's count of updates."""
         return bp_run_updates(self.run)
 
+    def is_whole(self):
+        """Between slices: whether theta and the states are those after a whole step."""
+        return bool(bp_run_is_whole(self.run))
+
     cdef _call_activation(self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df):
         f, derivative = self.plan.functions[tag]
         dtype = self.plan.dtype

@@ -48,20 +48,138 @@ os.register_at_fork(after_in_child=after_fork_in_child)
 
 @cython.final
 cdef class OneAtATime:
-    """`with` it while fitting.  In C, so that no signal is heard between taking it and giving it back."""
+    """Who may touch a network: one fit, `with` it, which moves theta while it is closed, and readers while it is open.
+
+    A fit waits for those who read before it closes; who comes while it is closed is admitted when it opens, before it
+    closes again.  In C, so that no signal is heard between taking it and giving it back."""
     cdef unsigned long thread, generation
     cdef bint held
+    cdef readonly bint closed
+    cdef list readers, waiting  # Readings
+
+    def __cinit__(self):
+        self.renew()
+
+    cdef renew(self):
+        """In the child of a fork, or at first: nobody is here."""
+        self.held = self.closed = False
+        self.generation, self.readers, self.waiting = _generation, [], []
 
     def __enter__(self):
-        if self.held and self.generation == _generation:
+        if self.generation != _generation:
+            self.renew()
+        if self.held:
             raise RuntimeError("fit: this network is being fitted already; fit a copy made before")
-        self.held, self.generation, self.thread = True, _generation, PyThread_get_thread_ident()
+        self.held, self.thread = True, PyThread_get_thread_ident()
 
     def __exit__(self, *error):
         self.held = False
+        self.open()
 
     def check(self, str what):
         """RuntimeError where another thread of this process holds it."""
         if self.held and self.generation == _generation and self.thread != PyThread_get_thread_ident():
             raise RuntimeError(
                 f"{what}: this network is being fitted in another thread; wait for it, or use a copy made before")
+
+    def close(self):
+        """For the thread that holds it: waits until no other thread reads, and then nobody does."""
+        cdef double seconds = 2e-5
+        if self.generation != _generation:  # the fit goes on in the child of a fork
+            self.renew()
+            self.held = True
+        self.closed = True
+        while self.is_read:
+            time.sleep(seconds)
+            seconds = min(2 * seconds, 1e-3)
+
+    def open(self):
+        """Whoever waits may read; they share a copy."""
+        cdef Reading reading
+        self.closed = False
+        shared = _Shared()
+        for reading in self.waiting:
+            reading.shared = shared
+        self.readers += self.waiting
+        self.waiting = []
+
+    @property
+    def is_read(self):
+        """Whether threads other than its holder read what is there."""
+        cdef Reading reading
+        for reading in self.readers:
+            if reading.thread != self.thread:
+                return True
+        return False
+
+
+@cython.final
+cdef class _Shared:
+    """A copy for all who were admitted together."""
+    cdef object model
+    cdef bint making
+
+
+@cython.final
+cdef class Reading:
+    """`with` it: a model that no other thread changes meanwhile: itself, or while another thread fits it a copy as of a
+    whole step, which model.copied(memory) makes.  memory: with the optimiser's, too, and this reader's own."""
+    cdef object model
+    cdef OneAtATime gate
+    cdef bint memory
+    cdef unsigned long thread
+    cdef _Shared shared     # once admitted
+
+    def __init__(self, model, OneAtATime gate, bint memory):
+        self.model, self.gate, self.memory = model, gate, memory
+
+    def __enter__(self):
+        cdef OneAtATime gate = self.gate
+        cdef Reading other
+        if gate.generation != _generation:
+            gate.renew()
+        self.thread = PyThread_get_thread_ident()
+        if gate.held and gate.thread == self.thread:
+            return self.model  # within a fit's callback
+        for other in gate.readers:
+            if other.thread == self.thread:
+                return self.model  # within another call that reads it
+        if not gate.closed:
+            self.shared = _Shared()
+            gate.readers.append(self)
+            if not gate.held:
+                return self.model  # a fit that begins waits for __exit__
+        else:
+            gate.waiting.append(self)
+        try:
+            while self.shared is None:
+                time.sleep(2e-4)
+            model = self.copy() if gate.held else self.model
+        except BaseException:
+            self.leave()
+            raise
+        if model is not self.model:
+            self.leave()
+        return model
+
+    def __exit__(self, *error):
+        self.leave()
+
+    cdef copy(self):
+        cdef _Shared shared = self.shared
+        if self.memory:
+            return self.model.copied(memory=True)
+        while shared.making:
+            time.sleep(2e-5)
+        if shared.model is None:
+            shared.making = True
+            try:
+                shared.model = self.model.copied(memory=False)
+            finally:
+                shared.making = False
+        return shared.model
+
+    cdef leave(self):
+        for readings in (self.gate.readers, self.gate.waiting):
+            if self in readings:
+                readings.remove(self)
