@@ -7,9 +7,11 @@ sgd and adam and 1e-6 after lbfgs, whose line searches amplify rounding; in floa
 import copy
 import pickle
 import re
+import threading
 import warnings
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas
 import pytest
@@ -627,3 +629,38 @@ def test_the_snippet_of_the_readme_runs():
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```py\n(.*?)```", text, re.DOTALL)
     exec(compile(snippet, "README.md", "exec"), {})  # it asserts for itself
+
+
+def test_predictions_while_another_thread_fits_are_of_whole_steps():
+    """A call of partial_fit is one step here: what is answered meanwhile is what is answered before it or after."""
+    X, y = RNG.random((64, 20)), RNG.random(64)
+    settings = {"learning_rate_init": 0.1, "solver": "sgd", "batch_size": 64, "random_state": 0}
+    model, first = (ours.MLPRegressor(hidden_layer_sizes=(500, 500), **settings).partial_fit(X, y) for _ in range(2))
+    row, done, answers = X[:1], threading.Event(), []
+
+    def ask():
+        while not done.is_set():
+            answers.append(model.predict(row)[0])
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        whole = {model.partial_fit(X, y).predict(row)[0] for _ in range(10)}
+    finally:
+        done.set()
+        thread.join(60)
+    assert answers and set(answers) <= {first.predict(row)[0], *whole}
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_a_file_that_joblib_maps_is_never_written(mode, tmp_path):
+    X, y = RNG.random((60, 4)), RNG.integers(0, 3, 60)
+    model = ours.MLPClassifier((8,), random_state=0).partial_fit(X, y, classes=[0, 1, 2])
+    joblib.dump(model, tmp_path / "model")
+    before = (tmp_path / "model").read_bytes()
+    same = joblib.load(tmp_path / "model", mmap_mode=mode)
+    np.testing.assert_array_equal(same.predict_proba(X), model.predict_proba(X))
+    for each in (same, model):
+        each.partial_fit(X, y)
+    np.testing.assert_array_equal(same.predict_proba(X), model.predict_proba(X))
+    assert (tmp_path / "model").read_bytes() == before
