@@ -342,7 +342,7 @@ void bp_set_phase2(int mode); /* 0: by shapes, 1: owners, 2: shards */
 /* ---- Philox4x32 (Salmon et al. 2011) ------------------------------------------------------------------------ */
 
 void bp_philox(const uint32_t counter[4], const uint32_t key[2], int rounds, uint32_t out[4]);
-/* n uniforms in [0, 1) of 53 bits, those of elements first..first + n - 1; counter = (purpose, layer, step, element). */
+/* n uniforms in [0, 1) of 53 bits, of elements first..first + n - 1; counter = (purpose, layer, step, element). */
 void bp_uniform(double *out, int64_t first, int64_t n, uint64_t seed, uint32_t purpose, uint32_t layer, uint32_t step);
 /* A permutation of 0..n-1 (Fisher and Yates). */
 void bp_permutation(int64_t *out, int64_t n, uint64_t seed, uint32_t purpose, uint32_t step);

@@ -99,7 +99,7 @@ cdef class OneAtATime:
         self.closed = False
         shared = _Shared()
         for reading in self.waiting:
-            reading.shared = shared
+            reading.shared, reading.admitted = shared, True
         self.readers += self.waiting
         self.waiting = []
 
@@ -126,9 +126,9 @@ cdef class Reading:
     whole step, which model.copied(memory) makes.  memory: with the optimiser's, too, and this reader's own."""
     cdef object model
     cdef OneAtATime gate
-    cdef bint memory
+    cdef bint memory, admitted
     cdef unsigned long thread
-    cdef _Shared shared     # once admitted
+    cdef _Shared shared     # with those who waited for the same opening
 
     def __init__(self, model, OneAtATime gate, bint memory):
         self.model, self.gate, self.memory = model, gate, memory
@@ -144,15 +144,16 @@ cdef class Reading:
         for other in gate.readers:
             if other.thread == self.thread:
                 return self.model  # within another call that reads it
-        if not gate.closed:
-            self.shared = _Shared()
+        self.admitted = not gate.closed
+        if self.admitted:
             gate.readers.append(self)
             if not gate.held:
                 return self.model  # a fit that begins waits for __exit__
+            self.shared = _Shared()
         else:
             gate.waiting.append(self)
         try:
-            while self.shared is None:
+            while not self.admitted:
                 time.sleep(2e-4)
             model = self.copy() if gate.held else self.model
         except BaseException:
@@ -180,6 +181,10 @@ cdef class Reading:
         return shared.model
 
     cdef leave(self):
-        for readings in (self.gate.readers, self.gate.waiting):
+        cdef list readers = self.gate.readers
+        if len(readers) == 1 and readers[0] is self:
+            readers.clear()
+            return
+        for readings in (readers, self.gate.waiting):
             if self in readings:
                 readings.remove(self)
