@@ -176,7 +176,7 @@ def load(path: str | os.PathLike[str], custom: Mapping[str, Activation | Functio
         model = Model(layout, np.dtype(dtype), training["seed"], cut, frozenset(graph.get("frozen", [])))
         model.step, model.epoch = training["step"], training["epoch"]
         if optimizer is not None:
-            states = tuple(np.empty_like(model.theta) for _ in optimizer.states)
+            states = model.state_arrays(len(optimizer.states))
             model.memory = _optimizers.Memory(optimizer, states, training["updates"])
         for name, tensor in _tensors(model).items():
             file.seek(begin + places[name])

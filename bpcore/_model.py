@@ -10,20 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bpcore import _checkpoint, _core, _validate
+from bpcore._arrays import aligned, copied
 from bpcore._graph import Graph, Node
 from bpcore._optimizers import Memory
 from bpcore._plan_cache import PlanCache
-
-
-def aligned(n: int, dtype: np.dtype[Any], place: int = 0) -> np.ndarray:
-    """(n,) zeros that begin at a multiple of 64 bytes, at one of five places in a page of memory.
-
-    Where a step reads and writes several arrays in step, they have places of their own: at like ones, or off the lines
-    of the cache, Adam's step takes up to a quarter longer.
-    """
-    raw = np.zeros(n * dtype.itemsize + 4096, np.uint8)
-    start = (768 * place - raw.ctypes.data) % 4096
-    return raw[start : start + n * dtype.itemsize].view(dtype)
 
 
 class Snapshot(NamedTuple):
@@ -92,9 +82,7 @@ class Model:
         twin.__dict__.update(vars(self))
         if memory:
             twin.memory = self.memory.copy()
-        theta = aligned(self.theta.size, self.dtype)
-        theta[:] = self.theta
-        twin._bind(theta)
+        twin._bind(copied(self.theta))
         if not memory:
             twin.plans = self.plans
         return twin
@@ -151,6 +139,4 @@ class Model:
         # arrays are copied on both sides: a pickle's buffers may be out of band, and then belong to someone else
         self.__dict__.update(state)
         self.memory = self.memory.copy()
-        theta = aligned(state["theta"].size, self.dtype)
-        theta[:] = state["theta"]
-        self._bind(theta)
+        self._bind(copied(state["theta"]))

@@ -13,13 +13,14 @@ import numpy as np
 
 from bpcore import _activations, _checkpoint, _core, _data, _derivatives, _io, _plans, _threads, _training, _validate
 from bpcore._activations import Activation
+from bpcore._arrays import aligned, copied
 from bpcore._callbacks import State
 from bpcore._data import Data, whole
 from bpcore._function import Function
 from bpcore._graph import Graph, chained, lay_out, symbols
 from bpcore._history import History
 from bpcore._layers import Input, Layer
-from bpcore._model import Model, aligned
+from bpcore._model import Model
 from bpcore._optimizers import SGD, Optimizer
 from bpcore._stepper import Stepper
 from bpcore._symbols import Shape, Symbol
@@ -461,9 +462,8 @@ class Network:
         the layer, where something needs more than one time step.
         """
         n = None if streams is None else _validate.integer("streams", streams, 1, 2**31 - 1)
-        theta = aligned(self.n_params, self.dtype)
         with self._model.reading() as model:
-            theta[:] = model.theta
+            theta = copied(model.theta)
         return Stepper(self._model, theta, n, n_threads)
 
     def evaluate(

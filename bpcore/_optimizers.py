@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 import numpy as np
 
 from bpcore import _core, _validate
+from bpcore._arrays import copied
 
 _Kind = TypeVar("_Kind", bound=type)
 _BY_NAME: dict[str, Any] = {}
@@ -189,7 +190,7 @@ class Memory(NamedTuple):
 
     def copy(self) -> Memory:
         """The same with arrays of its own."""
-        return self._replace(states=tuple(state.copy() for state in self.states))
+        return self._replace(states=tuple(copied(state, 1 + i) for i, state in enumerate(self.states)))
 
 
 def resolve(value: Any) -> Optimizer:
