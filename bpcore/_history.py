@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 from bpcore import _validate
 
 
 @dataclass
-class History(Mapping[str, list[float]]):
+class History(dict[str, list[float]]):
     """One entry an epoch.
 
     `epoch` counts from the network's first, as verbose=1 prints it: a second `fit` of 3 epochs has 4, 5, 6.  `loss` is
@@ -18,7 +18,7 @@ class History(Mapping[str, list[float]]):
     Of several outputs, `outputs` holds the loss of each as it was trained, without its weight: "digit_loss" for an
     output named digit; and what `evaluate` says of it on the validation data: "val_digit_loss" and, of classes,
     "val_digit_accuracy".  history["loss"] is history.loss, and so are all others.
-    It is a read-only mapping of what has values: pandas.DataFrame(dict(history)); KeyError names what there is.
+    It is a read-only dict of what has values: pandas.DataFrame(history); KeyError names what there is.
     """
 
     epoch: list[int] = field(default_factory=list)
@@ -34,14 +34,26 @@ class History(Mapping[str, list[float]]):
         own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "outputs"}
         return {**own, **self.outputs}
 
-    def __iter__(self) -> Iterator[str]:
-        return (name for name, values in self._columns().items() if values)
+    def __post_init__(self) -> None:
+        self._show()
 
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+    def _show(self) -> None:
+        """Columns that have values by now become items."""
+        dict.update(self, {name: values for name, values in self._columns().items() if values})
 
-    def __getitem__(self, name: str) -> list[float]:
-        return self._columns()[_validate.key("history", name, self)]
+    def __missing__(self, name: str) -> list[float]:
+        return self[_validate.key("history", name, self)]
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("history: expected to be read only; dict(history) may be changed")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]  # pickled by bpcore 0.1
 
     def __repr__(self) -> str:
         if not self.epoch:

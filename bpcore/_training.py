@@ -260,6 +260,7 @@ class Loop:
             columns = history._columns()
             for name, value in result.items():
                 columns[f"val_{name.replace('.', '_')}"].append(value)
+        history._show()
 
     def _print(self, last_epoch: int) -> None:
         history = self.state.history

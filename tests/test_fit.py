@@ -1,5 +1,8 @@
 """What `fit`, `predict` and `evaluate` mean: histories, callbacks, optimiser state, weights, views, words on screen."""
 
+import copy
+import json
+import pickle
 import re
 import warnings
 from dataclasses import FrozenInstanceError, replace
@@ -62,6 +65,28 @@ def test_history_has_one_entry_an_epoch():
     assert more.epoch == [4, 5] and net.epoch == 5 and net.step == 15
     assert repr(more) == f"History(2 epochs, last: loss={more.loss[-1]:.6g})"
     assert repr(make().fit(X, Y, epochs=0)) == "History(no epochs)"
+
+
+def test_history_is_a_dict_that_is_read_only():
+    """As a dict it is what pandas and polars make a frame of its columns of, and json writes."""
+    history = make().fit(X, Y, epochs=3, validation_data=(X, Y))
+    assert isinstance(history, dict) and json.loads(json.dumps(history)) == dict(history) == {**history}
+    before = dict(history)
+    for change in (
+        lambda h: h.__setitem__("loss", []), lambda h: h.pop("loss"), lambda h: h.update(loss=[]), lambda h: h.clear(),
+        lambda h: h.__delitem__("loss"), lambda h: h.popitem(), lambda h: h.setdefault("a", 1), lambda h: h.__ior__({}),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match="history: expected to be read only"):
+            change(history)
+    assert dict(history) == before
+    old = bp.History.__new__(bp.History)
+    old.__setstate__({name: getattr(history, name) for name in ("epoch", "loss", "seconds")})  # of bpcore 0.1
+    for twin in (pickle.loads(pickle.dumps(history)), copy.copy(history), copy.deepcopy(history), old):
+        assert type(twin) is bp.History and twin.loss == history.loss and twin["loss"] is twin.loss
+        assert twin is old or (twin == history and list(twin) == list(history))
+    seen = []
+    make().fit(X, Y, epochs=2, callbacks=lambda state: seen.append(list(state.history["epoch"])))
+    assert seen == [[1], [1, 2]]
 
 
 def test_history_is_a_mapping_of_what_has_values():
