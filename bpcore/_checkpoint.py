@@ -43,7 +43,7 @@ def _name(graph: Graph, value: Any) -> str:
     if not isinstance(value, (Symbol, Layer)):
         return _validate.choice("checkpoint", value, [node.name for node in graph.nodes])
     layer = value.layer if isinstance(value, Symbol) else value
-    names = [node.name for node in graph.nodes if node.layer is layer]
+    names = [node.name for node in graph.nodes if node.layer == layer]
     if not names:
         raise ValueError(f"checkpoint: expected layers of this network, got {value!r}")
     if len(names) > 1:

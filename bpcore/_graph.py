@@ -72,6 +72,15 @@ class Graph:
         nodes = tuple(replace(node, layer=bare.get(id(node.layer), node.layer)) for node in self.nodes)
         return replace(self, nodes=nodes)
 
+    def named_layers(self) -> tuple[Any, ...]:
+        """The layer of each node, with the name that it has here."""
+        named: dict[int, Any] = {}
+        for node in self.nodes:
+            layer = node.layer
+            if id(layer) not in named:
+                named[id(layer)] = layer if layer.name == node.base else layer.shown_as(node.base)
+        return tuple(named[id(node.layer)] for node in self.nodes)
+
     @property
     def is_chain(self) -> bool:
         """Whether it is an input of one axis and Dense layers after one another."""
@@ -100,10 +109,11 @@ def chained(layers: Any) -> tuple[list[Symbol], list[Symbol]]:
             raise ValueError(f"layers[{i}]: expected bp.Input first and other layers after it, got {layer!r}")
     if len(layers) < 2:
         raise ValueError(f"layers: expected bp.Input and at least one layer after it, got {len(layers)} layers")
-    symbol: Symbol = layers[0]
+    first: Symbol = layers[0].itself
+    symbol = first
     for layer in layers[1:]:
         symbol = layer(symbol)
-    return [layers[0]], [symbol]
+    return [first], [symbol]
 
 
 def symbols(name: str, value: Any, *, distinct: bool = True) -> list[Symbol]:
@@ -115,6 +125,7 @@ def symbols(name: str, value: Any, *, distinct: bool = True) -> list[Symbol]:
             raise TypeError(f"{name}: expected outputs of layers or bp.Input, got {type(symbol).__name__}{cure}")
     if not given:
         raise ValueError(f"{name}: expected at least one")
+    given = [symbol.itself if isinstance(symbol, Input) else symbol for symbol in given]
     if distinct and len({id(symbol) for symbol in given}) < len(given):
         raise ValueError(f"{name}: expected each once, got one twice")
     return given

@@ -88,7 +88,8 @@ KINDS: dict[str, type[Any]] = {}  # every kind of layer, by the name that a file
 class Layer:
     """What every layer is: called on symbols it gives a symbol, and it tells the plan what to compute.
 
-    Layers compare by identity: one layer used twice is one set of weights.
+    Layers compare by identity: one layer used twice is one set of weights.  What `Network.layers` shows under a name of
+    the network's equals the layer `itself` that it stands for.
     """
 
     op: ClassVar[str]
@@ -112,15 +113,33 @@ class Layer:
         if len(inputs) > _core.MAX_OPERANDS:
             cure = "; nest them" if self.op in ("add", "multiply", "concat") else ""
             raise ValueError(f"{self!r}: expected at most {_core.MAX_OPERANDS} inputs, got {len(inputs)}{cure}")
+        inputs = tuple(symbol.itself if isinstance(symbol, Input) else symbol for symbol in inputs)
         self.check_integer(inputs)
         shape = self.output_shape(*(symbol.shape for symbol in inputs))
         if math.prod(shape) > _validate.MAX_UNITS:
             raise ValueError(f"{self!r}: an example of shape {shape} is too large")
-        return Symbol(self, inputs, shape)
+        return Symbol(self.itself, inputs, shape)
 
     def __getstate__(self) -> dict[str, Any]:
         # not the network that it comes from: its weights are in the theta of the network that it is in
-        return {name: value for name, value in self.__dict__.items() if name != "_origin"}
+        return {name: value for name, value in self.itself.__dict__.items() if name != "_origin"}
+
+    @property
+    def itself(self) -> Any:
+        """The layer, where this is what a network shows of it."""
+        return self.__dict__.get("_itself", self)
+
+    def shown_as(self, name: str) -> Any:
+        """What stands for this layer under the name that a network has for it."""
+        shown = object.__new__(type(self))
+        shown.__dict__.update(self.__dict__, name=name, _itself=self)
+        return shown
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layer) and self.itself is other.itself
+
+    def __hash__(self) -> int:
+        return id(self.itself)
 
     def check_integer(self, inputs: Sequence[Symbol]) -> None:
         """Whole numbers are for Embedding alone."""

@@ -63,6 +63,7 @@ class Network:
     def _own(self, model: Model) -> None:
         self._model = model  # which bpcore's own modules work with
         self._as_layers: dict[int, Layer] = {}
+        self._layers = model.graph.named_layers()
 
     @classmethod
     def _of(cls, model: Model) -> Network:
@@ -247,8 +248,12 @@ class Network:
 
     @property
     def layers(self) -> tuple[Any, ...]:
-        """The layers, one a node, inputs first; a layer that is used twice is there twice."""
-        return tuple(node.layer for node in self._model.graph.nodes)
+        """The layers, one a node, inputs first, named as in `summary`; a layer that is used twice is there twice.
+
+        For a layer that you gave no name a copy with this network's name for it stands there: it equals your layer, and
+        a new network made of it is made of your layer, which may have another name there.
+        """
+        return self._layers
 
     @property
     def n_inputs(self) -> int:
@@ -651,11 +656,12 @@ class Network:
         return self.copy()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_as_layers": {}}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_as_layers", "_layers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "_model" in state:
             self.__dict__.update(state)
+            self._own(self._model)
             return
         # bpcore 0.1 kept all of it here
         model = Model(state["_graph"], state["_dtype"], state["_seed"], state["_checkpoint"], state["_frozen"])

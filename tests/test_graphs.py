@@ -533,6 +533,39 @@ def test_summary_and_repr():
     assert net.n_inputs == 23 and net.n_outputs == 27 and len(net.layers) == len(net._model.graph.nodes)
 
 
+def test_layers_have_the_names_that_the_summary_shows():
+    net = example()
+    lines = [line.split()[0].partition("@")[0] for line in net.summary().splitlines()[2:-3]]
+    assert [layer.name for layer in net.layers] == lines
+    shared, x = bp.Dense(3), bp.Input(3)
+    first = bp.Network([x, bp.Dense(3), shared, shared])
+    other = bp.Network([bp.Input(3), shared, bp.Dense(1, name="last")])
+    assert [layer.name for layer in first.layers] == ["input", "dense_1", "dense_2", "dense_2"]
+    assert [layer.name for layer in other.layers] == ["input", "dense_1", "last"] and shared.name is None
+    assert first.layers[2] is first.layers[3] == shared == other.layers[1] != first.layers[1]
+    assert len({shared, *first.layers, *other.layers}) == 5 and first.layers.index(shared) == 2
+    for twin in (copy.copy(first), pickle.loads(pickle.dumps(first)), bp.Network(first.layers)):
+        assert [layer.name for layer in twin.layers] == [layer.name for layer in first.layers]
+
+
+def test_networks_made_of_the_layers_of_others():
+    """What `layers` shows stands for the layer itself: of any name, used twice, beside itself, in lists and graphs."""
+    dense, x = bp.Dense(3, "tanh"), bp.Input(3)
+    net = bp.Network([x, bp.Dense(3), dense], dtype="float64")
+    shown = net.layers
+    assert list(bp.Network([*shown, dense]).params) == ["dense_1.W", "dense_1.b", "dense_2.W", "dense_2.b"]
+    assert list(bp.Network([bp.Input(3), shown[2]]).params) == ["dense_1.W", "dense_1.b"]
+    joined = bp.Network([*net.layers, *bp.Network([bp.Input(3), bp.Dense(2)]).layers[1:]])
+    assert [layer.name for layer in joined.layers] == ["input", "dense_1", "dense_2", "dense_3"]
+    graph = bp.Network(shown[0], shown[1](x) + dense(shown[2](shown[0])))
+    assert list(graph.inputs) == ["input"] and len(graph.params) == 4
+    net.checkpoint = [shown[1]]
+    assert net.checkpoint == ("dense_1",)
+    net.checkpoint = [net.copy().layers[1]]
+    assert net.checkpoint == ("dense_1",) and copy.copy(shown[2]).name is None
+    assert bp.Network(shown, dtype="float64", seed=net.seed).theta.tobytes() == net.theta.tobytes()
+
+
 COPIES = {
     "pickle": lambda net, path: pickle.loads(pickle.dumps(net)),
     "copy": lambda net, path: copy.copy(net),
