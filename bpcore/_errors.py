@@ -11,12 +11,13 @@ class DivergenceError(ArithmeticError):
     the epoch that a callback such as EarlyStopping restores.
 
     `epoch` and `batch` (both from 1; epochs of all fits of this network) say where it happened, `what` is "loss",
-    "parameters", or "theta" where others than `fit` have written numbers to theta that are not finite.
+    "parameters", or "theta" where others than `fit` have written numbers to theta that are not finite.  `advice` says
+    what to change, by what X, y, the loss and the optimiser are.
     """
 
-    def __init__(self, what: str, epoch: int, batch: int) -> None:
-        super().__init__(what, epoch, batch)
-        self.what, self.epoch, self.batch = what, epoch, batch
+    def __init__(self, what: str, epoch: int, batch: int, advice: str = "") -> None:
+        super().__init__(what, epoch, batch, advice)
+        self.what, self.epoch, self.batch, self.advice = what, epoch, batch, advice
 
     def __str__(self) -> str:
         if self.what == "theta":
@@ -27,9 +28,7 @@ class DivergenceError(ArithmeticError):
         verb = "is" if self.what == "loss" else "are"
         return (
             f"the {self.what} {verb} no longer finite in epoch {self.epoch}, batch {self.batch}; the network keeps the "
-            "parameters of the step before, or has those that a callback restores. Lower lr, scale the inputs, or use "
-            "a loss that is stable with the output (softmax with cross_entropy, logistic with binary_cross_entropy); "
-            "if the parameters are large by now, begin with a new network."
+            f"parameters of the step before, or has those that a callback restores. {self.advice}".rstrip()
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bpcore import _callbacks, _core, _levenberg, _optimizers, _plans, _threads, _validate
+from bpcore import _advice, _callbacks, _core, _levenberg, _optimizers, _plans, _threads, _validate
 from bpcore._data import SLICE_SECONDS, Data
 from bpcore._errors import DivergenceError
 from bpcore._history import History
@@ -223,7 +223,8 @@ class Loop:
                 what = "loss" if status == _core.NONFINITE_LOSS else "parameters"
                 if not np.isfinite(self.model.theta).all():  # a step that diverges leaves the last finite ones
                     what = "theta"
-                raise DivergenceError(what, self.model.epoch + 1, batches + 1)
+                advice = _advice.on_divergence(self.model, self.data, self.memory.optimizer)
+                raise DivergenceError(what, self.model.epoch + 1, batches + 1, advice)
             if by_batch and batches > before[2]:
                 self.state.loss = _mean(loss - before[0], weight - before[1])
                 before = (loss, weight, batches)

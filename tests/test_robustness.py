@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -229,6 +230,38 @@ def test_divergence_error_travels():
 
     error = pickle.loads(pickle.dumps(bp.DivergenceError("loss", 3, 7)))
     assert (error.what, error.epoch, error.batch) == ("loss", 3, 7) and isinstance(error, ArithmeticError)
+    assert str(pickle.loads(pickle.dumps(bp.DivergenceError("loss", 3, 7, "Do this.")))).endswith("before. Do this.")
+
+
+DATA = np.random.default_rng(0).standard_normal((64, 3))
+SOFTMAX = [bp.Dense(3, "softmax")]
+ADVICE = {
+    "targets": ([bp.Dense(1)], DATA, 3e5 + DATA[:, :1], r"y reaches 3e\+05: scale it, \(y - .* begin", "X reaches"),
+    "inputs": ([bp.Dense(1)], 255 * np.abs(DATA), DATA[:, :1], "X reaches 612: scale it", "y reaches"),
+    "both": ([bp.Dense(1)], 255 * DATA, 3e5 + DATA[:, :1], r"X reaches .*y reaches 3e\+05", "Use "),
+    "the rate": ([bp.Dense(1)], DATA, DATA[:, :1], r"before\. Lower lr, which is 1e\+30\.", "reaches|Use "),
+    "classes": ([bp.Dense(3)], DATA, np.arange(64) % 3, "Use cross_entropy with softmax outputs, .* Lower", "reaches"),
+    "not finite": ([bp.Dense(1)], np.full((64, 3), np.nan), DATA[:, :1], "X has numbers that are not finite", "each"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:loss. cross_entropy is for")
+@pytest.mark.parametrize("kind", ADVICE)
+def test_the_advice_on_divergence_is_by_what_came(kind):
+    layers, X, y, wanted, other = ADVICE[kind]
+    net = bp.Network([bp.Input(3), *layers])
+    with pytest.raises(bp.DivergenceError, match=wanted) as caught:
+        net.fit(X, y, loss="cross_entropy" if y.ndim == 1 else "mse", optimizer=bp.SGD(lr=1e30), epochs=20,
+                check_finite=False)  # fmt: skip
+    assert not re.search(other, str(caught.value)) and caught.value.advice in str(caught.value)
+
+
+def test_the_advice_names_the_input_and_the_output():
+    a, b = bp.Input(3, name="a"), bp.Input(3, name="b")
+    net = bp.Network([a, b], [bp.Dense(1, name="p")(a + b), bp.Dense(2, name="q")(a)])
+    with pytest.raises(bp.DivergenceError, match=r"X\['b'\] reaches .*y\['p'\] reaches 1e\+06") as caught:
+        net.fit([DATA, 1e4 * DATA], [np.full(64, -1e6), DATA[:, :2]], optimizer=bp.SGD(lr=1e30), epochs=20)
+    assert "['a']" not in str(caught.value) and "['q']" not in str(caught.value)
 
 
 @pytest.mark.parametrize("optimizer", [bp.SGD(), bp.Adam(), bp.LevenbergMarquardt()])

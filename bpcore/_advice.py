@@ -1,0 +1,58 @@
+"""What to change where training diverged, by what the data, the loss and the optimiser are."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from bpcore._data import Data
+from bpcore._losses import BuiltIn
+from bpcore._model import Model
+
+LARGE = 20.0  # |x|; of standardised data it is rare
+_RUNAWAY = 1e4  # a parameter
+_BLOCK = 1 << 20  # elements: a signal is heard between blocks
+
+
+def on_divergence(model: Model, data: Data, optimizer: Any) -> str:
+    """Sentences: what of X and y is large, whether the loss is stable with the output, and the learning rate."""
+    sentences = [_to_scale(name, top) for name, top in _numbers(model, data) if top > LARGE]
+    for weighted, node in zip(data.losses, data.outputs, strict=True):
+        loss, activation = weighted.loss, getattr(node.layer, "activation", None)
+        if isinstance(loss, BuiltIn) and loss.fused_with not in (None, activation):
+            sentences.append(f"Use {loss.name} with {loss.fused_with} outputs, with which it is stable.")
+    if (lr := getattr(optimizer, "lr", None)) is not None:
+        sentences.append(f"Lower lr, which is {lr:g}.")
+    if (top := _largest(model.theta)) > _RUNAWAY:
+        sentences.append(f"Parameters reach {top:.3g} by now: begin with a new network.")
+    return " ".join(sentences)
+
+
+def _to_scale(name: str, top: float) -> str:
+    if not math.isfinite(top):
+        return f"{name} has numbers that are not finite: without check_finite=False the error says where."
+    return f"{name} reaches {top:.3g}: scale it, ({name} - {name}.mean(axis=0)) / {name}.std(axis=0)."
+
+
+def _numbers(model: Model, data: Data) -> list[tuple[str, float]]:
+    """The largest |x| of each array of real numbers, by what the caller calls it; those of y that are no classes."""
+    several = len(model.inputs) > 1
+    named = [(f"X[{node.name!r}]" if several else "X", array)
+             for node, array in zip(model.inputs, data.arrays, strict=True) if not node.layer.integer]  # fmt: skip
+    several = len(data.outputs) > 1
+    named += [(f"y[{name!r}]" if several else "y", target.array)
+              for name, weighted, target in zip(data.names, data.losses, data.targets, strict=True)
+              if not getattr(weighted.loss, "takes_classes", False)]  # fmt: skip
+    return [(name, _largest(array)) for name, array in named]
+
+
+def _largest(array: np.ndarray) -> float:
+    """max |x|; infinity where one is NaN."""
+    rows = max(1, _BLOCK // max(1, math.prod(array.shape[1:])))
+    top = 0.0
+    for first in range(0, len(array), rows):
+        block = array[first : first + rows]
+        top = max(top, *(abs(float(end)) if end == end else math.inf for end in (block.min(), block.max())))
+    return top
