@@ -35,6 +35,19 @@ class Activation:
         _validate.function("f", self.f)
         _validate.function("df", self.df)
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self.is_low_level:
+            raise TypeError(
+                "Activation: functions in C cannot be pickled; use net.save(path) and bp.load(path, custom=...)"
+            )
+        return self.__dict__
+
+    def __copy__(self) -> Activation:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Activation:
+        return self
+
     @property
     def is_low_level(self) -> bool:
         """Whether both functions are scipy.LowLevelCallable."""

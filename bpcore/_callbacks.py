@@ -174,7 +174,8 @@ def check(callbacks: list[Callback], kept: tuple[str, ...]) -> None:
         if isinstance(callback, EarlyStopping) and callback.monitor not in kept:
             missing = "accuracy" if callback.monitor.endswith("accuracy") else "output of this name"
             lacking = callback.monitor.startswith("val_") and "val_loss" not in kept
-            cure = "give fit validation_data=(X, y)" if lacking else f"there is no {missing}"
+            near = _validate.did_you_mean(callback.monitor, kept)
+            cure = "give fit validation_data=(X, y)" if lacking else f"there is no {missing}.{near}"
             raise ValueError(
                 f"callbacks: EarlyStopping watches {callback.monitor}, and there is only {', '.join(kept)}; {cure}"
             )

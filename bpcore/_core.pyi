@@ -1,6 +1,6 @@
 """Types of the compiled module; see _core.pyx and binding/."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -84,6 +84,7 @@ class Predictor:
         n_threads: int,
         limit: Callable[[], int] | None = None,
         slow: Callable[[list[np.ndarray], int], list[np.ndarray]] | None = None,
+        names: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None: ...
     def __call__(self, x: Any, out: Any = None) -> Any: ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,13 @@ class Data:
 
     def __init__(
         self, model: Model, X: Any, y: Any, loss: Any, sample_weight: Any, check_finite: bool = True,
-        called: tuple[str, str] = ("X", "y"),
+        called: tuple[str, str] = ("X", "y"), known: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:  # fmt: skip
+        known = model.feature_names if known is None else known
         self.dtype = model.dtype
         self.outputs = outputs = model.outputs
         self.losses = _losses.resolve_all(loss, outputs)
-        self.arrays = _validate.inputs(X, model.inputs, model.dtype, check_finite, called[0])
+        self.arrays = _validate.inputs(X, model.inputs, model.dtype, check_finite, called[0], known=known)
         self.n = len(self.arrays[0])
         self.names = [node.name for node in outputs]
         self.targets = [
@@ -135,6 +137,8 @@ def predict(model: Model, arrays: list[np.ndarray], n_threads: int) -> list[np.n
     """The outputs for checked inputs."""
     n = len(arrays[0])
     outs = [np.empty((n, *node.shape), model.dtype) for node in model.outputs]
+    if n == 0:
+        return outs
     with _plans.take(model, _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, n_threads)) as lent:
         ins, answers = zip(lent.compiled.inputs, arrays, strict=True), zip(lent.compiled.outputs, outs, strict=True)
         lent.run.ports(list(ins), list(answers))

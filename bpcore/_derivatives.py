@@ -67,7 +67,7 @@ def _real_inputs(model: Model, what: str, X: Any) -> list[np.ndarray]:
     if all(node.layer.integer for node in model.inputs):
         raise ValueError(f"{what}: expected a network with an input of real numbers, got whole numbers alone; use "
                          "net.part(inputs, outputs) to begin behind the Embedding")  # fmt: skip
-    return _validate.inputs(X, model.inputs, model.dtype)
+    return _validate.inputs(X, model.inputs, model.dtype, known=model.feature_names)
 
 
 def _one_or_all(results: list[Any]) -> Any:
@@ -97,12 +97,11 @@ def input_gradient(model: Model, X: Any, output: Any, n_threads: int | None) -> 
 def jacobian(model: Model, X: Any, n_threads: int | None) -> Any:
     """See Network.jacobian."""
     threads = _threads.resolve(n_threads)
+    arrays = _real_inputs(model, "jacobian", X)
     quick = _quick(model, threads)
     if quick is not None:
         (first,), (last,) = model.inputs, model.outputs
-        (X,) = _validate.inputs(X, [first], model.dtype)
-        return quick(X).reshape(-1, last.shape[0], first.shape[0])
-    arrays = _real_inputs(model, "jacobian", X)
+        return quick(arrays[0]).reshape(-1, last.shape[0], first.shape[0])
     jacobians = [_pulled(model, arrays, i, 0, node.n_out, threads) for i, node in enumerate(model.outputs)]
     return _one_or_all([_one_or_all(by_input) for by_input in jacobians])
 

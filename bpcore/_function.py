@@ -84,7 +84,7 @@ class Function(Layer):
         return super().__getstate__()
 
     def __copy__(self) -> Function:
-        return self.called(self.name)
+        return self.called(self.itself.name)
 
     def called(self, name: str | None) -> Function:
         """The same function as a layer of its own, by another name."""

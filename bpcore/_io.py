@@ -22,7 +22,8 @@ from bpcore._layers import KINDS, Input
 from bpcore._model import Model
 from bpcore._symbols import Symbol
 
-FORMATS = ("1", "2")  # a file has the oldest that can hold it; 2: optimisers of other kinds and settings than 1 knows
+# a file has the oldest that can hold it; 2: optimisers of other kinds and settings than 1 knows, names of columns
+FORMATS = ("1", "2")
 _FIRST_OPTIMIZERS = {
     "sgd": {"lr", "momentum", "nesterov", "weight_decay"},
     "adam": {"lr", "beta1", "beta2", "eps", "weight_decay"},
@@ -95,9 +96,9 @@ def _blocks(tensor: np.ndarray) -> Iterator[np.ndarray]:
 def _header(model: Model, tensors: dict[str, np.ndarray]) -> bytes:
     """What a safetensors file begins with: the length of a JSON object (8 bytes, little-endian), and that: metadata,
     then dtype, shape and place of each tensor.  Padded, so that the tensors are aligned."""
-    training = _training(model)
-    graph, last = json.dumps(_graph(model)), json.dumps(training)
-    entries: dict[str, Any] = {"__metadata__": {"bpcore_format": _format(training), "graph": graph, "training": last}}
+    graph, training = _graph(model), _training(model)
+    written = {"graph": json.dumps(graph), "training": json.dumps(training)}
+    entries: dict[str, Any] = {"__metadata__": {"bpcore_format": _format(graph, training), **written}}
     end = 0
     for name, tensor in tensors.items():
         place, end = [end, end + tensor.nbytes], end + tensor.nbytes
@@ -124,11 +125,15 @@ def _graph(model: Model) -> dict[str, Any]:
         graph["frozen"] = sorted(model.frozen)
     if model.checkpoint is not None:
         graph["checkpoint"] = model.checkpoint
+    if model.feature_names:
+        graph["feature_names"] = dict(model.feature_names)
     return graph
 
 
-def _format(training: dict[str, Any]) -> str:
+def _format(graph: dict[str, Any], training: dict[str, Any]) -> str:
     """The oldest format that knows what the file says."""
+    if "feature_names" in graph:
+        return FORMATS[1]
     optimizer = training["optimizer"] or {"kind": "sgd"}
     return FORMATS[not set(optimizer) - {"kind"} <= _FIRST_OPTIMIZERS.get(optimizer["kind"], set())]
 
@@ -174,6 +179,7 @@ def load(path: str | os.PathLike[str], custom: Mapping[str, Activation | Functio
         places = _places(target, entries, _expected(layout, optimizer), dtype, os.fstat(file.fileno()).st_size - begin)
         cut = _checkpoint.resolve(layout, graph.get("checkpoint"))
         model = Model(layout, np.dtype(dtype), training["seed"], cut, frozenset(graph.get("frozen", [])))
+        model.feature_names = {name: tuple(names) for name, names in graph.get("feature_names", {}).items()}
         model.step, model.epoch = training["step"], training["epoch"]
         if optimizer is not None:
             states = model.state_arrays(len(optimizer.states))
@@ -254,7 +260,7 @@ def _strings(path: str, what: str, value: Any) -> list[str]:
 
 def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tuple[str, Graph]:
     """The graph that the file describes: every node is made of earlier ones."""
-    _keys(path, "graph", graph, {"dtype", "nodes"}, {"outputs", "frozen", "checkpoint"})
+    _keys(path, "graph", graph, {"dtype", "nodes"}, {"outputs", "frozen", "checkpoint", "feature_names"})
     if graph["dtype"] not in ("float32", "float64"):
         raise _bad(path, f"dtype {graph['dtype']!r}")
     if not isinstance(graph["nodes"], list):
@@ -295,10 +301,20 @@ def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tupl
     bases = {node.base for node in layout.nodes if node.parameters}
     if not set(_strings(path, "frozen", graph.get("frozen", []))) <= bases:
         raise _bad(path, f"frozen: expected names of layers with parameters, got {graph['frozen']}")
+    _feature_names(path, layout, graph.get("feature_names", {}))
     checkpoint = graph.get("checkpoint", True)
     if checkpoint is not True:
         _attempt(path, "checkpoint", _checkpoint.resolve, layout, _strings(path, "checkpoint", checkpoint))
     return graph["dtype"], layout
+
+
+def _feature_names(path: str, layout: Graph, value: Any) -> None:
+    """Names of columns by input, as many as it has numbers, each once."""
+    sizes = {node.name: node.n_out for node in (layout.nodes[i] for i in layout.inputs) if len(node.shape) == 1}
+    _keys(path, "feature_names", value, set(), set(sizes))
+    for name, names in value.items():
+        if len(set(_strings(path, "feature_names", names))) != sizes[name] or len(names) != sizes[name]:
+            raise _bad(path, f"feature_names: expected {sizes[name]} names of columns for {name!r}, each once")
 
 
 def _attempt(path: str, what: str, make: Callable[..., Any], /, *arguments: Any, **settings: Any) -> Any:

@@ -36,13 +36,15 @@ class Model:
     theta: all parameters; params: views of it by name.  frozen: names of layers that `fit` leaves alone.  step, epoch:
     counted over all fits.  memory: what the optimiser keeps from one fit to the next.  fitting: held by a fit; whoever
     reads theta while another thread may fit uses `reading`.
-    plans: those that were used last, see _plans.take.
+    plans: those that were used last, see _plans.take.  feature_names: of the columns of the data frames that `fit` saw,
+    by input.
     """
 
     theta: np.ndarray
     params: Mapping[str, np.ndarray]
     fitting: _core.OneAtATime
     plans: PlanCache
+    feature_names: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # also of pickles that have none
 
     def __init__(
         self,
@@ -123,6 +125,7 @@ class Model:
         """The same with the same parameters in another dtype, without memory of training."""
         twin = Model(self.graph, np.dtype(dtype), self.seed, self.checkpoint, self.frozen)
         twin.theta[:] = self.theta
+        twin.feature_names = self.feature_names
         return twin
 
     def __copy__(self) -> Model:

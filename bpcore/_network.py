@@ -160,6 +160,8 @@ class Network:
         graph = lay_out(first, [known[i] for i in ends[1]], names)
         frozen = model.frozen & {node.base for node in graph.nodes if node.parameters}
         part = Model(graph, model.dtype, model.seed, _checkpoint.within(graph, model.checkpoint), frozen)
+        names = [node.name for node in part.inputs]
+        part.feature_names = {name: each for name, each in model.feature_names.items() if name in names}
         with self._model.reading() as model:
             for name, view in part.params.items():
                 view[...] = model.params[name]
@@ -274,6 +276,16 @@ class Network:
     def outputs(self) -> dict[str, Shape]:
         """Shapes of the outputs, an example each, by name, in their order."""
         return {node.name: node.shape for node in self._model.outputs}
+
+    @property
+    def feature_names(self) -> dict[str, tuple[str, ...]]:
+        """Names of the columns of the data frames that `fit` saw, by input: {"input": ("age", "height")}.
+
+        Kept where all columns are strings, each once; saved with the network.  From then on a data frame with other
+        names, or with these in another order, is a ValueError that names them; what has no names (an array) is taken
+        as it is.
+        """
+        return dict(self._model.feature_names)
 
     @property
     def _is_list(self) -> bool:
@@ -428,8 +440,10 @@ class Network:
         batch.
 
         X is (n, *shape) of the input; of several inputs, a list, or a dict by name.  Of several outputs a tuple comes.
+        No rows give (0, n_L).  A data frame must have the columns that `fit` saw, see `feature_names`.
         """
-        arrays, threads = _validate.inputs(X, self._model.inputs, self.dtype), _threads.resolve(n_threads)
+        known, threads = self._model.feature_names, _threads.resolve(n_threads)
+        arrays = _validate.inputs(X, self._model.inputs, self.dtype, known=known, empty=True)
         with self._model.reading() as model:
             answers = _data.predict(model, arrays, threads)
         return answers[0] if len(answers) == 1 else tuple(answers)
@@ -456,7 +470,7 @@ class Network:
             {name: (buffer, shape) for buffer, (name, shape) in zip(buffers, ends.items(), strict=True)}
             for buffers, ends in ((compiled.inputs, self.inputs), (compiled.outputs, self.outputs))
         )
-        return _core.Predictor(compiled.plan, theta, inputs, outputs, threads, limit, slow)
+        return _core.Predictor(compiled.plan, theta, inputs, outputs, threads, limit, slow, self._model.feature_names)
 
     def stepper(self, *, streams: int | None = None, n_threads: int | None = None) -> Stepper:
         """The recurrent network as it is now, to be fed one time step after the other: `step = net.stepper()`.
@@ -492,7 +506,7 @@ class Network:
         For chains of Dense layers; AttributeError for other graphs.
         """
         self._chain("forward")
-        (X,) = _validate.inputs(X, self._model.inputs, self.dtype)
+        (X,) = _validate.inputs(X, self._model.inputs, self.dtype, known=self._model.feature_names)
         threads = _threads.resolve(n_threads)
         key = _plans.Key(_plans.TRACE, _plans.INFERENCE_ROWS, threads)
         nodes = self._model.graph.nodes

@@ -121,6 +121,12 @@ class Stepper:
         self._run = _core.Run(plan, theta)
         self._run.ports(ins, outs)
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a stepper cannot be pickled or copied; pickle the network and step.state, call stepper() there, and give "
+            "it that state"
+        )
+
     def __call__(self, x: Any) -> Any:
         """The output for the next time step."""
         with self._busy:
@@ -146,6 +152,7 @@ class Stepper:
             array = _validate.array(name, part)
             if array.shape != node.shape:
                 cure = "; net.stepper(streams=n) takes many" if array.shape[1:] == node.shape and array.ndim else ""
+                cure += _validate.as_shape(name, part, array.shape, node.shape)
                 raise ValueError(f"{name}: expected one time step of shape {node.shape}, got {array.shape}{cure}")
             rows.append(array[None])
         return rows if len(rows) > 1 else rows[0]

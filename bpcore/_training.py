@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,13 +40,12 @@ def fit(
     check_finite = _validate.switch("check_finite", check_finite)
     data = Data(model, X, y, loss, sample_weight, check_finite)
     n = data.n
+    names = {**_validate.feature_names_of("X", X, model.inputs), **model.feature_names}
     validation = None
     if validation_data is not None:
-        if not isinstance(validation_data, Sequence) or len(validation_data) != 2:
-            raise TypeError(f"validation_data: expected (X, y), got {type(validation_data).__name__}")
-        Xv, yv = validation_data
+        Xv, yv = _validate.pair("validation_data", validation_data)
         called = ("validation_data[0]", "validation_data[1]")
-        validation = Data(model, Xv, yv, loss, None, check_finite, called)
+        validation = Data(model, Xv, yv, loss, None, check_finite, called, names)
     optimizer = _optimizers.resolve(optimizer)
     _optimizers.check(optimizer, model.dtype)
     epochs = _validate.integer("epochs", epochs, 0, 2**31)
@@ -66,6 +64,7 @@ def fit(
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
     data.advise()
     with model.fitting:
+        model.feature_names = names
         loop = Loop(model, state, data, batch, validation, optimizer, n_threads, callbacks, verbose, seed)
         history = loop.train(epochs, shuffled)
         for lent in loop.lent.values():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +26,8 @@ def integer(name: str, value: Any, low: int, high: int) -> int:
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     try:
         number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {value!r} of type {type(value).__name__}") from None
+    except Exception as error:  # whatever an __index__ of others raises
+        raise TypeError(f"{name}: expected an integer, got {value!r} of type {type(value).__name__}") from error
     if not low <= number <= high:
         raise ValueError(f"{name}: expected an integer from {low} to {high}, got {number}")
     return number
@@ -51,8 +53,8 @@ def real(
         number = float(value)
     except OverflowError:
         number = math.inf
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected a number, got {value!r}") from None
+    except Exception as error:  # whatever a __float__ of others raises
+        raise TypeError(f"{name}: expected a number, got {value!r}") from error
     if (
         not math.isfinite(number)
         or not low <= number <= high
@@ -95,13 +97,20 @@ def choice(name: str, value: Any, valid: Iterable[str]) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected one of {', '.join(names)}, got {value!r} of type {type(value).__name__}")
     if value not in names:
-        import difflib
-
-        lower = value.lower()
-        near = [ELSEWHERE[lower]] if ELSEWHERE.get(lower) in names else difflib.get_close_matches(lower, names, 1, 0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{name}: there is no {value!r}.{hint} Valid names: {', '.join(names)}")
+        raise ValueError(f"{name}: there is no {value!r}.{did_you_mean(value, names)} Valid names: {', '.join(names)}")
     return value
+
+
+def did_you_mean(value: str, names: Sequence[str]) -> str:
+    """A question after the nearest of the names, whatever its case: what others call so, or spelt alike."""
+    import difflib
+
+    by_lower = {name.lower(): name for name in reversed(names)}
+    near = difflib.get_close_matches(value.lower(), by_lower, 1, 0.5)
+    name = ELSEWHERE.get(value.lower())
+    if name not in names:
+        name = by_lower[near[0]] if near else None
+    return f" Did you mean {name!r}?" if name else ""
 
 
 def key(name: str, value: Any, valid: Iterable[str]) -> str:
@@ -126,6 +135,19 @@ def low_level(owner: str, **functions: Any) -> bool:
     return kinds.pop()
 
 
+def pair(name: str, value: Any) -> tuple[Any, Any]:
+    """(X, y)"""
+    words = f"{name}: expected (X, y), got "
+    if not isinstance(value, Sequence):
+        raise TypeError(f"{words}{type(value).__name__}")
+    with foreign(name, value):
+        items = tuple(value)
+    if len(items) != 2:
+        cure = "" if len(items) != 3 else "; weights are no part of it: net.evaluate(X, y, sample_weight=w) takes some"
+        raise TypeError(f"{words}a {type(value).__name__} of {len(items)}{cure}")
+    return items
+
+
 def path(value: Any) -> str:
     """A file's name."""
     try:
@@ -144,7 +166,7 @@ def dtype(value: Any) -> np.dtype[Any]:
     """float32 or float64."""
     try:
         checked = np.dtype(value)
-    except TypeError:
+    except Exception:  # NumPy asks objects of others for their dtype
         checked = None
     if value is None or checked is None or checked not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype: expected 'float32' or 'float64', got {value!r}")
@@ -175,24 +197,99 @@ def _column(table: Any) -> str:
     return ""
 
 
+@contextlib.contextmanager
+def foreign(name: str, value: Any) -> Iterator[None]:
+    """Whatever the methods of an object of others raise becomes a TypeError that says of which argument, and the cure;
+    a ragged list is a ValueError."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(value, (list, tuple)) and isinstance(error, ValueError):
+            raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from None
+        import traceback
+
+        words = traceback.format_exception_only(error)[-1].strip()
+        raise TypeError(
+            f"{name}: expected an array of numbers, got {_kind(value)}, which cannot become one ({words}); "
+            f"{_cure(name.rpartition(': ')[2], value)}"
+        ) from error
+
+
+def _kind(value: Any) -> str:
+    """A type and the package that it comes from: torch.Tensor."""
+    package = type(value).__module__.partition(".")[0]
+    return type(value).__name__ if package in ("builtins", "__main__") else f"{package}.{type(value).__name__}"
+
+
+# What a tensor does before it is an array, by the attribute or method of it that asks for it.
+_STEPS = {
+    "requires_grad": "detach", "is_sparse": "to_dense", "is_sparse_csr": "to_dense", "is_quantized": "dequantize",
+    "is_conj": "resolve_conj", "is_neg": "resolve_neg",
+}  # fmt: skip
+
+
+def _steps(value: Any) -> list[str]:
+    """What a tensor does before it is an array."""
+    try:
+        asked = {name: getattr(value, name, False) for name in (*_STEPS, "is_cpu")}
+        said = {name for name, answer in asked.items() if (answer() if callable(answer) else answer)}
+        steps = [step for name, step in _STEPS.items() if name in said]
+        if hasattr(value, "cpu") and "is_cpu" not in said:
+            steps.append("cpu")
+        if any(kind in str(getattr(value, "dtype", "")) for kind in ("bfloat16", "float8")):  # which NumPy has not
+            steps.append("float")
+        return steps
+    except Exception:  # an object that cannot be asked has no steps
+        return []
+
+
+def _cure(name: str, value: Any) -> str:
+    """How an array can be made of what NumPy could make none of."""
+    rows = isinstance(value, (list, tuple)) and len(value) > 0
+    if not (steps := _steps(value[0] if rows else value)):
+        return "make an ndarray of it by its own methods, and give that"
+    made = ".".join(["row" if rows else name, *(f"{step}()" for step in steps), "numpy()"])
+    return f"use np.stack([{made} for row in {name}])" if rows else f"use {made}"
+
+
 def array(name: str, value: Any) -> np.ndarray:
     """Real numbers as an ndarray, not copied where they already are one."""
-    if hasattr(value, "tocsr") or hasattr(value, "todense"):
-        raise TypeError(f"{name}: expected a dense array, got {type(value).__name__}; use {name}.toarray()")
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: masked arrays are not supported; use {name}.filled(...)")
-    try:
-        a = np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from None
-    if a.dtype == object and (kinds := _real_kinds(value)):  # several types of columns, or some with a mask
-        try:
-            a = np.asarray(value, {"i": "i8", "u": "u8", "b": "?"}.get("".join(kinds), "f8"))
-        except (ValueError, TypeError):
-            raise ValueError(f"{name}: expected finite numbers, and some are missing; use {name}.fillna(...)") from None
+    a = value if type(value) is np.ndarray else _converted(name, value)
     if a.dtype.kind not in "fiub" or not _core.is_source(a.dtype):
-        cure = f"; for labels use np.unique({name}, return_inverse=True)[1]" if name == "y" else ""
-        raise TypeError(f"{name}: expected real numbers, got dtype {a.dtype}{_column(value)}{cure}")
+        cure = ""
+        if name == "y" or name.startswith("y["):
+            column = ".reshape(-1)" if a.ndim > 1 and a.size == len(a) else ""
+            cure = f"; for labels use np.unique({name}, return_inverse=True)[1]{column}"
+        with foreign(name, value):
+            column = _column(value)
+        raise TypeError(f"{name}: expected real numbers, got dtype {a.dtype}{column}{cure}")
+    return a
+
+
+def _converted(name: str, value: Any) -> np.ndarray:
+    with foreign(name, value):
+        is_sparse = hasattr(value, "tocsr") or hasattr(value, "todense")
+        is_masked = isinstance(value, np.ma.MaskedArray)
+    if is_sparse:
+        raise TypeError(f"{name}: expected a dense array, got {type(value).__name__}; use {name}.toarray()")
+    if is_masked:
+        raise TypeError(f"{name}: masked arrays are not supported; use {name}.filled(...)")
+    with foreign(name, value):
+        a = np.asarray(value)
+        if a.dtype == object and a.ndim == 0 and hasattr(value, "__dlpack__"):
+            a = np.from_dlpack(value)
+        kinds = _real_kinds(value) if a.dtype == object else set()
+    if a.dtype == object and a.size == 0:  # a data frame without rows has columns of no type
+        return np.empty(a.shape)
+    if kinds:  # several types of columns, or some with a mask
+        with foreign(name, value):
+            try:
+                return np.asarray(value, {"i": "i8", "u": "u8", "b": "?"}.get("".join(kinds), "f8"))
+            except (ValueError, TypeError):
+                pass
+        raise ValueError(f"{name}: expected finite numbers, and some are missing; use {name}.fillna(...)")
     return a
 
 
@@ -222,6 +319,44 @@ def _check_indices(name: str, X: Any, n: int, width: int) -> None:
             f"{name}: expected a sparse matrix with indices inside its shape {X.shape}, got one with others; "
             f"{name}.check_format() says more"
         )
+
+
+# ---- shapes ----
+
+
+def _reshaped(name: str, value: Any, shape: str) -> str:
+    """An expression for the same numbers in another shape, in terms of what came."""
+    if shape == "-1, 1" and hasattr(type(value), "to_frame"):  # a series
+        return f"{name}.to_frame()"
+    if hasattr(type(value), "to_numpy"):
+        return f"{name}.to_numpy().reshape({shape})"
+    return f"{name}.reshape({shape})" if hasattr(type(value), "reshape") else f"np.reshape({name}, ({shape}))"
+
+
+def _whole(name: str, value: Any) -> str:
+    """An expression for the same numbers as integers, in terms of what came."""
+    return f"{name}.astype(int)" if hasattr(type(value), "astype") else f"np.asarray({name}).astype(int)"
+
+
+def _longer(shape: Sequence[int]) -> list[int]:
+    """The axes of more than one."""
+    return [size for size in shape if size != 1]
+
+
+def as_shape(name: str, value: Any, got: Sequence[int], wanted: Sequence[int]) -> str:
+    """The cure where only axes of one are more or fewer than wanted; else nothing."""
+    if _longer(got) != _longer(wanted):
+        return ""
+    return f"; use {_reshaped(name, value, ', '.join(map(str, wanted)))}"
+
+
+def as_rows(name: str, value: Any, got: Sequence[int], shape: Sequence[int]) -> str:
+    """The cure where the numbers are rows of `shape`, flattened or with axes of one more or fewer; else nothing."""
+    n, rest = divmod(math.prod(got), math.prod(shape))
+    if n == 0 or rest or (_longer(got) != _longer((n, *shape)) and tuple(got) != (n, math.prod(shape))):
+        return ""
+    to = "1, -1" if n == len(shape) == 1 else ", ".join(map(str, (-1, *shape)))
+    return f"; for {'one row' if n == 1 else f'{n} rows'} use {_reshaped(name, value, to)}"
 
 
 def _find(name: str, a: np.ndarray | _core.SparseRows, dtype: np.dtype[Any], low: float, high: float) -> None:
@@ -257,11 +392,15 @@ def _scan(a: np.ndarray, dtype: np.dtype[Any], low: float, high: float) -> tuple
 
 def parts(name: str, value: Any, names: Sequence[str]) -> list[tuple[str, Any]]:
     """What belongs to each name: the value itself where there is one, else from a list or a dict by name."""
-    if isinstance(value, Mapping) and not hasattr(value, "__array__"):
-        if set(value) != set(names):
-            got = ", ".join(map(str, value)) or "an empty dict"
+    table = None
+    if type(value) is not np.ndarray:
+        with foreign(name, value):
+            table = dict(value) if isinstance(value, Mapping) and not hasattr(value, "__array__") else None
+    if table is not None:
+        if set(table) != set(names):
+            got = ", ".join(map(str, table)) or "an empty dict"
             raise ValueError(f"{name}: expected the keys {', '.join(names)}, got {got}")
-        return [(f"{name}[{key!r}]", value[key]) for key in names]
+        return [(f"{name}[{key!r}]", table[key]) for key in names]
     if len(names) == 1:
         return [(name, value)]
     if not isinstance(value, (list, tuple)) or len(value) != len(names):
@@ -270,44 +409,93 @@ def parts(name: str, value: Any, names: Sequence[str]) -> list[tuple[str, Any]]:
     return [(f"{name}[{i}]", part) for i, part in enumerate(value)]
 
 
+def feature_names(name: str, value: Any) -> tuple[str, ...]:
+    """Names of a data frame's columns; none where they are not all strings, or one is there twice."""
+    if isinstance(value, (np.ndarray, list, tuple)):
+        return ()
+    with foreign(name, value):
+        columns = getattr(value, "columns", ())
+        names = tuple(columns) if isinstance(columns, Iterable) else ()
+    strings = all(isinstance(each, str) for each in names)
+    return tuple(map(str, names)) if strings and len(set(names)) == len(names) else ()
+
+
+def feature_names_of(name: str, value: Any, nodes: Sequence[Any]) -> dict[str, tuple[str, ...]]:
+    """The same by input, of those that have names."""
+    if type(value) is np.ndarray:
+        return {}
+    given = parts(name, value, [node.name for node in nodes])
+    names = {node.name: feature_names(*part) for node, part in zip(nodes, given, strict=True)}
+    return {key: each for key, each in names.items() if each}
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names for a message, and how many more there are."""
+    shown = [repr(name) for name in names]
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
+
+
+def columns(name: str, value: Any, known: Mapping[str, tuple[str, ...]], key: str) -> None:
+    """ValueError for a data frame of other columns, or in another order, than those `known` of the input `key`."""
+    if key not in known or not (got := feature_names(name, value)) or got == known[key]:
+        return
+    missing = [each for each in known[key] if each not in got]
+    unexpected = [each for each in got if each not in known[key]]
+    right = str(list(known[key]))
+    if len(known[key]) > 8:
+        right = "list(X.columns)" if name == "validation_data[0]" else f"list(net.feature_names[{key!r}])"
+    cure = f"use {name}[{right}]"
+    if missing:
+        cure = f"rename them, or give {name}.to_numpy(), which has no names"
+    what = f"missing: {_listed(missing)}; " if missing else ""
+    what += f"unexpected: {_listed(unexpected)}; " if unexpected else ""
+    if not what:
+        what = f"they are in another order, {_listed(got)}; "
+    raise ValueError(f"{name}: expected the columns that fit saw, {_listed(known[key])}; {what}{cure}")
+
+
 def inputs(
-    value: Any, nodes: Sequence[Any], dtype: np.dtype[Any], check_finite: bool = True, name: str = "X"
-) -> list[np.ndarray]:
-    """X: an array for each input node, real numbers, finite once rounded to the network's dtype."""
+    value: Any, nodes: Sequence[Any], dtype: np.dtype[Any], check_finite: bool = True, name: str = "X", *,
+    known: Mapping[str, tuple[str, ...]] = MappingProxyType({}), empty: bool = False,
+) -> list[np.ndarray]:  # fmt: skip
+    """X: an array for each input node, real numbers, finite once rounded to the network's dtype.
+
+    known: names of columns by input, which data frames must have.  empty: whether no rows will do.
+    """
     node = nodes[0]
     plain = len(nodes) == 1 and len(node.shape) == 1 and check_finite and not node.layer.integer
     if plain and _core.ready(value, node.shape[0], dtype):
         return [value]
     arrays = []
     for node, (where, part) in zip(nodes, parts(name, value, [node.name for node in nodes]), strict=True):
-        arrays.append(_input(part, node, dtype, check_finite, where))
+        columns(where, part, known, node.name)
+        arrays.append(_input(part, node, dtype, check_finite, where, empty))
         if len(arrays[-1]) != len(arrays[0]):
             counts = ", ".join(str(len(a)) for a in arrays)
             raise ValueError(f"{name}: expected as many rows in each input, got {counts}")
     return arrays
 
 
-def _input(value: Any, node: Any, dtype: np.dtype[Any], check_finite: bool, name: str) -> np.ndarray:
+def _input(value: Any, node: Any, dtype: np.dtype[Any], check_finite: bool, name: str, empty: bool) -> np.ndarray:
     a: Any = value if isinstance(value, _core.SparseRows) else array(name, value)
     shape = node.shape
     words = ", ".join(map(str, shape))
     if a.ndim != 1 + len(shape):
-        cure = ""
-        if a.shape in (shape, (math.prod(a.shape),)):
-            cure = f"; for one row use {name}.reshape(1, -1)" if len(shape) == 1 else f"; for one use {name}[None]"
-        raise ValueError(f"{name}: expected shape (n, {words}), got {a.shape}{cure}")
-    if a.shape[0] == 0:
+        raise ValueError(f"{name}: expected shape (n, {words}), got {a.shape}{as_rows(name, value, a.shape, shape)}")
+    if a.shape[0] == 0 and not empty:
         raise ValueError(f"{name}: expected at least one row, got shape {a.shape}")
     if a.shape[1:] != shape:
-        what = f" for a network with {words} inputs" if len(shape) == 1 else ""
-        raise ValueError(f"{name}: expected shape (n, {words}){what}, got {a.shape}")
+        what = f" for a network with {words} input{'s' * (shape[0] > 1)}" if len(shape) == 1 else ""
+        raise ValueError(
+            f"{name}: expected shape (n, {words}){what}, got {a.shape}{as_rows(name, value, a.shape, shape)}"
+        )
     if node.layer.integer:
         if isinstance(a, _core.SparseRows):
             raise TypeError(
                 f"{name}: expected a dense array of whole numbers, got a sparse matrix; use {name}.toarray()"
             )
         if a.dtype.kind not in "iu":
-            raise TypeError(f"{name}: expected whole numbers, got dtype {a.dtype}; use {name}.astype(int)")
+            raise TypeError(f"{name}: expected whole numbers, got dtype {a.dtype}; use {_whole(name, value)}")
         _find(name, a, np.dtype(np.float64), 0, node.n_labels - 1)
     elif check_finite and a.dtype.kind == "f":
         _find(name, a, dtype, -math.inf, math.inf)
@@ -321,7 +509,8 @@ def weights(value: Any, n: int, positions: tuple[int, ...], dtype: np.dtype[Any]
     a = array("sample_weight", value)
     if a.shape not in ((n,), (n, *positions)):
         masks = f" or {(n, *positions)}" if positions else ""
-        raise ValueError(f"sample_weight: expected shape ({n},){masks}, got {a.shape}")
+        cure = as_shape("sample_weight", value, a.shape, (n,))
+        raise ValueError(f"sample_weight: expected shape ({n},){masks}, got {a.shape}{cure}")
     _find("sample_weight", a, dtype, 0.0, math.inf)
     if not a.any():
         raise ValueError("sample_weight: expected at least one weight above zero, got only zeros")
@@ -354,10 +543,12 @@ class Target(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _rows(name: str, value: Any, n: int) -> np.ndarray:
+def _rows(name: str, value: Any, n: int, flat: bool) -> np.ndarray:
+    """y as an array of n rows; flat: whether (n,) will do."""
     a = array(name, value)
     if a.ndim == 0 or a.shape[0] != n:
-        raise ValueError(f"{name}: expected {n} rows as in X, got shape {a.shape}")
+        cure = as_shape(name, value, a.shape, (n,)) if flat else ""
+        raise ValueError(f"{name}: expected {n} rows as in X, got shape {a.shape}{cure}")
     return a
 
 
@@ -366,7 +557,7 @@ def any_target(
 ) -> Target:
     """y for a loss of the user's: n rows of any shape, (n,) becoming (n, 1) where n_out is 1; whole numbers must fit
     int32."""
-    a = _rows(name, value, n)
+    a = _rows(name, value, n, n_out == 1)
     if a.ndim == 1 and n_out == 1:
         a = a[:, None]  # else a - y would be (n, n)
     shape, cols = a.shape[1:], math.prod(a.shape[1:])
@@ -411,13 +602,13 @@ def target(
 ) -> Target:
     """y for a loss of bpcore's: (n, *shape), without the last axis where that is 1, or class labels without it where
     the loss takes them."""
-    a = _rows(name, value, n)
+    a = _rows(name, value, n, len(shape) == 1 and (classes or shape[-1] == 1))
     n_out, short_shape = shape[-1], (n, *shape[:-1])
     if classes and a.ndim == len(shape):
         if a.dtype.kind == "f":
             _find(name, a, np.dtype(np.float64), -math.inf, math.inf)
             whole = (a == np.floor(a)).all()
-            cure = f"use {name}.astype(int)" if whole else "for probabilities give (n, n_outputs)"
+            cure = f"use {_whole(name, value)}" if whole else "for probabilities give (n, n_outputs)"
             raise TypeError(f"{name}: class labels must be integers, got dtype {a.dtype}; {cure}")
         if a.shape != short_shape:
             raise ValueError(f"{name}: expected class labels of shape {short_shape}, got {a.shape}")
@@ -432,7 +623,9 @@ def target(
         elif a.shape == (n,):
             cure = "; class labels are for softmax and cross_entropy, other losses want a column an output"
         elif classes and a.shape == (n, 1):
-            cure = f"; for class labels use {name}.ravel()"
+            cure = f"; for class labels use {_reshaped(name, value, '-1')}"
+        else:
+            cure = as_shape(name, value, a.shape, (n, *shape))
         raise ValueError(f"{name}: expected shape ({n}, {words}){short}, got {a.shape}{cure}")
     if check_finite and (a.dtype.kind == "f" or low > -math.inf or high < math.inf):
         _find(name, a, dtype, low, high)
@@ -445,7 +638,7 @@ def parameters(name: str, value: Any, shape: Sequence[int], dtype: np.dtype[Any]
     """Finite numbers of exactly this shape, in the network's dtype."""
     a = array(name, value)
     if a.shape != tuple(shape):
-        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {a.shape}")
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {a.shape}{as_shape(name, value, a.shape, shape)}")
     if a.size:
         _find(name, a if a.ndim <= 2 else a.reshape(a.shape[0], -1), dtype, -math.inf, math.inf)
     return a.astype(dtype)

@@ -1,7 +1,9 @@
 """Activations and losses of the user's own: Python callables on whole chunks, and C functions."""
 
+import copy
 import ctypes
 import ctypes.util
+import pickle
 import threading
 
 import numpy as np
@@ -526,6 +528,9 @@ def test_c_activation_is_the_built_in(force, phase2, dtype, tolerance):
     force(bool(phase2), phase2)
     derivative = Plain(lambda z: 1 - np.tanh(z) ** 2)
     own = bp.Activation(LowLevelCallable(from_libm("tanh")), LowLevelCallable(derivative))
+    with pytest.raises(TypeError, match="^Activation: functions in C cannot be pickled; use net.save"):
+        pickle.dumps(bp.Network([bp.Input(2), bp.Dense(3, own)]))
+    assert copy.copy(own) is copy.deepcopy(own) is own
     X, y, weight = data()
     for w in (None, weight):
         check_close(*(everything(chain(f, f, dtype), X, y, weight=w, n_threads=2) for f in (own, "tanh")), tolerance)

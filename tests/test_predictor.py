@@ -215,9 +215,8 @@ def test_out():
 @pytest.mark.parametrize(
     "x, error, message",
     [
-        (np.zeros(4), ValueError, r"x: expected shape \(5,\) or \(n, 5\) with n > 0, got \(4,\)"),
+        (np.zeros(4), ValueError, r"x: expected shape \(5,\) or \(n, 5\), got \(4,\)"),
         (np.zeros((2, 4)), ValueError, r"got \(2, 4\)"),
-        (np.zeros((0, 5)), ValueError, r"got \(0, 5\)"),
         (np.zeros((1, 1, 5)), ValueError, r"got \(1, 1, 5\)"),
         (np.float64(3), ValueError, r"got \(\)"),
         (np.zeros(5, complex), TypeError, "x: expected real numbers, got dtype complex128"),
@@ -413,11 +412,10 @@ def test_out_of_several():
         (lambda X: X[:2], ValueError, r"^x: expected a list of 3 \(image, words, x\) or a dict by name, got 2"),
         (lambda X: X[0], ValueError, "^x: expected a list of 3 .*got ndarray"),
         (lambda X: {"image": X[0]}, ValueError, "^x: expected the keys image, words, x, got image"),
-        (lambda X: [X[0], X[1], X[2][:, :5]], ValueError, r"^x\[2\]: expected shape \(6,\) or \(n, 6\) .*got \(9, 5\)"),
+        (lambda X: [X[0], X[1], X[2][:, :5]], ValueError, r"^x\[2\]: expected shape \(6,\) or \(n, 6\), got \(9, 5\)"),
         (lambda X: [X[0][0, 0], *X[1:]], ValueError, r"^x\[0\]: expected shape \(4, 3\) or \(n, 4, 3\)"),
         (lambda X: [X[0], X[1], X[2][:8]], ValueError, r"as many rows in each, got x\[2\] of shape \(8, 6\) beside"),
         (lambda X: [X[0], X[1][0], X[2]], ValueError, r"^x: expected a row of each .*got x\[1\] of shape \(2,\)"),
-        (lambda X: [x[:0] for x in X], ValueError, r"^x\[0\]: .*n > 0"),
         (lambda X: [X[0] * 1j, *X[1:]], TypeError, r"^x\[0\]: expected real numbers, got dtype complex64"),
         (lambda X: [X[0], X[1] + 7, X[2]], ValueError, "whole number"),
     ],

@@ -1,6 +1,9 @@
 """Recurrent layers: values against NumPy, gradients against central differences, bits, masks, truncation, stepping."""
 
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from conftest import check_instruction_sets, distance
@@ -520,3 +523,17 @@ def test_a_stepper_refuses_what_needs_more_than_a_step():
         assert not any(state.any() for state in stepper.state.values())
     with pytest.raises(ValueError, match="streams"):
         bp.Network(x, h).stepper(streams=0)
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_stepper_is_not_pickled(how):
+    """The network and the state are, and make one that goes on."""
+    net = bp.Network([bp.Input((4, 2)), bp.LSTM(3)])
+    step, x = net.stepper(), np.ones(2)
+    step(x)
+    with pytest.raises(TypeError, match="a stepper cannot be pickled or copied; pickle the network and step.state"):
+        how(step)
+    net, state = pickle.loads(pickle.dumps((net, step.state)))
+    twin = net.stepper()
+    twin.state = state
+    assert twin(x).tobytes() == step(x).tobytes()

@@ -23,7 +23,7 @@ cdef class Predictor:
     """
     cdef Plan plan
     cdef cnp.ndarray theta
-    cdef object dtype, slow, limit
+    cdef object dtype, slow, limit, names
     cdef dict inputs, outputs
     cdef int input, output, n_threads, number, n_free
     cdef bint flat  # one input and one output, of one axis each
@@ -33,11 +33,11 @@ cdef class Predictor:
     cdef void *free[ARENAS]
 
     def __cinit__(self, Plan plan, cnp.ndarray theta, dict inputs, dict outputs, int n_threads, limit=None,
-                  slow=None):
+                  slow=None, names=None):
         """inputs, outputs: (buffer, an example's shape) by name; limit: how many of n_threads a call may have; slow: the
         outputs for a list of inputs (n, *shape) and a number of threads, in place of the plan, where that calls
-        Python."""
-        self.plan, self.theta, self.slow, self.dtype = plan, theta, slow, plan.dtype
+        Python; names: of the columns that data frames must have, by input."""
+        self.plan, self.theta, self.slow, self.dtype, self.names = plan, theta, slow, plan.dtype, names or {}
         self.inputs, self.outputs, self.n_threads, self.limit = inputs, outputs, n_threads, limit
         self.n_in, self.n_out = (sum(math.prod(shape) for _, shape in ends.values()) for ends in (inputs, outputs))
         (self.input, first), (self.output, last) = next(iter(inputs.values())), next(iter(outputs.values()))
@@ -76,18 +76,18 @@ cdef class Predictor:
         cdef bp_out_port answers
         if not self.flat:
             return self.shaped(x, out)
-        if not cnp.PyArray_CheckExact(x):
-            x = _real(x)
-        a = x
+        a = x if cnp.PyArray_CheckExact(x) else self.real(x, "x", next(iter(self.inputs)))
         cdef int ndim = cnp.PyArray_NDIM(a), number = cnp.PyArray_TYPE(a)
-        if not (0 < ndim < 3) or a.shape[ndim - 1] != self.n_in or a.shape[0] == 0:
-            raise ValueError(f"x: expected shape ({self.n_in},) or (n, {self.n_in}) with n > 0, got {np.shape(x)}")
+        if not (0 < ndim < 3) or a.shape[ndim - 1] != self.n_in:
+            from bpcore._validate import as_rows
+            raise ValueError(f"x: expected shape ({self.n_in},) or (n, {self.n_in}), got {np.shape(a)}"
+                             f"{as_rows('x', x, np.shape(a), (self.n_in,))}")
         if 0 <= number < 32 and _SOURCE_OF[number] >= 0 and cnp.PyArray_ISNOTSWAPPED(a):
             port.array.data = <const char *>cnp.PyArray_DATA(a)
             port.array.type = <bp_source>_SOURCE_OF[number]
             port.array.swapped = 0
         else:
-            a = _real(x)
+            a = _real(a)
             port.array = _describe(a)
         port.buffer = self.input
         port.array.rows = 1 if ndim == 1 else a.shape[0]
@@ -101,6 +101,8 @@ cdef class Predictor:
             to = cnp.PyArray_SimpleNew(ndim, shape, self.number)
         else:
             to = self.check_out(out, a, ndim, port.array.rows)
+        if port.array.rows == 0:
+            return to
         if self.slow is not None:
             (answer,) = self.slow([a.reshape(-1, self.n_in)], self.threads())
             to[...] = answer if ndim == 2 else answer[0]
@@ -111,16 +113,16 @@ cdef class Predictor:
 
     cdef shaped(self, x, out):
         """Examples or answers of several axes, several inputs or outputs."""
-        from bpcore._validate import parts
+        from bpcore._validate import as_rows, parts
 
         xs, lead = [], None
-        for (name, value), (_, shape) in zip(parts("x", x, list(self.inputs)), self.inputs.values(), strict=True):
-            value = _real(value, name)
+        for (name, given), (key, (_, shape)) in zip(parts("x", x, list(self.inputs)), self.inputs.items(), strict=True):
+            value = self.real(given, name, key)
             before = value.shape[:value.ndim - len(shape)]
-            if value.shape[len(before):] != shape or len(before) > 1 or value.size == 0:
+            if value.shape[len(before):] != shape or len(before) > 1:
                 words = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
-                raise ValueError(f"{name}: expected shape ({words}) or (n, {words.rstrip(',')}) with n > 0, got "
-                                 f"{value.shape}")
+                raise ValueError(f"{name}: expected shape ({words}) or (n, {words.rstrip(',')}), got {value.shape}"
+                                 f"{as_rows(name, given, value.shape, shape)}")
             if before != (before if lead is None else lead):
                 raise ValueError(f"x: expected a row of each input, or as many rows in each, got {name} of shape "
                                  f"{value.shape} beside one of {xs[0].shape}")
@@ -133,12 +135,21 @@ cdef class Predictor:
             outs = []
             for (name, to), shape in zip(parts("out", out, list(self.outputs)), shapes, strict=True):
                 outs.append(self.check_shaped(to, name, shape, [*xs, *outs]))
-        if self.slow is not None:
+        if lead == (0,):
+            pass
+        elif self.slow is not None:
             for to, answer in zip(outs, self.slow(xs, self.threads()), strict=True):
                 to[...] = answer.reshape(to.shape)
         else:
             self.answer_all(xs, outs)
         return outs[0] if len(outs) == 1 else tuple(outs)
+
+    cdef real(self, x, str name, str key):
+        """x as an array of real numbers; a data frame must have the columns of its input."""
+        if self.names and not cnp.PyArray_CheckExact(x):
+            from bpcore._validate import columns
+            columns(name, x, self.names, key)
+        return _real(x, name)
 
     cdef answer_all(self, list xs, list outs):
         cdef bp_in_port *ins = <bp_in_port *>calloc(len(xs), sizeof(bp_in_port))
@@ -172,7 +183,7 @@ cdef class Predictor:
             to = out
             if (cnp.PyArray_NDIM(to) == ndim and to.shape[0] == (rows if ndim == 2 else self.n_out)
                     and to.shape[ndim - 1] == self.n_out and cnp.PyArray_TYPE(to) == self.number
-                    and cnp.PyArray_ISCARRAY(to) and _apart(to, a)):
+                    and cnp.PyArray_ISCARRAY(to) and (rows == 0 or _apart(to, a))):
                 return to
             got = f"{out.dtype} of shape {out.shape}"
         else:
@@ -261,13 +272,13 @@ cdef inline bint _apart(cnp.ndarray a, cnp.ndarray b) noexcept:
 
 cdef _real(x, str name="x"):
     """Anything that NumPy makes an array of real numbers of."""
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name}: masked arrays are not supported; use {name}.filled(...)")
-    if not cnp.PyArray_CheckExact(x):
+    a = x
+    if type(x) is list or type(x) is tuple:
         try:
-            x = np.asarray(x)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{name}: expected an array of numbers, got {type(x).__name__} ({error})") from None
-    if x.dtype.kind not in "fiub" or not is_source(x.dtype):
-        raise TypeError(f"{name}: expected real numbers, got dtype {x.dtype}")
-    return x
+            a = np.asarray(x)
+        except Exception:
+            pass  # which is said below
+    if cnp.PyArray_CheckExact(a) and a.dtype.kind in "fiub" and is_source(a.dtype):
+        return a
+    from bpcore._validate import array
+    return array(name, x)

@@ -8,11 +8,9 @@ cdef cnp.ndarray _copy_in(const void *data, int64_t rows, int64_t cols, dtype):
 
 cdef cnp.ndarray _checked(object result, str what, tuple shape, dtype):
     try:
-        a = np.asarray(result)
+        a = _real(result, what)
     except ValueError as error:
-        raise ValueError(f"{what}: expected an array of shape {shape}, got {type(result).__name__} ({error})") from None
-    if a.dtype.kind not in "fiub":
-        raise TypeError(f"{what}: expected real numbers, got dtype {a.dtype}")
+        raise ValueError(f"{error}; expected shape {shape}") from None
     if a.shape != shape:
         raise ValueError(f"{what}: expected an array of shape {shape}, got {a.shape}")
     return np.ascontiguousarray(a, dtype)
