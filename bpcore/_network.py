@@ -462,9 +462,10 @@ class Network:
         theta = aligned(self.n_params, self.dtype)
         compiled = _plans.make_plan(self._model, _plans.Key(_plans.PREDICT | _core.STRIPS, 1, threads))
         calls_python = not all(node.layer.low_level for node in self._model.graph.nodes)
+        unheard = compiled.plan.describe()["flops"] > _core.UNHEARD_FLOPS  # a row takes longer than Ctrl-C may
         with self._model.reading() as model:
             compiled.plan.pack(model.theta, theta)
-            slow = functools.partial(_data.predict, copy.copy(model)) if calls_python else None
+            slow = functools.partial(_data.predict, copy.copy(model)) if calls_python or unheard else None
         limit = _threads.get_num_threads if n_threads is None else None
         inputs, outputs = (
             {name: (buffer, shape) for buffer, (name, shape) in zip(buffers, ends.items(), strict=True)}

@@ -52,7 +52,7 @@ static inline bp_status walk(answer *a, const bp_context *x, int64_t first, int6
     for (int i = 0, met = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
         if (op->fused_forward) continue;
-        bp_cell cell = {at, at + rows, 0, plan->buffers[op->out].cols, first};
+        bp_cell cell = {.r0 = at, .r1 = at + rows, .c1 = plan->buffers[op->out].cols, .row = first};
         int shared = a->together && is_shared(plan, op);
         if (shared) {
             int64_t strip = BP_STRIP_BYTES / (int64_t)plan->size, strips = (cell.c1 + strip - 1) / strip;

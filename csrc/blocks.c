@@ -50,15 +50,22 @@ static bp_home choose_home(const bp_plan *plan, const bp_param *p, int whole) {
     return !whole && is_fused(plan, p) ? BP_HOME_FUSED : BP_HOME_SCRATCH;
 }
 
+/* Rows of a block, each of so many flops: halved until together they are half a round at most. */
+static int64_t rows_of_a_round(const bp_plan *plan, int64_t rows, double flops) {
+    while (rows > 1 && 2 * (double)rows * flops > plan->round_flops) rows = ceil_div(rows, 2);
+    return rows;
+}
+
 /* A parameter is cut into cells: whole rows where a row is short; of a wide one columns as well, and taller, so that
  * what the product packs is used by many rows. */
 static void block_shape(const bp_plan *plan, const bp_param *p, int64_t *rows, int64_t *cols) {
     int64_t size = (int64_t)plan->size;
+    double sums = 2 * (double)min64(plan->rows, plan->chunk_rows) * uses_of(plan, p); /* flops an element */
     if (!plan->shards && bp_is_wide(plan, p)) {
         *cols = min64(p->cols, BP_PACK_COLS);
         *rows = is_fused(plan, p) ? FUSED_ROWS : WIDE_ROWS;
         while (*rows > WIDE_ROWS && ceil_div(p->rows, *rows) * ceil_div(p->cols, *cols) < 2 * MIN_BLOCKS) *rows /= 2;
-        *rows = min64(p->rows, *rows);
+        *rows = min64(p->rows, rows_of_a_round(plan, *rows, sums * (double)*cols));
         return;
     }
     int busy = uses_of(plan, p) >= BUSY;
@@ -67,6 +74,8 @@ static void block_shape(const bp_plan *plan, const bp_param *p, int64_t *rows, i
     *rows = min64(p->rows, max64(least, BLOCK_BYTES / (p->cols * size)));
     if (busy || p->rows * p->cols * size >= BLOCK_BYTES)
         *rows = min64(*rows, max64(least, ceil_div(p->rows, MIN_BLOCKS)));
+    /* a column stays whole: a bias is summed in one go, which takes little */
+    if (!plan->shards && p->cols > 1) *rows = rows_of_a_round(plan, *rows, sums * (double)*cols);
 }
 
 /* Blocks of the parameters of a segment (with shards: of all); rows of tables that move have no blocks. */
@@ -105,7 +114,8 @@ static void cut_parameters(bp_plan *plan, int segment) {
         block_shape(plan, p, &rows, &cols);
         for (int64_t c = 0; c < p->cols; c += cols)
             for (int64_t k = 0; k < p->rows; k += rows) {
-                block.cell = (bp_cell){k, min64(k + rows, p->rows), c, min64(c + cols, p->cols), 0};
+                block.cell = (bp_cell){.r0 = k, .r1 = min64(k + rows, p->rows), .c0 = c};
+                block.cell.c1 = min64(c + cols, p->cols);
                 block.at = p->offset + k * p->cols + c;
                 block.rows = block.cell.r1 - k;
                 block.width = block.cell.c1 - c;
@@ -122,7 +132,7 @@ static void choose_waiting(bp_plan *plan) {
     for (int i = 0; i < plan->n_blocks && at_once; i++) {
         bp_block *block = &plan->blocks[i];
         double left = rows * (double)(plan->work_before[plan->n_blocks] - plan->work_before[i]);
-        if (left <= BP_ROUND_FLOPS) break;
+        if (left <= plan->round_flops) break;
         if (block->early || (block->home != BP_HOME_SCRATCH && block->home != BP_HOME_KEPT)) continue;
         block->home = BP_HOME_KEPT;
         block->waits = 1;

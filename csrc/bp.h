@@ -184,6 +184,7 @@ typedef struct {
     size_t arena_bytes;
     size_t unshared_bytes; /* of an arena without REUSE */
     double flops;        /* a batch of `rows` rows, all phases; a function counts as the flops that take as long */
+    double stretch;      /* of these, at most, between two moments at which a slice may end */
 } bp_plan_info;
 bp_plan_info bp_plan_describe(const bp_plan *plan);
 int bp_plan_grad(const bp_plan *plan, int buffer);  /* number of the gradient's buffer, or -1 */
@@ -338,6 +339,7 @@ void bp_set_parallel_always(int on);
 /* 0: auto, 1: blas, 2: native. */
 void bp_set_backend(int mode);
 void bp_set_phase2(int mode); /* 0: by shapes, 1: owners, 2: shards */
+void bp_set_round_flops(double flops); /* work between two moments at which a slice may end; 0: as it comes */
 
 /* ---- Philox4x32 (Salmon et al. 2011) ------------------------------------------------------------------------ */
 

@@ -101,7 +101,8 @@ static bp_call *list_tile(bp_run *run, bp_call *call, bp_tile t) {
         const bp_item *item = &plan->items[i];
         if (item->kind == BP_GATHER) call = list_ports(run, call, t);
         if (item->kind == BP_GATHER || (item->kind == BP_SCATTER && !run->n_out)) continue;
-        *call = (bp_call){.fn = do_item, .number = i, .tile = t, .cell = {t.at, t.at + t.count, 0, item->cols, t.row}};
+        *call = (bp_call){.fn = do_item, .number = i, .tile = t};
+        call->cell = (bp_cell){.r0 = t.at, .r1 = t.at + t.count, .c1 = item->cols, .row = t.row};
         if (item->kind == BP_LOSS) {
             call->fn = do_loss;
             call->loss = bp_loss_operands(run, item->op, &t);
@@ -148,7 +149,7 @@ static bp_call *list_block(bp_run *run, bp_call *call, const bp_block *block) {
             *call = (bp_call){.fn = do_gradient, .number = u, .cell = block->cell, .to = G, .ld = block->width,
                               .add = u != p->first_use};
             if (block->whole) {
-                call->cell = (bp_cell){0, p->rows, 0, p->cols, 0};
+                call->cell = (bp_cell){.r1 = p->rows, .c1 = p->cols};
                 call->to += (size_t)(p->offset - block->at) * plan->size;
                 call->ld = p->cols;
             }
@@ -172,7 +173,7 @@ static int64_t count_calls(const bp_run *run, int64_t rows) {
     int one_stage = plan->n_stages == 1 && plan->stages[0].scope == BP_SCOPE_ROWS && rows <= plan->chunk_rows;
     int apart = plan->windowed || plan->n_tables || plan->flags & BP_DO_BOUNDARY;
     if (!bp_moves(run) || apart || !one_stage || tiles > MAX_TILES) return 0;
-    if (plan->flops_row * (double)rows >= BP_ROUND_FLOPS) return 0; /* its phases have rounds */
+    if (plan->flops_row * (double)rows >= plan->round_flops) return 0; /* its phases have rounds */
     for (int i = 0; i < plan->n_blocks && n <= MAX_CALLS; i++) {
         const bp_block *block = &plan->blocks[i];
         if (block->home == BP_HOME_KEPT) return 0;

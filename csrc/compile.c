@@ -126,8 +126,9 @@ static int64_t choose_tile(const bp_plan *plan, int calls_python) {
     return max64(tile, least);
 }
 
-/* Flops of a row, and the rows of a chunk: as many as keep every stage and the update short. */
-static void size_chunks(bp_plan *plan) {
+/* Flops of a row, and the rows of a chunk: as many as keep every stage and the update short.  Returns the flops of a
+ * tile between two barriers, if there are none but those of the grids. */
+static double size_chunks(bp_plan *plan) {
     double together = 1, apart = 1; /* of the operations that share a stage of row tiles; of the largest on a grid */
     plan->flops_row = 0;
     for (int i = 0; i < plan->n_ops; i++) {
@@ -148,6 +149,7 @@ static void size_chunks(bp_plan *plan) {
     int64_t limit = max64((int64_t)fmin(most, MAX_CHUNK_ROWS) / plan->row_tile, 1) * plan->row_tile;
     plan->chunk_rows = round_up(ceil_div(plan->rows, ceil_div(plan->rows, limit)), plan->row_tile);
     plan->n_tiles = ceil_div(plan->chunk_rows, plan->row_tile);
+    return together * passes * (double)plan->row_tile;
 }
 
 bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads) {
@@ -161,6 +163,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     plan->flags = flags;
     plan->by_tile = plan->cotangents || flags & BP_DO_EACH;
     plan->rows = rows;
+    plan->round_flops = bp_forced.round_flops;
     plan->n_threads = n_threads;
     int has_chunk_op = 0, has_table = 0;
     for (int i = 0; i < plan->n_params; i++) has_table |= bp_is_table(&plan->params[i]);
@@ -181,7 +184,17 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     plan->row_tile = choose_tile(plan, has_chunk_op);
     plan->shards = choose_shards(plan, units, has_chunk_op || has_table);
     plan->windowed = plan->shards || plan->by_tile || (plan->inference && !has_chunk_op);
-    size_chunks(plan);
+    double tile = size_chunks(plan);
+    for (; plan->by_tile && tile > plan->round_flops && plan->row_tile > BP_LEAST_TILE; tile = size_chunks(plan))
+        plan->row_tile /= 2;
+    plan->by_part = tile > plan->round_flops && !(flags & BP_DO_STRIPS);
+    if (plan->by_part && !plan->by_tile) { /* between its stages a tile's rows stay where they are */
+        plan->windowed = plan->shards = 0;
+        size_chunks(plan);
+    } else if (plan->by_part) { /* a tile's parts meet in the only window that is used */
+        plan->chunk_rows = plan->row_tile;
+        plan->n_tiles = 1;
+    }
 
     /* BLAS may treat the rows of a product differently; a prediction must not */
     for (int i = 0; i < plan->n_ops; i++)

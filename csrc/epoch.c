@@ -17,6 +17,19 @@
 enum { MAX_HELPED = 8 }; /* threads that one looks at for work */
 static const double SLICED_FLOPS = 1e7; /* where parallel work is forced, a slice ends within steps from here on */
 
+/* Cuts a phase of so many flops into rounds: of whole tasks, or of one part of each. */
+static void cut_rounds(bp_run *run, double flops) {
+    double most = run->plan->round_flops;
+    if (run->phase == BP_ROWS && run->plan->stages[run->stage].scope != BP_SCOPE_BLOCKS) { /* equal tasks */
+        int64_t parts = run->plan->stages[run->stage].parts;
+        int64_t together = max64((int64_t)(most * (double)(run->n_tasks * parts) / flops), 1);
+        run->rounds = parts * ceil_div(run->n_tasks, together);
+        run->n_tasks *= parts;
+    } else { /* none of more than half a round: see block_shape in blocks.c */
+        run->rounds = min64(1 + (int64_t)(2 * flops / most), max64(run->n_tasks, 1));
+    }
+}
+
 /* A phase begins, or a stage of it: its tasks, and in how many rounds they are done.  A phase that moves theta is one
  * round, so that no slice ends within it. */
 static void begin_phase(bp_run *run, bp_phase phase, int stage) {
@@ -43,7 +56,7 @@ static void begin_phase(bp_run *run, bp_phase phase, int stage) {
         run->n_tasks = bp_sum_tasks(run);
         if (phase == BP_SUMS && !bp_sums_move(run)) flops = bp_sum_flops(run, plan->n_blocks);
     }
-    if (flops >= BP_ROUND_FLOPS) run->rounds = min64(1 + (int64_t)(flops / BP_ROUND_FLOPS), max64(run->n_tasks, 1));
+    if (flops >= plan->round_flops) cut_rounds(run, flops);
 }
 
 static void set_chunk(bp_run *run, int64_t off) {
@@ -92,8 +105,11 @@ static bp_status do_task(bp_run *run, int64_t task, int thread) {
 /* The first task of a share, of `shares` of tasks from..end-1. */
 static int64_t first_task(const bp_run *run, int64_t from, int64_t end, int64_t share, int64_t shares) {
     if (shares == 1) return share ? end : from; /* small steps have no time for a division */
-    if (run->phase == BP_SAVING || run->phase == BP_ROWS) return from + (end - from) * share / shares;
-    return bp_first_sum(run, from, end, share, shares);
+    const bp_stage *stage = &run->plan->stages[run->stage];
+    int64_t first = run->phase == BP_ROWS && stage->scope == BP_SCOPE_BLOCKS ? stage->first_block : 0;
+    if (run->phase == BP_SAVING || (run->phase == BP_ROWS && stage->scope != BP_SCOPE_BLOCKS))
+        return from + (end - from) * share / shares;
+    return bp_first_sum(run, first + from, first + end, share, shares) - first;
 }
 
 /* A thread does its own share of a round, then helps others with theirs; the first task of a share stays its owner's.
@@ -146,7 +162,8 @@ static void look_at_clock(bp_run *run, int step_ended) {
     if (run->status || (step_ended && --run->until_clock > 0)) return;
     double per_step = run->plan->flops_row * (double)run->batch_rows;
     /* a run whose pace is measured is whole steps */
-    if (!step_ended && per_step < (bp_forced.parallel_always ? SLICED_FLOPS : PARALLEL_FLOPS)) return;
+    double sliced = fmin(bp_forced.parallel_always ? SLICED_FLOPS : PARALLEL_FLOPS, run->plan->round_flops);
+    if (!step_ended && per_step < sliced) return;
     run->until_clock = per_step > 1e6 ? 1 : (int)(1e6 / (per_step + 2e4)) + 1;
     if (bp_now() > run->deadline) run->status = BP_PAUSED;
 }

@@ -25,8 +25,10 @@
  * Memory: kernels of rows may read and write whole vectors, up to BP_ALIGN bytes behind the last row of a tile; the
  * last row of a chunk has that room as well.  Whatever `ignores` names may have been overwritten.
  *
- * A loss reads rows of an output and of a target, adds up sum[3] and writes its gradient; see bp_loss_call in bp.h.
- * docs/extending.md walks through an example of each.
+ * Parts: where a cell takes long (round_flops in plan.h), forward and backward of an operation with `parts` are
+ * called once for each part of the cell, in order, and other tasks, or the caller, come in between.  Parts are time
+ * steps, rows of an image and the like (bp_part).  What one part leaves for the next is in the operation's buffers, and
+ * a sum has the same order in any number of parts.  An operation without `parts` is never interrupted.
  */
 #ifndef BP_OP_H
 #define BP_OP_H
@@ -78,10 +80,22 @@ typedef enum {
 /* Backward does not read the inputs, or the output; param_grad does not read the output. */
 enum { BP_IGNORES_IN = 1, BP_IGNORES_OUT = 2, BP_GRAD_IGNORES_OUT = 4 };
 
-/* Rows r0..r1 of the buffers, and columns c0..c1 of what is written; `row` is the number of r0 in its batch. */
+/* Rows r0..r1 of the buffers, and columns c0..c1 of what is written; `row` is the number of r0 in its batch.  Of
+ * `parts` parts number `part` is to be done; 0: all at once. */
 typedef struct {
-    int64_t r0, r1, c0, c1, row;
+    int64_t r0, r1, c0, c1, row, part, parts;
 } bp_cell;
+
+/* What a part has of n things that are done one after the other: first..end-1. */
+typedef struct {
+    int64_t first, end;
+} bp_range;
+static inline bp_range bp_part(const bp_cell *cell, int64_t n) {
+    if (!cell->parts) return (bp_range){0, n};
+    return (bp_range){n * cell->part / cell->parts, n * (cell->part + 1) / cell->parts};
+}
+static inline int bp_begins(const bp_cell *cell) { return !cell->part; }
+static inline int bp_ends(const bp_cell *cell) { return cell->part + 1 >= cell->parts; }
 
 typedef bp_status bp_cell_fn(const bp_context *x, const bp_op *op, const bp_cell *cell);
 typedef void bp_param_fn(const bp_context *x, const bp_op *op, int slot, int64_t r0, int64_t r1, const bp_cell *block,
@@ -107,6 +121,7 @@ struct bp_op_type {
     bp_param_fn *param_grad[2];   /* NULL without parameters */
     bp_step_fn *step[2];          /* may be NULL */
     double (*flops)(const bp_plan *plan, const bp_op *op); /* NULL: one per output */
+    int64_t (*parts)(const bp_plan *plan, const bp_op *op); /* at most, of forward and backward; NULL: 1 */
 };
 
 struct bp_op {

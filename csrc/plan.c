@@ -2,13 +2,17 @@
 #include "plan.h"
 
 #include <float.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-bp_forces bp_forced;
+#define BP_ROUND_FLOPS 2.5e9
+
+bp_forces bp_forced = {.round_flops = BP_ROUND_FLOPS};
 void bp_set_backend(int mode) { bp_forced.backend = mode; }
 void bp_set_phase2(int mode) { bp_forced.phase2 = mode; }
 void bp_set_parallel_always(int on) { bp_forced.parallel_always = on; }
+void bp_set_round_flops(double flops) { bp_forced.round_flops = flops > 0 ? flops : BP_ROUND_FLOPS; }
 
 bp_plan *bp_plan_new(bp_dtype dtype) {
     bp_plan *plan = calloc(1, sizeof *plan);
@@ -108,6 +112,46 @@ void bp_plan_checkpoint(bp_plan *plan, int buffer) {
     if (buffer >= 0 && buffer < plan->n_buffers) plan->buffers[buffer].checkpoint = 1;
 }
 
+/* Flops of the longest stretch in a phase of so many equal tasks. */
+static double stretch_of(const bp_plan *plan, double flops, int64_t tasks) {
+    if (flops < plan->round_flops) return flops;
+    return flops / (double)tasks * fmax(floor(plan->round_flops * (double)tasks / flops), 1);
+}
+
+/* The same of a tile that is done by parts of items. */
+static double stretch_by_tile(const bp_plan *plan) {
+    double longest = 0;
+    for (int i = 0; i < plan->n_items; i++) {
+        const bp_item *item = &plan->items[i];
+        double tile = item->call ? bp_flops_of(plan, &plan->ops[item->op]) * (double)plan->row_tile : 0;
+        longest = fmax(longest, tile / (double)item->parts);
+        for (int k = 0; k < plan->n_ops && item->kind == BP_PARAM_GRADS; k++) /* a parameter of a row */
+            longest = fmax(longest, plan->ops[k].n_params ? bp_flops_of(plan, &plan->ops[k]) : 0);
+    }
+    return longest;
+}
+
+/* The same of a plan: of its stages, then of its sums.  A stage of the user's Python is none. */
+static double longest_stretch(const bp_plan *plan) {
+    double longest = 0, rows = (double)min64(plan->rows, plan->chunk_rows), moving = 0, largest = 0;
+    if (plan->by_tile && plan->by_part) return stretch_by_tile(plan);
+    for (int i = 0; i < plan->n_stages; i++) {
+        const bp_stage *stage = &plan->stages[i];
+        int64_t tiles = plan->shards ? plan->shards : ceil_div((int64_t)rows, stage->row_tile);
+        int64_t tasks = tiles * stage->parts * (stage->scope == BP_SCOPE_CELLS ? stage->cells : 1);
+        if (stage->scope == BP_SCOPE_ROWS || stage->scope == BP_SCOPE_CELLS)
+            longest = fmax(longest, stretch_of(plan, stage->flops_row * rows, tasks));
+    }
+    for (int i = 0; i < plan->n_blocks; i++) {
+        double flops = 2 * rows * (double)(plan->work_before[i + 1] - plan->work_before[i]);
+        largest = fmax(largest, flops);
+        if (!plan->blocks[i].early && !plan->blocks[i].waits) moving += flops;
+    }
+    int at_once = plan->flags & BP_DO_MOVE && !(plan->flags & BP_DO_BOUNDARY);
+    double round = at_once ? moving : fmin(moving, plan->round_flops / 2 + largest);
+    return plan->n_blocks && !plan->shards ? fmax(longest, round) : longest;
+}
+
 bp_plan_info bp_plan_describe(const bp_plan *plan) {
     int calls_blas = 0, recomputed = 0;
     for (int i = 0; i < plan->n_ops; i++) calls_blas |= plan->ops[i].n_params && !plan->ops[i].native;
@@ -119,7 +163,8 @@ bp_plan_info bp_plan_describe(const bp_plan *plan) {
                           .chunk_rows = plan->chunk_rows,
                           .arena_bytes = plan->arena_bytes,
                           .unshared_bytes = plan->unshared_bytes,
-                          .flops = plan->flops};
+                          .flops = plan->flops,
+                          .stretch = longest_stretch(plan)};
 }
 
 int bp_wants_backward(const bp_plan *plan, const bp_op *op) {

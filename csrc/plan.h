@@ -23,8 +23,9 @@
  *                                        slot     of a table: the place of a row in the list of those that were named
  *
  * In time: a step has phases (rows, sums, moves; `bp_phase` in run.h).  Between sums and moves there may be a boundary,
- * where the whole gradient is known and nothing has moved.  A phase is walked in rounds of whole tasks; a slice, which
- * is what the caller asks for at a time, may end after any round that moves nothing.
+ * where the whole gradient is known and nothing has moved.  A phase is walked in rounds of whole tasks, or of parts of
+ * tasks that take long; a slice, which is what the caller asks for at a time, may end after any round that moves
+ * nothing.
  *
  * A replica is the copy of an operation that backward computes again; a safety copy is the theta and state that a run
  * goes back to.  A cotangent is a unit vector that stands for dC/da^L where derivatives of outputs are wanted.
@@ -49,6 +50,7 @@ typedef struct {
     bp_item_kind kind;
     int op;       /* or loss; of BP_PARAM_GRADS the parameters' segment */
     int64_t cols; /* of what an operation writes */
+    int64_t parts; /* in which it is done on a tile, where the plan goes by_part */
     int stage;
     bp_cell_fn *call; /* FORWARD, BACKWARD: what is done on a cell, and for which operation */
     const bp_op *on;
@@ -61,6 +63,7 @@ typedef struct {
     int64_t row_tile;         /* a power of two, or all rows of a chunk */
     int64_t cols, cells;      /* columns of what the first item writes, and into how many cells they are cut */
     double flops_row;         /* of its items */
+    int64_t parts;            /* of each task, one after another: of its only item, or of all items of a tile */
     int first_block, end_block; /* blocks */
 } bp_stage;
 
@@ -122,12 +125,14 @@ struct bp_plan {
     int compiled, flags, n_threads, shards;
     int windowed;        /* each thread owns row_tile rows of every buffer, reused by tile after tile */
     int inference;       /* forward (and loss) alone */
+    int by_part;         /* a tile takes longer than a round: stages are cut, and operations come in parts */
     int by_tile;         /* cotangents or BP_DO_EACH: a tile goes forward and back by itself, nothing is summed */
     int64_t cotangents;  /* see bp_plan_cotangents */
     int64_t rows, chunk_rows, row_tile;
     int64_t n_tiles;     /* of a chunk */
     int64_t n_theta;     /* end of the last parameter */
     double flops_row, flops;
+    double round_flops;  /* between two moments at which a slice may end, at most */
     int n_items, n_stages, n_blocks;
     int n_waiting;         /* blocks up to the last that waits */
     bp_item *items;
@@ -158,12 +163,11 @@ static inline int64_t bp_infer_tile(const bp_plan *plan, int64_t rows, int n_thr
     return min64(plan->row_tile, (share + BP_INFER_TILE - 1) / BP_INFER_TILE * BP_INFER_TILE);
 }
 
-/* Work between two moments at which a slice may end: 50 ms of one core that does 50 GFLOP/s. */
-static const double BP_ROUND_FLOPS = 2.5e9;
-
-/* What tests force; see bp_set_backend, bp_set_phase2, bp_set_parallel_always (which also cuts work smaller). */
+/* What tests force; see bp_set_backend, bp_set_phase2, bp_set_parallel_always (which also cuts work smaller),
+ * bp_set_round_flops. */
 typedef struct {
     int backend, phase2, parallel_always;
+    double round_flops; /* unless forced, 50 ms of one core that does 50 GFLOP/s */
 } bp_forces;
 extern bp_forces bp_forced;
 

@@ -141,31 +141,32 @@ static void write_cotangents(bp_run *run, const bp_tile *t) {
     memset(bp_loss_sums(run, 0, t->number), 0, 3 * sizeof(double));
 }
 
-/* The gradient of rows r0..r1 of the buffers, shaped as theta. */
-static void gradient_of_rows(bp_run *run, int segment, int64_t r0, int64_t r1, int add, char *grads) {
+/* The gradient by parameter i of rows r0..r1 of the buffers, in an array shaped as theta. */
+static void gradient_of_rows(bp_run *run, int segment, int i, int64_t r0, int64_t r1, int add, char *grads) {
     const bp_plan *plan = run->plan;
-    for (int i = 0; i < plan->n_params; i++) {
-        const bp_param *p = &plan->params[i];
-        if (bp_is_frozen(p) || p->segment != segment) continue;
-        for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
-            const bp_op *op = &plan->ops[plan->uses[u].op];
-            op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, r0, r1,
-                                              &(bp_cell){0, p->rows, 0, p->cols, 0},
-                                              grads + (size_t)p->offset * plan->size, p->cols,
-                                              add || u != p->first_use);
-        }
+    const bp_param *p = &plan->params[i];
+    if (bp_is_frozen(p) || p->segment != segment) return;
+    for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
+        const bp_op *op = &plan->ops[plan->uses[u].op];
+        op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, r0, r1,
+                                          &(bp_cell){.r1 = p->rows, .c1 = p->cols},
+                                          grads + (size_t)p->offset * plan->size, p->cols, add || u != p->first_use);
     }
 }
 
-static void param_grads(bp_run *run, int segment, const bp_tile *t) {
+static void param_grads(bp_run *run, int segment, const bp_tile *t, const bp_cell *cell) {
     const bp_plan *plan = run->plan;
     if (plan->shards) {
         char *grads = run->arena + plan->shard_grads + (size_t)t->shard * (size_t)plan->n_theta * plan->size;
-        gradient_of_rows(run, segment, t->at, t->at + t->count, t->add, grads);
+        for (int i = 0; i < plan->n_params; i++)
+            gradient_of_rows(run, segment, i, t->at, t->at + t->count, t->add, grads);
     } else if (run->each) {
-        for (int64_t r = 0; r < t->cotangents * t->count; r++) {
+        /* a row's parameters, then the next one's */
+        bp_range some = bp_part(cell, t->cotangents * t->count * plan->n_params);
+        for (int64_t k = some.first; k < some.end; k++) {
+            int64_t r = k / plan->n_params;
             size_t at = (size_t)(out_row(run, t, r) * run->n_params) * plan->size;
-            gradient_of_rows(run, segment, t->at + r, t->at + r + 1, 0, run->each + at);
+            gradient_of_rows(run, segment, (int)(k % plan->n_params), t->at + r, t->at + r + 1, 0, run->each + at);
         }
     }
 }
@@ -180,7 +181,7 @@ bp_status bp_do_item(bp_run *run, const bp_item *item, const bp_tile *t, const b
     if (item->kind == BP_LOSS && !run->plan->cotangents) return loss(run, item->op, t);
     if (item->kind == BP_LOSS) write_cotangents(run, t);
     else if (item->kind == BP_GATHER) gather(run, t);
-    else if (item->kind == BP_PARAM_GRADS) param_grads(run, item->op, t);
+    else if (item->kind == BP_PARAM_GRADS) param_grads(run, item->op, t, cell);
     else scatter(run, t);
     return BP_OK;
 }
@@ -205,9 +206,9 @@ static int calls_python(const bp_plan *plan, const bp_item *item) {
     return op->scope == BP_SCOPE_CHUNK && (item->kind == BP_FORWARD || op->aux < 0);
 }
 
-static bp_status do_tile(bp_run *run, const bp_stage *stage, const bp_tile *t) {
+static bp_status do_tile(bp_run *run, const bp_stage *stage, bp_tile *t, int64_t part, int64_t parts) {
     const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
-    bp_cell cell = {.r0 = t->at, .r1 = t->at + t->count, .row = run->off + t->row};
+    bp_cell cell = {t->at, t->at + t->count, 0, 0, run->off + t->row, part, parts};
     bp_status status = BP_OK;
     for (; item < end && !status; item++) {
         cell.c1 = item->cols;
@@ -217,8 +218,8 @@ static bp_status do_tile(bp_run *run, const bp_stage *stage, const bp_tile *t) {
 }
 
 /* One forward pass, except that what backward overwrites is made anew; then backward from the cotangents, as many at a
- * time as have room. */
-static bp_status do_by_tile(bp_run *run, const bp_stage *stage, bp_tile *t) {
+ * time as have room.  Of all this one part, where there are parts: those of an item are parts of the tile. */
+static bp_status do_by_tile(bp_run *run, const bp_stage *stage, bp_tile *t, int64_t part, int64_t parts) {
     const bp_plan *plan = run->plan;
     int64_t cotangents = plan->cotangents ? plan->cotangents : 1;
     const bp_item *first = &plan->items[stage->first], *end = first + stage->count;
@@ -232,7 +233,13 @@ static bp_status do_by_tile(bp_run *run, const bp_stage *stage, bp_tile *t) {
                 if (!op->type->backward_first || plan->buffers[op->out].grad < 0) continue;
             }
             int64_t rows = item->kind == BP_BACKWARD ? t->cotangents * t->count : t->count;
-            bp_cell cell = {t->at, t->at + rows, 0, item->cols, run->off + t->row};
+            bp_cell cell = {.r0 = t->at, .r1 = t->at + rows, .c1 = item->cols, .row = run->off + t->row};
+            if (parts) {
+                cell.parts = item->parts;
+                cell.part = part;
+                part -= item->parts;
+                if (cell.part < 0 || part >= 0) continue;
+            }
             status = (calls_python(plan, item) ? do_outside : bp_do_item)(run, item, t, &cell);
         }
     }
@@ -249,8 +256,9 @@ static bp_status do_cell(bp_run *run, const bp_stage *stage, int64_t task) {
     const bp_item *item = &run->plan->items[stage->first], *end = item + stage->count;
     int64_t down = tiles_of(run->rows, stage->row_tile);
     bp_tile t = bp_tile_of(run, task % down, stage->row_tile, 0); /* cells of the same weights follow each other */
-    bp_cell cell = {t.at, t.at + t.count, first_column(stage, task / down), first_column(stage, task / down + 1),
-                    run->off + t.row};
+    bp_cell cell = {.r0 = t.at, .r1 = t.at + t.count, .row = run->off + t.row};
+    cell.c0 = first_column(stage, task / down);
+    cell.c1 = first_column(stage, task / down + 1);
     bp_status status = BP_OK;
     for (; item < end && !status; item++) status = bp_do_item(run, item, &t, &cell);
     return status;
@@ -260,7 +268,7 @@ static bp_status do_cell(bp_run *run, const bp_stage *stage, int64_t task) {
 static bp_status do_chunk(bp_run *run, const bp_stage *stage) {
     const bp_item *item = &run->plan->items[stage->first];
     bp_tile t = {.count = run->rows};
-    return do_outside(run, item, &t, &(bp_cell){0, t.count, 0, item->cols, run->off});
+    return do_outside(run, item, &t, &(bp_cell){.r1 = t.count, .c1 = item->cols, .row = run->off});
 }
 
 /* Rows of a task; sums of a loss need tiles that are the same on any number of threads. */
@@ -281,7 +289,14 @@ int64_t bp_stage_tasks(const bp_run *run, const bp_stage *stage) {
 bp_status bp_do_stage_task(bp_run *run, const bp_stage *stage, int64_t task, int thread) {
     if (stage->scope == BP_SCOPE_CHUNK) return do_chunk(run, stage);
     if (stage->scope == BP_SCOPE_CELLS) return do_cell(run, stage, task);
-    int64_t first = task, end = task + 1, height = height_of(run, stage);
+    int64_t height = height_of(run, stage), part = 0, parts = 0;
+    if (stage->parts > 1 && run->rounds > 1) { /* the tasks are part 0 of each tile, then part 1 of each ... */
+        parts = stage->parts;
+        part = task / (run->n_tasks / parts);
+        task %= run->n_tasks / parts;
+        if (run->plan->by_tile) thread = 0; /* its parts meet in one place; there is one tile in a chunk */
+    }
+    int64_t first = task, end = task + 1;
     if (run->plan->shards) {
         int64_t tiles = tiles_of(run->rows, stage->row_tile), n = bp_shards_of(run);
         first = tiles * task / n;
@@ -292,7 +307,7 @@ bp_status bp_do_stage_task(bp_run *run, const bp_stage *stage, int64_t task, int
         bp_tile t = bp_tile_of(run, tile, height, thread);
         t.shard = (int)task;
         t.add = run->off || tile > first;
-        status = run->plan->by_tile ? do_by_tile(run, stage, &t) : do_tile(run, stage, &t);
+        status = (run->plan->by_tile ? do_by_tile : do_tile)(run, stage, &t, part, parts);
     }
     return status;
 }

@@ -2,6 +2,7 @@
 #include "ops.h"
 #include "stages.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,7 +60,8 @@ static bp_scope item_scope(const bp_plan *plan, const bp_item *item) {
 }
 
 int bp_is_grid(const bp_plan *plan, const bp_item *item) {
-    if (plan->windowed || plan->inference || (item->kind != BP_FORWARD && item->kind != BP_BACKWARD)) return 0;
+    if (plan->windowed || (plan->inference && !plan->by_part)) return 0;
+    if (item->kind != BP_FORWARD && item->kind != BP_BACKWARD) return 0;
     const bp_op *op = &plan->ops[item->op];
     if (op->scope != BP_SCOPE_CELLS || !op->n_params) return 0;
     const bp_param *p = &plan->params[op->param[0]];
@@ -112,10 +114,19 @@ static double item_flops(const bp_plan *plan, const bp_item *item) {
     return flops;
 }
 
+/* In how many parts an item is done on a tile. */
+static int64_t parts_of(const bp_plan *plan, const bp_item *item) {
+    const bp_op *op = &plan->ops[item->op];
+    if (plan->by_tile && item->kind == BP_PARAM_GRADS) return plan->row_tile * max64(plan->n_params, 1);
+    if ((item->kind != BP_FORWARD && item->kind != BP_BACKWARD) || !op->type->parts) return 1;
+    double rounds = bp_flops_of(plan, op) * (double)plan->row_tile / plan->round_flops;
+    return (int64_t)fmax(fmin((double)op->type->parts(plan, op), ceil(rounds)), 1);
+}
+
 bp_status bp_cut_stages(bp_plan *plan) {
-    size_t most = (size_t)(3 * plan->n_ops + plan->n_replicas + plan->n_losses + 3);
-    plan->items = malloc(sizeof(bp_item) * most);
-    plan->stages = calloc(most, sizeof(bp_stage));
+    size_t room = (size_t)(3 * plan->n_ops + plan->n_replicas + plan->n_losses + 3);
+    plan->items = malloc(sizeof(bp_item) * room);
+    plan->stages = calloc(room, sizeof(bp_stage));
     if (!plan->items || !plan->stages) return BP_E_NOMEM;
     int n = 0;
     plan->items[n++] = (bp_item){.kind = BP_GATHER};
@@ -139,8 +150,10 @@ bp_status bp_cut_stages(bp_plan *plan) {
     bp_stage *stage = NULL;
     int segment = 0;
     for (int i = 0; i < n; i++) {
-        const bp_item *item = &plan->items[i];
+        bp_item *item = &plan->items[i];
         bp_scope scope = item_scope(plan, item);
+        double flops = item_flops(plan, item);
+        int fits = !plan->by_part || plan->by_tile;
         if (!plan->windowed && (item->kind == BP_FORWARD || item->kind == BP_BACKWARD)) {
             if (plan->ops[item->op].segment != segment) stage = NULL; /* behind a barrier all sizes can share memory */
             segment = plan->ops[item->op].segment;
@@ -151,19 +164,26 @@ bp_status bp_cut_stages(bp_plan *plan) {
             cells = min64(cells, ceil_div(item->cols, GRID_COLS_MIN));
             *stage = (bp_stage){.scope = BP_SCOPE_CELLS, .first = i, .count = 1, .row_tile = GRID_ROWS,
                                 .cols = item->cols, .cells = cells};
+            double most = plan->round_flops * (double)cells / flops; /* rows */
+            while (stage->row_tile > BP_LEAST_TILE && (double)stage->row_tile > most) stage->row_tile /= 2;
         } else if (scope == BP_SCOPE_CHUNK || scope == BP_SCOPE_BLOCKS) {
             stage = &plan->stages[plan->n_stages++];
             *stage = (bp_stage){.scope = scope, .first = i, .count = 1, .row_tile = plan->chunk_rows};
         } else if (stage && stage->scope == BP_SCOPE_CELLS && joins_grid(plan, stage, item)) {
             stage->count++;
-        } else if (stage && stage->scope == BP_SCOPE_ROWS) {
+        } else if (stage && stage->scope == BP_SCOPE_ROWS &&
+                   (fits || (stage->flops_row + flops) * (double)plan->row_tile <= plan->round_flops)) {
             stage->count++;
         } else {
             stage = &plan->stages[plan->n_stages++];
             *stage = (bp_stage){.scope = BP_SCOPE_ROWS, .first = i, .count = 1, .row_tile = plan->row_tile};
         }
-        plan->items[i].stage = plan->n_stages - 1;
-        stage->flops_row += item_flops(plan, item);
+        item->parts = plan->by_part && stage->scope == BP_SCOPE_ROWS ? parts_of(plan, item) : 1;
+        item->stage = plan->n_stages - 1;
+        stage->flops_row += flops;
+        stage->parts = plan->by_tile ? stage->parts + item->parts : max64(item->parts, 1);
     }
+    if (plan->by_tile && plan->cotangents) stage->parts *= plan->cotangents;
+    if (!plan->by_part) stage->parts = 1;
     return BP_OK;
 }

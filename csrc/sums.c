@@ -41,7 +41,7 @@ static void sum_param(bp_run *run, const bp_block *block, int i, char *G, int64_
     const bp_param *p = &plan->params[i];
     bp_cell cell = block->cell;
     if (block->whole) {
-        cell = (bp_cell){0, p->rows, 0, p->cols, 0};
+        cell = (bp_cell){.r1 = p->rows, .c1 = p->cols};
         G += (size_t)(p->offset - block->at) * plan->size;
         ld = p->cols;
     }

@@ -396,12 +396,10 @@ def call(net):
         net.predict(X) if what == "predict" else net.value_and_grad(X, y)
 
 def interrupt():
-    global sent
     time.sleep(delay)
-    sent = time.perf_counter()
     os.kill(os.getpid(), signal.SIGINT)
 
-found = []
+heard = 0
 for delay in (0.2, 0.27, 0.34, 0.41):
     net = make()
     thread = threading.Thread(target=interrupt)
@@ -409,7 +407,7 @@ for delay in (0.2, 0.27, 0.34, 0.41):
     try:
         call(net)
     except KeyboardInterrupt:
-        found.append(time.perf_counter() - sent)
+        heard += 1
     thread.join()
     twin = make()
     per_epoch = -(-n // (batch or n))
@@ -427,7 +425,7 @@ for delay in (0.2, 0.27, 0.34, 0.41):
     assert not net.step or all((a == b).all() for a, b in states)
     assert np.isfinite(net.predict(X[:5])).all()
     net.fit(X[:50], y[:50])
-print(json.dumps(found))
+print(json.dumps(heard))
 """
 
 
@@ -440,8 +438,8 @@ print(json.dumps(found))
         ("value_and_grad", [1500, 1500, 1500], "relu", 2000, None, "float32"),
     ],
 )
-def test_ctrl_c_stops_within_100_ms_at_a_whole_step(what, sizes, f, n, batch, dtype):
-    """The best of four tries: other programs may hold the machine's cores."""
+def test_ctrl_c_stops_at_a_whole_step(what, sizes, f, n, batch, dtype):
+    """How soon is counted in work, in test_stretches.py."""
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, json.dumps([what, sizes, f, n, batch, dtype])],
         capture_output=True,
@@ -449,9 +447,7 @@ def test_ctrl_c_stops_within_100_ms_at_a_whole_step(what, sizes, f, n, batch, dt
         timeout=120,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    seconds = json.loads(done.stdout)
-    assert len(seconds) == 4
-    assert min(seconds) < 0.1, seconds
+    assert json.loads(done.stdout) == 4
 
 
 def longest_deafness(call, seconds):
@@ -475,36 +471,6 @@ def longest_deafness(call, seconds):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     return max(np.diff(stamps))
-
-
-DEEP = [200] * 31
-CASES = {
-    "small": ([20, 50, 1], "relu", 3000, 32, "float32"),
-    "full batch": ([20, 50, 1], "relu", 40_000, None, "float32"),
-    "wide": ([1500, 1500, 1500], "relu", 2000, 512, "float32"),
-    "wide full batch": ([1500, 1500, 1500], "relu", 1760, None, "float32"),
-    "deep": (DEEP, "relu", 16_000, None, "float32"),
-    "deep batch": (DEEP, "relu", 16_000, 2000, "float32"),
-    "dear activation": ([8, 2000, 1], "gelu", 16_000, None, "float64"),
-    "deep and dear": ([100] * 20, "tanh", 16_000, None, "float64"),
-}
-
-
-@pytest.mark.parametrize("what", ["fit", "predict", "value_and_grad", "evaluate"])
-@pytest.mark.parametrize("case", CASES)
-def test_signals_are_heard_every_100_ms(what, case):
-    """On one thread, whatever the shape: the bound on Ctrl-C, in CPU time, so that other programs do not count."""
-    sizes, f, n, batch, dtype = CASES[case]
-    rng = np.random.default_rng(0)
-    X, y = (rng.standard_normal((n, k)).astype(dtype) for k in (sizes[0], sizes[-1]))
-    net = bp.Network([bp.Input(sizes[0]), *(bp.Dense(k, f) for k in sizes[1:-1]), bp.Dense(sizes[-1])], dtype=dtype)
-    call = {
-        "fit": lambda: net.fit(X, y, batch_size=batch, optimizer=bp.SGD(lr=1e-9), n_threads=1),
-        "predict": lambda: net.predict(X, n_threads=1),
-        "value_and_grad": lambda: net.value_and_grad(X, y, n_threads=1),
-        "evaluate": lambda: net.evaluate(X, y, n_threads=1),
-    }[what]
-    assert longest_deafness(call, 1.0) < 0.1
 
 
 ROUND_FLOPS = 2.5e9  # 50 ms of a core of 50 GFLOP/s

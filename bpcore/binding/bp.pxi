@@ -47,7 +47,7 @@ cdef extern from "bp.h" nogil:
         int shards, n_stages, calls_blas, recomputed
         int64_t chunk_rows
         size_t arena_bytes, unshared_bytes
-        double flops
+        double flops, stretch
     ctypedef struct bp_array:
         const char *data
         int64_t rows, cols, row_stride, col_stride
@@ -147,6 +147,7 @@ cdef extern from "bp.h" nogil:
     void bp_pool_tasks_reset()
     void bp_set_parallel_always(int)
     void bp_set_phase2(int)
+    void bp_set_round_flops(double)
     void bp_set_backend(int)
     const char *bp_isa_name(int)
     bp_status bp_isa_use(const char *)

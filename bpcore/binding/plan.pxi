@@ -136,5 +136,5 @@ cdef class Plan:
 
     def describe(self):
         """Numbers of a compiled plan: shards (0: owners), n_stages, recomputed, chunk_rows, arena_bytes, unshared_bytes,
-        flops."""
+        flops, stretch (flops between two moments at which a slice may end, at most)."""
         return bp_plan_describe(self.plan)

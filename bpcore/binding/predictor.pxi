@@ -5,7 +5,7 @@ cdef enum:
 
 cdef double _RELEASE_FLOPS = 2e5     # some microseconds: fewer are not worth giving the GIL away
 cdef double _TOGETHER_FLOPS = 2e6    # a row of more may have several threads: see answer.c
-cdef double _UNHEARD_FLOPS = 4e9     # between two looks for Ctrl-C
+UNHEARD_FLOPS = 2.5e9                # between two looks for Ctrl-C, at most: 50 ms of a core of 50 GFLOP/s
 
 # native dtypes by NumPy's number; -1: ask _describe
 cdef int[32] _SOURCE_OF
@@ -36,7 +36,7 @@ cdef class Predictor:
                   slow=None, names=None):
         """inputs, outputs: (buffer, an example's shape) by name; limit: how many of n_threads a call may have; slow: the
         outputs for a list of inputs (n, *shape) and a number of threads, in place of the plan, where that calls
-        Python; names: of the columns that data frames must have, by input."""
+        Python or a row takes too long to be done at once; names: of the columns that data frames must have, by input."""
         self.plan, self.theta, self.slow, self.dtype, self.names = plan, theta, slow, plan.dtype, names or {}
         self.inputs, self.outputs, self.n_threads, self.limit = inputs, outputs, n_threads, limit
         self.n_in, self.n_out = (sum(math.prod(shape) for _, shape in ends.values()) for ends in (inputs, outputs))
@@ -212,7 +212,9 @@ cdef class Predictor:
         try:
             if release and (rows > 1 or self.flops_row > _TOGETHER_FLOPS):
                 n_threads = self.threads()
-            most = 128 * max(1, <int64_t>(_UNHEARD_FLOPS * n_threads / (128 * self.flops_row + 1)))
+            most = max(1, <int64_t>(<double>UNHEARD_FLOPS / (self.flops_row + 1)))
+            if most > 128:
+                most -= most % 128
             while True:
                 some = min(rows, most)
                 for i in range(n_in):

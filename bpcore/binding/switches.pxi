@@ -24,13 +24,15 @@ def isa():
     return bp_isa().decode(), _names(bp_isa_name)
 
 
-def force(bint parallel_always, str phase2, str backend=""):
+def force(bint parallel_always, str phase2, str backend="", double round_flops=0):
     """What BPCORE_PARALLEL=always, BPCORE_PHASE2=owners|shards and BPCORE_BACKEND=blas|native ask for; "" leaves it
-    to the shapes.  BLAS is loaded when it is first asked for."""
+    to the shapes.  BLAS is loaded when it is first asked for.  round_flops: work between two moments at which a slice
+    may end, of plans compiled from now on; 0: 2.5e9."""
     if backend == "blas":
         from bpcore._blas import connect
 
         connect()
     bp_set_backend(("", "blas", "native").index(backend))
     bp_set_parallel_always(parallel_always)
+    bp_set_round_flops(round_flops)
     bp_set_phase2(("", "owners", "shards").index(phase2))

@@ -1,0 +1,192 @@
+"""Ctrl-C is heard in time: between two moments at which a slice may end there are 50 ms of a slow core at most.  They
+are counted in flops when a plan is compiled, so no machine is too slow for these tests; and a pause changes no bit."""
+
+import signal
+
+import numpy as np
+import pytest
+
+import bpcore as bp
+from bpcore import _core, _data, _derivatives, _plans
+from bpcore._data import Data
+
+LIMIT = 2.5e9  # 50 ms of a core of 50 GFLOP/s
+RULES = {
+    "gradient": ("gradient", {}),
+    "sgd": ("sgd", {"lr": 1e-3}),
+    "adam": ("adam", {"lr": 1e-3, "eps": 1e-8}),
+    "clipped": ("sgd", {"lr": 1e-3, "clip_norm": 1.0}),
+}
+
+
+def attention(steps, width):
+    x = bp.Input((steps, width))
+    q, k, v = (bp.Dense(width)(x) for _ in range(3))
+    weights = bp.Activate("softmax")(bp.MatMul()(q, bp.Permute((1, 0))(k)))
+    h = bp.LayerNorm()(bp.Dense(width, "gelu")(bp.MatMul()(weights, v)) + x)
+    return bp.Network(x, bp.Dense(2)(bp.Reshape(-1)(h)), seed=0)
+
+
+def words(steps):
+    x = bp.Input(steps, integer=True)
+    return bp.Network(x, bp.Dense(2)(bp.GRU(128)(bp.Embedding(500, 64)(x))))
+
+
+def wide(*widths):
+    return bp.Network([bp.Input(widths[0]), *(bp.Dense(width, "relu") for width in widths[1:])])
+
+
+def lstm(steps, units):
+    return bp.Network([bp.Input((steps, 64)), bp.LSTM(units, recurrent_init="glorot_uniform"), bp.Dense(1)])
+
+
+LARGE = {
+    "wide": (lambda: wide(1500, 1500, 700), 2600),
+    "wider": (lambda: wide(40_000, 300, 300), 2000),
+    "deep": (lambda: wide(*[500] * 31), 16_000),
+    "LSTM": (lambda: lstm(2000, 256), 16),
+    "LSTM, many rows": (lambda: lstm(3000, 128), 80),
+    "SimpleRNN": (lambda: bp.Network([bp.Input((4000, 64)), bp.SimpleRNN(128, sequences=True), bp.GRU(64)]), 16),
+    "words": (lambda: words(2000), 16),
+    "images": (lambda: bp.Network([bp.Input((300, 300, 3)), bp.Conv2D(32, 3, "relu", padding="same"), bp.Conv2D(32, 3),
+                                   bp.MaxPool2D(2), bp.Reshape(-1), bp.Dense(1)]), 16),
+    "signals": (lambda: bp.Network([bp.Input((100_000, 8)), bp.Conv1D(64, 9, "tanh"), bp.Conv1D(1, 9)]), 16),
+    "attention": (lambda: attention(3000, 64), 16),
+}  # fmt: skip
+
+
+def data_of(net, rows):
+    """Zeros that take no memory."""
+    y = np.broadcast_to(np.float32(0), (rows, *net.outputs[next(iter(net.outputs))]))
+    kinds = (np.int32 if node.layer.integer else np.float32 for node in net._model.inputs)
+    X = [np.broadcast_to(kind(0), (rows, *shape)) for kind, shape in zip(kinds, net.inputs.values(), strict=True)]
+    return Data(net._model, X[0], y, "mse", None, check_finite=False)
+
+
+def keys_of(net, rows, n_threads):
+    """Of the plans for all that a network is asked for."""
+    model, data = net._model, data_of(net, rows)
+    keys = {name: data.key(_plans.TRAIN | _core.optimizer_flags(rule, **numbers), rows, n_threads)
+            for name, (rule, numbers) in RULES.items()}  # fmt: skip
+    keys["predict"] = _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, n_threads)
+    keys["evaluate"] = data.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads)
+    keys["each"] = data.key(_derivatives.EACH, _plans.INFERENCE_ROWS, n_threads)
+    n_out = min(32, model.outputs[0].n_out)
+    keys["jacobian"] = _derivatives._pulling(_derivatives.PULL, 0, model.outputs[0].n_out, n_out, n_threads)
+    return keys
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_no_stretch_is_longer_than_fifty_milliseconds_of_a_slow_core(kind):
+    make, rows = LARGE[kind]
+    net = make()
+    for n_threads in (1, 4):
+        keys = keys_of(net, rows, n_threads)
+        plans = {name: _plans.make_plan(net._model, key).plan.describe() for name, key in keys.items()}
+        assert plans["gradient"]["flops"] > 4 * LIMIT
+        assert not {name: plan["stretch"] for name, plan in plans.items() if plan["stretch"] > LIMIT}
+
+
+SMALL = {
+    "LSTM": lambda: bp.Network([bp.Input((11, 5)), bp.LSTM(7, sequences=True, truncate=4), bp.LSTM(9, reverse=True)],
+                               seed=0),
+    "GRU": lambda: bp.Network([bp.Input((11, 5)), bp.GRU(7, sequences=True, reverse=True), bp.GRU(9)], seed=0),
+    "SimpleRNN": lambda: bp.Network([bp.Input((11, 5)), bp.SimpleRNN(7, sequences=True), bp.SimpleRNN(3)], seed=0),
+    "images": lambda: bp.Network(
+        [bp.Input((14, 11, 3)), bp.Conv2D(5, 3, "relu", padding="same"), bp.Conv2D(4, (3, 2), "tanh", stride=2),
+         bp.MaxPool2D(2), bp.Reshape(-1), bp.Dense(2)], seed=0),
+    "groups": lambda: bp.Network(
+        [bp.Input((7, 6, 4)), bp.Conv2D(6, 3, dilation=2, padding="same", groups=2),
+         bp.Conv2D(6, 3, groups=6, padding="same"), bp.Conv2D(70, 2, "relu"), bp.Conv2D(1, 2)], seed=0),
+    "signals": lambda: bp.Network(
+        [bp.Input((40, 3)), bp.Conv1D(4, 5, "relu", padding="same", stride=2), bp.Conv1D(3, 3, dilation=2),
+         bp.Conv1D(3, 3, groups=3)], seed=0),
+    "attention": lambda: attention(13, 8),
+    "wide": lambda: bp.Network([bp.Input(40), bp.Dense(700, "relu"), bp.Dense(600, "tanh"), bp.Dense(3)], seed=0),
+}  # fmt: skip
+
+
+def results(net, n_threads):
+    rng = np.random.default_rng(0)
+    X, y = (rng.standard_normal((37, *shapes[next(iter(shapes))])) for shapes in (net.inputs, net.outputs))
+    v = rng.standard_normal(net.n_params)
+    found = [net.predict(X, n_threads=n_threads), net.value_and_grad(X, y, n_threads=n_threads)[1],
+             net.hvp(X[:5], y[:5], v, n_threads=n_threads), net.jacobian(X[:17], n_threads=n_threads),
+             net.per_sample_gradients(X[:17], y[:17], n_threads=n_threads)]  # fmt: skip
+    for optimizer in (bp.SGD(lr=1e-3), bp.Adam()):
+        net.fit(X, y, optimizer=optimizer, batch_size=33, n_threads=n_threads)
+        found.append(net.theta.copy())
+    return [a.tobytes() for a in (*found, np.float64(net.evaluate(X, y, n_threads=n_threads)["loss"]))]
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_parts_do_not_change_a_bit(kind, force):
+    """A slice may end after a few hundred flops, so that operations come in one part a step or a row of an image."""
+    force(False, "owners")
+    wanted = results(SMALL[kind](), 1)
+    for round_flops, n_threads in ((300.0, 1), (1e5, 2)):
+        force(False, "owners", round_flops=round_flops)
+        assert results(SMALL[kind](), n_threads) == wanted
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "images", "attention"])
+def test_a_slice_ends_after_each_stretch(kind, force):
+    """As often as the plan says: a slice of no time is one stretch."""
+    most = 3e5
+    force(False, "", round_flops=most)
+    net = SMALL[kind]()
+    data = data_of(net, 16)
+    with _plans.take(net._model, data.key(_plans.TRAIN, 16, 1)) as lent:
+        plan, run = lent.compiled.plan.describe(), data.feed(lent)
+        run.optimizer("gradient", (np.zeros_like(net.theta),))
+        run.begin(16, 16)
+        slices = 1
+        while run.slice(1, 0.0, fresh=False) == _core.PAUSED:
+            slices += 1
+    assert plan["stretch"] <= most < plan["flops"] / 4
+    assert plan["flops"] * 2 / 3 / slices <= most  # of functions there is no third pass, by parameters
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_signal_between_time_steps_leaves_the_last_whole_step(force):
+    force(False, "", round_flops=2e4)
+    net, rng = SMALL["LSTM"](), np.random.default_rng(0)
+    X, y = rng.standard_normal((64, 11, 5)), rng.standard_normal((64, 9))
+    settings = {"batch_size": 32, "shuffle": False, "optimizer": bp.SGD(lr=1e-3, momentum=0.5)}
+
+    def handler(number, frame):
+        raise Stop
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(Stop):
+            net.fit(X, y, epochs=10**6, **settings)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    twin, steps = SMALL["LSTM"](), net.step
+
+    class Until(bp.Callback):
+        def on_batch_end(self, state):
+            if state.step == steps:
+                state.stop()
+
+    if steps:
+        twin.fit(X, y, epochs=steps // 2 + 1, callbacks=Until(), **settings)
+    assert twin.theta.tobytes() == net.theta.tobytes()
+
+
+def test_a_row_that_takes_long_is_answered_in_parts(monkeypatch):
+    net = SMALL["LSTM"]()
+    X = np.random.default_rng(0).standard_normal((3, 11, 5))
+    wanted = net.predict(X).tobytes()
+    monkeypatch.setattr(_core, "UNHEARD_FLOPS", 1e3)
+    calls = []
+    predict = _data.predict
+    monkeypatch.setattr(_data, "predict", lambda *args: calls.append(args) or predict(*args))
+    answer = net.predictor()
+    assert answer(X).tobytes() == wanted and answer(X[0]).tobytes() == wanted[: len(wanted) // 3] and len(calls) == 2
