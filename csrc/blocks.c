@@ -65,6 +65,9 @@ static void block_shape(const bp_plan *plan, const bp_param *p, int64_t *rows, i
         *cols = min64(p->cols, BP_PACK_COLS);
         *rows = is_fused(plan, p) ? FUSED_ROWS : WIDE_ROWS;
         while (*rows > WIDE_ROWS && ceil_div(p->rows, *rows) * ceil_div(p->cols, *cols) < 2 * MIN_BLOCKS) *rows /= 2;
+        /* columns are halved before a product has too few rows to pack for */
+        while (*cols > BP_PACK_COLS / 4 && 2 * sums * (double)*cols * (double)min64(p->rows, 128) > plan->round_flops)
+            *cols = ceil_div(*cols, 2);
         *rows = min64(p->rows, rows_of_a_round(plan, *rows, sums * (double)*cols));
         return;
     }
