@@ -386,7 +386,7 @@ class _Training(bp.Callback):
         size = len(rows) if self.sample_weight is None else self.sample_weight[rows].sum()
         decay = float(mlp.alpha / size) if size > 0 else 0.0
         self.rows = len(rows)
-        self.penalty = 0.5 * decay * sum(np.vdot(W, W) for W in mlp.coefs_) if decay else 0.0
+        self.penalty = 0.5 * decay * sum(np.square(W).sum(dtype=np.float64) for W in mlp.coefs_) if decay else 0.0
         rule = mlp._optimizer.rule
         change = {"lr": rule.lr, "weight_decay": decay}
         if isinstance(rule, bp.Adam):

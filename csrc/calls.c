@@ -20,6 +20,7 @@ struct bp_call {
     bp_cell cell;
     char *to;       /* rows of a port, or G: of thread 0, those of others lie `shift` bytes further */
     size_t bytes;
+    char *lost;     /* beside G, or NULL */
     int64_t ld;
     int add;
     const bp_block *block;
@@ -121,7 +122,7 @@ static bp_status do_gradient(bp_run *run, bp_call *call, size_t shift) {
     const bp_use *use = &run->plan->uses[call->number];
     const bp_op *op = &run->plan->ops[use->op];
     op->type->param_grad[run->plan->dtype](&run->x, op, use->slot, 0, run->rows, &call->cell, call->to + shift,
-                                           call->ld, call->add);
+                                           call->lost ? call->lost + shift : NULL, call->ld, call->add);
     return BP_OK;
 }
 
@@ -153,10 +154,11 @@ static bp_call *list_block(bp_run *run, bp_call *call, const bp_block *block) {
                 call->to += (size_t)(p->offset - block->at) * plan->size;
                 call->ld = p->cols;
             }
+            call->lost = bp_lost_of(plan, BP_HOME_SCRATCH, call->to);
             preparing.prepare = &call->product;
-            if (op->type->prepares && op->native)
+            if (op->type->prepares && op->native && !call->lost)
                 op->type->param_grad[plan->dtype](&preparing, op, plan->uses[u].slot, 0, run->rows, &call->cell,
-                                                  call->to, call->ld, call->add);
+                                                  call->to, NULL, call->ld, call->add);
             note_follower(run, call, op);
         }
     }

@@ -95,6 +95,18 @@ static bp_status place_losses(bp_plan *plan) {
     return BP_OK;
 }
 
+/* Whether the gradient of a parameter sums more numbers than one chain of floats may.  In double chains do no harm. */
+static int sums_are_long(const bp_plan *plan) {
+    double rows = plan->by_tile ? 1 : (double)plan->rows;
+    for (int i = 0; i < plan->n_params && plan->dtype == BP_F32; i++) {
+        double terms = 0;
+        for (int u = plan->params[i].first_use; u >= 0; u = plan->uses[u].next)
+            terms += fmax((double)plan->ops[plan->uses[u].op].terms, 1);
+        if (!bp_is_frozen(&plan->params[i]) && terms * rows > BP_STEP_ROWS) return 1;
+    }
+    return 0;
+}
+
 /* Shards pay where many rows meet few weights: a tile's activations outweigh the gradient it is added to. */
 static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
     int none = !(plan->flags & BP_DO_BACKWARD) || plan->by_tile || has_chunk_op || !plan->n_theta;
@@ -202,6 +214,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     bp_status status = flags & BP_DO_BACKWARD ? declare_gradients(plan) : BP_OK;
     if (!status && flags & BP_DO_LOSS) status = place_losses(plan);
     int sums = flags & BP_DO_BACKWARD && !plan->by_tile;
+    plan->keeps_lost = (sums || flags & BP_DO_EACH) && sums_are_long(plan);
     if (!status && sums) status = bp_find_tables(plan);
     if (!status && sums) bp_find_segments(plan);
     if (!status) bp_fuse_products(plan);

@@ -173,15 +173,25 @@ bp_status bp_lay_out(bp_plan *plan) {
     if (status) return status;
     size_t buffers = total;
     plan->loss_sums = take(&total, plan->n_losses * plan->n_tiles, 3 * sizeof(double));
+    size_t theta = (size_t)plan->n_theta * plan->size;
+    if (plan->flags & BP_DO_EACH && plan->keeps_lost) plan->each_lost = take(&total, plan->n_threads, theta);
     if (plan->flags & BP_DO_BACKWARD && !plan->by_tile) {
         plan->scratch_bytes = ((size_t)plan->scratch_size * plan->size + BP_ALIGN - 1) / BP_ALIGN * BP_ALIGN;
+        plan->lost[BP_HOME_SCRATCH] = plan->scratch_bytes;
+        if (plan->keeps_lost) plan->scratch_bytes *= 2;
         plan->scratch = take(&total, plan->n_threads, plan->scratch_bytes);
-        if (plan->shards) plan->shard_grads = take(&total, plan->shards, (size_t)plan->n_theta * plan->size);
+        if (plan->shards) {
+            plan->shard_grads = take(&total, plan->shards, theta);
+            plan->lost[BP_HOME_SHARDS] = total - plan->shard_grads;
+            if (plan->keeps_lost) take(&total, plan->shards, theta);
+        }
         plan->kept_from = plan->n_theta;
         for (int i = 0; i < plan->n_blocks; i++)
             if (plan->blocks[i].home == BP_HOME_KEPT) plan->kept_from = min64(plan->kept_from, plan->blocks[i].at);
         if (plan->flags & BP_DO_BOUNDARY && !plan->shards) plan->kept_from = 0; /* the hook sees all of theta */
         plan->kept_grads = take(&total, plan->n_theta - plan->kept_from, plan->size);
+        plan->lost[BP_HOME_KEPT] = total - plan->kept_grads;
+        if (plan->keeps_lost) take(&total, plan->n_theta - plan->kept_from, plan->size);
         if (plan->flags & BP_DO_BOUNDARY) plan->squares = take(&total, plan->n_blocks + 1, sizeof(double));
     }
     for (int i = 0; i < plan->n_tables; i++) {
@@ -193,6 +203,7 @@ bp_status bp_lay_out(bp_plan *plan) {
         t->last = take(&total, t->most, sizeof(int32_t));
         t->next = take(&total, t->calls, sizeof(int32_t));
         if (t->keeps) t->grad = take(&total, t->most, (size_t)p->cols * plan->size);
+        if (t->keeps && plan->keeps_lost) t->lost = take(&total, t->most, (size_t)p->cols * plan->size);
     }
     if (total == SIZE_MAX) return BP_E_LIMIT;
     plan->arena_bytes = total;

@@ -4,12 +4,14 @@
  * (under BP_DECLARE) and its kernels, compiled for float and double and for each instruction set.  The contract:
  *
  *   declare(plan, op)            Checks op->in, op->param and op->detail, sets op->out, and op->aux with op->n_aux
- *                                for what is cached from forward to backward.  May set op->scope, op->positions.
+ *                                for what is cached from forward to backward.  May set op->scope, op->positions,
+ *                                op->terms.
  *   forward(x, op, cell)         Writes rows r0..r1, columns c0..c1 of the output; and the caches where x->cache.
  *   backward(x, op, cell)        Gets dC/dout, complete, and adds to (op->add[i]) or writes dC/din[i] on the cell's
  *                                rows; skips inputs without gradient.  The cell's columns are those of in[0].
  *   param_grad(x, op, slot, ...) Sums dC/dparam over rows r0..r1 of the buffers, for a block [r0..r1, c0..c1] of
  *                                parameter number `slot`.  Rows of G are ld apart; G is overwritten unless `add`.
+ *                                Where `lost` is not NULL, it lies as G does, and the sum is G + lost: see sums.inc.
  *   step(x, op, ...)             The same for slot 0, not written but applied, theta -= rate (scale G), in one go.
  *                                Optional.  Returns whether a number is no longer finite.
  *   flops(plan, op)              Of forward, a row, by which work is cut and threads are chosen.
@@ -21,6 +23,9 @@
  * what its cell (block) owns and nothing else, keeps no state, allocates nothing, takes no lock and calls no Python.
  * `scope` says what cells there are.  The bits of a row must not depend on the cell it comes in: a sum runs over the
  * columns of its row, in one order.  Sums over rows run in one order, too.
+ *
+ * Sums over positions and elements run in chains of at most 64 numbers, which are added in double (kernels/sums.inc).
+ * A gradient may be one chain of at most BP_STEP_ROWS numbers; a batch with more, by op->terms, comes with `lost`.
  *
  * Memory: kernels of rows may read and write whole vectors, up to BP_ALIGN bytes behind the last row of a tile; the
  * last row of a chunk has that room as well.  Whatever `ignores` names may have been overwritten.
@@ -64,7 +69,7 @@ typedef struct {
 /* Limits that cutting the work and the kernels have in common. */
 enum {
     BP_STRIP_BYTES = 192, /* of a row in a strip; whole panels of every instruction set (gemm.inc) */
-    BP_STEP_ROWS = 512,   /* rows times positions that `step` may sum: its panels stay in L2 */
+    BP_STEP_ROWS = 512,   /* rows times positions that one chain may sum; panels of `step` stay in L2 */
     BP_PACK_COLS = 240,   /* columns that a product packs at once: whole panels of every instruction set */
     BP_NEAR_BYTES = 2048  /* between rows of weights: beyond, a product packs them */
 };
@@ -99,7 +104,7 @@ static inline int bp_ends(const bp_cell *cell) { return cell->part + 1 >= cell->
 
 typedef bp_status bp_cell_fn(const bp_context *x, const bp_op *op, const bp_cell *cell);
 typedef void bp_param_fn(const bp_context *x, const bp_op *op, int slot, int64_t r0, int64_t r1, const bp_cell *block,
-                         void *G, int64_t ld, int add);
+                         void *G, void *lost, int64_t ld, int add);
 typedef int bp_step_fn(const bp_context *x, const bp_op *op, int64_t r0, int64_t r1, const bp_cell *block, double rate,
                        double scale, void *theta);
 
@@ -130,6 +135,7 @@ struct bp_op {
     int out;
     bp_scope scope;
     int64_t positions; /* of a row that a dense layer takes one by one */
+    int64_t terms; /* numbers that a row adds, one after the other, to an element of a parameter's gradient; 0: one */
     int aux;  /* the first of n_aux cached buffers (df), or -1 */
     int n_aux;
     int n_params, param[BP_MAX_OPERANDS];

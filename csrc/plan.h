@@ -21,6 +21,7 @@
  *   | block | block |                    panel    columns of a product's right operand, as its kernel packs them
  *   +-------+-------+                    table    a parameter of which a batch names rows (Embedding)
  *                                        slot     of a table: the place of a row in the list of those that were named
+ *                                        lost     what rounding took from a gradient: beside it, where sums are long
  *
  * In time: a step has phases (rows, sums, moves; `bp_phase` in run.h).  Between sums and moves there may be a boundary,
  * where the whole gradient is known and nothing has moved.  A phase is walked in rounds of whole tasks, or of parts of
@@ -72,7 +73,8 @@ typedef enum {
     BP_HOME_FUSED,   /* nowhere: summed and applied in a product's registers */
     BP_HOME_SCRATCH, /* a thread's, in L1: summed and moved in one task */
     BP_HOME_SHARDS,  /* the first shard's array, to which the others' are added in order */
-    BP_HOME_KEPT     /* one array shaped as theta, over chunks, or until the boundary; early ones from backward on */
+    BP_HOME_KEPT,    /* one array shaped as theta, over chunks, or until the boundary; early ones from backward on */
+    BP_N_HOMES
 } bp_home;           /* rows of tables are a home of their own: see tables.c */
 
 /* A cell of parameter `param`, or the whole of param..end-1, small ones in a row. */
@@ -107,6 +109,7 @@ typedef struct {
     size_t first, last;   /* (most,): by slot, ends of the chain of calls, or -1 */
     size_t next;          /* (calls,) */
     size_t grad;          /* (most, cols) reals, where it keeps them */
+    size_t lost;          /* the same: what rounding took from them, where the plan keeps that */
 } bp_table;
 
 struct bp_plan {
@@ -126,6 +129,7 @@ struct bp_plan {
     int windowed;        /* each thread owns row_tile rows of every buffer, reused by tile after tile */
     int inference;       /* forward (and loss) alone */
     int by_part;         /* a tile takes longer than a round: stages are cut, and operations come in parts */
+    int keeps_lost;      /* beside each gradient lies what rounding took from it: its sums are long */
     int by_tile;         /* cotangents or BP_DO_EACH: a tile goes forward and back by itself, nothing is summed */
     int64_t cotangents;  /* see bp_plan_cotangents */
     int64_t rows, chunk_rows, row_tile;
@@ -149,6 +153,8 @@ struct bp_plan {
     size_t shard_grads;            /* (shards, n_theta) */
     size_t kept_grads;             /* of theta from kept_from on */
     int64_t kept_from;
+    size_t lost[BP_N_HOMES];       /* where it keeps lost: how far behind a gradient it lies, by home */
+    size_t each_lost;              /* the same, of EACH: (n_threads, n_theta) */
     size_t loss_sums;              /* (losses, tiles of a chunk, 3) doubles */
     size_t squares;                /* (n_blocks + 1,) doubles: of blocks' gradients, where there is a boundary */
 };
@@ -192,6 +198,11 @@ static inline double bp_flops_of(const bp_plan *plan, const bp_op *op) {
 /* Whether a product packs its weights. */
 static inline int bp_is_wide(const bp_plan *plan, const bp_param *p) {
     return p->cols * (int64_t)plan->size > BP_NEAR_BYTES;
+}
+
+/* What rounding took from a gradient G of this home, or NULL. */
+static inline char *bp_lost_of(const bp_plan *plan, bp_home home, char *G) {
+    return plan->keeps_lost ? G + plan->lost[home] : NULL;
 }
 
 /* Whether an operation's backward has anything to do. */

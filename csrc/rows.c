@@ -141,32 +141,39 @@ static void write_cotangents(bp_run *run, const bp_tile *t) {
     memset(bp_loss_sums(run, 0, t->number), 0, 3 * sizeof(double));
 }
 
-/* The gradient by parameter i of rows r0..r1 of the buffers, in an array shaped as theta. */
-static void gradient_of_rows(bp_run *run, int segment, int i, int64_t r0, int64_t r1, int add, char *grads) {
+/* The gradient by parameter i of rows r0..r1 of the buffers, in an array shaped as theta, as lost is, where it is kept. */
+static void gradient_of_rows(bp_run *run, int segment, int i, int64_t r0, int64_t r1, int add, char *grads,
+                             char *lost) {
     const bp_plan *plan = run->plan;
     const bp_param *p = &plan->params[i];
+    size_t at = (size_t)p->offset * plan->size;
     if (bp_is_frozen(p) || p->segment != segment) return;
     for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
         const bp_op *op = &plan->ops[plan->uses[u].op];
         op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, r0, r1,
-                                          &(bp_cell){.r1 = p->rows, .c1 = p->cols},
-                                          grads + (size_t)p->offset * plan->size, p->cols, add || u != p->first_use);
+                                          &(bp_cell){.r1 = p->rows, .c1 = p->cols}, grads + at,
+                                          lost ? lost + at : NULL, p->cols, add || u != p->first_use);
     }
 }
 
 static void param_grads(bp_run *run, int segment, const bp_tile *t, const bp_cell *cell) {
     const bp_plan *plan = run->plan;
+    size_t theta = (size_t)plan->n_theta * plan->size;
     if (plan->shards) {
-        char *grads = run->arena + plan->shard_grads + (size_t)t->shard * (size_t)plan->n_theta * plan->size;
+        char *grads = run->arena + plan->shard_grads + (size_t)t->shard * theta;
+        char *lost = bp_lost_of(plan, BP_HOME_SHARDS, grads);
         for (int i = 0; i < plan->n_params; i++)
-            gradient_of_rows(run, segment, i, t->at, t->at + t->count, t->add, grads);
+            gradient_of_rows(run, segment, i, t->at, t->at + t->count, t->add, grads, lost);
     } else if (run->each) {
+        int64_t thread = t->at / plan->row_tile; /* whose window the tile lies in */
+        char *lost = plan->keeps_lost ? run->arena + plan->each_lost + (size_t)thread * theta : NULL;
         /* a row's parameters, then the next one's */
         bp_range some = bp_part(cell, t->cotangents * t->count * plan->n_params);
         for (int64_t k = some.first; k < some.end; k++) {
             int64_t r = k / plan->n_params;
             size_t at = (size_t)(out_row(run, t, r) * run->n_params) * plan->size;
-            gradient_of_rows(run, segment, (int)(k % plan->n_params), t->at + r, t->at + r + 1, 0, run->each + at);
+            gradient_of_rows(run, segment, (int)(k % plan->n_params), t->at + r, t->at + r + 1, 0, run->each + at,
+                             lost);
         }
     }
 }

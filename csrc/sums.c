@@ -38,6 +38,7 @@ static void set_to_zero(const bp_plan *plan, int64_t rows, int64_t cols, char *G
 /* The gradient of parameter i in this block, to G. */
 static void sum_param(bp_run *run, const bp_block *block, int i, char *G, int64_t ld) {
     const bp_plan *plan = run->plan;
+    char *lost;
     const bp_param *p = &plan->params[i];
     bp_cell cell = block->cell;
     if (block->whole) {
@@ -46,20 +47,24 @@ static void sum_param(bp_run *run, const bp_block *block, int i, char *G, int64_
         ld = p->cols;
     }
     if (p->first_use < 0) set_to_zero(plan, cell.r1 - cell.r0, cell.c1 - cell.c0, G, ld); /* no loss depends on it */
+    lost = bp_lost_of(plan, block->home, G);
     if (block->home == BP_HOME_SHARDS) return; /* it has been summed, tile by tile and shard by shard */
     for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
         const bp_op *op = &plan->ops[plan->uses[u].op];
-        op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, 0, run->rows, &cell, G, ld,
+        op->type->param_grad[plan->dtype](&run->x, op, plan->uses[u].slot, 0, run->rows, &cell, G, lost, ld,
                                           run->off || u != p->first_use);
     }
 }
 
 static void sum_block(bp_run *run, const bp_block *block, char *G, int64_t ld) {
     const bp_plan *plan = run->plan;
-    if (block->home == BP_HOME_SHARDS) /* a block is whole rows: one run of memory */
-        for (int s = 1; s < bp_shards_of(run); s++)
-            bp_active->sum[plan->dtype](G, G + (size_t)s * (size_t)plan->n_theta * plan->size,
-                                        block->rows * block->width);
+    int64_t n = block->rows * block->width; /* with shards a block is whole rows: one run of memory */
+    char *lost = bp_lost_of(plan, block->home, G), *shard = G;
+    for (int s = 1; s < bp_shards_of(run) && block->home == BP_HOME_SHARDS; s++) {
+        shard += (size_t)plan->n_theta * plan->size;
+        bp_active->sum[plan->dtype](G, lost, shard, n);
+        if (lost) bp_active->sum[plan->dtype](G, lost, bp_lost_of(plan, BP_HOME_SHARDS, shard), n);
+    }
     for (int i = block->param; i < block->end; i++) sum_param(run, block, i, G, ld);
 }
 
@@ -162,9 +167,10 @@ static bp_status do_slots(bp_run *run, int64_t task, int thread) {
     int moves = bp_sums_move(run);
     bp_status status = BP_OK, failure;
     for (int64_t slot = s.first; slot < s.end; slot++) {
-        char *G = slot_gradient(run, &s, slot, thread);
+        char *G = slot_gradient(run, &s, slot, thread), *lost = bp_lost_of(run->plan, BP_HOME_SCRATCH, G);
+        if (lost && s.table->keeps) lost = G - s.table->grad + s.table->lost;
         fetch(run, &s, slot);
-        bp_table_gradient(run->plan, s.i, run->arena, run->slots, slot, run->rows, G);
+        bp_table_gradient(run->plan, s.i, run->arena, run->slots, slot, run->rows, G, lost);
         if (moves && (failure = move_slot(run, &s, slot, G))) status = failure;
     }
     return status;

@@ -83,7 +83,7 @@ void bp_tables_collect(const bp_plan *plan, char *arena, bp_slots *slots, int64_
 int32_t bp_table_row(const bp_table *t, char *arena, int64_t slot) { return at(arena, t->row)[slot]; }
 
 void bp_table_gradient(const bp_plan *plan, int table, char *arena, const bp_slots *slots, int64_t slot, int64_t rows,
-                       void *G) {
+                       void *G, void *lost) {
     const bp_table *t = &plan->tables[table];
     int64_t cols = plan->params[t->param].cols, base = 0; /* calls of earlier uses */
     size_t bytes = (size_t)cols * plan->size;
@@ -97,8 +97,9 @@ void bp_table_gradient(const bp_plan *plan, int table, char *arena, const bp_slo
         }
         const bp_buffer *gradient = &plan->buffers[plan->buffers[op->out].grad];
         const char *dout = arena + gradient->offset + (size_t)(call - base) * bytes;
-        if (begun) bp_active->sum[plan->dtype](G, dout, cols);
+        if (begun) bp_active->sum[plan->dtype](G, lost, dout, cols);
         else memcpy(G, dout, bytes);
+        if (!begun && lost) memset(lost, 0, bytes);
         begun = 1;
     }
 }

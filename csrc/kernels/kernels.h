@@ -42,8 +42,8 @@ typedef struct {
     /* adds elements first..end-1 of a sparse matrix to a row of `cols` columns */
     void (*scatter[2])(const bp_array *a, int64_t first, int64_t end, int64_t cols, void *row);
     bp_rule_fn *rules[BP_N_RULES][2];
-    /* n elements of gradients; see rules.inc */
-    void (*sum[2])(void *sum, const void *term, int64_t n);
+    /* n elements of gradients; see sums.inc and rules.inc */
+    void (*sum[2])(void *sum, void *lost, const void *term, int64_t n);
     void (*clip[2])(void *G, int64_t n, double scale, double bound);
     double (*squares[2])(const void *G, int64_t n);
     void (*philox)(uint64_t seed, uint32_t purpose, uint32_t layer, uint32_t step, uint32_t first,

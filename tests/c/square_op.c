@@ -40,15 +40,16 @@
         return BP_OK;                                                                                                 \
     }                                                                                                                 \
     static void scale_param_grad_##S(const bp_context *x, const bp_op *op, int slot, int64_t r0, int64_t r1,          \
-                                     const bp_cell *block, void *G, int64_t ld, int add) {                            \
-        REAL *ds = G;                                                                                                 \
+                                     const bp_cell *block, void *G, void *lost, int64_t ld, int add) {                \
+        REAL *ds = G, *rest = lost;                                                                                   \
         (void)slot;                                                                                                   \
         for (int64_t k = block->r0; k < block->r1; k++) {                                                             \
-            REAL sum = 0;                                                                                             \
+            int64_t to = (k - block->r0) * ld;                                                                        \
+            double sum = !add ? 0 : rest ? (double)ds[to] + (double)rest[to] : (double)ds[to];                        \
             for (int64_t r = r0; r < r1; r++)                                                                         \
-                sum += at_##S(x, op->in[0], r)[k] * at_##S(x, bp_grad_of(x, op->out), r)[k];                          \
-            REAL *to = ds + (k - block->r0) * ld;                                                                     \
-            *to = (add ? *to : 0) + sum;                                                                              \
+                sum += (double)at_##S(x, op->in[0], r)[k] * (double)at_##S(x, bp_grad_of(x, op->out), r)[k];          \
+            ds[to] = (REAL)sum;                                                                                       \
+            if (rest) rest[to] = (REAL)(sum - (double)ds[to]);                                                        \
         }                                                                                                             \
     }
 OPERATIONS(float, f32)
