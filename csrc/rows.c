@@ -141,7 +141,7 @@ static void write_cotangents(bp_run *run, const bp_tile *t) {
     memset(bp_loss_sums(run, 0, t->number), 0, 3 * sizeof(double));
 }
 
-/* The gradient by parameter i of rows r0..r1 of the buffers, in an array shaped as theta; lost too, where it is kept. */
+/* The gradient by parameter i of rows r0..r1 of the buffers, in an array shaped as theta; lost is another, or NULL. */
 static void gradient_of_rows(bp_run *run, int segment, int i, int64_t r0, int64_t r1, int add, char *grads,
                              char *lost) {
     const bp_plan *plan = run->plan;
