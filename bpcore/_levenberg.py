@@ -63,6 +63,9 @@ class Run:
         """A slice is a step."""
         return True
 
+    def undo(self) -> None:
+        """Nothing is half made."""
+
     def updates(self) -> int:
         """Steps made on this network with this optimiser."""
         return self.t

@@ -151,7 +151,7 @@ class Loop:
         same = (theta.shape, theta.dtype) == (snapshot.theta.shape, snapshot.theta.dtype)
         if not same or _optimizers.kept(snapshot.memory.optimizer) != _optimizers.kept(optimizer):
             raise ValueError("snapshot: expected one that was taken during this fit, got one of another")
-        self.model.fitting.close()
+        self.model.fitting.close(self.run)
         try:
             self.model.restore(snapshot)
         finally:
@@ -185,6 +185,7 @@ class Loop:
                 self._tell("on_epoch_end")
             self._tell("on_fit_end")
         finally:
+            self.run.undo()
             model.fitting.open()
             try:
                 self._count()
@@ -235,7 +236,7 @@ class Loop:
     def _slice(self, max_steps: int, fresh: bool) -> int:
         """Runs a slice, and opens the network to readers if this left it after a whole step."""
         fitting = self.model.fitting
-        fitting.close()
+        fitting.close(self.run)
         try:
             status: int = self.run.slice(self.n_threads, SLICE_SECONDS, max_steps, fresh)
             self._count()

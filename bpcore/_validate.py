@@ -17,6 +17,17 @@ from bpcore import _core
 MAX_UNITS = 2**31 - 1
 
 
+def _let_through(error: Exception) -> None:
+    """Raises it again where it says nothing of an argument: memory is short, or a signal's handler has raised it."""
+    import signal  # these two take milliseconds
+    import traceback
+
+    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()} - {None}
+    frames = traceback.walk_tb(error.__traceback__)
+    if isinstance(error, MemoryError) or any(frame.f_code in handlers for frame, _ in frames):
+        raise error
+
+
 # ---- single values ----
 
 
@@ -27,6 +38,7 @@ def integer(name: str, value: Any, low: int, high: int) -> int:
     try:
         number = operator.index(value)
     except Exception as error:  # whatever an __index__ of others raises
+        _let_through(error)
         raise TypeError(f"{name}: expected an integer, got {value!r} of type {type(value).__name__}") from error
     if not low <= number <= high:
         raise ValueError(f"{name}: expected an integer from {low} to {high}, got {number}")
@@ -54,6 +66,7 @@ def real(
     except OverflowError:
         number = math.inf
     except Exception as error:  # whatever a __float__ of others raises
+        _let_through(error)
         raise TypeError(f"{name}: expected a number, got {value!r}") from error
     if (
         not math.isfinite(number)
@@ -166,7 +179,8 @@ def dtype(value: Any) -> np.dtype[Any]:
     """float32 or float64."""
     try:
         checked = np.dtype(value)
-    except Exception:  # NumPy asks objects of others for their dtype
+    except Exception as error:  # NumPy asks objects of others for their dtype
+        _let_through(error)
         checked = None
     if value is None or checked is None or checked not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype: expected 'float32' or 'float64', got {value!r}")
@@ -203,14 +217,11 @@ def foreign(name: str, value: Any) -> Iterator[None]:
     a ragged list is a ValueError."""
     try:
         yield
-    except MemoryError:
-        raise
     except Exception as error:
+        _let_through(error)
         if isinstance(value, (list, tuple)) and isinstance(error, ValueError):
             raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from None
-        import traceback
-
-        words = traceback.format_exception_only(error)[-1].strip()
+        words = f"{type(error).__name__}: {error}"
         raise TypeError(
             f"{name}: expected an array of numbers, got {_kind(value)}, which cannot become one ({words}); "
             f"{_cure(name.rpartition(': ')[2], value)}"
@@ -241,7 +252,8 @@ def _steps(value: Any) -> list[str]:
         if any(kind in str(getattr(value, "dtype", "")) for kind in ("bfloat16", "float8")):  # which NumPy has not
             steps.append("float")
         return steps
-    except Exception:  # an object that cannot be asked has no steps
+    except Exception as error:  # an object that cannot be asked has no steps
+        _let_through(error)
         return []
 
 

@@ -127,11 +127,21 @@ static void cut_parameters(bp_plan *plan, int segment) {
     }
 }
 
-/* What moves cannot be left half done: where all sums of a chunk would take too long with it, the first of them are
- * made before, in rounds. */
+/* Whether the sums that are made and applied in registers take longer than a round. */
+static int moves_are_long(const bp_plan *plan) {
+    double elements = 0;
+    for (int i = 0; i < plan->n_params; i++) {
+        const bp_param *p = &plan->params[i];
+        if (!bp_is_frozen(p) && is_fused(plan, p)) elements += (double)p->rows * (double)p->cols;
+    }
+    return 2 * (double)plan->rows * elements > plan->round_flops;
+}
+
+/* What moves cannot be left half done, unless it is undone: where all sums of a chunk would take too long with it, the
+ * first of them are made before, in rounds. */
 static void choose_waiting(bp_plan *plan) {
     double rows = 2 * (double)min64(plan->rows, plan->chunk_rows); /* flops an element */
-    int at_once = plan->flags & BP_DO_MOVE && !(plan->flags & BP_DO_BOUNDARY);
+    int at_once = plan->flags & BP_DO_MOVE && !(plan->flags & BP_DO_BOUNDARY) && !plan->undoes;
     for (int i = 0; i < plan->n_blocks && at_once; i++) {
         bp_block *block = &plan->blocks[i];
         double left = rows * (double)(plan->work_before[plan->n_blocks] - plan->work_before[i]);
@@ -166,7 +176,9 @@ bp_status bp_cut_blocks(bp_plan *plan) {
         int64_t n = block->rows * block->width;
         double uses = block->whole ? 1 : uses_of(plan, &plan->params[block->param]);
         plan->work_before[i + 1] = plan->work_before[i] + (int64_t)((double)n * uses) + BLOCK_WORK;
+        plan->most_work = max64(plan->most_work, plan->work_before[i + 1] - plan->work_before[i]);
     }
+    plan->undoes = moves_are_long(plan);
     choose_waiting(plan);
     for (int i = 0; i < plan->n_blocks; i++) {
         const bp_block *block = &plan->blocks[i];

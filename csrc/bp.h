@@ -316,6 +316,7 @@ void bp_run_follow(bp_run *run, const bp_run *from);
 bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps, int fresh);
 bp_progress bp_run_progress(const bp_run *run);
 int bp_run_is_whole(const bp_run *run); /* between slices: whether theta and the states are those after a whole step */
+void bp_run_undo(bp_run *run); /* between slices: makes them so, where some of a step's moves are made */
 /* (3,): loss, weight and hits of one of the losses over this epoch, the loss without its weight. */
 const double *bp_run_loss(const bp_run *run, int loss);
 int64_t bp_run_updates(const bp_run *run); /* the optimiser's t */

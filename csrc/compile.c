@@ -16,7 +16,7 @@ enum {
     PYTHON_TILE = 1024, /* of tiles that go forward and back by themselves: the user's Python is called less often */
     MAX_CHUNK_ROWS = 16384
 };
-/* Between barriers a signal is not heard: at most so much work, 10 to 80 ms of one core that does 200 GFLOP/s. */
+/* A chunk has at most so much work, in a stage of tiles, on a grid and in its update. */
 static const double ROWS_FLOPS = 2e9, GRID_FLOPS = 6e9, UPDATE_FLOPS = 16e9;
 
 /* A parameter's uses in operations that the loss does not depend on are no terms of its gradient. */

@@ -24,14 +24,16 @@ static void cut_rounds(bp_run *run, double flops) {
         int64_t parts = run->plan->stages[run->stage].parts;
         int64_t together = max64((int64_t)(most * (double)(run->n_tasks * parts) / flops), 1);
         run->rounds = parts * ceil_div(run->n_tasks, together);
-        run->n_tasks *= parts;
-    } else { /* none of more than half a round: see block_shape in blocks.c */
-        run->rounds = min64(1 + (int64_t)(2 * flops / most), max64(run->n_tasks, 1));
+        run->n_tasks = run->n_cut = run->n_tasks * parts;
+    } else { /* none of more than half a round, see block_shape in blocks.c: a round may have one too many */
+        double largest = fmin(2 * (double)run->rows * (double)run->plan->most_work, most / 2);
+        run->rounds = max64(min64((int64_t)ceil(flops / (most - largest)), run->n_cut), 1);
     }
 }
 
 /* A phase begins, or a stage of it: its tasks, and in how many rounds they are done.  A phase that moves theta is one
- * round, so that no slice ends within it. */
+ * round, so that no slice ends within it, unless its blocks can be put back; rows of tables cannot, and are in the last
+ * round. */
 static void begin_phase(bp_run *run, bp_phase phase, int stage) {
     const bp_plan *plan = run->plan;
     double flops = 0;
@@ -40,7 +42,7 @@ static void begin_phase(bp_run *run, bp_phase phase, int stage) {
     run->round = 0;
     run->rounds = 1;
     if (bp_has_calls(run)) { /* a small step */
-        run->n_tasks = phase == BP_ROWS ? tiles_of(run->rows, plan->row_tile) : plan->n_blocks;
+        run->n_tasks = run->n_cut = phase == BP_ROWS ? tiles_of(run->rows, plan->row_tile) : plan->n_blocks;
         return;
     }
     switch (phase) {
@@ -54,8 +56,9 @@ static void begin_phase(bp_run *run, bp_phase phase, int stage) {
         break;
     default:
         run->n_tasks = bp_sum_tasks(run);
-        if (phase == BP_SUMS && !bp_sums_move(run)) flops = bp_sum_flops(run, plan->n_blocks);
+        if (phase == BP_SUMS && (plan->undoes || !bp_sums_move(run))) flops = bp_sum_flops(run, plan->n_blocks);
     }
+    run->n_cut = phase == BP_SUMS && plan->undoes ? plan->n_blocks : run->n_tasks;
     if (flops >= plan->round_flops) cut_rounds(run, flops);
 }
 
@@ -115,8 +118,8 @@ static int64_t first_task(const bp_run *run, int64_t from, int64_t end, int64_t 
 /* A thread does its own share of a round, then helps others with theirs; the first task of a share stays its owner's.
  * A whole chunk is the calling thread's.  Returns how many tasks it did. */
 static int64_t execute(bp_run *run, int thread, int n_threads) {
-    int64_t begin = first_task(run, 0, run->n_tasks, run->round, run->rounds), done = 0;
-    int64_t finish = first_task(run, 0, run->n_tasks, run->round + 1, run->rounds);
+    int64_t begin = first_task(run, 0, run->n_cut, run->round, run->rounds), finish = run->n_tasks, done = 0;
+    if (run->round + 1 < run->rounds) finish = first_task(run, 0, run->n_cut, run->round + 1, run->rounds);
     bp_status failure = BP_OK;
     if (n_threads == 1) {
         for (int64_t task = begin; task < finish && !failure; task++, done++) failure = do_task(run, task, thread);

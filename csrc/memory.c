@@ -192,6 +192,7 @@ bp_status bp_lay_out(bp_plan *plan) {
         plan->kept_grads = take(&total, plan->n_theta - plan->kept_from, plan->size);
         plan->lost[BP_HOME_KEPT] = total - plan->kept_grads;
         if (plan->keeps_lost) take(&total, plan->n_theta - plan->kept_from, plan->size);
+        if (plan->undoes) plan->undo = take(&total, plan->n_theta, plan->size);
         if (plan->flags & BP_DO_BOUNDARY) plan->squares = take(&total, plan->n_blocks + 1, sizeof(double));
     }
     for (int i = 0; i < plan->n_tables; i++) {

@@ -133,7 +133,7 @@ static double stretch_by_tile(const bp_plan *plan) {
 
 /* The same of a plan: of its stages, then of its sums.  A stage of the user's Python is none. */
 static double longest_stretch(const bp_plan *plan) {
-    double longest = 0, rows = (double)min64(plan->rows, plan->chunk_rows), moving = 0, largest = 0;
+    double longest = 0, rows = (double)min64(plan->rows, plan->chunk_rows), moving = 0;
     if (plan->by_tile && plan->by_part) return stretch_by_tile(plan);
     for (int i = 0; i < plan->n_stages; i++) {
         const bp_stage *stage = &plan->stages[i];
@@ -144,11 +144,11 @@ static double longest_stretch(const bp_plan *plan) {
     }
     for (int i = 0; i < plan->n_blocks; i++) {
         double flops = 2 * rows * (double)(plan->work_before[i + 1] - plan->work_before[i]);
-        largest = fmax(largest, flops);
         if (!plan->blocks[i].early && !plan->blocks[i].waits) moving += flops;
     }
-    int at_once = plan->flags & BP_DO_MOVE && !(plan->flags & BP_DO_BOUNDARY);
-    double round = at_once ? moving : fmin(moving, plan->round_flops / 2 + largest);
+    int at_once = plan->flags & BP_DO_MOVE && !(plan->flags & BP_DO_BOUNDARY) && !plan->undoes;
+    double most = plan->round_flops, largest = 2 * rows * (double)plan->most_work; /* see cut_rounds */
+    double round = at_once ? moving : fmin(moving, fmax(most, most / 2 + largest));
     return plan->n_blocks && !plan->shards ? fmax(longest, round) : longest;
 }
 

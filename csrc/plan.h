@@ -130,6 +130,7 @@ struct bp_plan {
     int inference;       /* forward (and loss) alone */
     int by_part;         /* a tile takes longer than a round: stages are cut, and operations come in parts */
     int keeps_lost;      /* beside each gradient lies what rounding took from it: its sums are long */
+    int undoes;          /* moves take longer than a round, come in rounds, and can be taken back; see undo.c */
     int by_tile;         /* cotangents or BP_DO_EACH: a tile goes forward and back by itself, nothing is summed */
     int64_t cotangents;  /* see bp_plan_cotangents */
     int64_t rows, chunk_rows, row_tile;
@@ -143,6 +144,7 @@ struct bp_plan {
     bp_stage *stages;
     bp_block *blocks;
     int64_t *work_before;  /* (n_blocks + 1,): what the blocks before take, about, in elements */
+    int64_t most_work;     /* of these, a block's at most */
     int64_t scratch_size;  /* elements of the largest block whose home is a thread's scratch, or of a table's row */
     int n_tables;
     bp_table *tables;
@@ -155,6 +157,7 @@ struct bp_plan {
     int64_t kept_from;
     size_t lost[BP_N_HOMES];       /* where it keeps lost: how far behind a gradient it lies, by home */
     size_t each_lost;              /* the same, of EACH: (n_threads, n_theta) */
+    size_t undo;                   /* where it undoes: (n_theta,), blocks as they were before they moved */
     size_t loss_sums;              /* (losses, tiles of a chunk, 3) doubles */
     size_t squares;                /* (n_blocks + 1,) doubles: of blocks' gradients, where there is a boundary */
 };

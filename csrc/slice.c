@@ -2,6 +2,7 @@
 #include "epoch.h"
 #include "pace.h"
 #include "snapshot.h"
+#include "undo.h"
 #include "sums.h"
 
 #include <string.h>
@@ -65,4 +66,10 @@ bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps
 int bp_run_is_whole(const bp_run *run) {
     int moves = run->phase == BP_MOVES || (run->phase == BP_SUMS && bp_sums_move(run));
     return !moves || run->round == 0 || run->round == run->rounds;
+}
+
+void bp_run_undo(bp_run *run) {
+    if (bp_run_is_whole(run)) return;
+    bp_put_back(run);
+    bp_set_batch(run);
 }

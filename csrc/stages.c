@@ -13,6 +13,8 @@ enum {
     GRID_LEAST_BYTES = 256 << 10   /* the same where weights would be packed again and again, or work is forced */
 };
 
+static const double FLOPS_A_BYTE = 5; /* of a core that does 50 GFLOP/s, and moves 10 GB/s */
+
 /* Whether a product can do a function's work: both must stay, or have replicas, in one segment. */
 static int can_fuse(const bp_op *product, const bp_op *f) {
     return product->type->fuses && product->native && product->segment == f->segment && product->stays == f->stays;
@@ -103,15 +105,27 @@ static int walk_back(bp_plan *plan, int n) {
     return n;
 }
 
-/* Of a row, about. */
+/* Bytes of a row that an item reads and writes, about. */
+static double item_bytes(const bp_plan *plan, const bp_item *item) {
+    const bp_op *op = &plan->ops[item->op];
+    double numbers = 0;
+    for (int i = 0; i < plan->n_buffers && item->kind == BP_GATHER; i++)
+        if (plan->buffers[i].maker == BP_GATHERED) numbers += 2 * (double)plan->buffers[i].cols;
+    if (item->kind == BP_FORWARD || item->kind == BP_BACKWARD) {
+        numbers = (double)plan->buffers[op->out].cols;
+        for (int i = 0; i < op->n_in; i++) numbers += (double)plan->buffers[op->in[i]].cols;
+    }
+    return numbers * (double)plan->size;
+}
+
+/* Of a row and a cotangent, about; a byte counts as the flops that a slow core does meanwhile. */
 static double item_flops(const bp_plan *plan, const bp_item *item) {
-    double flops = 0, passes = plan->cotangents ? (double)plan->cotangents : 1;
-    if (item->kind == BP_FORWARD) return bp_flops_of(plan, &plan->ops[item->op]);
-    if (item->kind == BP_BACKWARD) return passes * bp_flops_of(plan, &plan->ops[item->op]);
+    double flops = 0, moved = FLOPS_A_BYTE * item_bytes(plan, item);
+    if (item->kind == BP_FORWARD) return fmax(moved, bp_flops_of(plan, &plan->ops[item->op]));
+    if (item->kind == BP_BACKWARD) return fmax(2 * moved, bp_flops_of(plan, &plan->ops[item->op]));
     for (int i = 0; i < plan->n_ops && item->kind == BP_PARAM_GRADS; i++)
-        if (plan->ops[i].n_params && plan->ops[i].segment == item->op)
-            flops += passes * bp_flops_of(plan, &plan->ops[i]);
-    return flops;
+        if (plan->ops[i].n_params && plan->ops[i].segment == item->op) flops += bp_flops_of(plan, &plan->ops[i]);
+    return fmax(flops, moved);
 }
 
 /* In how many parts an item is done on a tile. */
@@ -119,7 +133,7 @@ static int64_t parts_of(const bp_plan *plan, const bp_item *item) {
     const bp_op *op = &plan->ops[item->op];
     if (plan->by_tile && item->kind == BP_PARAM_GRADS) return plan->row_tile * max64(plan->n_params, 1);
     if ((item->kind != BP_FORWARD && item->kind != BP_BACKWARD) || !op->type->parts) return 1;
-    double rounds = bp_flops_of(plan, op) * (double)plan->row_tile / plan->round_flops;
+    double rounds = item_flops(plan, item) * (double)plan->row_tile / plan->round_flops;
     return (int64_t)fmax(fmin((double)op->type->parts(plan, op), ceil(rounds)), 1);
 }
 
@@ -152,7 +166,8 @@ bp_status bp_cut_stages(bp_plan *plan) {
     for (int i = 0; i < n; i++) {
         bp_item *item = &plan->items[i];
         bp_scope scope = item_scope(plan, item);
-        double flops = item_flops(plan, item);
+        int passes = item->kind == BP_BACKWARD || item->kind == BP_PARAM_GRADS;
+        double flops = item_flops(plan, item) * (passes && plan->cotangents ? (double)plan->cotangents : 1);
         int fits = !plan->by_part || plan->by_tile;
         if (!plan->windowed && (item->kind == BP_FORWARD || item->kind == BP_BACKWARD)) {
             if (plan->ops[item->op].segment != segment) stage = NULL; /* behind a barrier all sizes can share memory */

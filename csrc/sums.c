@@ -5,6 +5,7 @@
 #include "dispatch.h"
 #include "moves.h"
 #include "snapshot.h"
+#include "undo.h"
 
 #include <math.h>
 #include <string.h>
@@ -103,6 +104,7 @@ static double *squares_of(const bp_run *run) { return (double *)(void *)(run->ar
 static bp_status do_block(bp_run *run, int64_t number, int thread) {
     const bp_plan *plan = run->plan;
     const bp_block *block = &plan->blocks[number];
+    if (run->round + 1 < run->rounds && plan->undoes) bp_keep_block(run, block);
     if (block->home == BP_HOME_FUSED) return bp_do_fused(run, block);
     int64_t ld;
     char *G = home_of(run, block, thread, &ld);

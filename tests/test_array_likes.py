@@ -5,6 +5,7 @@ import copy
 import json
 import pickle
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -476,3 +477,32 @@ def test_pickles_from_before_there_were_names():
     net = fitted()
     del net._model.__dict__["feature_names"]
     assert pickle.loads(pickle.dumps(net)).feature_names == {}
+
+
+class Late(Exception):
+    pass
+
+
+def test_what_a_signals_handler_raises_comes_through():
+    """Also where it comes while an object of others becomes an array or a number."""
+
+    def handler(number, frame):
+        raise Late
+
+    class Slow:
+        def __array__(self, dtype=None, copy=None):
+            signal.raise_signal(signal.SIGALRM)
+
+        def __float__(self):
+            signal.raise_signal(signal.SIGALRM)
+
+        __index__ = __float__
+
+    net = bp.Network([bp.Input(2), bp.Dense(1)])
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        for call in (lambda: net.predict(Slow()), lambda: bp.SGD(lr=Slow()), lambda: net.predict(X, n_threads=Slow())):
+            with pytest.raises(Late):
+                call()
+    finally:
+        signal.signal(signal.SIGALRM, before)

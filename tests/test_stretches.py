@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import bpcore as bp
-from bpcore import _core, _data, _derivatives, _plans
+from bpcore import _core, _data, _derivatives, _plans, _training
 from bpcore._data import Data
 
 LIMIT = 2.5e9  # 50 ms of a core of 50 GFLOP/s
@@ -42,6 +42,7 @@ def lstm(steps, units):
 
 LARGE = {
     "wide": (lambda: wide(1500, 1500, 700), 2600),
+    "fused": (lambda: wide(2048, 2048, 2048, 1000), 512),
     "wider": (lambda: wide(40_000, 300, 300), 2000),
     "deep": (lambda: wide(*[500] * 31), 16_000),
     "LSTM": (lambda: lstm(2000, 256), 16),
@@ -178,6 +179,61 @@ def test_a_signal_between_time_steps_leaves_the_last_whole_step(force):
     if steps:
         twin.fit(X, y, epochs=steps // 2 + 1, callbacks=Until(), **settings)
     assert twin.theta.tobytes() == net.theta.tobytes()
+
+
+def wide_data():
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((96, 40)), rng.standard_normal((96, 3))
+
+
+def test_a_half_made_update_is_undone(force):
+    """Between its rounds theta is between two steps; undone, it is as before, and made anew it has the same bits."""
+    X, y = wide_data()
+    settings = {"optimizer": bp.SGD(lr=1e-3), "batch_size": 32, "shuffle": False, "n_threads": 2}
+    force(False, "owners")
+    wanted = SMALL["wide"]()
+    wanted.fit(X, y, **settings)
+    force(False, "owners", round_flops=5e6)
+    net = SMALL["wide"]()
+    data = Data(net._model, X, y, "squared_error", None)
+    with _plans.take(net._model, data.key(_plans.TRAIN | bp.SGD().flags, 32, 2)) as lent:
+        run = data.feed(lent)
+        run.optimizer("sgd", lr=1e-3, weight_decay=0.0, momentum=0.0, nesterov=False)
+        run.begin(96, 32)
+        whole, steps, halves = net.theta.copy(), 0, [0, 0, 0]
+        while run.slice(2, 0.0, fresh=False) == _core.PAUSED:
+            if run.progress()[5] > steps:
+                whole, steps = net.theta.copy(), run.progress()[5]
+            halves[steps] += not run.is_whole()
+            if not run.is_whole() and halves[steps] == 3:
+                assert net.theta.tobytes() != whole.tobytes()
+                run.undo()
+                assert run.is_whole() and net.theta.tobytes() == whole.tobytes()
+    assert min(halves) > 3 and net.theta.tobytes() == wanted.theta.tobytes()
+
+
+def test_an_interrupted_update_leaves_the_last_whole_step(force, monkeypatch):
+    X, y = wide_data()
+    settings = {"optimizer": bp.SGD(lr=1e-3), "batch_size": 32, "shuffle": False, "epochs": 2}
+    force(False, "owners", round_flops=5e6)
+    make_slice, net, twin = _training.Loop._slice, SMALL["wide"](), SMALL["wide"]()
+
+    def interrupted(loop, *args):
+        status = make_slice(loop, *args)
+        if net.step == 3 and not loop.run.is_whole():
+            raise Stop
+        return status
+
+    monkeypatch.setattr(_training, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(_training.Loop, "_slice", interrupted)
+    with pytest.raises(Stop):
+        net.fit(X, y, **settings)
+    monkeypatch.undo()
+    twin.fit(X, y, **{**settings, "epochs": 1})
+    assert net.theta.tobytes() == twin.theta.tobytes()
+    net.fit(X, y, **{**settings, "epochs": 1})
+    twin.fit(X, y, **{**settings, "epochs": 1})
+    assert net.theta.tobytes() == twin.theta.tobytes()
 
 
 def test_a_row_that_takes_long_is_answered_in_parts(monkeypatch):

@@ -272,6 +272,10 @@ cdef class Run:
         """Between slices: whether theta and the states are those after a whole step."""
         return bool(bp_run_is_whole(self.run))
 
+    def undo(self):
+        """Between slices: makes them so, where some of a step's moves are made."""
+        bp_run_undo(self.run)
+
     cdef _call_activation(self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df):
         f, derivative = self.plan.functions[tag]
         dtype = self.plan.dtype

@@ -56,6 +56,7 @@ cdef class OneAtATime:
     cdef bint held
     cdef readonly bint closed
     cdef list readers, waiting  # Readings
+    cdef object run             # of the fit that holds it, once it has closed
 
     def __cinit__(self):
         self.renew()
@@ -73,7 +74,9 @@ cdef class OneAtATime:
         self.held, self.thread = True, PyThread_get_thread_ident()
 
     def __exit__(self, *error):
-        self.held = False
+        if self.run is not None:
+            self.run.undo()
+        self.held, self.run = False, None
         self.open()
 
     def check(self, str what):
@@ -82,9 +85,11 @@ cdef class OneAtATime:
             raise RuntimeError(
                 f"{what}: this network is being fitted in another thread; wait for it, or use a copy made before")
 
-    def close(self):
-        """For the thread that holds it: waits until no other thread reads, and then nobody does."""
+    def close(self, run):
+        """For the thread that holds it: waits until no other thread reads, and then nobody does.  run: what moves theta;
+        what it leaves half made is undone at the latest when the fit is over."""
         cdef double seconds = 2e-5
+        self.run = run
         if self.generation != _generation:  # the fit goes on in the child of a fork
             self.renew()
             self.held = True
