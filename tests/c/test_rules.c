@@ -327,11 +327,62 @@ static void test_refusals(void) {
     net_close(&n);
 }
 
+/* An update that takes longer than a round has the same bits in rounds; between them it is taken back, and made anew. */
+static void test_half_made_updates(void) {
+    static const spec wide = {BP_F32, 2, {41, 500, 20}, {NULL, "tanh", "identity"}, "mse", 0, 0, 1};
+    static const optimizer sgd = {.rule = "sgd", .lr = 0.1};
+    data d = data_new(&wide, ROWS);
+    regime r = plain(&sgd, 2, 1);
+    r.epochs = 1;
+    r.batch = ROWS / 2;
+    outcome wanted = train(&wide, &d, &r);
+    bp_set_round_flops(2e5);
+    r.seconds = 0;
+    outcome rounds = train(&wide, &d, &r);
+    CHECK(same_bits(&wanted, &rounds) && rounds.slices > 20);
+
+    net n;
+    user u;
+    char *theta = theta_new(&wide), *whole = memcpy(zeros(1, wanted.bytes), theta, wanted.bytes);
+    bp_opt opt = opt_new(&sgd, wanted.bytes);
+    bp_set_phase2(1);
+    bp_set_backend(2);
+    int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | bp_opt_flags(&opt);
+    CHECK(!net_open(&n, &wide, flags, r.batch, 2));
+    bp_run *run = run_open(&n, &wide, &d, theta, &u, 0, NULL);
+    CHECK(!bp_run_optimizer(run, &opt));
+    bp_run_begin(run, ROWS, r.batch, NULL);
+    int64_t steps = 0, halves = 0;
+    while (bp_epoch(run, 2, 0, -1, 0) == BP_PAUSED) {
+        if (bp_run_progress(run).steps > steps) {
+            steps = bp_run_progress(run).steps;
+            memcpy(whole, theta, wanted.bytes);
+        }
+        if (bp_run_is_whole(run) || ++halves != 2) continue;
+        CHECK(memcmp(whole, theta, wanted.bytes));
+        bp_run_undo(run);
+        CHECK(bp_run_is_whole(run) && !memcmp(whole, theta, wanted.bytes));
+    }
+    CHECK(halves > 2 && !memcmp(theta, wanted.theta, wanted.bytes));
+    bp_set_phase2(0);
+    bp_set_backend(0);
+    bp_set_round_flops(0);
+    bp_run_free(run);
+    net_close(&n);
+    free(whole);
+    free(theta);
+    states_free(&opt);
+    outcome_free(&rounds);
+    outcome_free(&wanted);
+    data_free(&d);
+}
+
 void test_rules(void) {
     test_table();
     test_refusals();
     bp_set_parallel_always(1);
     test_numbers();
+    test_half_made_updates();
     test_numbers_are_those_of_the_step();
     test_steps();
     test_failing_hook();
