@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bpcore import _core
 from bpcore._data import Data
 from bpcore._losses import BuiltIn
 from bpcore._model import Model
@@ -48,8 +49,10 @@ def _numbers(model: Model, data: Data) -> list[tuple[str, float]]:
     return [(name, _largest(array)) for name, array in named]
 
 
-def _largest(array: np.ndarray) -> float:
-    """max |x|; infinity where one is NaN."""
+def _largest(array: np.ndarray | _core.SparseRows) -> float:
+    """max |x|; infinity where one is NaN, 0 of nothing."""
+    if isinstance(array, _core.SparseRows):
+        array = array.data
     rows = max(1, _BLOCK // max(1, math.prod(array.shape[1:])))
     top = 0.0
     for first in range(0, len(array), rows):

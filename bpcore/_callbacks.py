@@ -68,9 +68,8 @@ class State:
     def _now(self, what: str) -> Loop:
         if self._loop is None:
             raise RuntimeError(f"{what}: this fit has ended; use net.copy() between fits")
-        fitting = self.net._model.fitting
-        fitting.check(what)
-        if fitting.closed:
+        self.net._model.fitting.check(what)
+        if self._loop.slicing:
             raise RuntimeError(f"{what}: a step is being made; call it from a callback, not from within a function")
         return self._loop
 

@@ -16,6 +16,7 @@ from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
 import atexit
+import contextlib
 import math
 import os
 import threading

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from bpcore._optimizers import Memory
 from bpcore._plan_cache import PlanCache
 
 
-class Snapshot(NamedTuple):
+@dataclass(eq=False)
+class Snapshot:
     """All that training changes, as it was at a moment: see State.snapshot."""
 
     theta: np.ndarray

@@ -76,6 +76,20 @@ def _mean(total: float, weight: float) -> float:
     return total / weight if weight else float("nan")
 
 
+class _Outside:
+    """Within a slice, while the user's Python is called: nothing moves, and other threads may read the network."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+
+    def __enter__(self) -> None:
+        self.loop._count()
+        self.loop.model.fitting.open()
+
+    def __exit__(self, *error: object) -> None:
+        self.loop.model.fitting.close(self.loop.run)
+
+
 class Loop:
     """One call of `fit`."""
 
@@ -97,6 +111,8 @@ class Loop:
         self.lent: dict[int, Lent] = {}  # by what their plans were compiled for
         self.callbacks, self.verbose, self.seed = callbacks, verbose, seed
         self.begun: list[_callbacks.Callback] = []
+        self.slicing = False
+        self.fresh: list[Snapshot] = []  # taken in the event that callbacks are told of
         validated = validation.of_outputs if validation else ()
         state.history.outputs = {name: [] for name in (*data.by_output, *validated)}
         state.epoch, state.step = model.epoch, model.step
@@ -115,7 +131,9 @@ class Loop:
             self.lent[self.flags].run.bind(self.model.theta)
         else:
             self.lent[self.flags] = _plans.take(self.model, key)
-        return self.data.feed(self.lent[self.flags])
+        run = self.data.feed(self.lent[self.flags])
+        run.outside = _Outside(self)
+        return run
 
     def _use(self, memory: _optimizers.Memory) -> None:
         optimizer = memory.optimizer
@@ -142,7 +160,8 @@ class Loop:
     def snapshot(self) -> Snapshot:
         """See State.snapshot."""
         memory = self.memory._replace(updates=self.run.updates()).copy()
-        return Snapshot(self.model.theta.copy(), memory, self.model.step, self.model.epoch)
+        self.fresh.append(Snapshot(self.model.theta.copy(), memory, self.model.step, self.model.epoch))
+        return self.fresh[-1]
 
     def restore(self, snapshot: Snapshot) -> None:
         """See State.restore."""
@@ -237,10 +256,12 @@ class Loop:
         """Runs a slice, and opens the network to readers if this left it after a whole step."""
         fitting = self.model.fitting
         fitting.close(self.run)
+        self.slicing = True
         try:
             status: int = self.run.slice(self.n_threads, SLICE_SECONDS, max_steps, fresh)
             self._count()
         finally:
+            self.slicing = False
             if self.run.is_whole():
                 fitting.open()
         return status
@@ -281,7 +302,10 @@ class Loop:
             if event == "on_fit_begin":
                 self.begun.append(callback)
             getattr(callback, event)(self.state)
-        optimizer = self.state.optimizer
+        optimizer, fresh = self.state.optimizer, self.fresh
+        self.fresh = []
         if optimizer is not self.memory.optimizer:
             _optimizers.check_successor(self.memory.optimizer, optimizer, self.model.dtype)
             self._succeed(_optimizers.Memory(optimizer, self.memory.states, self.run.updates()))
+            for snapshot in fresh:  # a training that ends here has this one
+                snapshot.memory = snapshot.memory._replace(optimizer=optimizer)

@@ -433,12 +433,12 @@ def feature_names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def feature_names_of(name: str, value: Any, nodes: Sequence[Any]) -> dict[str, tuple[str, ...]]:
-    """The same by input, of those that have names."""
+    """The same by input, of those that have one for each number of an example."""
     if type(value) is np.ndarray:
         return {}
     given = parts(name, value, [node.name for node in nodes])
     names = {node.name: feature_names(*part) for node, part in zip(nodes, given, strict=True)}
-    return {key: each for key, each in names.items() if each}
+    return {node.name: each for node in nodes if (each := names[node.name]) and node.shape == (len(each),)}
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ computes.  From the same `random_state` they draw the same weights, splits and o
 scikit-learn's up to rounding.  What differs:
 
 - Rows of a sparse X are made dense as they are read, at most a batch at a time: the numbers are those of a dense X.
+  (Entries of one place are added in the dtype of `coefs_`; `X.sum_duplicates()` adds them in X's own.)
 - A prediction has the dtype of `coefs_`.
 - Losses of saturated outputs are exact, where scikit-learn clips probabilities at the machine epsilon.
 - `solver="lbfgs"` with several outputs of squared error minimises their sum, whose gradient scikit-learn uses too,
@@ -386,7 +387,9 @@ class _Training(bp.Callback):
         size = len(rows) if self.sample_weight is None else self.sample_weight[rows].sum()
         decay = float(mlp.alpha / size) if size > 0 else 0.0
         self.rows = len(rows)
-        self.penalty = 0.5 * decay * sum(np.square(W).sum(dtype=np.float64) for W in mlp.coefs_) if decay else 0.0
+        with np.errstate(over="ignore"):  # the loss says it
+            squares = sum(np.square(W, dtype=np.float64).sum() for W in mlp.coefs_) if decay else 0.0
+        self.penalty = 0.5 * decay * squares
         rule = mlp._optimizer.rule
         change = {"lr": rule.lr, "weight_decay": decay}
         if isinstance(rule, bp.Adam):

@@ -506,3 +506,17 @@ def test_what_a_signals_handler_raises_comes_through():
                 call()
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 2)])
+def test_columns_that_are_not_the_inputs_numbers_are_not_kept(shape, tmp_path):
+    class Frame:
+        columns = ("p", "q")
+
+        def __array__(self, dtype=None, copy=None):
+            return np.zeros((5, *shape))
+
+    net = bp.Network([bp.Input(shape if len(shape) > 1 else 4), bp.Reshape(-1), bp.Dense(1)])
+    net.fit(Frame(), np.zeros(5))
+    net.save(tmp_path / "net")
+    assert not net.feature_names and not bp.load(tmp_path / "net").feature_names

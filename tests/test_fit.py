@@ -557,6 +557,24 @@ def test_the_best_epoch_is_restored_whatever_ends_fit(end, settings, error):
     assert same(net, twin)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_callbacks_made_of_the_optimiser_is_restored_too(first):
+    """Whichever of them comes first."""
+
+    def halve(state):
+        state.optimizer = replace(state.optimizer, lr=state.optimizer.lr / 2)
+
+    nets, settings = (dropping(), dropping()), {**SETTINGS, "optimizer": bp.SGD(lr=0.05, momentum=0.9)}
+    callbacks = [bp.EarlyStopping(), At("on_epoch_end", halve)]
+    callbacks = [best_at(3), *(callbacks[::-1] if first else callbacks)]
+    nets[0].fit(X, Y, epochs=5, validation_data=(X, Y), callbacks=callbacks, **settings)
+    nets[1].fit(X, Y, epochs=3, callbacks=At("on_epoch_end", halve), **settings)
+    settings["optimizer"] = bp.SGD(lr=0.05 / 8, momentum=0.9)
+    for net in nets:
+        net.fit(X, Y, epochs=2, **settings)
+    assert same(*nets)
+
+
 def test_a_fit_that_fails_before_it_begins_restores_nothing():
     """Not what the fit before has kept, which may have been of another network."""
     stop, other = bp.EarlyStopping("loss"), dropping()

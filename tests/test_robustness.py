@@ -230,7 +230,7 @@ def test_divergence_error_travels():
 
     error = pickle.loads(pickle.dumps(bp.DivergenceError("loss", 3, 7)))
     assert (error.what, error.epoch, error.batch) == ("loss", 3, 7) and isinstance(error, ArithmeticError)
-    assert str(pickle.loads(pickle.dumps(bp.DivergenceError("loss", 3, 7, "Do this.")))).endswith("before. Do this.")
+    assert str(pickle.loads(pickle.dumps(bp.DivergenceError("loss", 3, 7, "Do this.")))).endswith("restores. Do this.")
 
 
 DATA = np.random.default_rng(0).standard_normal((64, 3))
@@ -239,7 +239,7 @@ ADVICE = {
     "targets": ([bp.Dense(1)], DATA, 3e5 + DATA[:, :1], r"y reaches 3e\+05: scale it, \(y - .* begin", "X reaches"),
     "inputs": ([bp.Dense(1)], 255 * np.abs(DATA), DATA[:, :1], "X reaches 612: scale it", "y reaches"),
     "both": ([bp.Dense(1)], 255 * DATA, 3e5 + DATA[:, :1], r"X reaches .*y reaches 3e\+05", "Use "),
-    "the rate": ([bp.Dense(1)], DATA, DATA[:, :1], r"before\. Lower lr, which is 1e\+30\.", "reaches|Use "),
+    "the rate": ([bp.Dense(1)], DATA, DATA[:, :1], r"restores\. Lower lr, which is 1e\+30\.", "reaches|Use "),
     "classes": ([bp.Dense(3)], DATA, np.arange(64) % 3, "Use cross_entropy with softmax outputs, .* Lower", "reaches"),
     "not finite": ([bp.Dense(1)], np.full((64, 3), np.nan), DATA[:, :1], "X has numbers that are not finite", "each"),
 }
@@ -880,6 +880,50 @@ def test_a_fit_that_begins_waits_for_who_reads():
     expected = float((net.predict(X).astype(float) ** 2).sum(axis=1).mean())
     assert in_threads([read, fit])[0] == pytest.approx(expected, rel=1e-6)
     assert net.epoch == 3
+
+
+def test_a_reader_waits_for_no_other_reader():
+    """While a fit waits for one that reads for long, others read a copy."""
+    net, release, reading = make(), threading.Event(), threading.Event()
+
+    def value(a, y):
+        reading.set()
+        assert release.wait(60)
+        return (a * a).sum(axis=1)
+
+    def read():
+        net.evaluate(X, Y, loss=bp.Loss(value, lambda a, y: 2 * a))
+
+    def fit():
+        assert reading.wait(60)
+        net.fit(X, Y)
+
+    def read_too():
+        assert reading.wait(60)
+        while not net._model.fitting.held:
+            time.sleep(1e-4)
+        answers = [net.predict(X), net.copy().predict(X)]
+        release.set()
+        return [np.array_equal(answer, before) for answer in answers]
+
+    before = net.predict(X)
+    assert in_threads([read, fit, read_too])[2] == [True, True] and net.epoch == 1
+
+
+def test_a_function_of_the_users_may_wait_for_a_thread_that_reads():
+    """Within a step, in which nothing moves meanwhile: it reads the step before, and its number."""
+    net, read = make(), []
+
+    def value(a, y):
+        read.extend(in_threads([lambda: (net.copy().step, net.predict(X).tobytes())]))
+        return ((a - y) ** 2).sum(axis=1)
+
+    settings = {"loss": bp.Loss(value, lambda a, y: 2 * (a - y)), "batch_size": 50}
+    whole = {0: net.predict(X).tobytes()}
+    net.fit(X, Y, **settings, callbacks=AfterBatch(lambda state: whole.update({state.step: net.predict(X).tobytes()})))
+    net.fit(X, Y, **settings)
+    assert [step for step, _ in read] == list(range(8)) and read[:5] == list(whole.items())
+    assert len({answer for _, answer in read}) == 8
 
 
 def test_networks_fitted_side_by_side_have_their_usual_bits():

@@ -21,12 +21,13 @@ cdef bp_status _callback(void *self, int tag, int64_t rows, int64_t cols, const 
     cdef Run run = <Run>self
     cdef unsigned long generation = _generation
     try:
-        if loss != NULL:
-            run._call_loss(tag, loss)
-        elif function != NULL:
-            run._call_function(tag, function)
-        else:
-            run._call_activation(tag, rows, cols, z, a, df)
+        with run.outside or contextlib.nullcontext():
+            if loss != NULL:
+                run._call_loss(tag, loss)
+            elif function != NULL:
+                run._call_function(tag, function)
+            else:
+                run._call_activation(tag, rows, cols, z, a, df)
         if generation != _generation:
             raise RuntimeError("a step cannot go on in the child of a fork that was made within a user's function")
         return BP_OK
@@ -125,6 +126,7 @@ cdef class Run:
     cdef bp_run *run
     cdef readonly Plan plan
     cdef object theta, arrays, order, states, each_, error, target_shapes
+    cdef public object outside  # `with` it the user's Python is called
     cdef int64_t steps      # of the shortest array of numbers, or -1
     cdef int64_t batches    # of the epoch
 
@@ -145,11 +147,12 @@ cdef class Run:
         if status:
             raise ValueError("theta is shorter than the plan's parameters")
         self.theta, self.arrays, self.order, self.states, self.each_, self.error = theta, (), None, (), None, None
-        self.target_shapes, self.steps, self.batches = (), -1, 0
+        self.target_shapes, self.steps, self.batches, self.outside = (), -1, 0, None
         bp_run_callback(self.run, _callback, <void *>self)
 
     def release(self):
         """Lets go of all that it borrowed; `bind` makes it ready again."""
+        self.outside = None
         self.theta, self.arrays, self.order, self.states, self.each_, self.error = None, (), None, (), None, None
 
     def ports(self, ins, outs=(), int weight=-1, target_shapes=(), repeats=()):

@@ -53,8 +53,7 @@ cdef class OneAtATime:
     A fit waits for those who read before it closes; who comes while it is closed is admitted when it opens, before it
     closes again.  In C, so that no signal is heard between taking it and giving it back."""
     cdef unsigned long thread, generation
-    cdef bint held
-    cdef readonly bint closed
+    cdef readonly bint held, closed
     cdef list readers, waiting  # Readings
     cdef object run             # of the fit that holds it, once it has closed
 
@@ -93,10 +92,12 @@ cdef class OneAtATime:
         if self.generation != _generation:  # the fit goes on in the child of a fork
             self.renew()
             self.held = True
-        self.closed = True
-        while self.is_read:
+        while self.has_readers(in_place=True):  # who comes meanwhile takes a copy
             time.sleep(seconds)
             seconds = min(2 * seconds, 1e-3)
+        self.closed = True
+        while self.has_readers(in_place=False):
+            time.sleep(2e-5)
 
     def open(self):
         """Whoever waits may read; they share a copy."""
@@ -111,9 +112,13 @@ cdef class OneAtATime:
     @property
     def is_read(self):
         """Whether threads other than its holder read what is there."""
+        return self.has_readers(in_place=False)
+
+    cdef bint has_readers(self, bint in_place):
+        """The same; in_place: of those who do not just copy it."""
         cdef Reading reading
         for reading in self.readers:
-            if reading.thread != self.thread:
+            if reading.thread != self.thread and (reading.in_place or not in_place):
                 return True
         return False
 
@@ -131,7 +136,7 @@ cdef class Reading:
     whole step, which model.copied(memory) makes.  memory: with the optimiser's, too, and this reader's own."""
     cdef object model
     cdef OneAtATime gate
-    cdef bint memory, admitted
+    cdef bint memory, admitted, in_place
     cdef unsigned long thread
     cdef _Shared shared     # with those who waited for the same opening
 
@@ -152,7 +157,8 @@ cdef class Reading:
         self.admitted = not gate.closed
         if self.admitted:
             gate.readers.append(self)
-            if not gate.held:
+            self.in_place = not gate.held
+            if self.in_place:
                 return self.model  # a fit that begins waits for __exit__
             self.shared = _Shared()
         else:
@@ -160,7 +166,8 @@ cdef class Reading:
         try:
             while not self.admitted:
                 time.sleep(2e-4)
-            model = self.copy() if gate.held else self.model
+            self.in_place = not gate.held
+            model = self.model if self.in_place else self.copy()
         except BaseException:
             self.leave()
             raise

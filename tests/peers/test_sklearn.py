@@ -409,9 +409,10 @@ def test_best_weights_stay_while_a_later_fit_trains():
 
 
 @pytest.mark.parametrize("call", ["fit", "partial_fit"])
-def test_divergence_without_early_stopping_is_an_error(call):
+@pytest.mark.parametrize("rows", [X, scipy.sparse.csr_array(X)], ids=["dense", "sparse"])
+def test_divergence_without_early_stopping_is_an_error(rows, call):
     with pytest.raises(ValueError, match="^Solver produced non-finite parameter weights. The input data may contain"):
-        getattr(pair("number", solver="sgd", learning_rate_init=1e300)[1], call)(X, TARGETS["number"])
+        getattr(pair("number", solver="sgd", learning_rate_init=1e300)[1], call)(rows, TARGETS["number"])
 
 
 # ---- copies and pickles ----
