@@ -126,9 +126,10 @@ class Adam(Rule):
     g = grad + weight_decay * theta;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
     theta -= lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 
-    Decay touches weights, not biases.  clip_norm: where the norm of grad, over all parameters, is larger, grad is
-    scaled by clip_norm / (norm + 1e-6).  clip_value: each element of grad is brought into -clip_value..clip_value,
-    after clip_norm.  None: no bound.
+    amsgrad: the largest v so far stands for v in the root (Reddi, Kale and Kumar 2018), as PyTorch writes it.  Decay
+    touches weights, not biases.  clip_norm: where the norm of grad, over all parameters, is larger, grad is scaled by
+    clip_norm / (norm + 1e-6).  clip_value: each element of grad is brought into -clip_value..clip_value, after
+    clip_norm.  None: no bound.
     """
 
     lr: float = 0.001
@@ -136,6 +137,7 @@ class Adam(Rule):
     beta2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0
+    amsgrad: bool = False
     kind: ClassVar[str] = "adam"
 
 
@@ -227,9 +229,10 @@ def check_successor(old: Any, new: Any, dtype: np.dtype[Any]) -> None:
 
 
 def to_json(optimizer: Optimizer) -> dict[str, Any]:
-    """Its kind and settings; without bounds that are not there."""
+    """Its kind and settings; without bounds that are not there and flags that are off."""
     settings = asdict(optimizer)  # type: ignore[call-overload]
-    return {"kind": optimizer.kind, **{name: value for name, value in settings.items() if value is not None}}
+    off = (None, False)
+    return {"kind": optimizer.kind, **{k: v for k, v in settings.items() if not any(v is none for none in off)}}
 
 
 def from_json(settings: Any) -> Optimizer:

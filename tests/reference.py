@@ -99,12 +99,14 @@ def sgd(theta, g, state, lr=0.01, momentum=0.0, nesterov=False, weight_decay=0.0
     theta -= lr * (g + momentum * v if nesterov else v)
 
 
-def adam(theta, g, state, lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0):
-    """One step in place of Kingma & Ba (2015), algorithm 1; state and decay as in sgd."""
+def adam(theta, g, state, lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, amsgrad=False):
+    """One step in place of Kingma & Ba (2015), algorithm 1, or of AMSGrad (Reddi et al. 2018); the rest as in sgd."""
     g = g + weight_decay * theta
     t = state["t"] = state.get("t", 0) + 1
     m = state["m"] = beta1 * state.get("m", 0) + (1 - beta1) * g
     v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * g**2
+    if amsgrad:
+        v = state["largest"] = np.maximum(state.get("largest", 0), v)
     theta -= lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
 
 

@@ -196,7 +196,7 @@ def test_a_gradient_that_dwarfs_its_bound_is_clipped_all_the_same(dtype):
 
 def test_optimizers_show_what_they_are_given():
     assert repr(bp.SGD(lr=0.1)) == "SGD(lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.0)"
-    assert repr(bp.Adam(clip_norm=1)).endswith("weight_decay=0.0, clip_norm=1.0)")
+    assert repr(bp.Adam(clip_norm=1)).endswith("weight_decay=0.0, amsgrad=False, clip_norm=1.0)")
     assert repr(bp.LevenbergMarquardt()) == "LevenbergMarquardt(damping=0.001, factor=10.0, tries=20)"
 
     @dataclasses.dataclass(frozen=True)

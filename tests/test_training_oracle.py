@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference as ref
 from conftest import distance, flat, oracle
-from optimizers import OPTIMIZERS, every_optimizer, move
+from optimizers import OPTIMIZERS, every_kernel, every_optimizer, every_way, move
 
 import bpcore as bp
 from bpcore import _core
@@ -71,7 +71,12 @@ def check_fit(net, X, y, loss, optimizer, epochs, batch_size, weight, shuffle=Tr
     return updates
 
 
-@every_optimizer
+@every_kernel
+def test_a_hundred_steps_of_other_kernels(force, optimizer):
+    test_a_hundred_steps(force, "", "cross_entropy", optimizer)
+
+
+@every_way
 @pytest.mark.parametrize("loss", NETS)
 @pytest.mark.parametrize("mode", ["", "owners", "shards", "threads", "blas"])
 def test_a_hundred_steps(force, mode, loss, optimizer):
@@ -114,7 +119,7 @@ def test_a_fit_goes_on_where_the_last_ended(loss, optimizer):
     assert twin.step == net.step and twin.epoch == net.epoch and len(history) == 30
 
 
-@every_optimizer
+@every_way
 @pytest.mark.parametrize("width", [64, 101])
 @pytest.mark.parametrize("mode", ["", "owners", "shards", "threads"])
 def test_layers_whose_step_is_made_with_the_gradient(force, mode, width, optimizer):
