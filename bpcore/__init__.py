@@ -42,7 +42,7 @@ from bpcore._operations import (  # noqa: E402
     Slice,
     concat,
 )
-from bpcore._optimizers import SGD, Adam, LevenbergMarquardt, RMSprop  # noqa: E402
+from bpcore._optimizers import SGD, Adam, AdamW, LevenbergMarquardt, RMSprop  # noqa: E402
 from bpcore._recurrent import GRU, LSTM, SimpleRNN  # noqa: E402
 from bpcore._symbols import Symbol  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
@@ -68,6 +68,7 @@ __all__ = [
     "Activate",
     "Activation",
     "Adam",
+    "AdamW",
     "Add",
     "AveragePool1D",
     "AveragePool2D",

@@ -142,6 +142,25 @@ class Adam(Rule):
 
 
 @_optimizer
+class AdamW(Rule):
+    """Adam with decoupled decay (Loshchilov and Hutter 2019), as PyTorch writes it.
+
+    m = beta1 m + (1 - beta1) grad;  v = beta2 v + (1 - beta2) grad^2;
+    theta = (1 - lr * weight_decay) theta - lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+
+    amsgrad: as in `Adam`.  Decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
+    """
+
+    lr: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    amsgrad: bool = False
+    kind: ClassVar[str] = "adamw"
+
+
+@_optimizer
 class RMSprop(Rule):
     """RMSprop (Tieleman and Hinton 2012, lecture 6.5), as PyTorch writes it.
 

@@ -31,6 +31,8 @@
     RULE(sgd, MOVES, FUSES, NULL, NUMBERS("momentum", "nesterov"), STATES(WITH("velocity", "momentum")))              \
     RULE(adam, MOVES, APART, prepare_adam, NUMBERS("beta1", "beta2", "eps", "amsgrad"),                               \
          STATES(ALWAYS("mean"), ALWAYS("variance"), WITH("largest", "amsgrad")))                                      \
+    RULE(adamw, MOVES, APART, prepare_adam, NUMBERS("beta1", "beta2", "eps", "amsgrad"),                              \
+         STATES(ALWAYS("mean"), ALWAYS("variance"), WITH("largest", "amsgrad")))                                      \
     RULE(rmsprop, MOVES, APART, NULL, NUMBERS("rho", "eps", "momentum", "centered"),                                  \
          STATES(ALWAYS("square"), WITH("mean", "centered"), WITH("velocity", "momentum")))
 

@@ -110,6 +110,12 @@ def adam(theta, g, state, lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8, weight_dec
     theta -= lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
 
 
+def adamw(theta, g, state, lr=0.001, weight_decay=0.01, **settings):
+    """One step in place of Loshchilov & Hutter (2019), algorithm 2, the decay times lr; its settings are adam's."""
+    theta *= 1 - lr * weight_decay
+    adam(theta, g, state, lr, **settings)
+
+
 def rmsprop(theta, g, state, lr=0.001, rho=0.9, eps=1e-8, momentum=0.0, centered=False, weight_decay=0.0):
     """One step in place of Tieleman & Hinton (2012), centered as Graves (2013); state and decay as in sgd."""
     g = g + weight_decay * theta

@@ -572,7 +572,7 @@ BAD_TRAINING = {
     "optimizer": (training_("optimizer", 5), "optimizer", "5"),
     "optimizer list": (training_("optimizer", []), "optimizer"),
     "optimizer none": (training_("optimizer", None), "tensor 'optimizer.", "the graph says None"),
-    "kind": (optimizer_("kind", "adamw"), "optimizer", "'adamw'"),
+    "kind": (optimizer_("kind", "sgdw"), "optimizer", "'sgdw'"),
     "kind list": (optimizer_("kind", ["adam"]), "load"),
     "kind of another": (optimizer_("kind", "sgd"), "optimizer", "beta1"),
     "setting": (optimizer_("code", "x"), "optimizer", "code"),
