@@ -42,7 +42,7 @@ from bpcore._operations import (  # noqa: E402
     Slice,
     concat,
 )
-from bpcore._optimizers import SGD, Adam, AdamW, LevenbergMarquardt, RMSprop  # noqa: E402
+from bpcore._optimizers import SGD, Adam, AdamW, LevenbergMarquardt, Nadam, RMSprop  # noqa: E402
 from bpcore._recurrent import GRU, LSTM, SimpleRNN  # noqa: E402
 from bpcore._symbols import Symbol  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
@@ -95,6 +95,7 @@ __all__ = [
     "MaxPool1D",
     "MaxPool2D",
     "Multiply",
+    "Nadam",
     "Network",
     "Permute",
     "RMSprop",

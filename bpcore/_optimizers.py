@@ -56,7 +56,7 @@ def _optimizer(cls: _Kind) -> _Kind:
 _SHARE = {"high": 1.0, "open_high": True}
 _RANGES: dict[str, dict[str, Any]] = {
     "lr": {}, "weight_decay": {}, "momentum": _SHARE, "beta1": _SHARE, "beta2": _SHARE, "rho": _SHARE,
-    "eps": {"open_low": True}, "clip_norm": {"open_low": True}, "clip_value": {"open_low": True},
+    "momentum_decay": {}, "eps": {"open_low": True}, "clip_norm": {"open_low": True}, "clip_value": {"open_low": True},
 }  # fmt: skip
 
 
@@ -158,6 +158,26 @@ class AdamW(Rule):
     weight_decay: float = 0.01
     amsgrad: bool = False
     kind: ClassVar[str] = "adamw"
+
+
+@_optimizer
+class Nadam(Rule):
+    """Adam with Nesterov's momentum (Dozat 2016), as PyTorch writes it.
+
+    g = grad + weight_decay * theta;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
+    mu_t = beta1 (1 - 0.96^(t * momentum_decay) / 2);  c_t = 1 - mu_1 mu_2 ... mu_t;
+    theta -= lr * ((1 - mu_t) / c_t * g + mu_(t+1) / c_(t+1) * m) / (sqrt(v / (1 - beta2^t)) + eps)
+
+    Decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
+    """
+
+    lr: float = 0.002
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    momentum_decay: float = 0.004
+    weight_decay: float = 0.0
+    kind: ClassVar[str] = "nadam"
 
 
 @_optimizer

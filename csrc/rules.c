@@ -10,6 +10,30 @@ static void prepare_adam(const double *number, int64_t t, double *prepared) {
     prepared[1] = sqrt(1 - pow(number[1], (double)t));
 }
 
+/* mu_t = beta1 (1 - 0.96^(psi t) / 2), what Nadam takes in place of beta1 in step t */
+static double nadam_mu(double beta1, double psi, double t) { return beta1 * (1 - pow(0.96, psi * t) / 2); }
+
+/* mu_1 mu_2 ... mu_t.  With q = 0.96^psi and log(1 - x) = -sum_k x^k / k, the log of the product of (1 - q^i / 2) is
+ * -sum_k 2^-k / k (q^k + q^2k + ... + q^tk), of which 60 terms are enough. */
+static double nadam_product(double beta1, double psi, double t) {
+    double power = pow(beta1, t), log_q = psi * log(0.96), sum = 0;
+    if (power < 1e-20) return 0; /* 1 is all that is left of 1 - product */
+    for (int k = 60; k > 0; k--) {
+        double terms = log_q == 0 ? t : exp(k * log_q) * expm1(k * log_q * t) / expm1(k * log_q);
+        sum += ldexp(terms, -k) / k;
+    }
+    return power * exp(-sum);
+}
+
+/* (1 - mu_t) / (1 - mu_1 ... mu_t), mu_(t+1) / (1 - mu_1 ... mu_(t+1)), sqrt(1 - beta2^t) */
+static void prepare_nadam(const double *number, int64_t t_, double *prepared) {
+    double beta1 = number[0], psi = number[3], t = (double)t_, next = nadam_mu(beta1, psi, t + 1);
+    double product = nadam_product(beta1, psi, t);
+    prepared[0] = (1 - nadam_mu(beta1, psi, t)) / (1 - product);
+    prepared[1] = next / (1 - product * next);
+    prepared[2] = sqrt(1 - pow(number[1], t));
+}
+
 enum { WRITES = 0, MOVES = 1, APART = 0, FUSES = 1 };
 #define NUMBERS(...) {__VA_ARGS__}
 #define NO_NUMBERS {NULL}

@@ -33,6 +33,8 @@
          STATES(ALWAYS("mean"), ALWAYS("variance"), WITH("largest", "amsgrad")))                                      \
     RULE(adamw, MOVES, APART, prepare_adam, NUMBERS("beta1", "beta2", "eps", "amsgrad"),                              \
          STATES(ALWAYS("mean"), ALWAYS("variance"), WITH("largest", "amsgrad")))                                      \
+    RULE(nadam, MOVES, APART, prepare_nadam, NUMBERS("beta1", "beta2", "eps", "momentum_decay"),                      \
+         STATES(ALWAYS("mean"), ALWAYS("variance")))                                                                  \
     RULE(rmsprop, MOVES, APART, NULL, NUMBERS("rho", "eps", "momentum", "centered"),                                  \
          STATES(ALWAYS("square"), WITH("mean", "centered"), WITH("velocity", "momentum")))
 

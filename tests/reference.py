@@ -116,6 +116,19 @@ def adamw(theta, g, state, lr=0.001, weight_decay=0.01, **settings):
     adam(theta, g, state, lr, **settings)
 
 
+def nadam(
+    theta, g, state, lr=0.002, beta1=0.9, beta2=0.999, eps=1e-8, momentum_decay=0.004, weight_decay=0.0
+):  # fmt: skip
+    """One step in place of Dozat (2016), algorithm 2; state and decay as in sgd."""
+    g = g + weight_decay * theta
+    t = state["t"] = state.get("t", 0) + 1
+    m = state["m"] = beta1 * state.get("m", 0) + (1 - beta1) * g
+    v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * g**2
+    mu = beta1 * (1 - 0.96 ** (momentum_decay * np.arange(1, t + 2)) / 2)
+    step = (1 - mu[-2]) * g / (1 - np.prod(mu[:-1])) + mu[-1] * m / (1 - np.prod(mu))
+    theta -= lr * step / (np.sqrt(v / (1 - beta2**t)) + eps)
+
+
 def rmsprop(theta, g, state, lr=0.001, rho=0.9, eps=1e-8, momentum=0.0, centered=False, weight_decay=0.0):
     """One step in place of Tieleman & Hinton (2012), centered as Graves (2013); state and decay as in sgd."""
     g = g + weight_decay * theta
