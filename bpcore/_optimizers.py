@@ -181,6 +181,24 @@ class Nadam(Rule):
 
 
 @_optimizer
+class Adamax(Rule):
+    """Adam by the largest gradient in place of the mean square (Kingma and Ba 2015, section 7.1), as PyTorch writes it.
+
+    g = grad + weight_decay * theta;  m = beta1 m + (1 - beta1) g;  u = max(beta2 u, |g| + eps);
+    theta -= lr * (m / (1 - beta1^t)) / u
+
+    Decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
+    """
+
+    lr: float = 0.002
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    kind: ClassVar[str] = "adamax"
+
+
+@_optimizer
 class RMSprop(Rule):
     """RMSprop (Tieleman and Hinton 2012, lecture 6.5), as PyTorch writes it.
 

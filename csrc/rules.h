@@ -35,6 +35,8 @@
          STATES(ALWAYS("mean"), ALWAYS("variance"), WITH("largest", "amsgrad")))                                      \
     RULE(nadam, MOVES, APART, prepare_nadam, NUMBERS("beta1", "beta2", "eps", "momentum_decay"),                      \
          STATES(ALWAYS("mean"), ALWAYS("variance")))                                                                  \
+    RULE(adamax, MOVES, APART, prepare_adam, NUMBERS("beta1", "beta2", "eps"),                                        \
+         STATES(ALWAYS("mean"), ALWAYS("largest")))                                                                   \
     RULE(rmsprop, MOVES, APART, NULL, NUMBERS("rho", "eps", "momentum", "centered"),                                  \
          STATES(ALWAYS("square"), WITH("mean", "centered"), WITH("velocity", "momentum")))
 

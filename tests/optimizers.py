@@ -23,6 +23,7 @@ OPTIMIZERS = {
     "adam amsgrad": bp.Adam(lr=0.01, beta2=0.7, amsgrad=True, weight_decay=0.01),
     "adamw": bp.AdamW(lr=0.01, beta1=0.8, weight_decay=0.1),
     "nadam": bp.Nadam(lr=0.003, beta1=0.8, beta2=0.99, eps=1e-3, momentum_decay=0.3, weight_decay=0.01),
+    "adamax": bp.Adamax(lr=0.01, beta1=0.8, beta2=0.6, eps=0.01, weight_decay=0.01),
     "rmsprop": bp.RMSprop(lr=0.003, rho=0.8, eps=0.02),
     "rmsprop momentum": bp.RMSprop(lr=0.003, eps=0.02, momentum=0.5, weight_decay=0.01),
     "rmsprop centered": bp.RMSprop(lr=0.003, eps=0.1, momentum=0.5, centered=True, clip_norm=0.3),

@@ -129,6 +129,15 @@ def nadam(
     theta -= lr * step / (np.sqrt(v / (1 - beta2**t)) + eps)
 
 
+def adamax(theta, g, state, lr=0.002, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0):
+    """One step in place of Kingma & Ba (2015), algorithm 2, eps as PyTorch has it; state and decay as in sgd."""
+    g = g + weight_decay * theta
+    t = state["t"] = state.get("t", 0) + 1
+    m = state["m"] = beta1 * state.get("m", 0) + (1 - beta1) * g
+    u = state["u"] = np.maximum(beta2 * state.get("u", 0), abs(g) + eps)
+    theta -= lr * (m / (1 - beta1**t)) / u
+
+
 def rmsprop(theta, g, state, lr=0.001, rho=0.9, eps=1e-8, momentum=0.0, centered=False, weight_decay=0.0):
     """One step in place of Tieleman & Hinton (2012), centered as Graves (2013); state and decay as in sgd."""
     g = g + weight_decay * theta
