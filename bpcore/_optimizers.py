@@ -219,6 +219,21 @@ class RMSprop(Rule):
 
 
 @_optimizer
+class Adagrad(Rule):
+    """Adagrad (Duchi, Hazan and Singer 2011), as PyTorch writes it.
+
+    g = grad + weight_decay * theta;  s = s + g^2;  theta -= lr * g / (sqrt(s) + eps)
+
+    Decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
+    """
+
+    lr: float = 0.01
+    eps: float = 1e-10
+    weight_decay: float = 0.0
+    kind: ClassVar[str] = "adagrad"
+
+
+@_optimizer
 class LevenbergMarquardt(Optimizer):
     """Levenberg (1944) and Marquardt (1963) for squared errors and small networks; an epoch is a step on all examples.
 

@@ -38,7 +38,8 @@
     RULE(adamax, MOVES, APART, prepare_adam, NUMBERS("beta1", "beta2", "eps"),                                        \
          STATES(ALWAYS("mean"), ALWAYS("largest")))                                                                   \
     RULE(rmsprop, MOVES, APART, NULL, NUMBERS("rho", "eps", "momentum", "centered"),                                  \
-         STATES(ALWAYS("square"), WITH("mean", "centered"), WITH("velocity", "momentum")))
+         STATES(ALWAYS("square"), WITH("mean", "centered"), WITH("velocity", "momentum")))                            \
+    RULE(adagrad, MOVES, APART, NULL, NUMBERS("eps"), STATES(ALWAYS("sum")))
 
 #define BP_RULE_NUMBER(name, ...) BP_RULE_##name,
 enum { BP_RULES(BP_RULE_NUMBER) BP_N_RULES };

@@ -27,6 +27,7 @@ OPTIMIZERS = {
     "rmsprop": bp.RMSprop(lr=0.003, rho=0.8, eps=0.02),
     "rmsprop momentum": bp.RMSprop(lr=0.003, eps=0.02, momentum=0.5, weight_decay=0.01),
     "rmsprop centered": bp.RMSprop(lr=0.003, eps=0.1, momentum=0.5, centered=True, clip_norm=0.3),
+    "adagrad": bp.Adagrad(lr=0.05, eps=0.01, weight_decay=0.01, clip_value=0.02),
     "adam clips": bp.Adam(lr=0.01, clip_norm=0.1, clip_value=0.01),
 }
 # SGD, Adam and RMSprop are all that the engine treats in different ways; what differs from them in its kernel alone is

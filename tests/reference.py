@@ -149,3 +149,10 @@ def rmsprop(theta, g, state, lr=0.001, rho=0.9, eps=1e-8, momentum=0.0, centered
     if momentum:
         v = state["v"] = momentum * state.get("v", 0) + v
     theta -= lr * v
+
+
+def adagrad(theta, g, state, lr=0.01, eps=1e-10, weight_decay=0.0):
+    """One step in place of Duchi et al. (2011), the diagonal form; state and decay as in sgd."""
+    g = g + weight_decay * theta
+    s = state["s"] = state.get("s", 0) + g**2
+    theta -= lr * g / (np.sqrt(s) + eps)
