@@ -42,7 +42,17 @@ from bpcore._operations import (  # noqa: E402
     Slice,
     concat,
 )
-from bpcore._optimizers import SGD, Adagrad, Adam, Adamax, AdamW, LevenbergMarquardt, Nadam, RMSprop  # noqa: E402
+from bpcore._optimizers import (  # noqa: E402
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    LevenbergMarquardt,
+    Nadam,
+    RMSprop,
+)
 from bpcore._recurrent import GRU, LSTM, SimpleRNN  # noqa: E402
 from bpcore._symbols import Symbol  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
@@ -67,6 +77,7 @@ __all__ = [
     "show_config",
     "Activate",
     "Activation",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",

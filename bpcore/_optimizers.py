@@ -234,6 +234,23 @@ class Adagrad(Rule):
 
 
 @_optimizer
+class Adadelta(Rule):
+    """Adadelta (Zeiler 2012), as PyTorch writes it.
+
+    g = grad + weight_decay * theta;  s = rho s + (1 - rho) g^2;  u = g * sqrt(r + eps) / sqrt(s + eps);
+    r = rho r + (1 - rho) u^2;  theta -= lr * u
+
+    Decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
+    """
+
+    lr: float = 1.0
+    rho: float = 0.9
+    eps: float = 1e-6
+    weight_decay: float = 0.0
+    kind: ClassVar[str] = "adadelta"
+
+
+@_optimizer
 class LevenbergMarquardt(Optimizer):
     """Levenberg (1944) and Marquardt (1963) for squared errors and small networks; an epoch is a step on all examples.
 

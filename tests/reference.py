@@ -156,3 +156,12 @@ def adagrad(theta, g, state, lr=0.01, eps=1e-10, weight_decay=0.0):
     g = g + weight_decay * theta
     s = state["s"] = state.get("s", 0) + g**2
     theta -= lr * g / (np.sqrt(s) + eps)
+
+
+def adadelta(theta, g, state, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0):
+    """One step in place of Zeiler (2012), algorithm 1; state and decay as in sgd."""
+    g = g + weight_decay * theta
+    s = state["s"] = rho * state.get("s", 0) + (1 - rho) * g**2
+    u = g * np.sqrt(state.get("r", 0) + eps) / np.sqrt(s + eps)
+    state["r"] = rho * state.get("r", 0) + (1 - rho) * u**2
+    theta -= lr * u
