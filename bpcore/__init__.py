@@ -50,6 +50,7 @@ from bpcore._optimizers import (  # noqa: E402
     Adamax,
     AdamW,
     LevenbergMarquardt,
+    Lion,
     Nadam,
     RMSprop,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "Input",
     "LayerNorm",
     "LevenbergMarquardt",
+    "Lion",
     "Loss",
     "MatMul",
     "MaxPool1D",

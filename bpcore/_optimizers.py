@@ -251,6 +251,24 @@ class Adadelta(Rule):
 
 
 @_optimizer
+class Lion(Rule):
+    """Lion (Chen et al. 2023): each parameter moves by lr, whatever the gradient's size.
+
+    c = beta1 m + (1 - beta1) grad;  m = beta2 m + (1 - beta2) grad;
+    theta = (1 - lr * weight_decay) theta - lr * sign(c)
+
+    The paper advises a third to a tenth of Adam's lr, and as many times AdamW's weight_decay.  Decay touches weights,
+    not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
+    """
+
+    lr: float = 0.0001
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+    kind: ClassVar[str] = "lion"
+
+
+@_optimizer
 class LevenbergMarquardt(Optimizer):
     """Levenberg (1944) and Marquardt (1963) for squared errors and small networks; an epoch is a step on all examples.
 

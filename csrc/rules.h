@@ -40,7 +40,8 @@
     RULE(rmsprop, MOVES, APART, NULL, NUMBERS("rho", "eps", "momentum", "centered"),                                  \
          STATES(ALWAYS("square"), WITH("mean", "centered"), WITH("velocity", "momentum")))                            \
     RULE(adagrad, MOVES, APART, NULL, NUMBERS("eps"), STATES(ALWAYS("sum")))                                          \
-    RULE(adadelta, MOVES, APART, NULL, NUMBERS("rho", "eps"), STATES(ALWAYS("square"), ALWAYS("moved")))
+    RULE(adadelta, MOVES, APART, NULL, NUMBERS("rho", "eps"), STATES(ALWAYS("square"), ALWAYS("moved")))              \
+    RULE(lion, MOVES, APART, NULL, NUMBERS("beta1", "beta2"), STATES(ALWAYS("mean")))
 
 #define BP_RULE_NUMBER(name, ...) BP_RULE_##name,
 enum { BP_RULES(BP_RULE_NUMBER) BP_N_RULES };

@@ -29,6 +29,7 @@ OPTIMIZERS = {
     "rmsprop centered": bp.RMSprop(lr=0.003, eps=0.1, momentum=0.5, centered=True, clip_norm=0.3),
     "adagrad": bp.Adagrad(lr=0.05, eps=0.01, weight_decay=0.01, clip_value=0.02),
     "adadelta": bp.Adadelta(lr=0.5, rho=0.7, eps=1e-3, weight_decay=0.01),
+    "lion": bp.Lion(lr=0.002, beta1=0.8, beta2=0.7, weight_decay=0.1, clip_norm=0.3),
     "adam clips": bp.Adam(lr=0.01, clip_norm=0.1, clip_value=0.01),
 }
 # SGD, Adam and RMSprop are all that the engine treats in different ways; what differs from them in its kernel alone is

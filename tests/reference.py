@@ -165,3 +165,10 @@ def adadelta(theta, g, state, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0):
     u = g * np.sqrt(state.get("r", 0) + eps) / np.sqrt(s + eps)
     state["r"] = rho * state.get("r", 0) + (1 - rho) * u**2
     theta -= lr * u
+
+
+def lion(theta, g, state, lr=0.0001, beta1=0.9, beta2=0.99, weight_decay=0.0):
+    """One step in place of Chen et al. (2023), algorithm 2; state as in sgd."""
+    m = state.get("m", 0)
+    state["m"] = beta2 * m + (1 - beta2) * g
+    theta -= lr * (np.sign(beta1 * m + (1 - beta1) * g) + weight_decay * theta)
