@@ -8,6 +8,7 @@ import pytest
 
 import bpcore as bp
 from bpcore import datasets
+from bpcore._optimizers import Memory
 
 # M. Mazur, "A Step by Step Backpropagation Example" (2015): 2-2-2, logistic, lr 1/2, biases not updated. The
 # page's figures from the first update on are wrong: it moves the output weights before it takes the hidden
@@ -231,14 +232,16 @@ def test_encoder_saturates_at_a_high_rate():
     assert sum(n is not None for n in runs) <= 1
 
 
-# Keras 3, keras/src/optimizers/{sgd,adam}_test.py: gradients are given, not computed.
+# Keras 3, keras/src/optimizers/*_test.py: gradients are given, not computed. Its eps is within the root in RMSprop and
+# Adagrad, its Nadam decays its momentum by 0.96^t, and its Adagrad's sum begins at a number of its own.
 
 
-def follow(optimizer, theta, gradients):
+def follow(optimizer, theta, gradients, start=0.0):
     """theta after each of the given gradients: of E = a, a linear unit's cost, the gradient is its input."""
     n = len(theta)
     net = bp.Network([bp.Input(n), bp.Dense(1, bias=False)], dtype="float64")
     net.theta[...] = theta
+    net._model.memory = Memory(optimizer, tuple(np.full(n, start) for _ in optimizer.states))
     loss = bp.Loss(lambda a, y: a[:, 0], lambda a, y: np.ones_like(a))
     path = []
     for g in gradients:
@@ -249,10 +252,21 @@ def follow(optimizer, theta, gradients):
 
 @pytest.mark.parametrize(
     "optimizer, expected",
-    [(bp.SGD(lr=0.5), [0.5, -1, -0.5, 3]), (bp.Adam(lr=0.5), [0.5, 1.5, 2.5, 3.5])],
+    [
+        (bp.SGD(lr=0.5), [0.5, -1, -0.5, 3]),
+        (bp.Adam(lr=0.5), [0.5, 1.5, 2.5, 3.5]),
+        (bp.AdamW(lr=0.5, weight_decay=0.004), [0.4980, 1.4960, 2.494, 3.492]),
+        (bp.Nadam(lr=0.5, momentum_decay=1.0), [0.4686, 1.4686, 2.4686, 3.4686]),
+        (bp.Adamax(lr=0.5), [0.5, 1.5, 2.5, 3.5]),
+        (bp.RMSprop(lr=0.5), [-0.5811, 0.4189, 1.4189, 2.4189]),
+        (bp.Adagrad(lr=0.5), [0.5233, 1.5007, 2.5005, 3.5061]),
+        (bp.Adadelta(lr=0.5, rho=0.95, eps=1e-7), [0.9993, 1.9993, 2.9993, 3.9993]),
+    ],
+    ids=str,
 )
 def test_keras_single_step(optimizer, expected):
-    path = follow(optimizer, [1.0, 2.0, 3.0, 4.0], [[1.0, 6.0, 7.0, 2.0]])
+    start = 0.1 if isinstance(optimizer, bp.Adagrad) else 0.0
+    path = follow(optimizer, [1.0, 2.0, 3.0, 4.0], [[1.0, 6.0, 7.0, 2.0]], start)
     np.testing.assert_allclose(path[0], expected, atol=1e-4)
 
 
@@ -261,10 +275,21 @@ def test_keras_single_step(optimizer, expected):
     [
         (bp.SGD(lr=0.01), [0.9999, 0.9989, 0.9979, 0.9969, 0.9959], [0.9999, 0.9899, 0.9799, 0.9699, 0.9599]),
         (bp.Adam(lr=0.001), [0.999, 0.9982, 0.9974, 0.9965, 0.9955], [0.999, 0.9982, 0.9974, 0.9965, 0.9955]),
+        (bp.Adam(amsgrad=True), [0.999, 0.9982, 0.9974, 0.9965, 0.9955], [0.999, 0.9982, 0.9974, 0.9965, 0.9955]),
+        (bp.Nadam(lr=0.5, beta1=0.5, beta2=0.67, eps=1e-5, momentum_decay=1.0),
+         [0.4281, -0.1738, -0.7115, -1.2335, -1.7492], [0.4281, -0.1717, -0.7084, -1.2299, -1.7454]),
+        (bp.Adamax(lr=0.2, beta1=0.85, beta2=0.95, eps=1e-6),
+         [0.8, 0.6827, 0.5333, 0.368, 0.1933], [0.8, 0.691, 0.5466, 0.3848, 0.2126]),
+        (bp.RMSprop(centered=True), [0.9967, 0.9933, 0.9908, 0.9885, 0.9864], [0.9967, 0.9933, 0.9908, 0.9885, 0.9864]),
+        (bp.Adagrad(lr=0.2, eps=1e-6),
+         [0.9963, 0.9604, 0.9251, 0.8903, 0.856], [0.9963, 0.8209, 0.6891, 0.579, 0.4825]),
+        (bp.Adadelta(rho=0.8), [0.9978, 0.9947, 0.9915, 0.9882, 0.9849], [0.9978, 0.9947, 0.9915, 0.9882, 0.9849]),
     ],
-)
+    ids=str,
+)  # fmt: skip
 def test_keras_five_steps(optimizer, first, last):
-    path = follow(optimizer, np.ones(10), [np.full(10, 0.01)] + 4 * [np.arange(1, 11) / 10])
+    gradients = [np.full(10, 0.01)] + 4 * [np.arange(1, 11) / 10]
+    path = follow(optimizer, np.ones(10), gradients, 0.3 if isinstance(optimizer, bp.Adagrad) else 0.0)
     np.testing.assert_allclose(path[:, 0], first, atol=5e-4)
     np.testing.assert_allclose(path[:, 9], last, atol=5e-4)
 
@@ -280,16 +305,19 @@ def line_data():
     return x, 1.5 * x + 2 + rng.normal(0, 0.2, STEPS[-1])
 
 
-def decimal_path(step, weight_decay):
-    """(w, b) after STEPS; step(state, g, t) is what a parameter loses, its state beginning as zeros."""
+def decimal_path(step, weight_decay, decoupled=0.0):
+    """(w, b) after STEPS; step(state, g, t) is what a parameter loses, its state beginning as zeros; decoupled: lr,
+    where decay is no part of g."""
     path = []
     with localcontext() as context:
         context.prec = 40
-        theta, states = [Decimal(1), Decimal(1)], [[Decimal(0)] * 2, [Decimal(0)] * 2]
-        decay = [Decimal(weight_decay), 0]
+        theta, states = [Decimal(1), Decimal(1)], [[Decimal(0)] * 3, [Decimal(0)] * 3]
+        decay = 0 if decoupled else Decimal(weight_decay)
+        keep = 1 - Decimal(decoupled) * Decimal(weight_decay)
         for t, (x, y) in enumerate(zip(*line_data(), strict=True), start=1):
             error = theta[0] * Decimal(x) + theta[1] - Decimal(y)
-            g = [error * Decimal(x) + decay[0] * theta[0], error]
+            g = [error * Decimal(x) + decay * theta[0], error]
+            theta = [theta[0] * keep, theta[1]]
             theta = [p - step(state, dp, t) for p, state, dp in zip(theta, states, g, strict=True)]
             if t in STEPS:
                 path.append([float(p) for p in theta])
@@ -306,13 +334,84 @@ def decimal_sgd(lr, momentum, nesterov):
     return step
 
 
-def decimal_adam(lr, beta1, beta2, eps):
+def decimal_adam(lr, beta1, beta2, eps, amsgrad=False):
     lr, beta1, beta2, eps = map(Decimal, (lr, beta1, beta2, eps))
 
     def step(state, g, t):
         state[0] = beta1 * state[0] + (1 - beta1) * g
         state[1] = beta2 * state[1] + (1 - beta2) * g * g
-        return lr * state[0] / (1 - beta1**t) / ((state[1] / (1 - beta2**t)).sqrt() + eps)
+        state[2] = max(state[2], state[1]) if amsgrad else state[1]
+        return lr * state[0] / (1 - beta1**t) / ((state[2] / (1 - beta2**t)).sqrt() + eps)
+
+    return step
+
+
+def decimal_nadam(lr, beta1, beta2, eps, momentum_decay):
+    lr, beta1, beta2, eps = map(Decimal, (lr, beta1, beta2, eps))
+    q = Decimal(0.96) ** Decimal(momentum_decay)
+
+    def step(state, g, t):
+        now, after = beta1 * (1 - q**t / 2), beta1 * (1 - q ** (t + 1) / 2)
+        state[0] = beta1 * state[0] + (1 - beta1) * g
+        state[1] = beta2 * state[1] + (1 - beta2) * g * g
+        state[2] = now * (state[2] if t > 1 else 1)
+        mean = (1 - now) * g / (1 - state[2]) + after * state[0] / (1 - state[2] * after)
+        return lr * mean / ((state[1] / (1 - beta2**t)).sqrt() + eps)
+
+    return step
+
+
+def decimal_adamax(lr, beta1, beta2, eps):
+    lr, beta1, beta2, eps = map(Decimal, (lr, beta1, beta2, eps))
+
+    def step(state, g, t):
+        state[0] = beta1 * state[0] + (1 - beta1) * g
+        state[1] = max(beta2 * state[1], abs(g) + eps)
+        return lr * state[0] / (1 - beta1**t) / state[1]
+
+    return step
+
+
+def decimal_rmsprop(lr, rho, eps, momentum, centered):
+    lr, rho, eps, momentum = map(Decimal, (lr, rho, eps, momentum))
+
+    def step(state, g, t):
+        state[0] = rho * state[0] + (1 - rho) * g * g
+        state[1] = rho * state[1] + (1 - rho) * g
+        variance = state[0] - state[1] ** 2 if centered else state[0]
+        state[2] = momentum * state[2] + g / (variance.sqrt() + eps)
+        return lr * state[2]
+
+    return step
+
+
+def decimal_adagrad(lr, eps):
+    def step(state, g, t):
+        state[0] += g * g
+        return Decimal(lr) * g / (state[0].sqrt() + Decimal(eps))
+
+    return step
+
+
+def decimal_adadelta(lr, rho, eps):
+    lr, rho, eps = map(Decimal, (lr, rho, eps))
+
+    def step(state, g, t):
+        state[0] = rho * state[0] + (1 - rho) * g * g
+        move = g * ((state[1] + eps) / (state[0] + eps)).sqrt()
+        state[1] = rho * state[1] + (1 - rho) * move * move
+        return lr * move
+
+    return step
+
+
+def decimal_lion(lr, beta1, beta2):
+    lr, beta1, beta2 = map(Decimal, (lr, beta1, beta2))
+
+    def step(state, g, t):
+        c = beta1 * state[0] + (1 - beta1) * g
+        state[0] = beta2 * state[0] + (1 - beta2) * g
+        return lr.copy_sign(c)
 
     return step
 
@@ -329,6 +428,32 @@ def decimal_adam(lr, beta1, beta2, eps):
     ],
 )
 def test_ten_thousand_steps_against_the_recursion(optimizer, step, options, weight_decay):
+    path = path_of(optimizer(**options, weight_decay=weight_decay))
+    np.testing.assert_allclose(path, decimal_path(step(**options), weight_decay), rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "optimizer, step, options",
+    [
+        (bp.Adam, decimal_adam, {"lr": 0.01, "beta1": 0.8, "beta2": 0.99, "eps": 1e-3, "amsgrad": True}),
+        (bp.AdamW, decimal_adam, {"lr": 0.002, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}),
+        (bp.Nadam, decimal_nadam, {"lr": 0.002, "beta1": 0.97, "beta2": 0.999, "eps": 1e-8, "momentum_decay": 4e-3}),
+        (bp.Adamax, decimal_adamax, {"lr": 0.002, "beta1": 0.9, "beta2": 0.99, "eps": 1e-4}),
+        (bp.RMSprop, decimal_rmsprop, {"lr": 0.002, "rho": 0.9, "eps": 1e-3, "momentum": 0.5, "centered": True}),
+        (bp.Adagrad, decimal_adagrad, {"lr": 0.1, "eps": 1e-3}),
+        (bp.Adadelta, decimal_adadelta, {"lr": 0.5, "rho": 0.9, "eps": 1e-6}),
+        (bp.Lion, decimal_lion, {"lr": 0.001, "beta1": 0.9, "beta2": 0.99}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_ten_thousand_steps_of_the_others(optimizer, step, options):
+    decoupled = options["lr"] if optimizer in (bp.AdamW, bp.Lion) else 0.0
+    path = path_of(optimizer(**options, weight_decay=0.01))
+    np.testing.assert_allclose(path, decimal_path(step(**options), 0.01, decoupled), rtol=1e-12)
+
+
+def path_of(optimizer):
+    """(w, b) after STEPS, as bpcore finds them."""
     x, y = line_data()
     net = bp.Network([bp.Input(1), bp.Dense(1)], dtype="float64")
     net.theta[...] = 1.0
@@ -336,7 +461,7 @@ def test_ten_thousand_steps_against_the_recursion(optimizer, step, options, weig
     for start, stop in zip((0, *STEPS), STEPS, strict=False):
         net.fit(
             x[start:stop, None], y[start:stop, None], loss="squared_error", batch_size=1, shuffle=False,
-            optimizer=optimizer(**options, weight_decay=weight_decay),
+            optimizer=optimizer,
         )  # fmt: skip
         path.append(net.theta.copy())
-    np.testing.assert_allclose(path, decimal_path(step(**options), weight_decay), rtol=1e-14)
+    return path

@@ -163,18 +163,35 @@ OPTIMIZERS = [
 ]
 
 
-def check_training(case, which, tolerance):
-    optimizer, torch_optimizer, settings, decay = OPTIMIZERS[which]()
+OTHERS = {
+    "amsgrad": lambda: (bp.Adam(lr=0.005, beta2=0.9, amsgrad=True), torch.optim.Adam,
+                        {"lr": 0.005, "betas": (0.9, 0.9), "amsgrad": True}, 0.0),
+    "adamw": lambda: (bp.AdamW(lr=0.005, weight_decay=0.1), torch.optim.AdamW,
+                      {"lr": 0.005, "weight_decay": 0.0}, 0.1),
+    "nadam": lambda: (bp.Nadam(lr=0.003, momentum_decay=0.01, weight_decay=0.02), torch.optim.NAdam,
+                      {"lr": 0.003, "momentum_decay": 0.01}, 0.02),
+    "adamax": lambda: (bp.Adamax(lr=0.005, beta2=0.99, weight_decay=0.02), torch.optim.Adamax,
+                       {"lr": 0.005, "betas": (0.9, 0.99)}, 0.02),
+    "rmsprop": lambda: (bp.RMSprop(lr=0.001, eps=1e-4, momentum=0.5, centered=True, weight_decay=0.02),
+                        torch.optim.RMSprop,
+                        {"lr": 0.001, "alpha": 0.9, "eps": 1e-4, "momentum": 0.5, "centered": True}, 0.02),
+    "adagrad": lambda: (bp.Adagrad(lr=0.02, weight_decay=0.02), torch.optim.Adagrad, {"lr": 0.02}, 0.02),
+    "adadelta": lambda: (bp.Adadelta(weight_decay=0.02), torch.optim.Adadelta, {}, 0.02),
+}  # fmt: skip
+
+
+def check_training(case, settings, tolerance, n_steps=N_STEPS):
+    optimizer, torch_optimizer, settings, decay = settings
     if case.w is not None:
         case.w += 1  # every batch makes a step
     batch = -(-case.n // 5) if case.n % 2 else case.n
     batches = -(-case.n // batch)
-    epochs = -(-N_STEPS // batches)
+    epochs = -(-n_steps // batches)
     history = case.net.fit(
         case.X, case.y, loss=case.bp_loss, sample_weight=case.w, optimizer=optimizer,
         epochs=epochs, batch_size=batch, shuffle=False,
     )  # fmt: skip
-    assert case.net.step == epochs * batches >= N_STEPS
+    assert case.net.step == epochs * batches >= n_steps
 
     biases = [b for b in case.b if b is not None]
     groups = [{"params": case.W, "weight_decay": decay}, *([{"params": biases}] if biases else [])]
@@ -207,12 +224,26 @@ def test_gradients_in_float32(seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_hundred_steps_in_float64(seed):
-    check_training(Case(seed, "float64"), seed * 7 % 5, STEPS)
+    check_training(Case(seed, "float64"), OPTIMIZERS[seed * 7 % 5](), STEPS)
 
 
 @pytest.mark.parametrize("seed", SEEDS[::3])
 def test_a_hundred_steps_in_float32(seed):
-    check_training(Case(seed, "float32"), seed // 3 % 5, SINGLE)
+    check_training(Case(seed, "float32"), OPTIMIZERS[seed // 3 % 5](), SINGLE)
+
+
+@pytest.fixture
+def doubles():
+    """PyTorch keeps Nadam's product of momenta in its default dtype."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("seed", [19, 52, 61])  # nothing in them amplifies rounding
+def test_two_hundred_steps_of_other_optimisers(seed, name, doubles):
+    check_training(Case(seed, "float64"), OTHERS[name](), STEPS, 200)
 
 
 def test_the_cases_cover_every_activation_loss_and_optimiser():
