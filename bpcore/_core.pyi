@@ -60,7 +60,7 @@ class Plan:
         name: str | None,
         out: int,
         target: int,
-        attr: float = 0.0,
+        numbers: Sequence[float] = (),
         function: tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any], tuple[int, ...]] | None = None,
         positions: int = 1,
         weight: float = 1.0,

@@ -43,13 +43,11 @@ class Data:
     def advise(self) -> None:
         """A UserWarning for a loss that the outputs are not made for."""
         for i, weighted in enumerate(self.losses):
-            if isinstance(weighted.loss, _losses.CrossEntropy):
-                activation = getattr(self.outputs[i].layer, "activation", None)
-                if isinstance(activation, str) and activation != "softmax":
-                    _errors.warn(
-                        f"loss: cross_entropy is for outputs that sum to 1, and {self.names[i]} has {activation} ones; "
-                        "use softmax, or for classes that do not exclude each other logistic and binary_cross_entropy"
-                    )
+            activation = getattr(self.outputs[i].layer, "activation", None)
+            known = isinstance(weighted.loss, _losses.BuiltIn) and isinstance(activation, str)
+            advice = weighted.loss.advice(activation) if known else None
+            if advice:
+                _errors.warn(f"loss: {weighted.loss.name} {advice.format(self.names[i])}")
 
     @property
     def weights(self) -> int:

@@ -491,8 +491,9 @@ class Network:
     ) -> dict[str, float]:
         """{"loss": C over X and y, "accuracy": the weighted share that is right}.
 
-        accuracy: with cross_entropy, of rows whose largest output is the right one; with binary_cross_entropy, of
-        outputs on the right side of 1/2; no such entry with other losses.
+        accuracy: with cross_entropy, of rows whose largest output is the right one; with binary_cross_entropy or focal,
+        of outputs on the right side of 1/2; with hinge or squared_hinge, of outputs with the right sign; no such entry
+        with other losses.
         """
         data, threads = Data(self._model, X, y, loss, sample_weight), _threads.resolve(n_threads)
         data.advise()

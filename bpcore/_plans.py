@@ -114,7 +114,7 @@ def _make_plan(model: Model, key: Key, cuts: list[int]) -> Compiled:
             plan.loss(None, out, target, function=(term.loss.value, term.loss.gradient, shape), weight=term.weight)
         else:
             positions = math.prod(shape[:-1])
-            plan.loss(term.loss.name, out, target, term.loss.attr, positions=positions, weight=term.weight)
+            plan.loss(term.loss.name, out, target, term.loss.numbers, positions=positions, weight=term.weight)
     if key.weights:
         compiled.weight = plan.buffer(key.weights)
     for number in cuts:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 from bpcore import _core
 from bpcore._activations import Activation
 from bpcore._core import Plan
@@ -66,6 +69,20 @@ class Tangents:
         """factor a"""
         return self.plan.op("add", [a], settings=([], [factor]))
 
+    def combined(self, terms: Sequence[tuple[float, int]], constant: float = 0.0) -> int:
+        """constant + the sum of factor a"""
+        factors = [factor for factor, _ in terms]
+        rest = [0.0] * (_core.MAX_OPERANDS - len(factors))
+        return self.plan.op("add", [a for _, a in terms], settings=([], [*factors, *rest, constant]))
+
+    def product(self, *factors: int) -> int:
+        """a * b * ..."""
+        return functools.reduce(lambda a, b: self.plan.op("multiply", [a, b]), factors)
+
+    def function(self, name: str, z: int) -> int:
+        """f(z), or f'(z): one of bpcore's activations."""
+        return self.plan.op("activation", [z], function=name)
+
     def zero_as(self, a: int, Ra: int) -> int:
         """Ra, or zeros shaped as a."""
         return Ra if Ra >= 0 else self.scaled(a, 0.0)
@@ -97,7 +114,7 @@ class Tangents:
     def loss(self, loss: BuiltIn | Loss, number: int, target: int) -> tuple[int, int]:
         """Buffers of dE/dx and of R{x}, x being what the loss reads."""
         loss, x, Rx = self._reads(loss, number)
-        return loss.slope(self, self.a[number], target, self.graph.nodes[number].shape[-1]), self.zero_as(x, Rx)
+        return loss.slope(self, x, self.a[number], target, self.graph.nodes[number].shape[-1]), self.zero_as(x, Rx)
 
     def curvature(self, loss: BuiltIn | Loss, number: int, target: int) -> int:
         """The buffer of (d^2 E / dx^2) R{x}."""

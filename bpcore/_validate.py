@@ -382,7 +382,8 @@ def _find(name: str, a: np.ndarray | _core.SparseRows, dtype: np.dtype[Any], low
     if not np.isfinite(value):
         raise ValueError(f"{name}: expected finite numbers; {place}")
     if not low <= value <= high:
-        raise ValueError(f"{name}: expected numbers from {low:.15g} to {high:.15g}; {place}")
+        span = "above 0" if value <= 0 < low else f"from {low:.15g} to {high:.15g}"
+        raise ValueError(f"{name}: expected numbers {span}; {place}")
     cure = ", or use dtype='float64'" if dtype == np.float32 else ""
     raise ValueError(f"{name}: {place}, which overflows {dtype}; scale it{cure}")
 
@@ -583,7 +584,7 @@ def any_target(
     return Target(flat, cols, a.dtype.kind != "f", shape)
 
 
-def _distributions(name: str, a: np.ndarray) -> None:
+def _distributions(name: str, a: np.ndarray, loss: str) -> None:
     """Along the last axis probabilities that sum to 1, up to the rounding of float16 or to three digits."""
     step = max(1, 2**16 // math.prod(a.shape[1:]))
     for first in range(0, len(a), step):
@@ -595,8 +596,22 @@ def _distributions(name: str, a: np.ndarray) -> None:
             cure = "divide each row by its sum, and give what a row is to count for as sample_weight"
             several = "for classes that do not exclude each other use logistic outputs and binary_cross_entropy"
             raise ValueError(
-                f"{name}: expected rows of probabilities that sum to 1 for cross_entropy; {name}[{place}] sums to "
+                f"{name}: expected rows of probabilities that sum to 1 for {loss}; {name}[{place}] sums to "
                 f"{sums[tuple(index)]:g}; {cure}; {several}"
+            )
+
+
+def _signs(name: str, a: np.ndarray, loss: str) -> None:
+    """Numbers that are -1 or 1."""
+    step = max(1, 2**16 // math.prod(a.shape[1:]))
+    for first in range(0, len(a), step):
+        wrong = np.abs(a[first : first + step]) != 1
+        if wrong.any():
+            index = np.argwhere(wrong)[0] + [first, *[0] * (a.ndim - 1)]
+            place = ", ".join(map(str, index))
+            raise ValueError(
+                f"{name}: expected -1 or 1 for {loss}; {name}[{place}] is {a[tuple(index)]!s}; for 0 and 1 give "
+                f"2 * {name} - 1"
             )
 
 
@@ -609,11 +624,13 @@ def target(
     classes: bool,
     low: float,
     high: float,
+    sums_to_1: str,
+    signs: str,
     check_finite: bool = True,
     name: str = "y",
 ) -> Target:
     """y for a loss of bpcore's: (n, *shape), without the last axis where that is 1, or class labels without it where
-    the loss takes them."""
+    the loss takes them.  sums_to_1, signs: the loss for which rows sum to 1, or numbers are -1 or 1; else empty."""
     a = _rows(name, value, n, len(shape) == 1 and (classes or shape[-1] == 1))
     n_out, short_shape = shape[-1], (n, *shape[:-1])
     if classes and a.ndim == len(shape):
@@ -641,8 +658,10 @@ def target(
         raise ValueError(f"{name}: expected shape ({n}, {words}){short}, got {a.shape}{cure}")
     if check_finite and (a.dtype.kind == "f" or low > -math.inf or high < math.inf):
         _find(name, a, dtype, low, high)
-    if check_finite and classes:
-        _distributions(name, a)
+    if check_finite and sums_to_1:
+        _distributions(name, a, sums_to_1)
+    if check_finite and signs:
+        _signs(name, a, signs)
     return Target(a, math.prod(shape), False, a.shape[1:])
 
 

@@ -117,7 +117,8 @@ typedef struct {
     void *grad;         /* (rows, cols): weight * dE/dout; NULL only for the user's, where the value is enough */
     int labels, fused;
     int64_t rows, cols, target_cols, positions;
-    double attr;
+    const double *numbers; /* (n_numbers,): the loss's settings */
+    int n_numbers;
     double sum[3];      /* out: sum of w E, of w, of w times the share of outputs that are right */
 } bp_loss_call;
 
@@ -169,9 +170,10 @@ void bp_plan_checkpoint(bp_plan *plan, int buffer);
 /* detail of the operation "activation"; NULL for a name that is not there. */
 const void *bp_activation_detail(const char *name);
 /* Adds `weight` times the mean of a loss over `positions` (of a sequence, an image), each with its share of the columns
- * of `out` and `target`.  name NULL is the user's own: the callback is called with `tag`. */
-bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, double attr, int tag, int64_t positions,
-                       double weight);
+ * of `out` and `target`; numbers: the loss's settings.  name NULL is the user's own: the callback is called with
+ * `tag`. */
+bp_status bp_plan_loss(bp_plan *plan, const char *name, int out, int target, const double *numbers, int n_numbers,
+                       int tag, int64_t positions, double weight);
 /* Cuts the work for batches of at most `rows` rows and n_threads threads.  From here on the plan is only read. */
 bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads);
 /* Numbers a caller may ask of a compiled plan. */

@@ -153,10 +153,13 @@ struct bp_op {
 };
 
 typedef bp_status bp_loss_fn(bp_loss_call *call);
+enum { BP_EACH_NUMBER = 0 };
 typedef struct {
     const char *name;
     const char *fused_with; /* the activation it is fused with, or NULL */
     int takes_labels;       /* (rows,) int32 as well as (rows, cols) */
+    int n_numbers;          /* settings, at least */
+    int parts;              /* outputs for each target; BP_EACH_NUMBER: one for each setting */
     bp_loss_fn *fn[2];
 } bp_loss_type;
 

@@ -28,6 +28,7 @@ void bp_plan_free(bp_plan *plan) {
     free(plan->params);
     free(plan->uses);
     free(plan->ops);
+    for (int i = 0; i < plan->n_losses; i++) free(plan->losses[i].numbers);
     free(plan->losses);
     free(plan->items);
     free(plan->stages);

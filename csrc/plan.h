@@ -95,6 +95,7 @@ typedef struct {
     int out, target, tag, fused;
     int in, grad; /* what it reads (z^L where it is fused) and writes */
     double weight, share; /* share: weight / positions */
+    double *numbers;      /* its settings, the loss's own */
     bp_loss_call call;    /* what all its calls have in common */
 } bp_loss;
 

@@ -67,7 +67,7 @@ def forward(W, b, activations, X):
 def backward(W, activations, z, a, df, y, loss, sample_weight=None):
     """C; delta, per example and unweighted; and the gradients dW, db and dx of C."""
     L, y = len(W) - 1, np.asarray(y)
-    y = np.eye(a[L].shape[1])[y] if loss == "cross_entropy" and y.ndim == 1 else y.reshape(a[L].shape)
+    y = np.eye(a[L].shape[1])[y] if loss == "cross_entropy" and y.ndim == 1 else y.reshape(len(y), -1)
     w = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, float)
     w = w[:, None] / w.sum()
 

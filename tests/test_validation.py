@@ -300,7 +300,7 @@ def test_probabilities_of_every_type_sum_to_one(kind):
 
 def test_probabilities_of_every_position_sum_to_one():
     y = np.full((2**16, 2, 4), 0.25)
-    settings = {"classes": True, "low": 0.0, "high": np.inf}
+    settings = {"classes": True, "low": 0.0, "high": np.inf, "sums_to_1": "cross_entropy", "signs": ""}
     assert _validate.target(y, len(y), (2, 4), np.dtype(np.float32), **settings).cols == 8
     y[60000, 1, 2] = 0.75
     with pytest.raises(ValueError, match=r"^y: .*; y\[60000, 1\] sums to 1\.5; "):
@@ -394,7 +394,7 @@ BAD_SETTING = [
     ("verbose", 2, TypeError, "expected True or False", "2"),
     ("verbose", "yes", TypeError, "expected True or False", "'yes'"),
     ("loss", "cross_entropi", ValueError, "no 'cross_entropi'", "Did you mean 'cross_entropy'?", "squared_error, mse"),
-    ("loss", "MSE", ValueError, "no 'MSE'", "Did you mean 'mse'?", "Valid names: auto, squared_error, mse, binary"),
+    ("loss", "MSE", ValueError, "no 'MSE'", "Did you mean 'mse'?", "Valid names: auto, squared_error, mse, mae"),
     ("loss", "", ValueError, "no ''", "Valid names"),
     ("loss", None, TypeError, "expected a name or an object", "None"),
     ("loss", bp.losses.Huber, TypeError, "expected a name or an object", "Huber"),

@@ -109,7 +109,7 @@ cdef extern from "bp.h" nogil:
     int bp_plan_buffer(bp_plan *, bp_kind, int64_t)
     int bp_plan_param(bp_plan *, int64_t, int64_t, int64_t, int, double, double)
     bp_status bp_plan_op(bp_plan *, const bp_op_type *, int, const int *, int, const int *, const void *, int, int *)
-    bp_status bp_plan_loss(bp_plan *, const char *, int, int, double, int, int64_t, double)
+    bp_status bp_plan_loss(bp_plan *, const char *, int, int, const double *, int, int, int64_t, double)
     void bp_plan_keep(bp_plan *, int)
     void bp_plan_cotangents(bp_plan *, int64_t)
     void bp_plan_checkpoint(bp_plan *, int)

@@ -84,15 +84,16 @@ cdef class Plan:
         """Number of the first buffer that the operation behind `buffer` reads."""
         return self.read[buffer]
 
-    def loss(self, name, int out, int target, double attr=0.0, function=None, int64_t positions=1, double weight=1.0):
-        """`weight` times a loss on buffer `out`: a name of LOSSES, for each of `positions`, or None and (value, gradient,
-        shape of an example's output)."""
+    def loss(self, name, int out, int target, numbers=(), function=None, int64_t positions=1, double weight=1.0):
+        """`weight` times a loss on buffer `out`: a name of LOSSES and its settings, for each of `positions`, or None and
+        (value, gradient, shape of an example's output)."""
         cdef int tag = len(self.functions)
         self.losses.append(tag)
         cdef bytes encoded = b"" if name is None else name.encode()
         self.functions.append(function)
+        cdef double[::1] settings = np.array([*numbers, 0.0], float)
         cdef bp_status status = bp_plan_loss(self.plan, NULL if name is None else <const char *>encoded, out, target,
-                                             attr, tag, positions, weight)
+                                             &settings[0], len(numbers), tag, positions, weight)
         if status:
             _raise(status)
 

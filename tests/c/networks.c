@@ -46,7 +46,7 @@ bp_status net_open(net *n, const spec *s, int flags, int64_t rows, int n_threads
     n->weight = s->weighted ? bp_plan_buffer(n->plan, BP_REAL, 1) : 0;
     if (n->target < 0 || n->weight < 0) return BP_E_NOMEM;
     if (flags & (BP_DO_LOSS | BP_DO_BACKWARD)) {
-        status = bp_plan_loss(n->plan, s->loss, n->a[s->depth], n->target, 0.3, 1, 1, 1);
+        status = bp_plan_loss(n->plan, s->loss, n->a[s->depth], n->target, (const double[]){0.3}, 1, 1, 1, 1);
         if (status) return status;
     }
     for (int l = 1; l < s->depth && flags & BP_DO_REUSE; l++) bp_plan_checkpoint(n->plan, n->a[l]);

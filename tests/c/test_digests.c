@@ -57,9 +57,12 @@ static void say_losses(bp_dtype dtype) {
         for (int fused = 0; fused <= (loss->fused_with != NULL); fused++)
             for (int by_label = 0; by_label <= loss->takes_labels; by_label++) {
                 char what[64];
+                const double numbers[2] = {0.3, 0.7};
+                int64_t parts = loss->parts == BP_EACH_NUMBER ? 1 : loss->parts, width = COLS / parts;
                 bp_loss_call call = {.out = out, .target = by_label ? (void *)labels : y, .weight = w, .grad = grad,
-                                     .labels = by_label, .fused = fused, .rows = ROWS, .cols = COLS,
-                                     .target_cols = by_label ? 1 : COLS, .attr = 0.3};
+                                     .labels = by_label, .fused = fused, .rows = ROWS, .cols = parts * width,
+                                     .target_cols = by_label ? 1 : width, .numbers = numbers,
+                                     .n_numbers = loss->n_numbers};
                 CHECK(!loss->fn[dtype](&call));
                 snprintf(what, sizeof what, "%s%s%s", loss->name, fused ? "_fused" : "", by_label ? "_labels" : "");
                 uint64_t h = digest(0, call.sum, sizeof call.sum);

@@ -113,7 +113,7 @@ static gradient run_graph(build *graph, int flags, int rows, const double *X, co
     for (int i = 0; i < N_THETA; i++) g.theta[i] = NAN;
     for (int i = 0; i <= out && flags & BP_DO_REUSE; i += 3) bp_plan_checkpoint(plan, i);
     bp_set_phase2(phase2);
-    CHECK(!bp_plan_loss(plan, "squared_error", out, target, 0, 0, 1, 1));
+    CHECK(!bp_plan_loss(plan, "squared_error", out, target, NULL, 0, 0, 1, 1));
     CHECK(!bp_plan_compile(plan, flags, rows, n_threads));
     bp_set_phase2(0);
     bp_run *run = run_new(plan, theta, N_THETA);
@@ -495,15 +495,15 @@ static void test_refusals(void) {
     CHECK(out == -1);
     CHECK(!bp_plan_op(plan, dense_type, 1, &x, 2, (int[]){W, b}, NULL, -1, &out) && out >= 0);
     int target = bp_plan_buffer(plan, BP_REAL, 3);
-    CHECK(bp_plan_loss(plan, "no such", out, target, 0, 0, 1, 1) == BP_E_SHAPE);
-    CHECK(bp_plan_loss(plan, "mse", 99, target, 0, 0, 1, 1) == BP_E_SHAPE);
-    CHECK(bp_plan_loss(plan, "mse", out, -1, 0, 0, 1, 1) == BP_E_SHAPE);
-    CHECK(bp_plan_loss(plan, "mse", out, wide, 0, 0, 1, 1) == BP_E_SHAPE);
-    CHECK(bp_plan_loss(plan, "mse", out, labels, 0, 0, 1, 1) == BP_E_SHAPE);
-    CHECK(bp_plan_loss(plan, "cross_entropy", out, wide, 0, 0, 1, 1) == BP_E_SHAPE);
-    CHECK(bp_plan_loss(plan, "mse", labels, labels, 0, 0, 1, 1) == BP_E_SHAPE);
-    CHECK(!bp_plan_loss(plan, "cross_entropy", out, labels, 0, 0, 1, 1));
-    CHECK(bp_plan_loss(plan, "mse", out, target, 0, 0, 1, 1) == BP_E_SHAPE); /* one output has one loss */
+    CHECK(bp_plan_loss(plan, "no such", out, target, NULL, 0, 0, 1, 1) == BP_E_SHAPE);
+    CHECK(bp_plan_loss(plan, "mse", 99, target, NULL, 0, 0, 1, 1) == BP_E_SHAPE);
+    CHECK(bp_plan_loss(plan, "mse", out, -1, NULL, 0, 0, 1, 1) == BP_E_SHAPE);
+    CHECK(bp_plan_loss(plan, "mse", out, wide, NULL, 0, 0, 1, 1) == BP_E_SHAPE);
+    CHECK(bp_plan_loss(plan, "mse", out, labels, NULL, 0, 0, 1, 1) == BP_E_SHAPE);
+    CHECK(bp_plan_loss(plan, "cross_entropy", out, wide, NULL, 0, 0, 1, 1) == BP_E_SHAPE);
+    CHECK(bp_plan_loss(plan, "mse", labels, labels, NULL, 0, 0, 1, 1) == BP_E_SHAPE);
+    CHECK(!bp_plan_loss(plan, "cross_entropy", out, labels, NULL, 0, 0, 1, 1));
+    CHECK(bp_plan_loss(plan, "mse", out, target, NULL, 0, 0, 1, 1) == BP_E_SHAPE); /* one output has one loss */
     CHECK(!bp_plan_compile(plan, BP_DO_FORWARD | BP_DO_LOSS, 4, 1));
     CHECK(bp_plan_compile(plan, BP_DO_FORWARD, 4, 1) == BP_E_SHAPE); /* compiled already */
     CHECK(run_new(plan, NULL, 18) == NULL);          /* theta ends too soon */

@@ -131,7 +131,7 @@ static step_result step_once(const optimizer *o, const double rate[2], const dou
     bp_opt opt = gradient ? gradient_to(gradient) : opt_new(o, N * sizeof(double));
     int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | bp_opt_flags(&opt);
     CHECK(!bp_plan_op(plan, bp_op_find("dense"), 1, &x, 2, params, NULL, -1, &z));
-    CHECK(!bp_plan_loss(plan, "squared_error", z, target, 0, 0, 1, 1));
+    CHECK(!bp_plan_loss(plan, "squared_error", z, target, NULL, 0, 0, 1, 1));
     bp_set_phase2(phase2);
     CHECK(!bp_plan_compile(plan, flags | (hooked ? BP_DO_BOUNDARY : 0), MANY, n_threads));
     bp_set_phase2(0);

@@ -51,7 +51,8 @@ static result run_it(const numbers *d, const setup *s, int64_t n) {
     for (int i = 0; i < 2; i++) {
         if (s->share[i] == 0) continue;
         int target = bp_plan_buffer(plan, BP_REAL, n_out);
-        CHECK(!bp_plan_loss(plan, i ? "huber" : "mse", i ? a : z, target, 0.4, 0, s->positions, s->share[i]));
+        const double delta = 0.4;
+        CHECK(!bp_plan_loss(plan, i ? "huber" : "mse", i ? a : z, target, &delta, 1, 0, s->positions, s->share[i]));
         int64_t rows = i == 0 && s->rows[1] ? s->rows[1] : n;
         if (i == 0) port_of_y = n_ports;
         ports[n_ports++] = (bp_in_port){target, plain_array(d->y[i], rows, n_out, BP_DOUBLE)};
@@ -218,7 +219,7 @@ static void test_cotangents(const numbers *d) {
                          bp_plan_param(plan, N_IN * N_OUT, N_OUT, 1, frozen, 1, 1)};
         CHECK(!bp_plan_op(plan, bp_op_find("dense"), 1, &x, 2, params, NULL, -1, &z));
         CHECK(!bp_plan_op(plan, bp_op_find("activation"), 1, &z, 0, NULL, bp_activation_detail("tanh"), -1, &a));
-        CHECK(!bp_plan_loss(plan, "linear", a, target, 0, 0, 1, 1));
+        CHECK(!bp_plan_loss(plan, "linear", a, target, NULL, 0, 0, 1, 1));
         bp_plan_cotangents(plan, cotangents);
         CHECK(!bp_plan_compile(plan, flags | (each ? BP_DO_EACH : BP_DO_INPUT_GRAD), MOST, 1 + i % 3));
         bp_run *run = run_new(plan, (void *)(uintptr_t)d->theta, N_THETA);
