@@ -31,6 +31,13 @@ for dtype in ("float32", "float64"):
         answer, wanted = odd.predictor(), odd.predict(X)  # weights of one lie in strips, of the other as they were made
         assert all(answer(X[:n]).tobytes() == wanted[:n].tobytes() for n in (1, 2, 5, 300))
         assert all(answer(X[i]).tobytes() == wanted[i].tobytes() for i in range(20))
+    rows, signs = rng.dirichlet(np.ones(6), 300), rng.choice([-1.0, 1.0], (300, 6))
+    read_z = {"poisson": "exp", "gamma": "exp", "tweedie": "exp", "focal": "logistic"}
+    for loss in bp.losses.NAMES[1:]:
+        out = bp.Network([bp.Input(37), bp.Dense(6, read_z.get(loss, "softmax"))], dtype=dtype, seed=3)
+        y = signs if "hinge" in loss else rows[:, :3] if "gaussian" in loss else rows
+        C, grad = out.value_and_grad(X, y, loss=loss)
+        found[f"{dtype}.{loss}"] = np.append(grad, C)
     for n_in in (*range(1, 100), *range(4097, 4400, 2)):  # NaN behind X is not read, or steps would not be finite
         behind = np.full((17, n_in), np.nan, dtype)
         behind[:16] = rng.normal(size=(16, n_in))
