@@ -5,9 +5,9 @@ from bpcore import _threads
 _threads.read_forced()
 _threads.read_limit()
 
-from bpcore import activations, datasets, debug, losses  # noqa: E402
+from bpcore import activations, datasets, debug, losses, schedules  # noqa: E402
 from bpcore._activations import Activation  # noqa: E402
-from bpcore._callbacks import Callback, EarlyStopping  # noqa: E402
+from bpcore._callbacks import Callback, EarlyStopping, ReduceOnPlateau  # noqa: E402
 from bpcore._check import check_gradients  # noqa: E402
 from bpcore._config import show_config  # noqa: E402
 from bpcore._convolution import (  # noqa: E402
@@ -74,6 +74,7 @@ __all__ = [
     "get_num_threads",
     "load",
     "losses",
+    "schedules",
     "set_num_threads",
     "show_config",
     "Activate",
@@ -114,6 +115,7 @@ __all__ = [
     "Network",
     "Permute",
     "RMSprop",
+    "ReduceOnPlateau",
     "Reshape",
     "Scale",
     "SimpleRNN",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -17,14 +16,14 @@ _RUNAWAY = 1e4  # a parameter
 _BLOCK = 1 << 20  # elements: a signal is heard between blocks
 
 
-def on_divergence(model: Model, data: Data, optimizer: Any) -> str:
+def on_divergence(model: Model, data: Data, lr: float | None) -> str:
     """Sentences: what of X and y is large, whether the loss is stable with the output, and the learning rate."""
     sentences = [_to_scale(name, top) for name, top in _numbers(model, data) if top > LARGE]
     for weighted, node in zip(data.losses, data.outputs, strict=True):
         loss, activation = weighted.loss, getattr(node.layer, "activation", None)
         if isinstance(loss, BuiltIn) and loss.fused_with not in (None, activation):
             sentences.append(f"Use {loss.name} with {loss.fused_with} outputs, with which it is stable.")
-    if (lr := getattr(optimizer, "lr", None)) is not None:
+    if lr is not None:
         sentences.append(f"Lower lr, which is {lr:g}.")
     if (top := _largest(model.theta)) > _RUNAWAY:
         sentences.append(f"Parameters reach {top:.3g} by now: begin with a new network.")

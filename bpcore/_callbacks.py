@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bpcore import _validate
 from bpcore._history import History
 from bpcore._model import Snapshot
+from bpcore._schedules import Schedule
 
 if TYPE_CHECKING:
     from bpcore._network import Network
@@ -35,11 +36,13 @@ class State:
     optimizer: Any = None
     order: Any = None
     _loop: Loop | None = field(default=None, repr=False, compare=False)
+    _lr: Any = field(default=None, repr=False, compare=False)
 
     @property
     def lr(self) -> float:
-        """Of the optimiser; a new one has another."""
-        return float(self.optimizer.lr)
+        """Of the optimiser; where that is a schedule, of the last step, and before the first of that."""
+        lr = self.optimizer.lr
+        return float(self._lr if isinstance(lr, Schedule) else lr)
 
     @lr.setter
     def lr(self, value: Any) -> None:
@@ -115,9 +118,7 @@ class EarlyStopping(Callback):
     def __init__(
         self, monitor: str = "val_loss", *, patience: int = 10, min_delta: float = 0.0, restore_best: bool = True
     ) -> None:
-        of_output = isinstance(monitor, str) and re.fullmatch(".+_loss|val_.+_accuracy", monitor)
-        valid = ("loss", "val_loss", "val_accuracy")
-        self.monitor = monitor if of_output else _validate.choice("monitor", monitor, valid)
+        self.monitor = _monitor(monitor)
         self.patience = _validate.integer("patience", patience, 0, 2**31)
         self.min_delta = _validate.real("min_delta", min_delta)
         self.restore_best = _validate.flag("restore_best", restore_best)
@@ -130,8 +131,7 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, state: State) -> None:
         """Compares."""
-        last = state.history[self.monitor][-1]
-        value = -last if self.monitor.endswith("accuracy") else last
+        value = _falling(self.monitor, state)
         if value < self.best - self.min_delta:
             self.best, self.best_epoch = value, state.epoch
             if self.restore_best:
@@ -148,6 +148,73 @@ class EarlyStopping(Callback):
         if self._snapshot is not None:
             state.restore(self._snapshot)
             self._snapshot = None
+
+
+class ReduceOnPlateau(Callback):
+    """Multiplies lr by `factor`, down to `min_lr`, once `monitor` has not improved by more than `min_delta` for
+    `patience` epochs, as Keras does it; then it waits `cooldown` epochs before it counts again.
+
+    It replaces `state.optimizer`, whose memory stays; lr must be a number, not a schedule.  monitor: see EarlyStopping.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        *,
+        factor: float = 0.1,
+        patience: int = 10,
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+    ) -> None:
+        self.monitor = _monitor(monitor)
+        self.factor = _validate.real("factor", factor, 0.0, 1.0, open_low=True, open_high=True)
+        self.patience = _validate.integer("patience", patience, 0, 2**31)
+        self.min_delta = _validate.real("min_delta", min_delta)
+        self.cooldown = _validate.integer("cooldown", cooldown, 0, 2**31)
+        self.min_lr = _validate.real("min_lr", min_lr)
+
+    def on_fit_begin(self, state: State) -> None:
+        """Forgets the last fit."""
+        self.best = float("inf")
+        self.waited = self.cooling = 0
+
+    def on_epoch_end(self, state: State) -> None:
+        """Compares."""
+        value = _falling(self.monitor, state)
+        if self.cooling:
+            self.cooling -= 1
+            self.waited = 0
+        if value < self.best - self.min_delta:
+            self.best, self.waited = value, 0
+        elif not self.cooling:
+            self.waited += 1
+            lr = _number_of(state.optimizer)
+            if self.waited >= self.patience and lr > self.min_lr:
+                state.optimizer = replace(state.optimizer, lr=max(lr * self.factor, self.min_lr))
+                self.waited, self.cooling = 0, self.cooldown
+
+
+def _monitor(value: Any) -> str:
+    """What a history may hold, by its name."""
+    if isinstance(value, str) and re.fullmatch(".+_loss|val_.+_accuracy", value):
+        return value
+    return _validate.choice("monitor", value, ("loss", "val_loss", "val_accuracy"))
+
+
+def _falling(monitor: str, state: State) -> float:
+    """Its last value, so that less is better."""
+    last: float = state.history[monitor][-1]
+    return -last if monitor.endswith("accuracy") else last
+
+
+def _number_of(optimizer: Any) -> float:
+    """Its lr; TypeError where that is no number."""
+    lr = getattr(optimizer, "lr", None)
+    if not isinstance(lr, float):
+        got = f"lr={lr!r}" if lr is not None else f"{optimizer!r}, which has none"
+        raise TypeError(f"callbacks: ReduceOnPlateau expects an optimiser whose lr is a number, got {got}")
+    return lr
 
 
 def resolve(callbacks: Any) -> list[Callback]:
@@ -167,16 +234,19 @@ def resolve(callbacks: Any) -> list[Callback]:
     return resolved
 
 
-def check(callbacks: list[Callback], kept: tuple[str, ...]) -> None:
-    """ValueError where a callback watches what the history will not hold."""
+def check(callbacks: list[Callback], kept: tuple[str, ...], optimizer: Any) -> None:
+    """ValueError where a callback watches what the history will not hold, TypeError for an lr that it cannot change."""
     for callback in callbacks:
-        if isinstance(callback, EarlyStopping) and callback.monitor not in kept:
+        if isinstance(callback, ReduceOnPlateau):
+            _number_of(optimizer)
+        if isinstance(callback, (EarlyStopping, ReduceOnPlateau)) and callback.monitor not in kept:
             missing = "accuracy" if callback.monitor.endswith("accuracy") else "output of this name"
             lacking = callback.monitor.startswith("val_") and "val_loss" not in kept
             near = _validate.did_you_mean(callback.monitor, kept)
             cure = "give fit validation_data=(X, y)" if lacking else f"there is no {missing}.{near}"
+            name = type(callback).__name__
             raise ValueError(
-                f"callbacks: EarlyStopping watches {callback.monitor}, and there is only {', '.join(kept)}; {cure}"
+                f"callbacks: {name} watches {callback.monitor}, and there is only {', '.join(kept)}; {cure}"
             )
 
 

@@ -14,7 +14,8 @@ class History(dict[str, list[float]]):
 
     `epoch` counts from the network's first, as verbose=1 prints it: a second `fit` of 3 epochs has 4, 5, 6.  `loss` is
     the weighted mean over the epoch's batches as they were trained; `val_loss` and `val_accuracy` are empty
-    without validation data (and accuracy without classes); `seconds` is the time spent training.
+    without validation data (and accuracy without classes); `seconds` is the time spent training; `lr` is the
+    optimiser's at the epoch's last step, empty for one that has none.
     Of several outputs, `outputs` holds the loss of each as it was trained, without its weight: "digit_loss" for an
     output named digit; and what `evaluate` says of it on the validation data: "val_digit_loss" and, of classes,
     "val_digit_accuracy".  history["loss"] is history.loss, and so are all others.
@@ -28,6 +29,7 @@ class History(dict[str, list[float]]):
     seconds: list[float] = field(default_factory=list)
     samples_per_second: list[float] = field(default_factory=list)
     outputs: dict[str, list[float]] = field(default_factory=dict)
+    lr: list[float] = field(default_factory=list)
 
     def _columns(self) -> dict[str, list[float]]:
         """All lists by name, the empty ones, too."""

@@ -20,9 +20,11 @@ from bpcore._function import Function
 from bpcore._graph import Graph, lay_out, symbols
 from bpcore._layers import KINDS, Input
 from bpcore._model import Model
+from bpcore._schedules import Schedule
 from bpcore._symbols import Symbol
 
-# a file has the oldest that can hold it; 2: optimisers of other kinds and settings than 1 knows, names of columns
+# a file has the oldest that can hold it; 2: optimisers of other kinds and settings than 1 knows, schedules, names of
+# columns
 FORMATS = ("1", "2")
 _FIRST_OPTIMIZERS = {
     "sgd": {"lr", "momentum", "nesterov", "weight_decay"},
@@ -135,7 +137,8 @@ def _format(graph: dict[str, Any], training: dict[str, Any]) -> str:
     if "feature_names" in graph:
         return FORMATS[1]
     optimizer = training["optimizer"] or {"kind": "sgd"}
-    return FORMATS[not set(optimizer) - {"kind"} <= _FIRST_OPTIMIZERS.get(optimizer["kind"], set())]
+    known = set(optimizer) - {"kind"} <= _FIRST_OPTIMIZERS.get(optimizer["kind"], set())
+    return FORMATS[not known or any(isinstance(value, dict) for value in optimizer.values())]
 
 
 def _plain(value: Any) -> Any:
@@ -155,13 +158,14 @@ def _training(model: Model) -> dict[str, Any]:
         "epoch": model.epoch,
         "optimizer": None if memory.optimizer is None else _optimizers.to_json(memory.optimizer),
         "updates": memory.updates,
+        **({"begun": dict(memory.begun)} if memory.begun else {}),
     }
 
 
 # ---- reading ----
 
 
-def load(path: str | os.PathLike[str], custom: Mapping[str, Activation | Function] | None) -> Model:
+def load(path: str | os.PathLike[str], custom: Mapping[str, Activation | Function | Schedule] | None) -> Model:
     """See bp.load."""
     target = _validate.path(path)
     if custom is not None and not isinstance(custom, Mapping):
@@ -174,7 +178,7 @@ def load(path: str | os.PathLike[str], custom: Mapping[str, Activation | Functio
             raise _bad(target, f"unknown metadata {sorted(set(metadata))}")
         graph, training = _parse(target, metadata["graph"]), _parse(target, metadata["training"])
         dtype, layout = _layout(target, graph, dict(custom or {}))
-        optimizer = _settings(target, training)
+        optimizer = _settings(target, training, dict(custom or {}))
         begin = file.tell()
         places = _places(target, entries, _expected(layout, optimizer), dtype, os.fstat(file.fileno()).st_size - begin)
         cut = _checkpoint.resolve(layout, graph.get("checkpoint"))
@@ -183,7 +187,8 @@ def load(path: str | os.PathLike[str], custom: Mapping[str, Activation | Functio
         model.step, model.epoch = training["step"], training["epoch"]
         if optimizer is not None:
             states = model.state_arrays(len(optimizer.states))
-            model.memory = _optimizers.Memory(optimizer, states, training["updates"])
+            begun = tuple(training.get("begun", {}).items())
+            model.memory = _optimizers.Memory(optimizer, states, training["updates"], begun)
         for name, tensor in _tensors(model).items():
             file.seek(begin + places[name])
             for block in _blocks(tensor):
@@ -351,15 +356,26 @@ def _function(path: str, value: Any, custom: Mapping[str, Any]) -> Function:
     return function.called(name)
 
 
-def _settings(path: str, training: dict[str, Any]) -> _optimizers.Optimizer | None:
-    _keys(path, "training", training, {"seed", "step", "epoch", "optimizer", "updates"})
+def _settings(path: str, training: dict[str, Any], custom: Mapping[str, Any]) -> _optimizers.Optimizer | None:
+    _keys(path, "training", training, {"seed", "step", "epoch", "optimizer", "updates"}, {"begun"})
     try:
         _validate.seed(training["seed"])
         for name in ("step", "epoch", "updates"):
             _validate.integer(name, training[name], 0, 2**62)
-        return None if training["optimizer"] is None else _optimizers.from_json(training["optimizer"])
+        if training["optimizer"] is None:
+            optimizer, scheduled = None, set[str]()
+        else:
+            optimizer = _optimizers.from_json(training["optimizer"], custom)
+            scheduled = set(_optimizers.schedules(optimizer))
+    except KeyError as error:
+        raise ValueError(f"load: {path!r} {error.args[0]}") from None
     except (TypeError, ValueError) as error:
         raise _bad(path, str(error)) from None
+    begun = training.get("begun", {})
+    _keys(path, "begun", begun, set(), scheduled)
+    if not all(type(updates) is int and 0 <= updates <= training["updates"] for updates in begun.values()):
+        raise _bad(path, f"begun: expected counts of updates, at most {training['updates']}, got {begun}")
+    return optimizer
 
 
 def _expected(layout: Graph, optimizer: _optimizers.Optimizer | None) -> dict[str, tuple[int, ...]]:

@@ -22,6 +22,7 @@ from bpcore._history import History
 from bpcore._layers import Input, Layer
 from bpcore._model import Model
 from bpcore._optimizers import SGD, Optimizer
+from bpcore._schedules import Schedule
 from bpcore._stepper import Stepper
 from bpcore._symbols import Shape, Symbol
 from bpcore._tape import Gradients, Tape
@@ -686,11 +687,13 @@ class Network:
         self._own(copy.copy(model))  # which copies the optimiser's arrays
 
 
-def load(path: str | os.PathLike[str], *, custom: Mapping[str, Activation | Function] | None = None) -> Network:
+def load(
+    path: str | os.PathLike[str], *, custom: Mapping[str, Activation | Function | Schedule] | None = None
+) -> Network:
     """A network from a file that `save` wrote.
 
-    custom: the user's own activations and functions by the name they were saved under.  Raises ValueError for
-    anything that is not such a file, FileNotFoundError and its kin for what the system says.  Never executes what it
-    reads.
+    custom: the user's own activations, functions and schedules by the name they were saved under.  Raises ValueError
+    for anything that is not such a file, FileNotFoundError and its kin for what the system says.  Never executes what
+    it reads.
     """
     return Network._of(_io.load(path, custom))

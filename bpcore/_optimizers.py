@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import FrozenInstanceError, asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import FrozenInstanceError, dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 import numpy as np
 
-from bpcore import _core, _validate
+from bpcore import _core, _schedules, _validate
 from bpcore._arrays import copied
+from bpcore._schedules import Schedule
 
+Number = float | Schedule
 _Kind = TypeVar("_Kind", bound=type)
 _BY_NAME: dict[str, Any] = {}
 
@@ -67,6 +70,7 @@ class Rule(Optimizer):
     clip_norm: the gradient of all parameters is scaled down where its norm is larger, by clip_norm / (norm + 1e-6).
     clip_value: each element of the gradient is brought into -clip_value..clip_value, after clip_norm.  Both come before
     decay and momentum (as PyTorch's clip_grad_norm_ and clip_grad_value_); None: no bound.
+    All other numbers may be schedules, `lr=bp.schedules.Cosine(1e-3, warmup=100)`: see bp.schedules.
     """
 
     clip_norm: float | None = field(default=None, kw_only=True)
@@ -77,6 +81,11 @@ class Rule(Optimizer):
             name, value = setting.name, getattr(self, setting.name)
             if isinstance(setting.default, bool):
                 value = _validate.flag(name, value)
+            elif isinstance(value, Schedule) and name in _RANGES:
+                if setting.default is None:
+                    raise TypeError(f"{name}: expected a number or None, a bound cannot be a schedule; got {value!r}")
+                for level in value.levels:
+                    _check_level(name, level, value)
             elif name in _RANGES and (value is not None or setting.default is not None):
                 value = _validate.real(name, value, **_RANGES[name])
             object.__setattr__(self, name, value)
@@ -94,7 +103,14 @@ class Rule(Optimizer):
 
 @functools.lru_cache(maxsize=256)
 def _flags(rule: Rule) -> int:
-    return _core.optimizer_flags(rule.kind, **vars(rule))
+    return _core.optimizer_flags(rule.kind, **{**vars(rule), **dict.fromkeys(schedules(rule), np.ones(1))})
+
+
+def _check_level(name: str, level: float, schedule: Schedule, when: str = "") -> None:
+    try:
+        _validate.real(name, level, **_RANGES[name])
+    except ValueError as error:
+        raise ValueError(f"{error}{when}, of {schedule!r}") from None
 
 
 @_optimizer
@@ -107,10 +123,10 @@ class SGD(Rule):
     Hinton and Williams (1986), as PyTorch writes it.
     """
 
-    lr: float = 0.01
-    momentum: float = 0.0
+    lr: Number = 0.01
+    momentum: Number = 0.0
     nesterov: bool = False
-    weight_decay: float = 0.0
+    weight_decay: Number = 0.0
     kind: ClassVar[str] = "sgd"
 
     def __post_init__(self) -> None:
@@ -132,11 +148,11 @@ class Adam(Rule):
     clip_norm.  None: no bound.
     """
 
-    lr: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    lr: Number = 0.001
+    beta1: Number = 0.9
+    beta2: Number = 0.999
+    eps: Number = 1e-8
+    weight_decay: Number = 0.0
     amsgrad: bool = False
     kind: ClassVar[str] = "adam"
 
@@ -209,12 +225,12 @@ class RMSprop(Rule):
     biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
     """
 
-    lr: float = 0.001
-    rho: float = 0.9
-    eps: float = 1e-8
-    momentum: float = 0.0
+    lr: Number = 0.001
+    rho: Number = 0.9
+    eps: Number = 1e-8
+    momentum: Number = 0.0
     centered: bool = False
-    weight_decay: float = 0.0
+    weight_decay: Number = 0.0
     kind: ClassVar[str] = "rmsprop"
 
 
@@ -296,6 +312,7 @@ class Memory(NamedTuple):
     optimizer: Optimizer | None = None
     states: tuple[np.ndarray, ...] = ()  # each shaped as theta
     updates: int = 0
+    begun: tuple[tuple[str, int], ...] = ()  # (number, updates when its schedule began), where not 0
 
     def copy(self) -> Memory:
         """The same with arrays of its own."""
@@ -319,8 +336,9 @@ def check(optimizer: Optimizer, dtype: np.dtype[Any]) -> None:
     """ValueError for a setting that vanishes in the network's dtype."""
     for name in ("eps", "clip_norm", "clip_value"):
         value = getattr(optimizer, name, None)
-        if value is not None and value < np.finfo(dtype).tiny:
-            raise ValueError(f"{name}: expected a number that {dtype} can hold, got {value}")
+        for level in value.levels if isinstance(value, Schedule) else () if value is None else (value,):
+            if level < np.finfo(dtype).tiny:
+                raise ValueError(f"{name}: expected a number that {dtype} can hold, got {value}")
 
 
 def kept(optimizer: Optimizer) -> tuple[type, tuple[str, ...]]:
@@ -335,20 +353,65 @@ def check_successor(old: Any, new: Any, dtype: np.dtype[Any]) -> None:
     check(new, dtype)
 
 
+def schedules(optimizer: Any) -> dict[str, Schedule]:
+    """Those of its numbers that are schedules, by name."""
+    return {name: value for name, value in vars(optimizer).items() if isinstance(value, Schedule)}
+
+
+def succeeded(memory: Memory, optimizer: Optimizer) -> Memory:
+    """How another optimiser of its kind goes on with a memory: schedules that are new begin now."""
+    known, begun = schedules(memory.optimizer), dict(memory.begun)
+    begun = {
+        name: begun.get(name, 0) if known.get(name) == schedule else memory.updates
+        for name, schedule in schedules(optimizer).items()
+    }
+    return memory._replace(optimizer=optimizer, begun=tuple(item for item in begun.items() if item[1]))
+
+
+class Run(NamedTuple):
+    """What lengths of schedules refer to: a call of `fit`."""
+
+    first: int  # updates when it began
+    steps: int
+    steps_of_epoch: int
+
+
+def numbers(memory: Memory, first: int, run: Run) -> dict[str, Any]:
+    """The optimiser's settings for C: a schedule as float64 (steps_of_epoch,), from update `first` on.
+
+    ValueError for values out of range, and for lengths that do not fit.
+    """
+    optimizer = memory.optimizer
+    settings = dict(vars(optimizer))
+    for name, schedule in schedules(optimizer).items():
+        begun = run.first if schedule.of_run else dict(memory.begun).get(name, 0)
+        steps = np.maximum(np.arange(first - begun, first - begun + run.steps_of_epoch), 0)
+        try:
+            values = schedule(steps, run=run.steps, epoch=run.steps_of_epoch)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        for k in {int(values.argmin()), int(values.argmax())}:
+            _check_level(name, float(values[k]), schedule, f" at step {steps[k]}")
+        settings[name] = values
+    return settings
+
+
 def to_json(optimizer: Optimizer) -> dict[str, Any]:
     """Its kind and settings; without bounds that are not there and flags that are off."""
-    settings = asdict(optimizer)  # type: ignore[call-overload]
-    off = (None, False)
-    return {"kind": optimizer.kind, **{k: v for k, v in settings.items() if not any(v is none for none in off)}}
+    settings = {setting.name: getattr(optimizer, setting.name) for setting in fields(optimizer)}  # type: ignore[arg-type]
+    settings |= {name: _schedules.to_json(schedule) for name, schedule in schedules(optimizer).items()}
+    kept = {name: value for name, value in settings.items() if value is not None and value is not False}
+    return {"kind": optimizer.kind, **kept}
 
 
-def from_json(settings: Any) -> Optimizer:
+def from_json(settings: Any, custom: Mapping[str, Any]) -> Optimizer:
     """The inverse of to_json; ValueError for anything else."""
     kind = settings.get("kind") if isinstance(settings, dict) else None
     if not isinstance(kind, str) or kind not in _BY_NAME:
         raise ValueError(f"optimizer: expected the settings of one of {', '.join(_BY_NAME)}, got {settings!r}")
     rest = {key: value for key, value in settings.items() if key != "kind"}
     try:
+        rest |= {k: _schedules.from_json(value, custom) for k, value in rest.items() if isinstance(value, dict)}
         optimizer: Optimizer = _BY_NAME[kind](**rest)
         return optimizer
     except TypeError as error:

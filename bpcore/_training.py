@@ -59,13 +59,13 @@ def fit(
     callbacks = _callbacks.resolve(callbacks)
     accuracy = ("val_accuracy",) if data.has_accuracy else ()
     validated = ("val_loss", *accuracy, *validation.of_outputs) if validation else ()
-    _callbacks.check(callbacks, ("loss", *data.by_output, *validated))
+    _callbacks.check(callbacks, ("loss", *data.by_output, *validated), optimizer)
     if not model.theta.flags.writeable:
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
     data.advise()
     with model.fitting:
+        loop = Loop(model, state, data, batch, validation, optimizer, epochs, n_threads, callbacks, verbose, seed)
         model.feature_names = names
-        loop = Loop(model, state, data, batch, validation, optimizer, n_threads, callbacks, verbose, seed)
         history = loop.train(epochs, shuffled)
         for lent in loop.lent.values():
             lent.give_back()
@@ -101,6 +101,7 @@ class Loop:
         batch: int,
         validation: Data | None,
         optimizer: _optimizers.Optimizer,
+        epochs: int,
         n_threads: int,
         callbacks: list[_callbacks.Callback],
         verbose: bool,
@@ -120,10 +121,14 @@ class Loop:
         if memory.optimizer != optimizer:
             memory = _optimizers.Memory(optimizer, model.state_arrays(len(optimizer.states)), 0)
         self.flags = optimizer.flags
+        steps = -(-data.n // batch)
+        self.call = _optimizers.Run(memory.updates, max(1, epochs) * steps, steps)
         newton = isinstance(optimizer, _optimizers.LevenbergMarquardt)
         self.run: Any = _levenberg.Run(model, data, n_threads) if newton else self._new_run()
-        self._use(memory)
+        self._use(memory, memory.updates)
         self._draw_from(model.step)
+        self.steps_before = self.run.progress()[5]  # the epoch
+        state._lr = self._lr()
 
     def _new_run(self) -> Any:
         key = self.data.key(_plans.TRAIN | self.flags, self.batch, self.n_threads)
@@ -135,11 +140,19 @@ class Loop:
         run.outside = _Outside(self)
         return run
 
-    def _use(self, memory: _optimizers.Memory) -> None:
-        optimizer = memory.optimizer
+    def _use(self, memory: _optimizers.Memory, first: int) -> None:
+        """Goes on with this memory, in another run where its numbers need another plan; first: updates when the epoch
+        began, or would have begun if all of it had been trained so."""
+        before, optimizer = self.run, memory.optimizer
         assert optimizer is not None
-        self.memory, self.state.optimizer = memory, optimizer
-        self.run.optimizer(optimizer.kind, memory.states, memory.updates, **vars(optimizer))
+        numbers = _optimizers.numbers(memory, first, self.call)  # which may refuse, with nothing changed
+        if optimizer.flags != self.flags:
+            self.flags = optimizer.flags
+            self.run = self._new_run()
+        self.memory, self.state.optimizer, self.numbers, self.first = memory, optimizer, numbers, first
+        self.run.optimizer(optimizer.kind, memory.states, memory.updates, **numbers)
+        if self.run is not before:
+            self.run.follow(before)
 
     def _draw_from(self, step: int) -> None:
         """What is drawn in the next step is drawn for this one."""
@@ -147,15 +160,8 @@ class Loop:
         self.run.random(self.seed, self.first_step)
 
     def _succeed(self, memory: _optimizers.Memory) -> None:
-        """Goes on with another memory of the same kind; in another run, where its numbers need another plan."""
-        before = self.run
-        assert memory.optimizer is not None
-        if memory.optimizer.flags != self.flags:
-            self.flags = memory.optimizer.flags
-            self.run = self._new_run()
-        self._use(memory)
-        if self.run is not before:
-            self.run.follow(before)
+        """Goes on with another memory of the same kind."""
+        self._use(memory, memory.updates - (self.run.progress()[5] - self.steps_before))
 
     def snapshot(self) -> Snapshot:
         """See State.snapshot."""
@@ -195,7 +201,7 @@ class Loop:
                 if state.order is not None:
                     order = _validate.order(state.order, self.data.n)
                 start = time.perf_counter()
-                self.run.begin(self.data.n, self.batch, order)
+                self._begin(order)
                 self._epoch()
                 self._close_epoch(time.perf_counter() - start)
                 self._count()
@@ -213,6 +219,19 @@ class Loop:
             finally:
                 state._loop = None
         return state.history
+
+    def _begin(self, order: Any) -> None:
+        """Begins an epoch, for which schedules give other numbers."""
+        self.steps_before, updates = self.run.progress()[5], self.run.updates()
+        if updates != self.first and _optimizers.schedules(self.memory.optimizer):
+            self._use(self.memory._replace(updates=updates), updates)
+        self.first = updates
+        self.run.begin(self.data.n, self.batch, order)
+
+    def _lr(self, ahead: int = 0) -> Any:
+        """Of the last step, or of the one that is so far ahead; before the first, of that."""
+        lr = self.numbers.get("lr")
+        return float(lr[max(0, self.run.updates() - self.first - 1 + ahead)]) if isinstance(lr, np.ndarray) else lr
 
     def _close(self, callbacks: list[_callbacks.Callback]) -> None:
         """Tells all of them that the fit is over, whatever one of them raises."""
@@ -242,7 +261,7 @@ class Loop:
                 what = "loss" if status == _core.NONFINITE_LOSS else "parameters"
                 if not np.isfinite(self.model.theta).all():  # a step that diverges leaves the last finite ones
                     what = "theta"
-                advice = _advice.on_divergence(self.model, self.data, self.memory.optimizer)
+                advice = _advice.on_divergence(self.model, self.data, self._lr(ahead=1))
                 raise DivergenceError(what, self.model.epoch + 1, batches + 1, advice)
             if by_batch and batches > before[2]:
                 self.state.loss = _mean(loss - before[0], weight - before[1])
@@ -259,6 +278,7 @@ class Loop:
         self.slicing = True
         try:
             status: int = self.run.slice(self.n_threads, SLICE_SECONDS, max_steps, fresh)
+            self.state._lr = self._lr()
             self._count()
         finally:
             self.slicing = False
@@ -276,6 +296,8 @@ class Loop:
             history.outputs[name].append(_mean(*self.run.losses()[i][:2]))
         history.seconds.append(seconds)
         history.samples_per_second.append(rows / seconds if seconds else float("inf"))
+        if state._lr is not None:
+            history.lr.append(float(state._lr))
         state.epoch, state.loss = self.model.epoch, history.loss[-1]
         if self.validation is not None:
             result = self.validation.evaluate(self.model, self.n_threads)
@@ -306,6 +328,7 @@ class Loop:
         self.fresh = []
         if optimizer is not self.memory.optimizer:
             _optimizers.check_successor(self.memory.optimizer, optimizer, self.model.dtype)
-            self._succeed(_optimizers.Memory(optimizer, self.memory.states, self.run.updates()))
+            memory = self.memory._replace(updates=self.run.updates())
+            self._succeed(_optimizers.succeeded(memory, optimizer))
             for snapshot in fresh:  # a training that ends here has this one
-                snapshot.memory = snapshot.memory._replace(optimizer=optimizer)
+                snapshot.memory = _optimizers.succeeded(snapshot.memory, optimizer)

@@ -136,6 +136,7 @@ class _Optimizer:
     @property
     def learning_rate(self) -> float:
         """The present rate."""
+        assert isinstance(self.rule.lr, float)  # no schedule
         return self.rule.lr
 
     def serves(self, given: bp.SGD | bp.Adam) -> bool:
@@ -277,7 +278,7 @@ class _Perceptron:
         if schedule == "invscaling":
             return self.learning_rate_init / (self.t_ + 1) ** self.power_t
         if schedule == "adaptive" and known.given.lr == self.learning_rate_init:
-            return known.rule.lr
+            return known.learning_rate
         return self.learning_rate_init
 
     def _new_optimizer(self) -> bp.SGD | bp.Adam:
@@ -367,9 +368,10 @@ class _Training(bp.Callback):
 
     def on_fit_begin(self, state: Any) -> None:
         """The optimiser, which may have other numbers than in the last partial_fit."""
-        if self.rule.lr != self.mlp._optimizer.learning_rate:
-            self.set_rate(state, self.rule.lr)
-        self.mlp._optimizer = _Optimizer(self.given, self.rule)
+        present, known = _Optimizer(self.given, self.rule), self.mlp._optimizer
+        if present.learning_rate != known.learning_rate:
+            self.set_rate(state, present.learning_rate)
+        self.mlp._optimizer = present
         state.optimizer = self.rule
         self.begin_epoch(state)
 
@@ -483,7 +485,7 @@ class _Training(bp.Callback):
         known = self.mlp._optimizer
         if isinstance(known.rule, bp.SGD):
             for velocity in state.net._model.memory.states:
-                velocity *= known.rule.lr / lr
+                velocity *= known.learning_rate / lr
         self.mlp._optimizer = replace(known, rule=replace(known.rule, lr=lr))
 
 

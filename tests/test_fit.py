@@ -91,8 +91,8 @@ def test_history_is_a_dict_that_is_read_only():
 
 def test_history_is_a_mapping_of_what_has_values():
     history = make().fit(X, Y, epochs=3)
-    names = ["epoch", "loss", "seconds", "samples_per_second"]
-    assert list(history) == names and len(history) == 4 and "loss" in history and "val_loss" not in history
+    names = ["epoch", "loss", "seconds", "samples_per_second", "lr"]
+    assert list(history) == names and len(history) == 5 and "loss" in history and "val_loss" not in history
     assert dict(history) == {name: getattr(history, name) for name in names}
     assert history.get("val_loss") is None
     with pytest.raises(KeyError, match="history: there is no 'los'. Did you mean 'loss'"):

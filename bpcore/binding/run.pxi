@@ -62,7 +62,7 @@ RULES = _rules()
 
 
 cdef int _number(bp_number *number, str name, dict numbers, list kept) except -1:
-    """One number, or a float64 array with one for each step, which is kept; whether any is not 0."""
+    """One number, or a float64 array with one for each step, which is kept; whether it may be other than 0."""
     value = numbers.get(name, 0.0)
     number.value, number.steps = 0.0, NULL
     if not isinstance(value, np.ndarray):
@@ -72,7 +72,7 @@ cdef int _number(bp_number *number, str name, dict numbers, list kept) except -1
         raise ValueError(f"{name}: expected a contiguous array (steps,) of float64, got {value.dtype} {value.shape}")
     kept.append(value)
     number.steps = <const double *>cnp.PyArray_DATA(value)
-    return bool(value.any())
+    return True
 
 
 cdef _fill(bp_opt *opt, str rule, states, int64_t t, dict numbers, clip_norm, clip_value):
