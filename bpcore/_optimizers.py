@@ -120,7 +120,7 @@ class SGD(Rule):
     g = grad + weight_decay * theta;  v = momentum * v + g;  theta -= lr * (g + momentum * v if nesterov else v)
 
     `lr` is eta; decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.  Rumelhart,
-    Hinton and Williams (1986), as PyTorch writes it.
+    Hinton and Williams (1986), as PyTorch writes it.  lr, momentum and weight_decay may be schedules: see bp.schedules.
     """
 
     lr: Number = 0.01
@@ -167,11 +167,11 @@ class AdamW(Rule):
     amsgrad: as in `Adam`.  Decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
     """
 
-    lr: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.01
+    lr: Number = 0.001
+    beta1: Number = 0.9
+    beta2: Number = 0.999
+    eps: Number = 1e-8
+    weight_decay: Number = 0.01
     amsgrad: bool = False
     kind: ClassVar[str] = "adamw"
 
@@ -187,12 +187,12 @@ class Nadam(Rule):
     Decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
     """
 
-    lr: float = 0.002
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    momentum_decay: float = 0.004
-    weight_decay: float = 0.0
+    lr: Number = 0.002
+    beta1: Number = 0.9
+    beta2: Number = 0.999
+    eps: Number = 1e-8
+    momentum_decay: Number = 0.004
+    weight_decay: Number = 0.0
     kind: ClassVar[str] = "nadam"
 
 
@@ -206,11 +206,11 @@ class Adamax(Rule):
     Decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
     """
 
-    lr: float = 0.002
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    lr: Number = 0.002
+    beta1: Number = 0.9
+    beta2: Number = 0.999
+    eps: Number = 1e-8
+    weight_decay: Number = 0.0
     kind: ClassVar[str] = "adamax"
 
 
@@ -243,9 +243,9 @@ class Adagrad(Rule):
     Decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
     """
 
-    lr: float = 0.01
-    eps: float = 1e-10
-    weight_decay: float = 0.0
+    lr: Number = 0.01
+    eps: Number = 1e-10
+    weight_decay: Number = 0.0
     kind: ClassVar[str] = "adagrad"
 
 
@@ -259,10 +259,10 @@ class Adadelta(Rule):
     Decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
     """
 
-    lr: float = 1.0
-    rho: float = 0.9
-    eps: float = 1e-6
-    weight_decay: float = 0.0
+    lr: Number = 1.0
+    rho: Number = 0.9
+    eps: Number = 1e-6
+    weight_decay: Number = 0.0
     kind: ClassVar[str] = "adadelta"
 
 
@@ -277,10 +277,10 @@ class Lion(Rule):
     not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
     """
 
-    lr: float = 0.0001
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = 0.0
+    lr: Number = 0.0001
+    beta1: Number = 0.9
+    beta2: Number = 0.99
+    weight_decay: Number = 0.0
     kind: ClassVar[str] = "lion"
 
 
@@ -368,7 +368,7 @@ def succeeded(memory: Memory, optimizer: Optimizer) -> Memory:
     return memory._replace(optimizer=optimizer, begun=tuple(item for item in begun.items() if item[1]))
 
 
-class Run(NamedTuple):
+class Call(NamedTuple):
     """What lengths of schedules refer to: a call of `fit`."""
 
     first: int  # updates when it began
@@ -376,7 +376,7 @@ class Run(NamedTuple):
     steps_of_epoch: int
 
 
-def numbers(memory: Memory, first: int, run: Run) -> dict[str, Any]:
+def numbers(memory: Memory, first: int, call: Call) -> dict[str, Any]:
     """The optimiser's settings for C: a schedule as float64 (steps_of_epoch,), from update `first` on.
 
     ValueError for values out of range, and for lengths that do not fit.
@@ -384,10 +384,10 @@ def numbers(memory: Memory, first: int, run: Run) -> dict[str, Any]:
     optimizer = memory.optimizer
     settings = dict(vars(optimizer))
     for name, schedule in schedules(optimizer).items():
-        begun = run.first if schedule.of_run else dict(memory.begun).get(name, 0)
-        steps = np.maximum(np.arange(first - begun, first - begun + run.steps_of_epoch), 0)
+        begun = call.first if schedule.of_run else dict(memory.begun).get(name, 0)
+        steps = np.maximum(np.arange(first - begun, first - begun + call.steps_of_epoch), 0)
         try:
-            values = schedule(steps, run=run.steps, epoch=run.steps_of_epoch)
+            values = schedule(steps, run=call.steps, epoch=call.steps_of_epoch)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         for k in {int(values.argmin()), int(values.argmax())}:

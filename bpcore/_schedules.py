@@ -105,7 +105,8 @@ class Schedule:
 
     def _values(self, t: np.ndarray, warmup: int, in_steps: _Resolve) -> np.ndarray:
         """At steps t: up in a line to the first value after the warm-up, which is that of step `warmup`."""
-        return self._after(np.maximum(t - warmup, 0.0), warmup, in_steps) * np.minimum((t + 1) / (warmup + 1), 1.0)
+        after = self._after(np.maximum(t - warmup, 0.0), warmup, in_steps)
+        return _warming(after, t, warmup)
 
     def _after(self, u: np.ndarray, warmup: int, in_steps: _Resolve) -> np.ndarray:
         """u steps after the warm-up."""
@@ -155,6 +156,11 @@ def _schedule(cls: _Kind) -> _Kind:
     entered: Any = dataclass(frozen=True, eq=False, repr=False)(cls)
     _BY_NAME[entered.kind] = entered
     return cls
+
+
+def _warming(values: np.ndarray, t: np.ndarray, warmup: int) -> np.ndarray:
+    """What is less before step `warmup`, in a line from near 0."""
+    return values * np.minimum((t + 1) / (warmup + 1), 1.0) if warmup else values
 
 
 @_schedule
@@ -260,6 +266,8 @@ class Cosine(Schedule):
         m = self._rest(warmup, in_steps)
         if m < self.cycles:
             raise ValueError(f"cycles: expected at most as many as steps, {m}, got {self.cycles}")
+        if self.cycles == 1:
+            return _half_wave(self.peak, self.end, u, m)
         ends = np.cumsum(self.growth ** -np.arange(self.cycles, 0.0, -1))
         starts = np.concatenate([[0.0], np.rint(ends * m / ends[-1])])
         k = np.searchsorted(starts[1:-1], u, side="right")
@@ -334,7 +342,7 @@ class Piecewise(Schedule):
         boundaries = [in_steps(f"boundaries[{i}]", boundary) for i, boundary in enumerate(self.boundaries)]
         _ascending(boundaries, strictly=False)
         level = np.asarray(self.values)[np.searchsorted(np.asarray(boundaries, float), t, side="right")]
-        return level * np.minimum((t + 1) / (warmup + 1), 1.0)
+        return _warming(level, t, warmup)
 
 
 def _ascending(boundaries: list[Any], *, strictly: bool) -> None:

@@ -122,7 +122,7 @@ class Loop:
             memory = _optimizers.Memory(optimizer, model.state_arrays(len(optimizer.states)), 0)
         self.flags = optimizer.flags
         steps = -(-data.n // batch)
-        self.call = _optimizers.Run(memory.updates, max(1, epochs) * steps, steps)
+        self.call = _optimizers.Call(memory.updates, max(1, epochs) * steps, steps)
         newton = isinstance(optimizer, _optimizers.LevenbergMarquardt)
         self.run: Any = _levenberg.Run(model, data, n_threads) if newton else self._new_run()
         self._use(memory, memory.updates)

@@ -232,7 +232,7 @@ def test_c_is_never_given_memory_that_it_may_not_write_to(array):
 
 
 def test_an_array_has_a_number_for_each_step():
-    """What `fit` gives C is one number; C takes one for each step as well, which schedules will use."""
+    """C takes one number for all steps, or one for each, as schedules give them."""
     falling = 0.1 / np.arange(1, 11)
     plain, stepped = make("float64"), make("float64")
 

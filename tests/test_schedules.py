@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +113,13 @@ def test_a_warm_up_is_a_line_to_the_first_value(schedule, formula):
 def test_every_schedule_is_in_the_list():
     kinds = {type(schedule) for schedule, _ in FORMULAS.values()}
     assert kinds == {getattr(bp.schedules, name) for name in bp.schedules.__all__} - {Schedule, Epochs}
+
+
+def test_the_page_on_schedules_runs_and_has_them_all():
+    text = (Path(__file__).parent.parent / "docs/schedules.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(snippet, "docs/schedules.md", "exec"), {})
+    assert all(f"| `{type(schedule).__name__}(" in text for schedule, _ in FORMULAS.values())
 
 
 def test_lengths_are_steps_shares_or_epochs():

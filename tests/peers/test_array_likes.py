@@ -91,4 +91,4 @@ def test_a_history_is_a_frame():
     history = make().fit(X, Y, epochs=4, validation_data=(X, Y))
     frame = pandas.DataFrame(history)
     assert list(frame) == list(history) == ["epoch", "loss", "val_loss", "seconds", "samples_per_second", "lr"]
-    assert frame.loss.tolist() == history.loss and frame.shape == (4, 5)
+    assert frame.loss.tolist() == history.loss and frame.shape == (4, 6)
