@@ -50,7 +50,8 @@ def moved(net):
 
 
 def wave(a, b, u, m):
-    return b + (a - b) * (1 + np.cos(PI * min(u, m) / m)) / 2
+    """b + (a - b) * (1 + cos(pi u / m)) / 2, right to the last places also where long double is double."""
+    return b + (a - b) * np.sin(PI / 2 * (m - min(u, m)) / m) ** 2
 
 
 def cycles(u):
@@ -317,6 +318,39 @@ def test_in_the_midst_of_an_epoch_one_schedule_goes_on_and_another_begins(dtype,
     net.fit(X, Y, optimizer=bp.SGD(lr=other, weight_decay=decay), batch_size=15, epochs=2)
     looped.fit(X, Y, optimizer=bp.SGD(lr=0.1), batch_size=15, epochs=4, callbacks=Python())
     assert moved(net) == moved(looped)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"lr": Cosine(0.1, length=5, cycles=6)}, "lr: cycles: expected at most as many as steps"),
+        ({"weight_decay": Cosine(0.1, length=4, warmup=4)}, "weight_decay: warmup: expected fewer steps than length"),
+    ],
+)
+def test_what_a_callback_puts_in_is_refused_with_nothing_changed(change, words):
+    """Also where it would need another plan."""
+    optimizer = bp.SGD(lr=Cosine(0.1, length=60))
+
+    def turn(state):
+        if state.epoch == 2:
+            state.optimizer = dataclasses.replace(optimizer, **change)
+
+    net, twin = make(), make()
+    with pytest.raises(ValueError, match=words):
+        net.fit(X, Y, optimizer=optimizer, batch_size=15, epochs=4, callbacks=turn)
+    twin.fit(X, Y, optimizer=optimizer, batch_size=15, epochs=2)
+    assert moved(net) == moved(twin) and net._model.memory.optimizer == optimizer
+    for each in (net, twin):
+        each.fit(X, Y, optimizer=optimizer, batch_size=15)
+    assert moved(net) == moved(twin)
+
+
+def test_values_out_of_range_are_refused_before_their_epoch_begins():
+    net, twin = make(), make()
+    with pytest.raises(ValueError, match=r"lr: expected a finite number .* got -0.004 at step 29, of Function"):
+        net.fit(X, Y, optimizer=bp.SGD(lr=Function(lambda u: (25 - u) / 1000)), batch_size=15, epochs=4)
+    twin.fit(X, Y, optimizer=bp.SGD(lr=Function(lambda u: (25 - u) / 1000)), batch_size=15, epochs=2)
+    assert moved(net) == moved(twin)
 
 
 @pytest.mark.parametrize("lr", [Cosine(0.05, length=45), Cosine(0.05), Step(0.05, every=Epochs(1))], ids=str)
