@@ -135,7 +135,7 @@ class EarlyStopping(Callback):
         if value < self.best - self.min_delta:
             self.best, self.best_epoch = value, state.epoch
             if self.restore_best:
-                self._snapshot = state.snapshot()
+                self._snapshot = state._now("snapshot").snapshot(settled=True)
         elif state.epoch - self.best_epoch >= self.patience:
             state.stop()
 

@@ -113,7 +113,7 @@ class Loop:
         self.callbacks, self.verbose, self.seed = callbacks, verbose, seed
         self.begun: list[_callbacks.Callback] = []
         self.slicing = False
-        self.fresh: list[Snapshot] = []  # taken in the event that callbacks are told of
+        self.fresh: list[Snapshot] = []  # settled ones, until all callbacks are told
         validated = validation.of_outputs if validation else ()
         state.history.outputs = {name: [] for name in (*data.by_output, *validated)}
         state.epoch, state.step = model.epoch, model.step
@@ -163,11 +163,13 @@ class Loop:
         """Goes on with another memory of the same kind."""
         self._use(memory, memory.updates - (self.run.progress()[5] - self.steps_before))
 
-    def snapshot(self) -> Snapshot:
-        """See State.snapshot."""
+    def snapshot(self, settled: bool = False) -> Snapshot:
+        """See State.snapshot; settled: with the optimiser that all callbacks leave."""
         memory = self.memory._replace(updates=self.run.updates()).copy()
-        self.fresh.append(Snapshot(self.model.theta.copy(), memory, self.model.step, self.model.epoch))
-        return self.fresh[-1]
+        snapshot = Snapshot(self.model.theta.copy(), memory, self.model.step, self.model.epoch)
+        if settled:
+            self.fresh.append(snapshot)
+        return snapshot
 
     def restore(self, snapshot: Snapshot) -> None:
         """See State.restore."""
@@ -330,5 +332,5 @@ class Loop:
             _optimizers.check_successor(self.memory.optimizer, optimizer, self.model.dtype)
             memory = self.memory._replace(updates=self.run.updates())
             self._succeed(_optimizers.succeeded(memory, optimizer))
-            for snapshot in fresh:  # a training that ends here has this one
+            for snapshot in fresh:
                 snapshot.memory = _optimizers.succeeded(snapshot.memory, optimizer)

@@ -1,4 +1,5 @@
 #include "harness.h"
+#include "ops.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -34,6 +35,13 @@ static bp_status add_layer(net *n, const spec *s, int l, int64_t *offset) {
     return bp_plan_op(n->plan, bp_op_find(name), 1, &n->z[l], 0, NULL, detail, 10 + l, &n->a[l]);
 }
 
+/* Columns of y: several outputs belong to one where the loss says so; of levels there is one. */
+static int64_t target_width(const spec *s) {
+    const bp_loss_type *type = s->loss ? bp_loss_find(s->loss) : NULL;
+    int parts = type && type->parts != BP_EACH_NUMBER ? type->parts : 1;
+    return s->width[s->depth] / parts;
+}
+
 bp_status net_open(net *n, const spec *s, int flags, int64_t rows, int n_threads) {
     int64_t offset = 0;
     *n = (net){.plan = bp_plan_new(s->dtype)};
@@ -42,11 +50,14 @@ bp_status net_open(net *n, const spec *s, int flags, int64_t rows, int n_threads
     bp_status status = n->x < 0 ? BP_E_NOMEM : BP_OK;
     for (int l = 1; l <= s->depth && !status; l++) status = add_layer(n, s, l, &offset);
     if (status) return status;
-    n->target = bp_plan_buffer(n->plan, s->labels ? BP_INT32 : BP_REAL, s->labels ? 1 : s->width[s->depth]);
+    n->target = bp_plan_buffer(n->plan, s->labels ? BP_INT32 : BP_REAL, s->labels ? 1 : target_width(s));
     n->weight = s->weighted ? bp_plan_buffer(n->plan, BP_REAL, 1) : 0;
     if (n->target < 0 || n->weight < 0) return BP_E_NOMEM;
     if (flags & (BP_DO_LOSS | BP_DO_BACKWARD)) {
-        status = bp_plan_loss(n->plan, s->loss, n->a[s->depth], n->target, (const double[]){0.3}, 1, 1, 1, 1);
+        const bp_loss_type *type = s->loss ? bp_loss_find(s->loss) : NULL;
+        const double numbers[2] = {0.3, 0.7};
+        int n_numbers = type ? type->n_numbers : 0;
+        status = bp_plan_loss(n->plan, s->loss, n->a[s->depth], n->target, numbers, n_numbers, 1, 1, 1);
         if (status) return status;
     }
     for (int l = 1; l < s->depth && flags & BP_DO_REUSE; l++) bp_plan_checkpoint(n->plan, n->a[l]);
@@ -151,7 +162,7 @@ bp_run *run_open(const net *n, const spec *s, const data *d, void *theta, user *
     bp_run *run = run_new(n->plan, theta, n_theta(s));
     if (!run) return NULL;
     bp_in_port in[3] = {{n->x, plain_array(d->X, d->rows, s->width[0], BP_DOUBLE)},
-                        {n->target, plain_array(d->y, d->rows, s->width[s->depth], BP_DOUBLE)},
+                        {n->target, plain_array(d->y, d->rows, target_width(s), BP_DOUBLE)},
                         {n->weight, plain_array(d->w, d->rows, 1, BP_DOUBLE)}};
     if (s->labels) in[1].array = plain_array(d->labels, d->rows, 1, BP_I64);
     if (bp_run_ports(run, 2 + s->weighted, in, n_out, out, s->weighted ? 2 : -1)) {
