@@ -23,8 +23,8 @@ class State:
     of the batch or epoch just done.
 
     `optimizer` may be replaced by one with other numbers, `dataclasses.replace(state.optimizer, lr=...)`: it makes the
-    next steps with what the last one has kept, and a later `fit` goes on so only with an equal one.  `order`, (n,)
-    integers, once set, is the order of rows from the next epoch on, instead of a shuffled one.
+    next steps with what the last one has kept, and a later `fit` goes on with it.  `order`, (n,) integers, once set, is
+    the order of rows from the next epoch on, instead of a shuffled one.
     """
 
     net: Network

@@ -21,7 +21,7 @@ from bpcore._graph import Graph, chained, lay_out, symbols
 from bpcore._history import History
 from bpcore._layers import Input, Layer
 from bpcore._model import Model
-from bpcore._optimizers import SGD, Optimizer
+from bpcore._optimizers import Optimizer
 from bpcore._schedules import Schedule
 from bpcore._stepper import Stepper
 from bpcore._symbols import Shape, Symbol
@@ -250,6 +250,12 @@ class Network:
         self._model.epoch = value
 
     @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimiser of the last steps, None before the first; fit(optimizer=None) goes on with it and its memory,
+        which copies, pickles and files have, too."""
+        return self._model.memory.optimizer
+
+    @property
     def layers(self) -> tuple[Any, ...]:
         """The layers, one a node, inputs first, named as in `summary`; a layer that is used twice is there twice.
 
@@ -387,7 +393,7 @@ class Network:
         y: Any,
         *,
         loss: _LossLike = "auto",
-        optimizer: Optimizer | str = SGD(),  # noqa: B008 (frozen)
+        optimizer: Optimizer | str | None = None,
         epochs: int = 1,
         batch_size: int | None = 32,
         shuffle: bool = True,
@@ -408,6 +414,10 @@ class Network:
         else squared_error.  sample_weight: (n,), w; or (n, time) where the output is a sequence, whose loss is then the
         mean over its steps, weighted so (0 masks a step), each sequence counting alike.  seed: of the shuffling,
         instead of the network's.
+        optimizer: an object such as bp.Adam(), or its name; None: the last one (see `optimizer`), at first SGD().  One
+        that differs from the last in numbers alone (lr, weight_decay, nesterov, bounds) goes on with its memory; one of
+        another kind, or with other arrays (momentum from or to 0, amsgrad), begins anew; a UserWarning says so where it
+        drops arrays.
         check_finite=False skips the scan for NaN and infinity, and of such sums.  verbose=1 prints a line an epoch,
         counted from the network's first.  Any n_threads gives the same bits.
 

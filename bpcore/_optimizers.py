@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 import numpy as np
 
-from bpcore import _core, _schedules, _validate
+from bpcore import _core, _errors, _schedules, _validate
 from bpcore._arrays import copied
 from bpcore._schedules import Schedule
 
@@ -319,8 +319,10 @@ class Memory(NamedTuple):
         return self._replace(states=tuple(copied(state, 1 + i) for i, state in enumerate(self.states)))
 
 
-def resolve(value: Any) -> Optimizer:
-    """An optimiser object, or the defaults of the one with this name."""
+def resolve(value: Any, last: Optimizer | None = None) -> Optimizer:
+    """An optimiser object, or the defaults of the one with this name; of None the last one, at first SGD()."""
+    if value is None:
+        return SGD() if last is None else last
     if isinstance(value, Optimizer) and hasattr(value, "kind"):
         return value
     if not isinstance(value, str):
@@ -344,6 +346,12 @@ def check(optimizer: Optimizer, dtype: np.dtype[Any]) -> None:
 def kept(optimizer: Optimizer) -> tuple[type, tuple[str, ...]]:
     """What must be the same for one optimiser to go on with the arrays of another."""
     return type(optimizer), optimizer.states
+
+
+def advise(last: Optimizer | None, optimizer: Optimizer) -> None:
+    """A UserWarning where arrays that the last one keeps will be dropped."""
+    if last is not None and last.states and kept(last) != kept(optimizer):
+        _errors.warn(f"optimizer: {optimizer} begins anew, and {', '.join(last.states)} of {last} are dropped")
 
 
 def check_successor(old: Any, new: Any, dtype: np.dtype[Any]) -> None:

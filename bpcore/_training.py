@@ -46,7 +46,7 @@ def fit(
         Xv, yv = _validate.pair("validation_data", validation_data)
         called = ("validation_data[0]", "validation_data[1]")
         validation = Data(model, Xv, yv, loss, None, check_finite, called, names)
-    optimizer = _optimizers.resolve(optimizer)
+    optimizer = _optimizers.resolve(optimizer, model.memory.optimizer)
     _optimizers.check(optimizer, model.dtype)
     epochs = _validate.integer("epochs", epochs, 0, 2**31)
     batch = n if batch_size is None else min(n, _validate.integer("batch_size", batch_size, 1, 2**62))
@@ -63,6 +63,7 @@ def fit(
     if not model.theta.flags.writeable:
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
     data.advise()
+    _optimizers.advise(model.memory.optimizer, optimizer)
     with model.fitting:
         loop = Loop(model, state, data, batch, validation, optimizer, epochs, n_threads, callbacks, verbose, seed)
         model.feature_names = names
@@ -117,8 +118,10 @@ class Loop:
         validated = validation.of_outputs if validation else ()
         state.history.outputs = {name: [] for name in (*data.by_output, *validated)}
         state.epoch, state.step = model.epoch, model.step
-        memory = model.memory
-        if memory.optimizer != optimizer:
+        last = model.memory.optimizer
+        if last is not None and _optimizers.kept(last) == _optimizers.kept(optimizer):
+            memory = _optimizers.succeeded(model.memory, optimizer)
+        else:
             memory = _optimizers.Memory(optimizer, model.state_arrays(len(optimizer.states)), 0)
         self.flags = optimizer.flags
         steps = -(-data.n // batch)

@@ -388,7 +388,6 @@ def test_an_optimizer_replaced_in_a_callback(event, step, old, numbers):
     net.fit(X, Y, optimizer=old, epochs=2, callbacks=change, **settings)
     if step:
         twin.fit(X[: 10 * step], Y[: 10 * step], optimizer=old, **settings)
-        twin._model.memory = twin._model.memory._replace(optimizer=new)
     rest = np.r_[10 * step : 50, 0:50]
     twin.fit(X[rest], Y[rest], optimizer=new, **settings)
     assert state_of(net) == state_of(twin) and net._model.memory.optimizer == new
@@ -891,26 +890,66 @@ def fresh_copy(net):
     return twin
 
 
-@pytest.mark.parametrize(
-    "first, second",
-    [
-        (bp.SGD(lr=0.1, momentum=0.9), bp.SGD(lr=0.05, momentum=0.9)), (bp.Adam(), bp.Adam(beta1=0.8)),
-        (bp.SGD(lr=0.1, momentum=0.9), bp.Adam()), (bp.Adam(), bp.SGD()), (bp.Adam(), bp.Adam(weight_decay=0.1)),
-    ],
-)  # fmt: skip
-def test_an_unequal_optimizer_begins_anew_and_an_equal_one_goes_on(first, second):
+NUMBERS_ALONE = [
+    (bp.SGD(lr=0.1, momentum=0.9), bp.SGD(lr=0.05, momentum=0.5, nesterov=True)),
+    (bp.Adam(), bp.Adam(lr=0.01, beta1=0.8)),
+    (bp.Adam(), bp.Adam(weight_decay=0.1, clip_norm=0.1)),
+    (bp.AdamW(amsgrad=True), bp.AdamW(lr=0.01, amsgrad=True)),
+]
+
+
+@pytest.mark.parametrize("first, second", NUMBERS_ALONE)
+@pytest.mark.parametrize("how", ["same", "copy", "pickle", "file"])
+def test_a_fit_with_other_numbers_goes_on_with_the_memory(how, first, second, tmp_path):
+    """As a callback's change does; and one without an optimiser goes on with the last."""
+    net, whole = make(), make()
+    change = At("on_epoch_end", lambda state: setattr(state, "optimizer", second), 15)
+    whole.fit(X, Y, optimizer=first, epochs=7, batch_size=10, callbacks=change)
+    net.fit(X, Y, optimizer=first, epochs=3, batch_size=10)
+    if how == "file":
+        net.save(tmp_path / "net")
+        net = bp.load(tmp_path / "net")
+    else:
+        net = {"same": lambda n: n, "copy": copy.deepcopy, "pickle": lambda n: pickle.loads(pickle.dumps(n))}[how](net)
+    assert net.optimizer == first
+    net.fit(X, Y, optimizer=second, epochs=2, batch_size=10)
+    assert net.optimizer == second
+    net.fit(X, Y, epochs=2, batch_size=10)
+    assert net.optimizer == second and net._model.memory.updates == 35
+    assert state_of(net) == state_of(whole)
+
+
+@pytest.mark.parametrize("first, second, dropped", [
+    (bp.SGD(lr=0.1, momentum=0.9), bp.Adam(), "velocity"), (bp.Adam(), bp.SGD(), "mean, variance"),
+    (bp.SGD(lr=0.1, momentum=0.9), bp.SGD(), "velocity"), (bp.Adam(), bp.AdamW(), "mean, variance"),
+    (bp.Adam(), bp.Adam(amsgrad=True), "mean, variance"), (bp.SGD(), bp.SGD(momentum=0.9), None),
+    (bp.SGD(), bp.Adam(), None),
+])  # fmt: skip
+def test_an_optimizer_of_another_kind_begins_anew_and_says_so(first, second, dropped):
     net = make()
     net.fit(X, Y, optimizer=first, epochs=3)
-    kept, begun = net.copy(), fresh_copy(net)
-    net.fit(X, Y, optimizer=second, epochs=2)
+    begun = fresh_copy(net)
+    if dropped:
+        words = re.escape(f"optimizer: {second} begins anew, and {dropped} of {first} are dropped")
+        before = state_of(net)
+        with pytest.raises(UserWarning, match=words):  # as an error, it changes nothing
+            net.fit(X, Y, optimizer=second)
+        assert state_of(net) == before and net.optimizer == first
+        with pytest.warns(UserWarning, match="begins anew"):
+            net.fit(X, Y, optimizer=second, epochs=2)
+    else:
+        net.fit(X, Y, optimizer=second, epochs=2)
     begun.fit(X, Y, optimizer=second, epochs=2)
-    assert net.theta.tobytes() == begun.theta.tobytes() and net._model.memory.updates == 4
-    on = kept.copy()
-    on.fit(X, Y, optimizer=type(first)(**vars(first)), epochs=2)
-    assert on._model.memory.updates == 10
-    forgot = fresh_copy(kept)
-    forgot.fit(X, Y, optimizer=first, epochs=2)
-    assert on.theta.tobytes() != forgot.theta.tobytes()
+    assert state_of(net) == state_of(begun) and net._model.memory.updates == 4
+
+
+def test_a_new_network_has_no_optimizer_and_takes_gradient_descent():
+    net = make()
+    assert net.optimizer is None
+    net.fit(X, Y, epochs=0, optimizer=bp.Adam())
+    assert net.optimizer is None  # it made no step
+    net.fit(X, Y)
+    assert net.optimizer == bp.SGD(lr=0.01)
 
 
 def test_optimizers_by_name_are_their_defaults():

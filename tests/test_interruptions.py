@@ -26,6 +26,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.filterwarnings("ignore:optimizer. .* begins anew")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised within a destructor
 def test_signals_at_any_moment_of_fit_leave_a_network_that_trains():
     """A timer raises at random moments while fits begin and end, each with another optimiser than the last."""
@@ -174,6 +175,7 @@ def test_what_load_would_refuse_is_not_saved(tmp_path):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:optimizer. .* begins anew")
 def test_a_refused_beginning_keeps_what_the_optimiser_has_learnt():
     net = make()
     net.fit(X, Y, optimizer=bp.Adam())

@@ -162,9 +162,6 @@ def test_a_callback_may_ask_for_what_needs_another_plan(start, change):
     losses = []
     for step in range(20):
         rows = slice(15 * (step % 10), 15 * (step % 10) + 15)
-        memory = parts._model.memory
-        if memory.optimizer is not None:  # the next fit goes on
-            parts._model.memory = memory._replace(optimizer=Turn.of(step))
         losses += parts.fit(X[rows], Y[rows], optimizer=Turn.of(step), batch_size=15, shuffle=False).loss
     assert moved(whole)[:2] == moved(parts)[:2]
     np.testing.assert_allclose(history.loss, [np.mean(losses[:10]), np.mean(losses[10:])], rtol=1e-12)

@@ -233,19 +233,23 @@ def test_encoder_saturates_at_a_high_rate():
 
 
 # Keras 3, keras/src/optimizers/*_test.py: gradients are given, not computed. Its eps is within the root in RMSprop and
-# Adagrad, its Nadam decays its momentum by 0.96^t, and its Adagrad's sum begins at a number of its own.
+# Adagrad and not corrected in AdamW, its Nadam decays its momentum by 0.96^t, its Adagrad's sum begins above 0.
 
 
 def follow(optimizer, theta, gradients, start=0.0):
-    """theta after each of the given gradients: of E = a, a linear unit's cost, the gradient is its input."""
+    """theta after each of the given gradients, by one optimiser or a list of one a step.
+
+    Of E = a, a linear unit's cost, the gradient is its input.
+    """
     n = len(theta)
     net = bp.Network([bp.Input(n), bp.Dense(1, bias=False)], dtype="float64")
     net.theta[...] = theta
-    net._model.memory = Memory(optimizer, tuple(np.full(n, start) for _ in optimizer.states))
+    optimizers = [optimizer] * len(gradients) if not isinstance(optimizer, list) else optimizer
+    net._model.memory = Memory(optimizers[0], tuple(np.full(n, start) for _ in optimizers[0].states))
     loss = bp.Loss(lambda a, y: a[:, 0], lambda a, y: np.ones_like(a))
     path = []
-    for g in gradients:
-        net.fit(np.reshape(g, (1, n)), np.zeros((1, 1)), loss=loss, optimizer=optimizer, batch_size=None)
+    for g, rule in zip(gradients, optimizers, strict=True):
+        net.fit(np.reshape(g, (1, n)), np.zeros((1, 1)), loss=loss, optimizer=rule, batch_size=None)
         path.append(net.theta.copy())
     return np.array(path)
 
@@ -276,6 +280,8 @@ def test_keras_single_step(optimizer, expected):
         (bp.SGD(lr=0.01), [0.9999, 0.9989, 0.9979, 0.9969, 0.9959], [0.9999, 0.9899, 0.9799, 0.9699, 0.9599]),
         (bp.Adam(lr=0.001), [0.999, 0.9982, 0.9974, 0.9965, 0.9955], [0.999, 0.9982, 0.9974, 0.9965, 0.9955]),
         (bp.Adam(amsgrad=True), [0.999, 0.9982, 0.9974, 0.9965, 0.9955], [0.999, 0.9982, 0.9974, 0.9965, 0.9955]),
+        ([bp.AdamW(lr=1.0, weight_decay=0.5, eps=2.0 / np.sqrt(1 - 0.999**t)) for t in range(1, 6)],
+         [0.4998, 0.2486, 0.1223, 0.0586, 0.0263], [0.4998, 0.2382, 0.1003, 0.0258, -0.0159]),
         (bp.Nadam(lr=0.5, beta1=0.5, beta2=0.67, eps=1e-5, momentum_decay=1.0),
          [0.4281, -0.1738, -0.7115, -1.2335, -1.7492], [0.4281, -0.1717, -0.7084, -1.2299, -1.7454]),
         (bp.Adamax(lr=0.2, beta1=0.85, beta2=0.95, eps=1e-6),

@@ -277,7 +277,7 @@ def test_numbers_that_a_callback_writes_are_not_blamed_on_lr(optimizer):
         net.fit(X, y, epochs=5, optimizer=optimizer, batch_size=None, callbacks=write)
     assert caught.value.what == "theta" and "lr" not in str(caught.value)
     with pytest.raises(bp.DivergenceError, match="theta holds"):
-        net.fit(X, y)
+        net.fit(X, y, batch_size=None)
 
 
 # ---- exceptions ----

@@ -403,7 +403,6 @@ BAD_SETTING = [
     ("optimizer", "adm", ValueError, "no 'adm'", "Did you mean 'adam'?", "sgd, adam"),
     ("optimizer", "ADAM", ValueError, "no 'ADAM'", "Did you mean 'adam'?"),
     ("optimizer", bp.Adam, TypeError, "expected an optimiser such as bp.Adam(...)", "Adam"),
-    ("optimizer", None, TypeError, "expected an optimiser such as bp.Adam(...)", "None"),
     ("optimizer", 0.1, TypeError, "expected an optimiser such as bp.Adam(...)", "0.1 of type float"),
     ("validation_data", X, TypeError, "expected (X, y)", "ndarray"),
     ("validation_data", (X,), TypeError, "expected (X, y), got a tuple of 1"),
