@@ -27,6 +27,7 @@ from bpcore._function import Function, get_include  # noqa: E402
 from bpcore._history import History  # noqa: E402
 from bpcore._layers import Dense, Input  # noqa: E402
 from bpcore._losses import Loss  # noqa: E402
+from bpcore._many import fit_many, fit_restarts  # noqa: E402
 from bpcore._matmul import MatMul  # noqa: E402
 from bpcore._network import Network, load  # noqa: E402
 from bpcore._normalization import Dropout, LayerNorm  # noqa: E402
@@ -70,6 +71,8 @@ __all__ = [
     "concat",
     "datasets",
     "debug",
+    "fit_many",
+    "fit_restarts",
     "get_include",
     "get_num_threads",
     "load",

@@ -45,16 +45,17 @@ def _numbers(model: Model, data: Data) -> list[tuple[str, float]]:
     named += [(f"y[{name!r}]" if several else "y", target.array)
               for name, weighted, target in zip(data.names, data.losses, data.targets, strict=True)
               if not getattr(weighted.loss, "takes_classes", False)]  # fmt: skip
-    return [(name, _largest(array)) for name, array in named]
+    return [(name, _largest(array, data.rows)) for name, array in named]
 
 
-def _largest(array: np.ndarray | _core.SparseRows) -> float:
-    """max |x|; infinity where one is NaN, 0 of nothing."""
+def _largest(array: np.ndarray | _core.SparseRows, rows: np.ndarray | None = None) -> float:
+    """max |x|, of these rows or of all; infinity where one is NaN, 0 of nothing."""
     if isinstance(array, _core.SparseRows):
-        array = array.data
-    rows = max(1, _BLOCK // max(1, math.prod(array.shape[1:])))
+        array, rows = array.data, None
+    most = max(1, _BLOCK // max(1, math.prod(array.shape[1:])))
     top = 0.0
-    for first in range(0, len(array), rows):
-        block = array[first : first + rows]
+    for first in range(0, len(array) if rows is None else len(rows), most):
+        part = slice(first, first + most)
+        block = array[part if rows is None else rows[part]]
         top = max(top, *(abs(float(end)) if end == end else math.inf for end in (block.min(), block.max())))
     return top

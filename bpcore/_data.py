@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Mapping
@@ -17,7 +18,10 @@ SLICE_SECONDS = 0.015  # and a stage more may pass before Ctrl-C is heard
 
 
 class Data:
-    """X, y and weights of one call, checked against a model and a loss."""
+    """X, y and weights of one call, checked against a model and a loss.
+
+    n: examples.  rows: (n,) int64, which rows of the arrays they are; None: all, as they lie.
+    """
 
     def __init__(
         self, model: Model, X: Any, y: Any, loss: Any, sample_weight: Any, check_finite: bool = True,
@@ -36,9 +40,23 @@ class Data:
                 self.losses, outputs, _validate.parts(called[1], y, self.names), strict=True
             )
         ]
-        masked = len(outputs) == 1 and not isinstance(self.losses[0].loss, _losses.Loss)
-        positions = outputs[0].shape[:-1] if masked else ()
-        self.weight = _validate.weights(sample_weight, self.n, positions, model.dtype)
+        self.rows: np.ndarray | None = None
+        self._weigh(sample_weight)
+
+    def _weigh(self, sample_weight: Any) -> None:
+        masked = len(self.outputs) == 1 and not isinstance(self.losses[0].loss, _losses.Loss)
+        positions = self.outputs[0].shape[:-1] if masked else ()
+        self.weight = _validate.weights(sample_weight, len(self.arrays[0]), positions, self.dtype)
+
+    def part(self, rows: np.ndarray | None, sample_weight: Any) -> Data:
+        """The same arrays, with weights of their own rows, and of these rows alone; nothing is copied."""
+        part = copy.copy(self)
+        part._weigh(sample_weight)
+        if rows is not None:
+            part.rows, part.n = rows, len(rows)
+            if part.weight is not None and not part.weight[rows].any():
+                raise ValueError("sample_weight: expected a weight above zero among the rows, got only zeros")
+        return part
 
     def advise(self) -> None:
         """A UserWarning for a loss that the outputs are not made for."""
@@ -100,7 +118,7 @@ class Data:
         """Loss and, where classes make it mean something, accuracy; of several outputs also by name."""
         with _plans.take(model, self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads)) as lent:
             run = self.feed(lent)
-            whole(run, self.n, n_threads)
+            whole(run, self.n, n_threads, self.rows)
             sums = run.losses()
         result = {"loss": 0.0}
         for name, weighted, (loss, weight, hits) in zip(self.names, self.losses, sums, strict=True):
@@ -122,9 +140,10 @@ class Data:
         return loss / weight, grad
 
 
-def whole(run: _core.Run, n: int, n_threads: int) -> tuple[float, float, float]:
-    """One pass over n rows as a single batch, in slices between which Ctrl-C is heard; sums of wE, w and hits."""
-    run.begin(n, n)
+def whole(run: _core.Run, n: int, n_threads: int, order: np.ndarray | None = None) -> tuple[float, float, float]:
+    """One pass over n rows, in `order` or as they lie, as a single batch, in slices between which Ctrl-C is heard; sums
+    of wE, w and hits."""
+    run.begin(n, n, order)
     while run.slice(n_threads, SLICE_SECONDS, fresh=False) == _core.PAUSED:
         pass
     loss, weight, hits = run.progress()[:3]

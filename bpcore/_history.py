@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from bpcore import _validate
+from bpcore._errors import DivergenceError
 
 
 @dataclass
@@ -19,6 +20,7 @@ class History(dict[str, list[float]]):
     Of several outputs, `outputs` holds the loss of each as it was trained, without its weight: "digit_loss" for an
     output named digit; and what `evaluate` says of it on the validation data: "val_digit_loss" and, of classes,
     "val_digit_accuracy".  history["loss"] is history.loss, and so are all others.
+    `error` is the DivergenceError that ended this network's training in `fit_many`, or None.
     It is a read-only dict of what has values: pandas.DataFrame(history); KeyError names what there is.
     """
 
@@ -30,14 +32,28 @@ class History(dict[str, list[float]]):
     samples_per_second: list[float] = field(default_factory=list)
     outputs: dict[str, list[float]] = field(default_factory=dict)
     lr: list[float] = field(default_factory=list)
+    error: DivergenceError | None = None
 
     def _columns(self) -> dict[str, list[float]]:
         """All lists by name, the empty ones, too."""
-        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "outputs"}
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("outputs", "error")}
         return {**own, **self.outputs}
 
     def __post_init__(self) -> None:
         self._show()
+
+    def _add(
+        self, epoch: int, loss: list[float], seconds: list[float], rates: list[float],
+        outputs: dict[str, list[float]], lr: list[float],
+    ) -> None:  # fmt: skip
+        """Epochs after number `epoch`; see Loop.log."""
+        self.epoch += range(epoch + 1, epoch + 1 + len(loss))
+        self.loss += loss
+        self.seconds += seconds
+        self.samples_per_second += rates
+        self.lr += lr
+        for name, losses in outputs.items():
+            self.outputs[name] += losses
 
     def _show(self) -> None:
         """Columns that have values by now become items."""
@@ -58,8 +74,9 @@ class History(dict[str, list[float]]):
         self.__init__(**state)  # type: ignore[misc]  # pickled by bpcore 0.1
 
     def __repr__(self) -> str:
+        ended = f", {self.error.what} not finite" if self.error else ""
         if not self.epoch:
-            return "History(no epochs)"
+            return f"History(no epochs{ended})"
         last = [f"{name}={getattr(self, name)[-1]:.6g}" for name in ("loss", "val_loss", "val_accuracy")
                 if getattr(self, name)]  # fmt: skip
-        return f"History({len(self.epoch)} epochs, last: {', '.join(last)})"
+        return f"History({len(self.epoch)} epochs, last: {', '.join(last)}{ended})"

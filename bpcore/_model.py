@@ -27,6 +27,13 @@ class Snapshot:
     epoch: int
 
 
+def _known(value: Any) -> Any:
+    """A setting by its value; an object by its identity."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_known, value))
+    return repr(value) if isinstance(value, (str, int, float, bool, type(None))) else id(value)  # -0.0 is not 0.0
+
+
 class _Views(dict[str, np.ndarray]):
     def __missing__(self, name: str) -> np.ndarray:
         return self[_validate.key("params", name, self)]
@@ -122,6 +129,18 @@ class Model:
     def _put(self, snapshot: Snapshot, memory: Memory) -> None:
         self.theta[:] = snapshot.theta
         self.memory, self.step, self.epoch = memory, snapshot.step, snapshot.epoch
+
+    def signature(self) -> Any:
+        """Equal for models that compile to the same plans; functions of the user's must be the same objects."""
+        nodes = tuple(
+            (
+                type(node.layer),
+                tuple(_known(getattr(node.layer, name)) for name in node.layer.saved),
+                (node.name, node.shape, node.inputs, node.parameters),
+            )
+            for node in self.graph.nodes
+        )
+        return self.dtype, nodes, self.graph.inputs, self.graph.outputs, self.checkpoint, self.frozen
 
     def like(self, dtype: Any) -> Model:
         """The same with the same parameters in another dtype, without memory of training."""

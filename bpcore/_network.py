@@ -91,6 +91,15 @@ class Network:
                         self.params[full][...] = model.params[f"{name}.{full.partition('.')[2]}"]
             drawn.add(node.parameters[0])
 
+    def _anew(self, seed: int) -> Network:
+        """A network like this one, not yet trained: first weights from `seed`, but frozen layers keep this one's."""
+        with self._model.reading() as model:
+            net = self._of(Model(model.graph, model.dtype, seed, model.checkpoint, model.frozen))
+            net._draw(model.graph)
+            for name in model.frozen_parameters:
+                net.params[name][...] = model.params[name]
+        return net
+
     # ---- as a layer, and parts of it ----
 
     def __call__(self, *inputs: Symbol) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,36 +18,46 @@ from bpcore._model import Model, Snapshot
 from bpcore._plan_cache import Lent
 
 
-def fit(
+@dataclass(frozen=True)
+class Call:
+    """What one network is to be trained on and how, checked.
+
+    names: of X's columns, by input.  shuffled: each epoch takes the rows in an order of its own.  label: printed first.
+    """
+
+    model: Model
+    state: _callbacks.State
+    data: Data
+    validation: Data | None
+    names: Mapping[str, tuple[str, ...]]
+    optimizer: _optimizers.Optimizer
+    epochs: int
+    batch: int
+    shuffled: bool
+    callbacks: list[_callbacks.Callback]
+    seed: int
+    verbose: bool
+    label: str = ""
+
+
+def check(
     model: Model,
     state: _callbacks.State,
-    X: Any,
-    y: Any,
+    data: Data,
+    validation: Data | None,
+    names: Mapping[str, tuple[str, ...]],
     *,
-    loss: Any,
     optimizer: Any,
     epochs: Any,
     batch_size: Any,
     shuffle: Any,
-    validation_data: Any,
-    sample_weight: Any,
     callbacks: Any,
-    n_threads: Any,
     seed: Any,
-    check_finite: Any,
     verbose: Any,
-) -> History:
-    """Checks everything, then trains; callbacks see `state`."""
-    model.fitting.check("fit")
-    check_finite = _validate.switch("check_finite", check_finite)
-    data = Data(model, X, y, loss, sample_weight, check_finite)
+    label: str = "",
+) -> Call:
+    """The call for this data; ValueError or TypeError for what does not fit it."""
     n = data.n
-    names = {**_validate.feature_names_of("X", X, model.inputs), **model.feature_names}
-    validation = None
-    if validation_data is not None:
-        Xv, yv = _validate.pair("validation_data", validation_data)
-        called = ("validation_data[0]", "validation_data[1]")
-        validation = Data(model, Xv, yv, loss, None, check_finite, called, names)
     optimizer = _optimizers.resolve(optimizer, model.memory.optimizer)
     _optimizers.check(optimizer, model.dtype)
     epochs = _validate.integer("epochs", epochs, 0, 2**31)
@@ -54,7 +66,6 @@ def fit(
         _levenberg.check(model, data, batch)
     shuffled = _validate.switch("shuffle", shuffle) and batch < n
     seed = model.seed if seed is None else _validate.seed(seed)
-    n_threads = _threads.resolve(n_threads)
     verbose = _validate.switch("verbose", verbose)
     callbacks = _callbacks.resolve(callbacks)
     accuracy = ("val_accuracy",) if data.has_accuracy else ()
@@ -62,15 +73,51 @@ def fit(
     _callbacks.check(callbacks, ("loss", *data.by_output, *validated), optimizer)
     if not model.theta.flags.writeable:
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
+    return Call(
+        model, state, data, validation, names, optimizer, epochs, batch, shuffled, callbacks, seed, verbose, label
+    )  # fmt: skip
+
+
+def names_of(model: Model, X: Any) -> dict[str, tuple[str, ...]]:
+    """Names of columns, by input, that the network knows, and those of X."""
+    return {**_validate.feature_names_of("X", X, model.inputs), **model.feature_names}
+
+
+def validation_of(
+    model: Model, validation_data: Any, loss: Any, check_finite: bool, names: Mapping[str, tuple[str, ...]]
+) -> Data | None:
+    """The validation data, checked."""
+    if validation_data is None:
+        return None
+    Xv, yv = _validate.pair("validation_data", validation_data)
+    return Data(model, Xv, yv, loss, None, check_finite, ("validation_data[0]", "validation_data[1]"), names)
+
+
+def fit(
+    model: Model,
+    state: _callbacks.State,
+    X: Any,
+    y: Any,
+    *,
+    loss: Any,
+    validation_data: Any,
+    sample_weight: Any,
+    n_threads: Any,
+    check_finite: Any,
+    **settings: Any,
+) -> History:
+    """Checks everything, then trains; callbacks see `state`.  settings: those of `check`."""
+    model.fitting.check("fit")
+    check_finite = _validate.switch("check_finite", check_finite)
+    data = Data(model, X, y, loss, sample_weight, check_finite)
+    names = names_of(model, X)
+    validation = validation_of(model, validation_data, loss, check_finite, names)
+    call = check(model, state, data, validation, names, **settings)
+    n_threads = _threads.resolve(n_threads)
     data.advise()
-    _optimizers.advise(model.memory.optimizer, optimizer)
+    _optimizers.advise(model.memory.optimizer, call.optimizer)
     with model.fitting:
-        loop = Loop(model, state, data, batch, validation, optimizer, epochs, n_threads, callbacks, verbose, seed)
-        model.feature_names = names
-        history = loop.train(epochs, shuffled)
-        for lent in loop.lent.values():
-            lent.give_back()
-        return history
+        return Loop(call, n_threads).train()
 
 
 def _mean(total: float, weight: float) -> float:
@@ -84,7 +131,7 @@ class _Outside:
         self.loop = loop
 
     def __enter__(self) -> None:
-        self.loop._count()
+        self.loop.count()
         self.loop.model.fitting.open()
 
     def __exit__(self, *error: object) -> None:
@@ -94,28 +141,17 @@ class _Outside:
 class Loop:
     """One call of `fit`."""
 
-    def __init__(
-        self,
-        model: Model,
-        state: _callbacks.State,
-        data: Data,
-        batch: int,
-        validation: Data | None,
-        optimizer: _optimizers.Optimizer,
-        epochs: int,
-        n_threads: int,
-        callbacks: list[_callbacks.Callback],
-        verbose: bool,
-        seed: int,
-    ) -> None:
-        self.model, self.state, self.data, self.batch = model, state, data, batch
-        self.validation, self.n_threads = validation, n_threads
+    def __init__(self, call: Call, n_threads: int) -> None:
+        self.call, self.model, self.state = call, call.model, call.state
+        self.data, self.validation, self.n_threads = call.data, call.validation, n_threads
+        model, state, data, optimizer = call.model, call.state, call.data, call.optimizer
         self.lent: dict[int, Lent] = {}  # by what their plans were compiled for
-        self.callbacks, self.verbose, self.seed = callbacks, verbose, seed
+        self.callbacks = call.callbacks
         self.begun: list[_callbacks.Callback] = []
         self.slicing = False
         self.fresh: list[Snapshot] = []  # settled ones, until all callbacks are told
-        validated = validation.of_outputs if validation else ()
+        self.epochs_left, self.last_epoch = call.epochs, model.epoch + call.epochs
+        validated = call.validation.of_outputs if call.validation else ()
         state.history.outputs = {name: [] for name in (*data.by_output, *validated)}
         state.epoch, state.step = model.epoch, model.step
         last = model.memory.optimizer
@@ -124,17 +160,18 @@ class Loop:
         else:
             memory = _optimizers.Memory(optimizer, model.state_arrays(len(optimizer.states)), 0)
         self.flags = optimizer.flags
-        steps = -(-data.n // batch)
-        self.call = _optimizers.Call(memory.updates, max(1, epochs) * steps, steps)
+        steps = -(-data.n // call.batch)
+        self.lengths = _optimizers.Call(memory.updates, max(1, call.epochs) * steps, steps)
         newton = isinstance(optimizer, _optimizers.LevenbergMarquardt)
         self.run: Any = _levenberg.Run(model, data, n_threads) if newton else self._new_run()
         self._use(memory, memory.updates)
         self._draw_from(model.step)
         self.steps_before = self.run.progress()[5]  # the epoch
         state._lr = self._lr()
+        model.feature_names = call.names
 
     def _new_run(self) -> Any:
-        key = self.data.key(_plans.TRAIN | self.flags, self.batch, self.n_threads)
+        key = self.data.key(_plans.TRAIN | self.flags, self.call.batch, self.n_threads)
         if self.flags in self.lent:
             self.lent[self.flags].run.bind(self.model.theta)
         else:
@@ -148,7 +185,7 @@ class Loop:
         began, or would have begun if all of it had been trained so."""
         before, optimizer = self.run, memory.optimizer
         assert optimizer is not None
-        numbers = _optimizers.numbers(memory, first, self.call)  # which may refuse, with nothing changed
+        numbers = _optimizers.numbers(memory, first, self.lengths)  # which may refuse, with nothing changed
         if optimizer.flags != self.flags:
             self.flags = optimizer.flags
             self.run = self._new_run()
@@ -160,7 +197,7 @@ class Loop:
     def _draw_from(self, step: int) -> None:
         """What is drawn in the next step is drawn for this one."""
         self.first_step = step - self.run.progress()[5]
-        self.run.random(self.seed, self.first_step)
+        self.run.random(self.call.seed, self.first_step)
 
     def _succeed(self, memory: _optimizers.Memory) -> None:
         """Goes on with another memory of the same kind."""
@@ -190,53 +227,99 @@ class Loop:
         self._draw_from(snapshot.step)
         self.state.epoch, self.state.step = snapshot.epoch, snapshot.step
 
-    def train(self, epochs: int, shuffled: bool) -> History:
+    def train(self) -> History:
         """Runs the epochs."""
-        model, state = self.model, self.state
-        last_epoch = model.epoch + epochs
-        state._loop = self
         try:
-            self._tell("on_fit_begin")
-            for _ in range(epochs):
-                if state.stopped:
-                    break
-                order = None
-                if shuffled:
-                    order = _core.permutation(self.data.n, self.seed, SHUFFLE, model.epoch % 2**32)
-                if state.order is not None:
-                    order = _validate.order(state.order, self.data.n)
+            self.begin()
+            while self.goes_on():
+                order = self.next_order()
                 start = time.perf_counter()
-                self._begin(order)
+                self.begin_epoch(order)
                 self._epoch()
-                self._close_epoch(time.perf_counter() - start)
-                self._count()
-                if self.verbose:
-                    self._print(last_epoch)
-                self._tell("on_epoch_end")
-            self._tell("on_fit_end")
+                self._log_epoch(time.perf_counter() - start)
+                self.end_epoch()
+            self.end()
         finally:
-            self.run.undo()
-            model.fitting.open()
-            try:
-                self._count()
-                state.step = model.step
-                self._close(self.begun)
-            finally:
-                state._loop = None
-        return state.history
+            self.close()
+        self.give_back()
+        return self.state.history
 
-    def _begin(self, order: Any) -> None:
-        """Begins an epoch, for which schedules give other numbers."""
+    def begin(self) -> None:
+        """Tells the callbacks; whatever comes after it ends with `close`."""
+        self.state._loop = self
+        self._tell("on_fit_begin")
+
+    def goes_on(self) -> bool:
+        """Whether another epoch comes."""
+        return self.epochs_left > 0 and not self.state.stopped
+
+    def next_order(self) -> np.ndarray | None:
+        """In which the next epoch takes the rows of the arrays; None: as they lie."""
+        data, picked = self.data, None
+        if self.state.order is not None:
+            picked = _validate.order(self.state.order, data.n)
+        elif self.call.shuffled:
+            picked = _core.permutation(data.n, self.call.seed, SHUFFLE, self.model.epoch % 2**32)
+        return picked if data.rows is None else data.rows if picked is None else data.rows[picked]
+
+    def begin_epoch(self, order: np.ndarray | None) -> None:
+        """The run begins an epoch, for which schedules give other numbers."""
         self.steps_before, updates = self.run.progress()[5], self.run.updates()
         if updates != self.first and _optimizers.schedules(self.memory.optimizer):
             self._use(self.memory._replace(updates=updates), updates)
         self.first = updates
-        self.run.begin(self.data.n, self.batch, order)
+        self.run.begin(self.data.n, self.call.batch, order)
 
     def _lr(self, ahead: int = 0) -> Any:
         """Of the last step, or of the one that is so far ahead; before the first, of that."""
         lr = self.numbers.get("lr")
         return float(lr[max(0, self.run.updates() - self.first - 1 + ahead)]) if isinstance(lr, np.ndarray) else lr
+
+    def log(self, loss: list[float], seconds: list[float], rates: list[float], outputs: list[list[float]]) -> None:
+        """Of the last epochs that the network counts: the loss of each, its seconds, its samples a second, and the loss
+        of each output."""
+        model, state = self.model, self.state
+        by_output = dict(zip(self.data.by_output, outputs, strict=True))
+        state._lr = self._lr()
+        lr = [] if state._lr is None else [float(state._lr)] * len(loss)  # by step in one epoch at a time
+        state.history._add(model.epoch - len(loss), loss, seconds, rates, by_output, lr)
+        self.epochs_left -= len(loss)
+        state.epoch, state.loss = model.epoch, loss[-1]
+
+    def end_epoch(self) -> None:
+        """Validates, prints, calls back."""
+        if self.validation is not None:
+            result = self.validation.evaluate(self.model, self.n_threads)
+            columns = self.state.history._columns()
+            for name, value in result.items():
+                columns[f"val_{name.replace('.', '_')}"].append(value)
+        self.state.history._show()
+        self.count()
+        if self.call.verbose:
+            self._print()
+        self._tell("on_epoch_end")
+
+    def end(self) -> None:
+        """Tells the callbacks that all is done."""
+        self._tell("on_fit_end")
+
+    def close(self) -> None:
+        """Leaves the network as of a whole step, whatever ended training, and tells the callbacks, once."""
+        self.run.undo()
+        self.model.fitting.open()
+        begun, self.begun = self.begun, []
+        try:
+            self.count()
+            self.state.step = self.model.step
+            self._close(begun)
+        finally:
+            self.state._loop = None
+
+    def give_back(self) -> None:
+        """The runs wait for the next call."""
+        for lent in self.lent.values():
+            lent.give_back()
+        self.lent = {}
 
     def _close(self, callbacks: list[_callbacks.Callback]) -> None:
         """Tells all of them that the fit is over, whatever one of them raises."""
@@ -246,7 +329,8 @@ class Loop:
             finally:
                 self._close(callbacks[1:])
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """The network has the steps and the optimiser's memory of the run."""
         steps = self.run.progress()[5]
         if steps:
             self.model.memory = self.memory._replace(updates=self.run.updates())
@@ -262,12 +346,7 @@ class Loop:
             status = self._slice(max_steps, fresh)
             fresh = False
             loss, weight, _, _, batches, _ = self.run.progress()
-            if status in (_core.NONFINITE_LOSS, _core.NONFINITE_PARAM):
-                what = "loss" if status == _core.NONFINITE_LOSS else "parameters"
-                if not np.isfinite(self.model.theta).all():  # a step that diverges leaves the last finite ones
-                    what = "theta"
-                advice = _advice.on_divergence(self.model, self.data, self._lr(ahead=1))
-                raise DivergenceError(what, self.model.epoch + 1, batches + 1, advice)
+            self.check_status(status)
             if by_batch and batches > before[2]:
                 self.state.loss = _mean(loss - before[0], weight - before[1])
                 before = (loss, weight, batches)
@@ -275,6 +354,16 @@ class Loop:
                 fresh = True
             if status == _core.DONE or self.state.stopped:
                 return
+
+    def check_status(self, status: int) -> None:
+        """DivergenceError where a slice ended with numbers that are not finite."""
+        if status not in (_core.NONFINITE_LOSS, _core.NONFINITE_PARAM):
+            return
+        what = "loss" if status == _core.NONFINITE_LOSS else "parameters"
+        if not np.isfinite(self.model.theta).all():  # a step that diverges leaves the last finite ones
+            what = "theta"
+        advice = _advice.on_divergence(self.model, self.data, self._lr(ahead=1))
+        raise DivergenceError(what, self.model.epoch + 1, self.run.progress()[4] + 1, advice)
 
     def _slice(self, max_steps: int, fresh: bool) -> int:
         """Runs a slice, and opens the network to readers if this left it after a whole step."""
@@ -284,36 +373,22 @@ class Loop:
         try:
             status: int = self.run.slice(self.n_threads, SLICE_SECONDS, max_steps, fresh)
             self.state._lr = self._lr()
-            self._count()
+            self.count()
         finally:
             self.slicing = False
             if self.run.is_whole():
                 fitting.open()
         return status
 
-    def _close_epoch(self, seconds: float) -> None:
+    def _log_epoch(self, seconds: float) -> None:
         loss, weight, _, rows, _, _ = self.run.progress()
+        outputs = [[_mean(*self.run.losses()[i][:2])] for i in self.data.by_output.values()]
         self.model.epoch += 1
-        history, state = self.state.history, self.state
-        history.epoch.append(self.model.epoch)
-        history.loss.append(_mean(loss, weight))
-        for name, i in self.data.by_output.items():
-            history.outputs[name].append(_mean(*self.run.losses()[i][:2]))
-        history.seconds.append(seconds)
-        history.samples_per_second.append(rows / seconds if seconds else float("inf"))
-        if state._lr is not None:
-            history.lr.append(float(state._lr))
-        state.epoch, state.loss = self.model.epoch, history.loss[-1]
-        if self.validation is not None:
-            result = self.validation.evaluate(self.model, self.n_threads)
-            columns = history._columns()
-            for name, value in result.items():
-                columns[f"val_{name.replace('.', '_')}"].append(value)
-        history._show()
+        self.log([_mean(loss, weight)], [seconds], [rows / seconds if seconds else float("inf")], outputs)
 
-    def _print(self, last_epoch: int) -> None:
+    def _print(self) -> None:
         history = self.state.history
-        words = [f"epoch {history.epoch[-1]}/{last_epoch}", f"loss {history.loss[-1]:.5g}"]
+        words = [f"{self.call.label}epoch {history.epoch[-1]}/{self.last_epoch}", f"loss {history.loss[-1]:.5g}"]
         if history.val_loss:
             words.append(f"val_loss {history.val_loss[-1]:.5g}")
         if history.val_accuracy:

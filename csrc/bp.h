@@ -323,6 +323,29 @@ void bp_run_undo(bp_run *run); /* between slices: makes them so, where some of a
 const double *bp_run_loss(const bp_run *run, int loss);
 int64_t bp_run_updates(const bp_run *run); /* the optimiser's t */
 
+/* Epochs of a run, as bp_many goes on with them. */
+enum { BP_JOB_COLS = 4 };
+typedef struct {
+    bp_run *run;         /* its epoch is begun */
+    int64_t n, batch;    /* rows of an epoch and of a batch, as bp_run_begin takes them */
+    const int64_t *rows; /* (n,): which rows of the ports'; NULL: as they lie */
+    int64_t *order;      /* (n,): room for the next epoch's order, if shuffled; NULL: in the order of `rows` */
+    uint64_t seed;       /* of the order, with `purpose` and the epoch's number */
+    uint32_t purpose;
+    int64_t epoch;       /* number of the epoch that is begun */
+    int64_t epochs, done; /* how many to do in this call, and are done */
+    double *log;         /* (epochs, BP_JOB_COLS + 2 n_losses): loss, weight, rows, seconds; loss and weight of each */
+    int n_losses;
+    double seconds;      /* spent so far on the epoch that is begun */
+    int fresh;           /* see bp_epoch */
+    bp_status status;    /* BP_DONE: all epochs are done, and none is begun; BP_PAUSED: call again to go on */
+} bp_job;
+/* Goes on with n runs, no two of them the same, for about `seconds`: on several threads, each job on one at a time; a
+ * single job on all.  A job ends with its epochs, or with a status of bp_epoch's, and the others go on.  None may call
+ * the user's Python.  Returns how many jobs, the first ones, had their turn: where threads or time did not reach, the
+ * others are as they were.  Blocks; may be called without the GIL. */
+int64_t bp_many(bp_job *const *jobs, int64_t n, int n_threads, double seconds);
+
 /* Copies theta to where bp_answer reads it from then on, if the plan does BP_DO_STRIPS: wide weights of dense layers in
  * strips of columns, which a product reads from front to back, all else as it was. */
 void bp_plan_pack(const bp_plan *plan, const void *theta, void *to);

@@ -66,6 +66,25 @@ class Train:
         return history.loss
 
 
+class Many:
+    """Networks of one spec, of seeds 0, 1, ...; an epoch is one of each."""
+
+    def __init__(self, spec: Spec, X: NDArray, y: NDArray, networks: int, together: bool) -> None:
+        self.spec, self.X, self.y, self.together, self.networks = spec, X, y, together, networks
+        self.reset()
+
+    def reset(self) -> None:
+        first = network(self.spec)
+        self.nets = [first._anew(seed) for seed in range(self.networks)]
+
+    def run(self, epochs: int) -> list[list[float]]:
+        rule, batch = optimizer(self.spec), self.spec.batch
+        settings = {"optimizer": rule, "epochs": epochs, "batch_size": batch, "shuffle": False}
+        if self.together:
+            return [history.loss for history in bp.fit_many(self.nets, self.X, self.y, **settings)]
+        return [net.fit(self.X, self.y, **settings).loss for net in self.nets]
+
+
 class Predict(Prediction):
     """A predictor; a single row is given as a vector."""
 

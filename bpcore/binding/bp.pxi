@@ -17,6 +17,7 @@ cdef extern from "bp.h" nogil:
         BP_LONGDOUBLE
     enum:
         BP_MAX_OPERANDS, BP_MAX_THREADS, BP_MAX_SETTINGS, BP_MAX_OUTER, BP_MAX_NUMBERS, BP_MAX_STATES, BP_PARAM_FROZEN
+        BP_JOB_COLS
         BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE, BP_DO_EACH
         BP_DO_MOVE, BP_DO_FUSE, BP_DO_BOUNDARY, BP_DO_STRIPS
     ctypedef struct bp_plan
@@ -99,6 +100,20 @@ cdef extern from "bp.h" nogil:
     ctypedef bp_status (*bp_callback_fn)(void *, int, int64_t, int64_t, const void *, void *, void *,
                                          bp_loss_call *, bp_function_call *) noexcept
 
+    ctypedef struct bp_job:
+        bp_run *run
+        int64_t n, batch
+        const int64_t *rows
+        int64_t *order
+        uint64_t seed
+        uint32_t purpose
+        int64_t epoch, epochs, done
+        double *log
+        int n_losses
+        double seconds
+        int fresh
+        bp_status status
+
     const bp_op_type *bp_op_find(const char *)
     bp_status bp_op_register(const bp_op_type *)
     const char *bp_activation_name(int)
@@ -137,6 +152,7 @@ cdef extern from "bp.h" nogil:
     void bp_run_random(bp_run *, uint64_t, int64_t)
     void bp_run_begin(bp_run *, int64_t, int64_t, const int64_t *)
     bp_status bp_epoch(bp_run *, int, double, int64_t, int)
+    int64_t bp_many(bp_job **, int64_t, int, double)
     bp_progress bp_run_progress(const bp_run *)
     void bp_plan_pack(const bp_plan *, const void *, void *)
     bp_status bp_answer(const bp_plan *, const void *, void *, int, const bp_in_port *, int, const bp_out_port *, int)

@@ -115,6 +115,11 @@ cdef class Plan:
         if status:
             _raise(status)
 
+    @property
+    def calls_python(self):
+        """Whether its steps call functions of the user's in Python."""
+        return any(function is not None for function in self.functions)
+
     def pack(self, cnp.ndarray theta, cnp.ndarray to):
         """Copies theta to where a predictor with this plan reads it; see bp_plan_pack."""
         bp_plan_pack(self.plan, cnp.PyArray_DATA(theta), cnp.PyArray_DATA(to))

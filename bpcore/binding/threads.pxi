@@ -124,6 +124,31 @@ cdef class OneAtATime:
 
 
 @cython.final
+cdef class AllTogether:
+    """Several OneAtATime, `with` them: all are taken, or none."""
+    cdef list gates, taken
+
+    def __cinit__(self, gates):
+        self.gates, self.taken = list(gates), []
+
+    def __enter__(self):
+        cdef OneAtATime gate
+        try:
+            for gate in self.gates:
+                gate.__enter__()
+                self.taken.append(gate)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *error):
+        cdef OneAtATime gate
+        taken, self.taken = self.taken, []
+        for gate in taken:
+            gate.__exit__()
+
+
+@cython.final
 cdef class _Shared:
     """A copy for all who were admitted together."""
     cdef object model
