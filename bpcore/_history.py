@@ -36,8 +36,7 @@ class History(dict[str, list[float]]):
 
     def _columns(self) -> dict[str, list[float]]:
         """All lists by name, the empty ones, too."""
-        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("outputs", "error")}
-        return {**own, **self.outputs}
+        return {**{name: getattr(self, name) for name in _COLUMNS}, **self.outputs}
 
     def __post_init__(self) -> None:
         self._show()
@@ -80,3 +79,6 @@ class History(dict[str, list[float]]):
         last = [f"{name}={getattr(self, name)[-1]:.6g}" for name in ("loss", "val_loss", "val_accuracy")
                 if getattr(self, name)]  # fmt: skip
         return f"History({len(self.epoch)} epochs, last: {', '.join(last)}{ended})"
+
+
+_COLUMNS = tuple(name for name in History.__dataclass_fields__ if name not in ("outputs", "error"))

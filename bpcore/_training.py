@@ -18,7 +18,7 @@ from bpcore._model import Model, Snapshot
 from bpcore._plan_cache import Lent
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Call:
     """What one network is to be trained on and how, checked.
 
@@ -279,7 +279,7 @@ class Loop:
         """Of the last epochs that the network counts: the loss of each, its seconds, its samples a second, and the loss
         of each output."""
         model, state = self.model, self.state
-        by_output = dict(zip(self.data.by_output, outputs, strict=True))
+        by_output = dict(zip(self.data.by_output, outputs, strict=True)) if outputs else {}
         state._lr = self._lr()
         lr = [] if state._lr is None else [float(state._lr)] * len(loss)  # by step in one epoch at a time
         state.history._add(model.epoch - len(loss), loss, seconds, rates, by_output, lr)
