@@ -530,7 +530,7 @@ def refused(make):
         pytest.param(lambda p, k: p.loss("mse", 99, k["out"]), id="loss of no buffer"),
         pytest.param(lambda p, k: p.loss("huber", k["out"], k["out"]), id="loss without its setting"),
         pytest.param(lambda p, k: p.loss("gaussian_nll", k["out"], k["out"]), id="a target as wide as its two parts"),
-        pytest.param(lambda p, k: p.loss("quantile", k["out"], k["out"], (0.1, 0.9)), id="one of two levels"),
+        pytest.param(lambda p, k: p.loss("quantile", k["out"], k["out"], (0.1, 0.9)), id="outputs of one level"),
         pytest.param(lambda p, k: p.compile(_core.FORWARD, 0, 1), id="no rows"),
         pytest.param(lambda p, k: p.compile(_core.FORWARD, 8, 0), id="no threads"),
         pytest.param(lambda p, k: p.compile(_core.FORWARD, 8, 257), id="too many threads"),
