@@ -2,8 +2,8 @@
 #include "epoch.h"
 #include "pace.h"
 #include "snapshot.h"
-#include "undo.h"
 #include "sums.h"
+#include "undo.h"
 
 #include <string.h>
 
@@ -70,6 +70,6 @@ int bp_run_is_whole(const bp_run *run) {
 
 void bp_run_undo(bp_run *run) {
     if (bp_run_is_whole(run)) return;
-    bp_put_back(run);
+    bp_put_back(run, bp_first_sum(run, 0, run->n_cut, run->round, run->rounds));
     bp_set_batch(run);
 }

@@ -2,8 +2,6 @@
  * is kept; where the run goes no further, it is put back.  Only plain gradient descent moves so, which has no state. */
 #include "undo.h"
 
-#include "sums.h"
-
 #include <string.h>
 
 static void copy(bp_run *run, const bp_block *block, int back) {
@@ -16,7 +14,6 @@ static void copy(bp_run *run, const bp_block *block, int back) {
 
 void bp_keep_block(bp_run *run, const bp_block *block) { copy(run, block, 0); }
 
-void bp_put_back(bp_run *run) {
-    int64_t n = bp_first_sum(run, 0, run->n_cut, run->round, run->rounds);
+void bp_put_back(bp_run *run, int64_t n) {
     for (int64_t i = 0; i < n; i++) copy(run, &run->plan->blocks[i], 1);
 }

@@ -6,7 +6,7 @@
 
 /* Before a block moves, in any round but the last. */
 void bp_keep_block(bp_run *run, const bp_block *block);
-/* The blocks of the rounds that are done are as they were. */
-void bp_put_back(bp_run *run);
+/* The first n blocks, those of the rounds that are done, are as they were. */
+void bp_put_back(bp_run *run, int64_t n);
 
 #endif

@@ -327,7 +327,7 @@ static void test_refusals(void) {
     net_close(&n);
 }
 
-/* An update that takes longer than a round has the same bits in rounds; between them it is taken back, and made anew. */
+/* An update that takes longer than a round has the same bits in rounds; between them it is taken back, and made anew */
 static void test_half_made_updates(void) {
     static const spec wide = {BP_F32, 2, {41, 500, 20}, {NULL, "tanh", "identity"}, "mse", 0, 0, 1};
     static const optimizer sgd = {.rule = "sgd", .lr = 0.1};
