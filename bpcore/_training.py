@@ -149,6 +149,7 @@ class Loop:
         self.callbacks = call.callbacks
         self.begun: list[_callbacks.Callback] = []
         self.slicing = False
+        self.uncounted: tuple[_optimizers.Memory, int] | None = None  # memory and step before the first steps
         self.fresh: list[Snapshot] = []  # settled ones, until all callbacks are told
         self.epochs_left, self.last_epoch = call.epochs, model.epoch + call.epochs
         validated = call.validation.of_outputs if call.validation else ()
@@ -331,10 +332,14 @@ class Loop:
 
     def count(self) -> None:
         """The network has the steps and the optimiser's memory of the run."""
-        steps = self.run.progress()[5]
+        steps, model = self.run.progress()[5], self.model
         if steps:
-            self.model.memory = self.memory._replace(updates=self.run.updates())
-            self.model.step = self.first_step + steps
+            if self.uncounted is None:
+                self.uncounted = model.memory, model.step
+            model.memory = self.memory._replace(updates=self.run.updates())
+            model.step = self.first_step + steps
+        elif self.uncounted is not None:  # the first steps were undone
+            (model.memory, model.step), self.uncounted = self.uncounted, None
 
     def _epoch(self) -> None:
         """Slices until the epoch is done or a callback stops it."""

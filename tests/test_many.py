@@ -264,6 +264,7 @@ def test_ctrl_c_leaves_all_at_their_last_whole_step(watched):
         net.fit(X, Y)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised within a destructor
 def test_signals_at_any_moment_leave_epochs_and_steps_that_belong_together():
     """A timer raises at random moments, between the calls of C as well; theta is that of the steps that are counted."""
 
