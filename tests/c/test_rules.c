@@ -377,12 +377,59 @@ static void test_half_made_updates(void) {
     data_free(&d);
 }
 
+/* Runs of equal networks, a thread each, have the bits of one alone. */
+static void test_many(void) {
+    enum { K = 3, COLS = BP_JOB_COLS + 2 };
+    static const optimizer sgd = {.rule = "sgd", .lr = 0.1, .number = {0.9, 0}};
+    data d = data_new(&deep, ROWS);
+    regime r = plain(&sgd, 1, 1);
+    outcome wanted = train(&deep, &d, &r);
+    net n[K];
+    user u[K];
+    void *theta[K];
+    bp_opt opt[K];
+    bp_job job[K], *left[K];
+    double log[K][2 * COLS];
+    bp_set_phase2(1);
+    bp_set_backend(2);
+    for (int k = 0; k < K; k++) {
+        theta[k] = theta_new(&deep);
+        opt[k] = opt_new(&sgd, wanted.bytes);
+        int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | bp_opt_flags(&opt[k]);
+        CHECK(!net_open(&n[k], &deep, flags, BATCH, 1));
+        bp_run *run = run_open(&n[k], &deep, &d, theta[k], &u[k], 0, NULL);
+        CHECK(!bp_run_optimizer(run, &opt[k]));
+        bp_run_begin(run, ROWS, BATCH, NULL);
+        job[k] = (bp_job){.run = run, .n = ROWS, .batch = BATCH, .epochs = 2, .log = log[k], .n_losses = 1, .fresh = 1,
+                          .status = BP_PAUSED};
+    }
+    for (int turns = 0, count = K; count && turns < 1000; turns++) {
+        count = 0;
+        for (int k = 0; k < K; k++)
+            if (job[k].status == BP_PAUSED) left[count++] = &job[k];
+        if (count) CHECK(bp_many(left, count, 2, 0.1) > 0);
+    }
+    for (int k = 0; k < K; k++) {
+        CHECK(job[k].status == BP_DONE && !memcmp(theta[k], wanted.theta, wanted.bytes));
+        CHECK(log[k][0] == log[0][0] && log[k][COLS + 2] == ROWS && log[k][COLS] == wanted.progress.loss);
+        bp_run_free(job[k].run);
+        net_close(&n[k]);
+        states_free(&opt[k]);
+        free(theta[k]);
+    }
+    bp_set_phase2(0);
+    bp_set_backend(0);
+    outcome_free(&wanted);
+    data_free(&d);
+}
+
 void test_rules(void) {
     test_table();
     test_refusals();
     bp_set_parallel_always(1);
     test_numbers();
     test_half_made_updates();
+    test_many();
     test_numbers_are_those_of_the_step();
     test_steps();
     test_failing_hook();
