@@ -249,7 +249,7 @@ def test_two_hundred_steps_of_other_optimisers(seed, name, doubles):
 def test_the_cases_cover_every_activation_loss_and_optimiser():
     cases = [Case(seed, "float64") for seed in SEEDS]
     assert {f for case in cases for f in case.f} == set(ACTIVATIONS) == set(bp.activations.NAMES)
-    assert {case.loss for case in cases} == set(LOSSES) == set(bp.losses.NAMES) - {"auto"}
+    assert {case.loss for case in cases} == set(LOSSES) < set(bp.losses.NAMES)  # test_losses.py has others
     assert {len(case.f) for case in cases} == {1, 2, 3, 4, 5}
     assert {(case.loss, case.f[-1]) for case in cases} >= {
         ("binary_cross_entropy", "softmax"),
