@@ -118,7 +118,8 @@ static int64_t first_task(const bp_run *run, int64_t from, int64_t end, int64_t 
 /* A thread does its own share of a round, then helps others with theirs; the first task of a share stays its owner's.
  * A whole chunk is the calling thread's.  Returns how many tasks it did. */
 static int64_t execute(bp_run *run, int thread, int n_threads) {
-    int64_t begin = first_task(run, 0, run->n_cut, run->round, run->rounds), finish = run->n_tasks, done = 0;
+    int64_t begin = 0, finish = run->n_tasks, done = 0;
+    if (run->round > 0) begin = first_task(run, 0, run->n_cut, run->round, run->rounds);
     if (run->round + 1 < run->rounds) finish = first_task(run, 0, run->n_cut, run->round + 1, run->rounds);
     bp_status failure = BP_OK;
     if (n_threads == 1) {
