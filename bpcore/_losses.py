@@ -401,8 +401,8 @@ class BinaryCrossEntropy(BuiltIn):
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """label_smoothing"""
-        return (self.label_smoothing,)
+        """label_smoothing, if any."""
+        return (self.label_smoothing,) if self.label_smoothing else ()
 
     def slope(self, t: Tangents, x: int, a: int, y: int, width: int) -> int:
         """a - y, y smoothed"""
@@ -436,8 +436,8 @@ class CrossEntropy(BuiltIn):
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """label_smoothing"""
-        return (self.label_smoothing,)
+        """label_smoothing, if any."""
+        return (self.label_smoothing,) if self.label_smoothing else ()
 
     def advice(self, activation: str) -> str | None:
         """Outputs must sum to 1."""

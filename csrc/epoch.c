@@ -31,20 +31,12 @@ static void cut_rounds(bp_run *run, double flops) {
     }
 }
 
-/* A phase begins, or a stage of it: its tasks, and in how many rounds they are done.  A phase that moves theta is one
+/* The tasks of a phase, or of a stage of it, and in how many rounds they are done.  A phase that moves theta is one
  * round, so that no slice ends within it, unless its blocks can be put back; rows of tables cannot, and are in the last
  * round. */
-static void begin_phase(bp_run *run, bp_phase phase, int stage) {
+static void count_tasks(bp_run *run, bp_phase phase, int stage) {
     const bp_plan *plan = run->plan;
     double flops = 0;
-    run->phase = phase;
-    run->stage = stage;
-    run->round = 0;
-    run->rounds = 1;
-    if (bp_has_calls(run)) { /* a small step */
-        run->n_tasks = run->n_cut = phase == BP_ROWS ? tiles_of(run->rows, plan->row_tile) : plan->n_blocks;
-        return;
-    }
     switch (phase) {
     case BP_ROWS:
         run->n_tasks = bp_stage_tasks(run, &plan->stages[stage]);
@@ -60,6 +52,17 @@ static void begin_phase(bp_run *run, bp_phase phase, int stage) {
     }
     run->n_cut = phase == BP_SUMS && plan->undoes ? plan->n_blocks : run->n_tasks;
     if (flops >= plan->round_flops) cut_rounds(run, flops);
+}
+
+/* A phase begins, or a stage of it. */
+static inline void begin_phase(bp_run *run, bp_phase phase, int stage) {
+    const bp_plan *plan = run->plan;
+    run->phase = phase;
+    run->stage = stage;
+    run->round = 0;
+    run->rounds = 1;
+    if (bp_has_calls(run)) run->n_tasks = phase == BP_ROWS ? tiles_of(run->rows, plan->row_tile) : plan->n_blocks;
+    else count_tasks(run, phase, stage);
 }
 
 static void set_chunk(bp_run *run, int64_t off) {
@@ -79,6 +82,9 @@ static void set_chunk(bp_run *run, int64_t off) {
 
 void bp_set_batch(bp_run *run) {
     run->batch_rows = min64(run->batch, run->n - run->at.pos);
+    double flops = run->plan->flops_row * (double)run->batch_rows;
+    double most = bp_forced.parallel_always ? SLICED_FLOPS : PARALLEL_FLOPS;
+    run->is_long = flops >= most || flops >= run->plan->round_flops;
     memset(run->sum, 0, sizeof run->sum);
     bp_tables_begin(run->plan, run->slots);
     set_chunk(run, 0);
@@ -162,12 +168,10 @@ static void end_batch(bp_run *run, int updated) {
     }
 }
 
+/* At the end of a step, or within one that is long: a run whose pace is measured is whole steps. */
 static void look_at_clock(bp_run *run, int step_ended) {
     if (run->status || (step_ended && --run->until_clock > 0)) return;
     double per_step = run->plan->flops_row * (double)run->batch_rows;
-    /* a run whose pace is measured is whole steps */
-    double sliced = fmin(bp_forced.parallel_always ? SLICED_FLOPS : PARALLEL_FLOPS, run->plan->round_flops);
-    if (!step_ended && per_step < sliced) return;
     run->until_clock = per_step > 1e6 ? 1 : (int)(1e6 / (per_step + 2e4)) + 1;
     if (bp_now() > run->deadline) run->status = BP_PAUSED;
 }
@@ -255,7 +259,7 @@ static void advance(bp_run *run, int n_threads) {
     }
     int last_chunk = bp_is_last_chunk(run), saving = run->phase == BP_SAVING;
     if (++run->round < run->rounds || next_phase(run)) {
-        if (!saving) look_at_clock(run, 0);
+        if (!saving && run->is_long) look_at_clock(run, 0);
         return;
     }
     if (last_chunk) end_batch(run, run->phase != BP_ROWS);

@@ -82,6 +82,7 @@ struct bp_run {
     int64_t first_step;      /* of the network, before this run */
 
     int64_t batch_rows;      /* of the current batch */
+    int is_long;             /* its step: a slice may end within it */
     int64_t off, rows;       /* the current chunk within it */
     bp_phase phase;
     int stage;               /* of BP_ROWS */

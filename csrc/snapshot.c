@@ -101,7 +101,7 @@ bp_status bp_take_snapshot(bp_run *run, int fresh) {
     if (status) return status;
     for (int i = 0; i < plan->n_tables; i++) run->logs[i].n = 0;
     run->phase = BP_SAVING;
-    run->n_tasks = run->n_cut = bp_save_tasks(run);
+    run->n_tasks = bp_save_tasks(run);
     run->round = 0;
     run->rounds = 1;
     run->snapshot_at = run->at;
