@@ -139,7 +139,7 @@ static int64_t choose_tile(const bp_plan *plan, int calls_python) {
 }
 
 /* Flops of a row, and the rows of a chunk: as many as keep every stage and the update short.  Returns the flops of a
- * tile between two barriers, if there are none but those of the grids. */
+ * tile between two barriers, if there are none but those of the grids; a byte counts, too. */
 static double size_chunks(bp_plan *plan) {
     double together = 1, apart = 1; /* of the operations that share a stage of row tiles; of the largest on a grid */
     plan->flops_row = 0;
@@ -155,13 +155,15 @@ static double size_chunks(bp_plan *plan) {
     double passes = 1 + back * (plan->cotangents ? (double)plan->cotangents : 1);
     int wide = plan->inference && plan->row_tile > BP_INFER_TILE; /* several tiles, for all threads */
     double most = fmin((wide ? GRID_FLOPS : ROWS_FLOPS) / (together * passes), GRID_FLOPS / apart);
+    double tile = bp_tile_flops(plan, back);
+    if (plan->by_part) most = fmin(most, ROWS_FLOPS / tile * (double)plan->row_tile);
     if (back && !plan->by_tile) most = fmin(most, UPDATE_FLOPS / plan->flops_row);
     plan->flops_row *= passes;
     plan->flops = plan->flops_row * (double)plan->rows;
     int64_t limit = max64((int64_t)fmin(most, MAX_CHUNK_ROWS) / plan->row_tile, 1) * plan->row_tile;
     plan->chunk_rows = round_up(ceil_div(plan->rows, ceil_div(plan->rows, limit)), plan->row_tile);
     plan->n_tiles = ceil_div(plan->chunk_rows, plan->row_tile);
-    return together * passes * (double)plan->row_tile;
+    return tile;
 }
 
 bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads) {

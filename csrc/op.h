@@ -32,8 +32,9 @@
  *
  * Parts: where a cell takes long (round_flops in plan.h), forward and backward of an operation with `parts` are
  * called once for each part of the cell, in order, and other tasks, or the caller, come in between.  Parts are time
- * steps, rows of an image and the like (bp_part).  What one part leaves for the next is in the operation's buffers, and
- * a sum has the same order in any number of parts.  An operation without `parts` is never interrupted.
+ * steps, rows of an image and the like (bp_part); one may be empty, and only the last of a tile writes behind its end.
+ * What one part leaves for the next is in the operation's buffers, and a sum has the same order in any number of parts.
+ * An operation without `parts` is never interrupted: only the user's in Python, and hidden_jacobian, which is small.
  */
 #ifndef BP_OP_H
 #define BP_OP_H
@@ -71,7 +72,8 @@ enum {
     BP_STRIP_BYTES = 192, /* of a row in a strip; whole panels of every instruction set (gemm.inc) */
     BP_STEP_ROWS = 512,   /* rows times positions that one chain may sum; panels of `step` stay in L2 */
     BP_PACK_COLS = 240,   /* columns that a product packs at once: whole panels of every instruction set */
-    BP_NEAR_BYTES = 2048  /* between rows of weights: beyond, a product packs them */
+    BP_NEAR_BYTES = 2048, /* between rows of weights: beyond, a product packs them */
+    BP_CUT_COLS = 16      /* a product's columns are cut at multiples: whole vectors of every instruction set */
 };
 
 /* What an operation's tasks may be cut into. */

@@ -124,8 +124,8 @@ static double stretch_by_tile(const bp_plan *plan) {
     double longest = 0;
     for (int i = 0; i < plan->n_items; i++) {
         const bp_item *item = &plan->items[i];
-        double tile = item->call ? bp_flops_of(plan, &plan->ops[item->op]) * (double)plan->row_tile : 0;
-        longest = fmax(longest, tile / (double)item->parts);
+        if (item->kind != BP_PARAM_GRADS)
+            longest = fmax(longest, item->flops * (double)plan->row_tile / (double)item->parts);
         for (int k = 0; k < plan->n_ops && item->kind == BP_PARAM_GRADS; k++) /* a parameter of a row */
             longest = fmax(longest, plan->ops[k].n_params ? bp_flops_of(plan, &plan->ops[k]) : 0);
     }

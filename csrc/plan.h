@@ -53,6 +53,7 @@ typedef struct {
     int64_t cols; /* of what an operation writes */
     int64_t parts; /* in which it is done on a tile, where the plan goes by_part */
     int stage;
+    double flops; /* of a row and a cotangent; a byte counts, too */
     bp_cell_fn *call; /* FORWARD, BACKWARD: what is done on a cell, and for which operation */
     const bp_op *on;
 } bp_item;
@@ -165,6 +166,11 @@ struct bp_plan {
 
 /* Rows of a tile, at least, so that one of one column is whole cache lines. */
 enum { BP_LEAST_TILE = 16 };
+
+/* Rows of a tile, at most: of one that is done by itself, times cotangents. */
+static inline int64_t bp_tile_rows(const bp_plan *plan) {
+    return plan->by_tile ? plan->row_tile : min64(plan->row_tile, plan->rows);
+}
 
 /* Rows of a task of a prediction, whose bits do not depend on them: fewer where some thread would have none. */
 enum { BP_INFER_TILE = 32 };

@@ -11,29 +11,31 @@ bp_tile bp_tile_of(const bp_run *run, int64_t tile, int64_t height, int thread) 
     return (bp_tile){tile, row, plan->windowed ? thread * height : row, min64(height, run->rows - row), 0, 1, 0, 0};
 }
 
-/* Rows that repeat (see bp_run_repeat), from `first` on: what is there already is copied. */
-static void gather_repeated(const bp_run *run, int i, int64_t first, int64_t count, size_t row, char *to) {
+/* Some of the rows that repeat (see bp_run_repeat), from `first` on: what is there already is copied. */
+static void gather_repeated(const bp_run *run, int i, int64_t first, bp_range some, size_t row, char *to) {
     const bp_array *array = &run->in[i].array;
     const bp_buffer *b = &run->plan->buffers[run->in[i].buffer];
     int64_t repeat = run->repeat[i], cycle = repeat * array->rows;
-    for (int64_t r = 0; r < count; r++, to += row) {
+    for (int64_t r = some.first; r < some.end; r++, to += row) {
         int64_t ago = r >= cycle ? cycle : r && (first + r) % repeat ? 1 : 0;
         if (ago) memcpy(to, to - (size_t)ago * row, row);
         else bp_gather(array, NULL, (first + r) / repeat % array->rows, 1, b, run->plan->dtype, to);
     }
 }
 
-static void gather(bp_run *run, const bp_tile *t) {
+static void gather(bp_run *run, const bp_tile *t, const bp_cell *cell) {
     const bp_plan *plan = run->plan;
+    bp_range part = bp_part(cell, run->n_in * t->count); /* rows of one input, then of the next */
     for (int i = 0; i < run->n_in; i++) {
         const bp_in_port *port = &run->in[i];
         const bp_buffer *b = &plan->buffers[port->buffer];
-        if (run->in_place[i]) continue;
+        bp_range some = {max64(part.first - i * t->count, 0), min64(part.end - i * t->count, t->count)};
+        if (run->in_place[i] || some.end <= some.first) continue;
         size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
-        char *to = run->arena + b->offset + (size_t)t->at * row;
+        char *to = run->arena + b->offset + (size_t)(t->at + some.first) * row;
         int64_t first = run->at.pos + run->off + t->row;
-        if (run->repeat[i]) gather_repeated(run, i, first, t->count, row, to);
-        else bp_gather(&port->array, run->order, first, t->count, b, plan->dtype, to);
+        if (run->repeat[i]) gather_repeated(run, i, first, some, row, to);
+        else bp_gather(&port->array, run->order, first + some.first, some.end - some.first, b, plan->dtype, to);
     }
 }
 
@@ -42,13 +44,14 @@ static int64_t out_row(const bp_run *run, const bp_tile *t, int64_t r) {
     return (run->at.pos + run->off + t->row + r % t->count) * run->apart + t->cotangent + r / t->count;
 }
 
-static void scatter(bp_run *run, const bp_tile *t) {
+static void scatter(bp_run *run, const bp_tile *t, const bp_cell *cell) {
+    bp_range some = bp_part(cell, t->cotangents * t->count);
     for (int i = 0; i < run->n_out; i++) {
         const bp_out_port *port = &run->out[i];
         size_t row = (size_t)run->plan->buffers[port->buffer].cols * run->plan->size;
         const char *from = bp_at(&run->x, port->buffer, t->at, run->plan->size);
-        int64_t rows = t->cotangents * t->count, run_of = run->apart == 1 ? rows : 1; /* rows in one run of memory */
-        for (int64_t r = 0; r < rows; r += run_of)
+        int64_t run_of = run->apart == 1 ? some.end - some.first : 1; /* rows in one run of memory */
+        for (int64_t r = some.first; r < some.end; r += run_of)
             memcpy((char *)port->data + (size_t)out_row(run, t, r) * row, from + (size_t)r * row, (size_t)run_of * row);
     }
 }
@@ -187,9 +190,9 @@ bp_status bp_do_item(bp_run *run, const bp_item *item, const bp_tile *t, const b
     if (item->call) return item->call(&run->x, item->on, cell);
     if (item->kind == BP_LOSS && !run->plan->cotangents) return loss(run, item->op, t);
     if (item->kind == BP_LOSS) write_cotangents(run, t);
-    else if (item->kind == BP_GATHER) gather(run, t);
+    else if (item->kind == BP_GATHER) gather(run, t, cell);
     else if (item->kind == BP_PARAM_GRADS) param_grads(run, item->op, t, cell);
-    else scatter(run, t);
+    else scatter(run, t, cell);
     return BP_OK;
 }
 
@@ -255,8 +258,7 @@ static bp_status do_by_tile(bp_run *run, const bp_stage *stage, bp_tile *t, int6
 
 /* Of a cell: they are equally wide, but for whole vectors. */
 static int64_t first_column(const bp_stage *stage, int64_t cell) {
-    enum { VECTOR = 16 };
-    return min64(tiles_of(stage->cols, VECTOR) * cell / stage->cells * VECTOR, stage->cols);
+    return min64(tiles_of(stage->cols, BP_CUT_COLS) * cell / stage->cells * BP_CUT_COLS, stage->cols);
 }
 
 static bp_status do_cell(bp_run *run, const bp_stage *stage, int64_t task) {

@@ -109,8 +109,11 @@ static int walk_back(bp_plan *plan, int n) {
 static double item_bytes(const bp_plan *plan, const bp_item *item) {
     const bp_op *op = &plan->ops[item->op];
     double numbers = 0;
-    for (int i = 0; i < plan->n_buffers && item->kind == BP_GATHER; i++)
-        if (plan->buffers[i].maker == BP_GATHERED) numbers += 2 * (double)plan->buffers[i].cols;
+    for (int i = 0; i < plan->n_buffers; i++) {
+        int gathered = item->kind == BP_GATHER && plan->buffers[i].maker == BP_GATHERED;
+        int scattered = item->kind == BP_SCATTER && plan->buffers[i].kept;
+        if (gathered || scattered) numbers += 2 * (double)plan->buffers[i].cols;
+    }
     if (item->kind == BP_FORWARD || item->kind == BP_BACKWARD) {
         numbers = (double)plan->buffers[op->out].cols;
         for (int i = 0; i < op->n_in; i++) numbers += (double)plan->buffers[op->in[i]].cols;
@@ -128,13 +131,34 @@ static double item_flops(const bp_plan *plan, const bp_item *item) {
     return fmax(flops, moved);
 }
 
-/* In how many parts an item is done on a tile. */
+double bp_tile_flops(const bp_plan *plan, int passes_back) {
+    double cotangents = plan->cotangents ? (double)plan->cotangents : 1;
+    double flops = item_flops(plan, &(bp_item){.kind = BP_GATHER}) + item_flops(plan, &(bp_item){.kind = BP_SCATTER});
+    for (int i = 0; i < plan->n_ops; i++) {
+        bp_item forward = {.kind = BP_FORWARD, .op = i}, back = {.kind = BP_BACKWARD, .op = i};
+        if (bp_is_grid(plan, &forward)) continue;
+        flops += item_flops(plan, &forward);
+        if (passes_back) flops += cotangents * item_flops(plan, &back);
+        if (passes_back > 1) flops += cotangents * bp_flops_of(plan, &plan->ops[i]);
+    }
+    return flops * (double)plan->row_tile;
+}
+
+static int n_gathered(const bp_plan *plan) {
+    int n = 0;
+    for (int i = 0; i < plan->n_buffers; i++) n += plan->buffers[i].maker == BP_GATHERED;
+    return n;
+}
+
+/* In how many parts an item is done on a tile: what is copied in and out, by rows. */
 static int64_t parts_of(const bp_plan *plan, const bp_item *item) {
     const bp_op *op = &plan->ops[item->op];
+    double rounds = ceil(item->flops * (double)plan->row_tile / plan->round_flops), most = 1;
     if (plan->by_tile && item->kind == BP_PARAM_GRADS) return plan->row_tile * max64(plan->n_params, 1);
-    if ((item->kind != BP_FORWARD && item->kind != BP_BACKWARD) || !op->type->parts) return 1;
-    double rounds = item_flops(plan, item) * (double)plan->row_tile / plan->round_flops;
-    return (int64_t)fmax(fmin((double)op->type->parts(plan, op), ceil(rounds)), 1);
+    if (item->kind == BP_GATHER) most = (double)bp_tile_rows(plan) * n_gathered(plan);
+    if (item->kind == BP_SCATTER) most = (double)bp_tile_rows(plan);
+    if (item->call && op->type->parts) most = (double)op->type->parts(plan, op);
+    return (int64_t)fmax(fmin(most, rounds), 1);
 }
 
 bp_status bp_cut_stages(bp_plan *plan) {
@@ -156,6 +180,7 @@ bp_status bp_cut_stages(bp_plan *plan) {
     for (int i = 0; i < n; i++) {
         bp_item *item = &plan->items[i];
         const bp_op *op = &plan->ops[item->op];
+        item->flops = item_flops(plan, item);
         if (item->kind != BP_FORWARD && item->kind != BP_BACKWARD) continue;
         item->on = op;
         item->call = (item->kind == BP_FORWARD ? op->type->forward : op->type->backward)[plan->dtype];
@@ -167,7 +192,7 @@ bp_status bp_cut_stages(bp_plan *plan) {
         bp_item *item = &plan->items[i];
         bp_scope scope = item_scope(plan, item);
         int passes = item->kind == BP_BACKWARD || item->kind == BP_PARAM_GRADS;
-        double flops = item_flops(plan, item) * (passes && plan->cotangents ? (double)plan->cotangents : 1);
+        double flops = item->flops * (passes && plan->cotangents ? (double)plan->cotangents : 1);
         int fits = !plan->by_part || plan->by_tile;
         if (!plan->windowed && (item->kind == BP_FORWARD || item->kind == BP_BACKWARD)) {
             if (plan->ops[item->op].segment != segment) stage = NULL; /* behind a barrier all sizes can share memory */

@@ -56,6 +56,26 @@ LARGE = {
 }  # fmt: skip
 
 
+def elements(*shape):
+    x = bp.Input(shape)
+    y = bp.Dropout(0.5)(bp.Scale()(x) * bp.Bias()(x) + x)
+    return bp.Network(x, bp.Dense(1)(bp.concat([y, 2.0 * y, x[::2]], axis=0)), seed=0)
+
+
+# more bytes than products; some take more than a slice a row
+MOVING = {
+    "windows": (lambda: bp.Network([bp.Input((3800, 3800, 4)), bp.AveragePool2D(64, stride=1)]), 16),
+    "maxima": (lambda: bp.Network([bp.Input((3800, 3800, 4)), bp.MaxPool2D(8, stride=3)]), 16),
+    "mean": (lambda: bp.Network([bp.Input((3800, 3800, 4)), bp.GlobalAveragePool()]), 16),
+    "softmax": (lambda: bp.Network([bp.Input(1), bp.Dense(10**6, "softmax")]), 16),
+    "norm": (lambda: bp.Network([bp.Input((40_000, 512)), bp.LayerNorm()]), 16),
+    "turned": (lambda: bp.Network([bp.Input((40_000, 512)), bp.Permute((1, 0)), bp.Reshape(-1)]), 16),
+    "table": (lambda: bp.Network([bp.Input(20_000, integer=True), bp.Embedding(10, 512)]), 16),
+    "elements": (lambda: elements(40_000, 512), 16),
+    "groups": (lambda: bp.Network([bp.Input((620, 620, 64)), bp.Conv2D(64, 7, groups=64, padding="same")]), 16),
+}
+
+
 def data_of(net, rows):
     """Zeros that take no memory."""
     y = np.broadcast_to(np.float32(0), (rows, *net.outputs[next(iter(net.outputs))]))
@@ -77,15 +97,23 @@ def keys_of(net, rows, n_threads):
     return keys
 
 
-@pytest.mark.parametrize("kind", LARGE)
+@pytest.mark.parametrize("kind", [*LARGE, *MOVING])
 def test_no_stretch_is_longer_than_fifty_milliseconds_of_a_slow_core(kind):
-    make, rows = LARGE[kind]
+    make, rows = (LARGE | MOVING)[kind]
     net = make()
     for n_threads in (1, 4):
         keys = keys_of(net, rows, n_threads)
         plans = {name: _plans.make_plan(net._model, key).plan.describe() for name, key in keys.items()}
-        assert plans["gradient"]["flops"] > 4 * LIMIT
+        assert plans["gradient"]["flops"] > 4 * LIMIT or kind in MOVING
         assert not {name: plan["stretch"] for name, plan in plans.items() if plan["stretch"] > LIMIT}
+
+
+def test_a_wide_layer_of_a_tile_that_goes_back_by_itself_comes_in_parts(force):
+    force(False, "", round_flops=3e6)
+    net = wide(1000, 1000)
+    for name in ("each", "jacobian"):
+        plan = _plans.make_plan(net._model, keys_of(net, 16, 1)[name]).plan.describe()
+        assert plan["flops"] > 3e7 > 10 * plan["stretch"]
 
 
 SMALL = {
@@ -103,6 +131,19 @@ SMALL = {
         [bp.Input((40, 3)), bp.Conv1D(4, 5, "relu", padding="same", stride=2), bp.Conv1D(3, 3, dilation=2),
          bp.Conv1D(3, 3, groups=3)], seed=0),
     "attention": lambda: attention(13, 8),
+    "pools": lambda: bp.Network(
+        [bp.Input((14, 11, 3)), bp.Conv2D(3, 1), bp.AveragePool2D(9, stride=1, padding="same"),
+         bp.MaxPool2D(3, stride=2), bp.AveragePool2D((2, 3), stride=(3, 1), padding="same"), bp.MaxPool2D(1, stride=2),
+         bp.GlobalAveragePool()], seed=0),
+    "pairs": lambda: bp.Network(
+        [bp.Input((8, 12, 5)), bp.Conv2D(5, 1), bp.MaxPool2D(2), bp.AveragePool2D(2),
+         bp.GlobalMaxPool(), bp.Dense(20, "softmax"), bp.Dense(3)], seed=0),
+    "elements": lambda: elements(7, 5),
+    "norm": lambda: bp.Network([bp.Input((5, 7)), bp.LayerNorm(), bp.Permute((1, 0)), bp.Dense(3, "softmax"),
+                               bp.Dense(2)], seed=0),
+    "table": lambda: bp.Network(
+        [bp.Input(9, integer=True), bp.Embedding(5, 6), bp.AveragePool1D(4, stride=2), bp.MaxPool1D(2, stride=1)],
+        seed=0),
     "wide": lambda: bp.Network([bp.Input(40), bp.Dense(700, "relu"), bp.Dense(600, "tanh"), bp.Dense(3)], seed=0),
 }  # fmt: skip
 
@@ -110,9 +151,11 @@ SMALL = {
 def results(net, n_threads):
     rng = np.random.default_rng(0)
     X, y = (rng.standard_normal((37, *shapes[next(iter(shapes))])) for shapes in (net.inputs, net.outputs))
-    v = rng.standard_normal(net.n_params)
+    v, whole = rng.standard_normal(net.n_params), net._model.inputs[0].layer.integer
+    X = np.abs(X).astype(int) if whole else X
     found = [net.predict(X, n_threads=n_threads), net.value_and_grad(X, y, n_threads=n_threads)[1],
-             net.hvp(X[:5], y[:5], v, n_threads=n_threads), net.jacobian(X[:17], n_threads=n_threads),
+             net.hvp(X[:5], y[:5], v, n_threads=n_threads),
+             np.zeros(0) if whole else net.jacobian(X[:17], n_threads=n_threads),
              net.per_sample_gradients(X[:17], y[:17], n_threads=n_threads)]  # fmt: skip
     for optimizer in (bp.SGD(lr=1e-3), bp.Adam()):
         net.fit(X, y, optimizer=optimizer, batch_size=33, n_threads=n_threads)

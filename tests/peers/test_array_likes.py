@@ -1,12 +1,12 @@
 """Tensors of PyTorch, series and frames of pandas in place of arrays: the cures in errors work, names are checked."""
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
 import bpcore as bp
 
-pandas = pytest.importorskip("pandas")
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((20, 3))
 Y = RNG.standard_normal(20)
