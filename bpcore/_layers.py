@@ -85,6 +85,10 @@ class Spec(NamedTuple):
 KINDS: dict[str, type[Any]] = {}  # every kind of layer, by the name that a file gives it
 
 
+def _itself(layer: Any) -> Any:
+    return layer
+
+
 class Layer:
     """What every layer is: called on symbols it gives a symbol, and it tells the plan what to compute.
 
@@ -123,6 +127,15 @@ class Layer:
     def __getstate__(self) -> dict[str, Any]:
         # not the network that it comes from: its weights are in the theta of the network that it is in
         return {name: value for name, value in self.itself.__dict__.items() if name != "_origin"}
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # what a network shows of a layer stands for it in pickles and deep copies, too
+        return (_itself, (self.itself,)) if self.itself is not self else super().__reduce_ex__(protocol)
+
+    def __copy__(self) -> Any:
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__getstate__())
+        return twin
 
     @property
     def itself(self) -> Any:

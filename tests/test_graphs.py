@@ -548,6 +548,13 @@ def test_layers_have_the_names_that_the_summary_shows():
         assert [layer.name for layer in twin.layers] == [layer.name for layer in first.layers]
 
 
+def test_a_layer_pickled_beside_its_network_is_that_networks():
+    net = bp.Network([bp.Input(2), bp.Dense(3, "tanh"), bp.Dense(1, name="last")])
+    twin, layers = pickle.loads(pickle.dumps((net, net.layers)))
+    assert list(layers) == list(twin.layers) and not set(layers) & set(net.layers)
+    assert copy.copy(net.layers[1]) != net.layers[1]
+
+
 def test_networks_made_of_the_layers_of_others():
     """What `layers` shows stands for the layer itself: of any name, used twice, beside itself, in lists and graphs."""
     dense, x = bp.Dense(3, "tanh"), bp.Input(3)
