@@ -87,6 +87,8 @@ def fit_restarts(
     The best has the lowest loss once trained: on `validation_data` where it is given, else on the rows of X that it was
     trained on.  Networks that diverged (`history.error`) are out; DivergenceError where all have.
     """
+    if not isinstance(net, Network):
+        raise TypeError(f"net: expected a bp.Network, got {net!r} of type {type(net).__name__}")
     n = _validate.integer("n", n, 1, 2**31)
     first = net.seed if seed is None else _validate.seed(seed)
     nets = [net._anew((first + i) % 2**64) for i in range(n)]

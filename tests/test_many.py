@@ -471,6 +471,8 @@ def test_restarts_keep_frozen_layers_and_leave_out_what_diverged():
     assert (best.params["dense_2.W"] != net.params["dense_2.W"]).any()
     with pytest.raises(bp.DivergenceError):
         bp.fit_restarts(net, X, Y, 2, optimizer=bp.SGD(lr=1e30))
+    with pytest.raises(TypeError, match="net: expected a bp.Network, got 'net'"):
+        bp.fit_restarts("net", X, Y, 2)
     with pytest.raises(TypeError, match="fit_restarts: expected keywords of fit_many, got epoch"):
         bp.fit_restarts(net, X, Y, 2, epoch=3)
 
