@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -84,10 +83,12 @@ class Data:
         kinds = ("loss", "accuracy")
         return [f"val_{name}_{kind}" for name, own in both for kind in kinds[: 1 + _losses.has_accuracy(own.loss)]]
 
-    @functools.cached_property
+    @property
     def by_output(self) -> dict[str, int]:
         """What a History keeps of each of several outputs as it is trained: numbers of losses by name."""
-        names = [f"{name}_loss" for name in self.names] if len(self.losses) > 1 else ()
+        if len(self.losses) == 1:
+            return {}
+        names = [f"{name}_loss" for name in self.names]
         return {name: i for i, name in enumerate(names) if not name.startswith("val_")}  # which is for validation
 
     def key(self, flags: int, rows: int, n_threads: int) -> _plans.Key:

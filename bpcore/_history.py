@@ -56,7 +56,10 @@ class History(dict[str, list[float]]):
 
     def _show(self) -> None:
         """Columns that have values by now become items."""
-        dict.update(self, {name: values for name, values in self._columns().items() if values})
+        for name in _COLUMNS:
+            if values := getattr(self, name):
+                dict.__setitem__(self, name, values)
+        dict.update(self, {name: values for name, values in self.outputs.items() if values})
 
     def __missing__(self, name: str) -> list[float]:
         return self[_validate.key("history", name, self)]

@@ -350,7 +350,7 @@ def kept(optimizer: Optimizer) -> tuple[type, tuple[str, ...]]:
 
 def advise(last: Optimizer | None, optimizer: Optimizer) -> None:
     """A UserWarning where arrays that the last one keeps will be dropped."""
-    if last is not None and last.states and kept(last) != kept(optimizer):
+    if last is not None and last is not optimizer and last.states and kept(last) != kept(optimizer):
         _errors.warn(f"optimizer: {optimizer} begins anew, and {', '.join(last.states)} of {last} are dropped")
 
 
@@ -368,6 +368,8 @@ def schedules(optimizer: Any) -> dict[str, Schedule]:
 
 def succeeded(memory: Memory, optimizer: Optimizer) -> Memory:
     """How another optimiser of its kind goes on with a memory: schedules that are new begin now."""
+    if optimizer is memory.optimizer:
+        return memory
     known, begun = schedules(memory.optimizer), dict(memory.begun)
     begun = {
         name: begun.get(name, 0) if known.get(name) == schedule else memory.updates

@@ -156,7 +156,7 @@ class Loop:
         state.history.outputs = {name: [] for name in (*data.by_output, *validated)}
         state.epoch, state.step = model.epoch, model.step
         last = model.memory.optimizer
-        if last is not None and _optimizers.kept(last) == _optimizers.kept(optimizer):
+        if last is optimizer or last is not None and _optimizers.kept(last) == _optimizers.kept(optimizer):
             memory = _optimizers.succeeded(model.memory, optimizer)
         else:
             memory = _optimizers.Memory(optimizer, model.state_arrays(len(optimizer.states)), 0)
@@ -295,7 +295,6 @@ class Loop:
             for name, value in result.items():
                 columns[f"val_{name.replace('.', '_')}"].append(value)
         self.state.history._show()
-        self.count()
         if self.call.verbose:
             self._print()
         self._tell("on_epoch_end")
@@ -336,7 +335,8 @@ class Loop:
         if steps:
             if self.uncounted is None:
                 self.uncounted = model.memory, model.step
-            model.memory = self.memory._replace(updates=self.run.updates())
+            optimizer, states, _, begun = self.memory
+            model.memory = _optimizers.Memory(optimizer, states, self.run.updates(), begun)
             model.step = self.first_step + steps
         elif self.uncounted is not None:  # the first steps were undone
             (model.memory, model.step), self.uncounted = self.uncounted, None
@@ -387,7 +387,8 @@ class Loop:
 
     def _log_epoch(self, seconds: float) -> None:
         loss, weight, _, rows, _, _ = self.run.progress()
-        outputs = [[_mean(*self.run.losses()[i][:2])] for i in self.data.by_output.values()]
+        by_output = self.data.by_output
+        outputs = [[_mean(*self.run.losses()[i][:2])] for i in by_output.values()] if by_output else []
         self.model.epoch += 1
         self.log([_mean(loss, weight)], [seconds], [rows / seconds if seconds else float("inf")], outputs)
 
