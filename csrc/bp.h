@@ -186,7 +186,7 @@ typedef struct {
     size_t arena_bytes;
     size_t unshared_bytes; /* of an arena without REUSE */
     double flops;        /* a batch of `rows` rows, all phases; a function counts as the flops that take as long */
-    double stretch;      /* of these, at most, between two moments at which a slice may end */
+    double stretch;      /* of these, a thread's at most between two moments at which a slice may end */
 } bp_plan_info;
 bp_plan_info bp_plan_describe(const bp_plan *plan);
 int bp_plan_grad(const bp_plan *plan, int buffer);  /* number of the gradient's buffer, or -1 */

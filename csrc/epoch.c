@@ -17,9 +17,8 @@
 enum { MAX_HELPED = 8 }; /* threads that one looks at for work */
 static const double SLICED_FLOPS = 1e7; /* where parallel work is forced, a slice ends within steps from here on */
 
-/* Cuts a phase of so many flops into rounds: of whole tasks, or of one part of each. */
-static void cut_rounds(bp_run *run, double flops) {
-    double most = run->plan->round_flops;
+/* Cuts a phase of so many flops into rounds of at most so many: of whole tasks, or of one part of each. */
+static void cut_rounds(bp_run *run, double flops, double most) {
     if (run->phase == BP_ROWS && run->plan->stages[run->stage].scope != BP_SCOPE_BLOCKS) { /* equal tasks */
         int64_t parts = run->plan->stages[run->stage].parts;
         int64_t together = max64((int64_t)(most * (double)(run->n_tasks * parts) / flops), 1);
@@ -31,12 +30,13 @@ static void cut_rounds(bp_run *run, double flops) {
     }
 }
 
-/* The tasks of a phase, or of a stage of it, and in how many rounds they are done.  A phase that moves theta is one
+/* The tasks of a phase, or of a stage of it, and in how many rounds they are done: of as much work as every thread does
+ * in 50 ms.  A phase that moves theta is one
  * round, so that no slice ends within it, unless its blocks can be put back; rows of tables cannot, and are in the last
  * round. */
 static void count_tasks(bp_run *run, bp_phase phase, int stage) {
     const bp_plan *plan = run->plan;
-    double flops = 0;
+    double flops = 0, most = plan->round_flops * (double)run->n_threads;
     switch (phase) {
     case BP_ROWS:
         run->n_tasks = bp_stage_tasks(run, &plan->stages[stage]);
@@ -51,7 +51,7 @@ static void count_tasks(bp_run *run, bp_phase phase, int stage) {
         if (phase == BP_SUMS && (plan->undoes || !bp_sums_move(run))) flops = bp_sum_flops(run, plan->n_blocks);
     }
     run->n_cut = phase == BP_SUMS && plan->undoes ? plan->n_blocks : run->n_tasks;
-    if (flops >= plan->round_flops) cut_rounds(run, flops);
+    if (flops >= most) cut_rounds(run, flops, most);
 }
 
 /* A phase begins, or a stage of it. */
@@ -287,6 +287,9 @@ static void prepare(void *arg, int n_threads, bp_fpenv caller) {
     run->x.caller_fpenv = caller;
     run->generation = bp_pool_generation();
     bp_barrier_init(&run->barrier, n_threads);
+    if (run->n_threads == n_threads) return;
+    run->n_threads = n_threads;
+    if (run->round == 0 && run->phase != BP_SAVING) begin_phase(run, run->phase, run->stage); /* in other rounds */
 }
 
 void bp_run_until(bp_run *run, int n_threads, int fewest_steps, double deadline) {

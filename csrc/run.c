@@ -14,6 +14,7 @@ bp_run *bp_run_new(const bp_plan *plan, const bp_blas *blas) {
     size_t taken = sizeof(bp_taken) * (size_t)plan->n_threads;
     void *aligned = NULL;
     run->plan = plan;
+    run->n_threads = 1;
     run->arena = bp_large_alloc(plan->arena_bytes);
     run->buffers = malloc(sizeof *run->buffers * (size_t)(plan->n_buffers + 1));
     run->loss_sum = calloc((size_t)plan->n_losses + 1, sizeof *run->loss_sum);

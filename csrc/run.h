@@ -88,6 +88,7 @@ struct bp_run {
     int stage;               /* of BP_ROWS */
     int64_t n_tasks;         /* of the phase, or of its stage */
     int64_t round, rounds;   /* its tasks are done in so many rounds, between which a slice may end */
+    int n_threads;           /* of the slice: they share a round's work */
     int64_t n_cut;           /* tasks that are cut into rounds; what is behind them is done in the last */
     double sum[3];           /* of the batch so far */
     double (*loss_sum)[3];   /* by loss, of the epoch so far, as bp_progress has them; without its weight */
