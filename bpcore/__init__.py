@@ -22,6 +22,7 @@ from bpcore._convolution import (  # noqa: E402
     TimeDelay,
 )
 from bpcore._embedding import Embedding  # noqa: E402
+from bpcore._ensemble import Ensemble  # noqa: E402
 from bpcore._errors import DivergenceError  # noqa: E402
 from bpcore._function import Function, get_include  # noqa: E402
 from bpcore._history import History  # noqa: E402
@@ -100,6 +101,7 @@ __all__ = [
     "Dropout",
     "EarlyStopping",
     "Embedding",
+    "Ensemble",
     "Function",
     "GlobalAveragePool",
     "GlobalMaxPool",

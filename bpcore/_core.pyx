@@ -12,7 +12,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from posix.stdlib cimport posix_memalign
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, sqrt
 from libc.string cimport memcpy, memset
 
 import atexit
@@ -81,5 +81,6 @@ include "binding/arrays.pxi"
 include "binding/run.pxi"
 include "binding/many.pxi"
 include "binding/predictor.pxi"
+include "binding/ensemble.pxi"
 include "binding/switches.pxi"
 include "binding/random.pxi"

@@ -1,4 +1,9 @@
-"""One safetensors file a network: tensors named as `params`, the graph as JSON in the metadata; nothing is executed."""
+"""One safetensors file a network, or an ensemble: tensors named as `params`, graphs as JSON in the metadata; nothing is
+executed.
+
+The metadata of a network are bpcore_format, graph and training; those of an ensemble bpcore_format and ensemble, with
+the graph and the training of each member, in order, and the names of member k's tensors begin with "k.".
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ import math
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,7 +29,7 @@ from bpcore._schedules import Schedule
 from bpcore._symbols import Symbol
 
 # a file has the oldest that can hold it; 2: optimisers of other kinds and settings than 1 knows, schedules, names of
-# columns
+# columns, ensembles
 FORMATS = ("1", "2")
 _FIRST_OPTIMIZERS = {
     "sgd": {"lr", "momentum", "nesterov", "weight_decay"},
@@ -41,15 +46,37 @@ _BLOCK = 1 << 20  # bytes of a tensor that are read and looked at together
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
+    """See Network.save."""
+    graph, training = _graph(model), _training(model)
+    metadata = {
+        "bpcore_format": _format(graph, training), "graph": json.dumps(graph), "training": json.dumps(training)
+    }  # fmt: skip
+    _write(metadata, _tensors(model), path)
+
+
+def save_ensemble(models: Sequence[Model], path: str | os.PathLike[str]) -> None:
+    """See Ensemble.save."""
+    members = [{"graph": _graph(model), "training": _training(model)} for model in models]
+    tensors = {
+        _of_member(k, name): tensor for k, model in enumerate(models) for name, tensor in _tensors(model).items()
+    }
+    _write({"bpcore_format": FORMATS[1], "ensemble": json.dumps({"members": members})}, tensors, path)
+
+
+def _of_member(k: int | None, name: str) -> str:
+    """What a tensor of member k is called; None: of a network by itself."""
+    return name if k is None else f"{k}.{name}"
+
+
+def _write(metadata: dict[str, str], tensors: dict[str, np.ndarray], path: str | os.PathLike[str]) -> None:
     """Writes to a temporary file beside `path`, then renames: a reader sees the old file or the new one.
 
     Links are followed, and a file that is there keeps its mode.
     """
-    tensors = _tensors(model)
     for name, tensor in tensors.items():
         if not all(np.isfinite(block).all() for block in _blocks(tensor)):
             raise ValueError(f"save: {name} has values that are not finite, and load would refuse them")
-    header = _header(model, tensors)
+    header = _header(metadata, tensors)
     name = _validate.path(path)
     if name.endswith(os.sep):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
@@ -95,16 +122,14 @@ def _blocks(tensor: np.ndarray) -> Iterator[np.ndarray]:
     return (flat[first : first + n] for first in range(0, flat.size, n))
 
 
-def _header(model: Model, tensors: dict[str, np.ndarray]) -> bytes:
+def _header(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> bytes:
     """What a safetensors file begins with: the length of a JSON object (8 bytes, little-endian), and that: metadata,
     then dtype, shape and place of each tensor.  Padded, so that the tensors are aligned."""
-    graph, training = _graph(model), _training(model)
-    written = {"graph": json.dumps(graph), "training": json.dumps(training)}
-    entries: dict[str, Any] = {"__metadata__": {"bpcore_format": _format(graph, training), **written}}
+    entries: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, tensor in tensors.items():
         place, end = [end, end + tensor.nbytes], end + tensor.nbytes
-        entries[name] = {"dtype": _KINDS[str(model.dtype)], "shape": tensor.shape, "data_offsets": place}
+        entries[name] = {"dtype": _KINDS[str(tensor.dtype)], "shape": tensor.shape, "data_offsets": place}
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
@@ -165,37 +190,87 @@ def _training(model: Model) -> dict[str, Any]:
 # ---- reading ----
 
 
-def load(path: str | os.PathLike[str], custom: Mapping[str, Activation | Function | Schedule] | None) -> Model:
+Custom = Mapping[str, Activation | Function | Schedule]
+
+
+def load(path: str | os.PathLike[str], custom: Custom | None) -> Model:
     """See bp.load."""
+    return _read(path, custom, ensemble=False)[0]
+
+
+def load_ensemble(path: str | os.PathLike[str], custom: Custom | None) -> list[Model]:
+    """See Ensemble.load."""
+    return _read(path, custom, ensemble=True)
+
+
+def _read(path: str | os.PathLike[str], custom: Custom | None, ensemble: bool) -> list[Model]:
+    """The network's model, or those of an ensemble's members."""
     target = _validate.path(path)
     if custom is not None and not isinstance(custom, Mapping):
         raise TypeError(f"custom: expected {{name: bp.Activation(f, df)}}, got {custom!r}")
+    functions = dict(custom or {})
     with open(target, "rb") as file:
         metadata, entries = _open(target, file)
-        if (version := metadata.get("bpcore_format")) not in FORMATS:
-            raise _bad(target, f"bpcore_format is {version!r}, and only {', '.join(FORMATS)} are known")
-        if set(metadata) != {"bpcore_format", "graph", "training"}:
-            raise _bad(target, f"unknown metadata {sorted(set(metadata))}")
-        graph, training = _parse(target, metadata["graph"]), _parse(target, metadata["training"])
-        dtype, layout = _layout(target, graph, dict(custom or {}))
-        optimizer = _settings(target, training, dict(custom or {}))
-        begin = file.tell()
-        places = _places(target, entries, _expected(layout, optimizer), dtype, os.fstat(file.fileno()).st_size - begin)
-        cut = _checkpoint.resolve(layout, graph.get("checkpoint"))
-        model = Model(layout, np.dtype(dtype), training["seed"], cut, frozenset(graph.get("frozen", [])))
-        model.feature_names = {name: tuple(names) for name, names in graph.get("feature_names", {}).items()}
-        model.step, model.epoch = training["step"], training["epoch"]
-        if optimizer is not None:
-            states = model.state_arrays(len(optimizer.states))
-            begun = tuple(training.get("begun", {}).items())
-            model.memory = _optimizers.Memory(optimizer, states, training["updates"], begun)
-        for name, tensor in _tensors(model).items():
-            file.seek(begin + places[name])
-            for block in _blocks(tensor):
-                if file.readinto(block.data.cast("B")) != block.nbytes:
-                    raise _bad(target, f"it ends within tensor {name!r}")
-                if not np.isfinite(block).all():
-                    raise _bad(target, f"tensor {name!r} has values that are not finite")
+        members = _members(target, metadata, ensemble)
+        layouts = [_layout(target, graph, functions) for graph, _ in members]
+        optimizers = [_settings(target, training, functions) for _, training in members]
+        numbers: list[int | None] = [*range(len(members))] if ensemble else [None]
+        expected = {
+            _of_member(k, name): shape
+            for k, (_, layout), optimizer in zip(numbers, layouts, optimizers, strict=True)
+            for name, shape in _expected(layout, optimizer).items()
+        }
+        begin, (dtype, _) = file.tell(), layouts[0]
+        if any(other != dtype for other, _ in layouts):
+            raise _bad(target, "its members have several dtypes")
+        places = _places(target, entries, expected, dtype, os.fstat(file.fileno()).st_size - begin)
+        models = []
+        for k, (graph, training), (_, layout), optimizer in zip(numbers, members, layouts, optimizers, strict=True):
+            models.append(_model(layout, dtype, graph, training, optimizer))
+            for name, tensor in _tensors(models[-1]).items():
+                file.seek(begin + places[_of_member(k, name)])
+                for block in _blocks(tensor):
+                    if file.readinto(block.data.cast("B")) != block.nbytes:
+                        raise _bad(target, f"it ends within tensor {_of_member(k, name)!r}")
+                    if not np.isfinite(block).all():
+                        raise _bad(target, f"tensor {_of_member(k, name)!r} has values that are not finite")
+    return models
+
+
+def _members(path: str, metadata: dict[str, str], ensemble: bool) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Graph and training of the network, or of each member of an ensemble."""
+    if (version := metadata.get("bpcore_format")) not in FORMATS:
+        raise _bad(path, f"bpcore_format is {version!r}, and only {', '.join(FORMATS)} are known")
+    is_ensemble = set(metadata) == {"bpcore_format", "ensemble"} and version != FORMATS[0]
+    if not is_ensemble and set(metadata) != {"bpcore_format", "graph", "training"}:
+        raise _bad(path, f"unknown metadata {sorted(set(metadata))}")
+    if is_ensemble != ensemble:
+        what, cure = ("an ensemble", "bp.Ensemble.load") if is_ensemble else ("a network by itself", "bp.load")
+        raise ValueError(f"load: {path!r} is {what}; use {cure}(path)")
+    if not ensemble:
+        return [(_parse(path, metadata["graph"]), _parse(path, metadata["training"]))]
+    members = _parse(path, metadata["ensemble"])
+    _keys(path, "ensemble", members, {"members"})
+    if not isinstance(members["members"], list) or not members["members"]:
+        raise _bad(path, "members: expected a list of one or more")
+    for member in members["members"]:
+        _keys(path, "a member", member, {"graph", "training"})
+    return [(member["graph"], member["training"]) for member in members["members"]]
+
+
+def _model(
+    layout: Graph, dtype: str, graph: dict[str, Any], training: dict[str, Any],
+    optimizer: _optimizers.Optimizer | None,
+) -> Model:  # fmt: skip
+    """What a file describes, its parameters and its optimiser's arrays not yet read."""
+    cut = _checkpoint.resolve(layout, graph.get("checkpoint"))
+    model = Model(layout, np.dtype(dtype), training["seed"], cut, frozenset(graph.get("frozen", [])))
+    model.feature_names = {name: tuple(names) for name, names in graph.get("feature_names", {}).items()}
+    model.step, model.epoch = training["step"], training["epoch"]
+    if optimizer is not None:
+        states = model.state_arrays(len(optimizer.states))
+        begun = tuple(training.get("begun", {}).items())
+        model.memory = _optimizers.Memory(optimizer, states, training["updates"], begun)
     return model
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bpcore._tangents import Tangents
 
 # Philox purposes: the first word of the counter
-INIT, SHUFFLE, DROPOUT = 0, 1, 2
+INIT, SHUFFLE, DROPOUT, BOOTSTRAP, FOLDS = 0, 1, 2, 3, 4
 
 
 _BLOCK = 1 << 13  # numbers drawn at a time: drawing takes little memory beside the result

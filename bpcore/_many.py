@@ -65,9 +65,9 @@ def fit_many(
     raises does.  Raises ValueError or TypeError for what does not fit, before anything has changed; RuntimeError where
     a network is being fitted already.
     """
-    listed = _listed(nets)
+    each = listed(nets)
     calls, threads = _calls(
-        listed, X, y, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, rows=rows,
+        each, X, y, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, rows=rows,
         validation_data=validation_data, sample_weight=sample_weight, callbacks=callbacks, n_threads=n_threads,
         seed=seed, check_finite=check_finite, verbose=verbose,
     )  # fmt: skip
@@ -112,18 +112,19 @@ def _loss(call: _training.Call, n_threads: int) -> float:
 # ---- arguments ----
 
 
-def _listed(nets: Any) -> list[Network]:
+def listed(nets: Any) -> list[Network]:
+    """Networks, each once; ValueError or TypeError for others."""
     if isinstance(nets, Network) or not isinstance(nets, Iterable):
         raise TypeError(f"nets: expected a list of networks, got {nets!r} of type {type(nets).__name__}")
-    listed = list(nets)
+    networks = list(nets)
     places: dict[int, int] = {}
-    for k, net in enumerate(listed):
+    for k, net in enumerate(networks):
         if not isinstance(net, Network):
             raise TypeError(f"nets[{k}]: expected a bp.Network, got {net!r} of type {type(net).__name__}")
         first = places.setdefault(id(net._model), k)
         if first != k:
             raise ValueError(f"nets[{k}]: expected each network once, got that of nets[{first}] again; use net.copy()")
-    return listed
+    return networks
 
 
 def _each(name: str, value: Any, n: int, several: bool) -> list[Any]:

@@ -1,0 +1,297 @@
+"""An ensemble: networks that answer together, by the mean of what each answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bpcore import _core, _data, _io, _threads, _validate
+from bpcore._activations import Activation
+from bpcore._function import Function
+from bpcore._history import History
+from bpcore._layers import BOOTSTRAP, FOLDS, Input
+from bpcore._many import fit_many, listed
+from bpcore._model import Model
+from bpcore._network import Network
+from bpcore._operations import concat
+from bpcore._schedules import Schedule
+from bpcore._symbols import Symbol
+
+_CONCATENATED = 8  # inputs that Concat takes
+
+
+class Ensemble:
+    """Networks of the same inputs, outputs and dtype, trained side by side; an answer is the mean of theirs.
+
+        ensemble = bp.Ensemble([bp.Network(layers, seed=k) for k in range(16)])
+        histories = ensemble.fit(X, y, bootstrap=True, epochs=100)
+        mean, spread = ensemble.predict(X, spread=True)
+
+    nets: the members, which may have any layers between; they are held, not copied: what trains one of them trains a
+    member.  How far members disagree (`spread`) is large where the data say little (Lakshminarayanan, Pritzel and
+    Blundell 2017; with bootstrap samples: Breiman 1996).
+    Raises ValueError or TypeError for no networks, one that is there twice, and networks that do not fit together.
+    """
+
+    def __init__(self, nets: Iterable[Network]) -> None:
+        self._members = tuple(listed(nets))
+        if not self._members:
+            raise ValueError("nets: expected at least one network, got none")
+        first, *others = (_ends(net._model) for net in self._members)
+        for k, ends in enumerate(others, 1):
+            if ends != first:
+                raise ValueError(
+                    f"nets[{k}]: expected {_words(self._members[0])}, as nets[0] has, got {_words(self._members[k])}"
+                )
+        self._feature_names()
+
+    def _feature_names(self) -> Mapping[str, tuple[str, ...]]:
+        """Of columns, by input, that any member knows."""
+        known: dict[str, tuple[str, ...]] = {}
+        for k, net in enumerate(self._members):
+            for name, names in net.feature_names.items():
+                if known.setdefault(name, names) != names:
+                    raise ValueError(
+                        f"nets[{k}]: expected columns {list(known[name])}, as other members were trained on, got "
+                        f"{list(names)}; train all members on one data frame"
+                    )
+        return known
+
+    @property
+    def members(self) -> tuple[Network, ...]:
+        """The networks, in the order in which their answers are added."""
+        return self._members
+
+    def __repr__(self) -> str:
+        first, n = self._members[0], len(self._members)
+        if len({net._model.signature() for net in self._members}) == 1:
+            return f"<Ensemble of {n} x {first!r}>"
+        return f"<Ensemble of {n} networks, {_words(first)}, {sum(net.n_params for net in self._members):,} parameters>"
+
+    # ---- training ----
+
+    def fit(
+        self, X: Any, y: Any, *, bootstrap: bool = False, folds: int | None = None, seed: int | None = None,
+        **settings: Any,
+    ) -> list[History]:  # fmt: skip
+        """Trains the members on X and y side by side, as `fit_many` does; returns their histories.
+
+        bootstrap=True: each member is trained on a sample of its own, as many rows as X has, drawn with repetition.
+        folds=k: X is cut into k folds at random, and member i is not trained on fold i mod k.  `rows` tells which rows.
+        seed: of these draws, unless given the first member's; and where it is given, member i shuffles (and draws) by
+        seed + i instead of its own.  A second `fit` with the same seed trains each member on the same rows.
+        settings: keywords of `fit_many`, `rows` among them where neither bootstrap nor folds says which.
+
+        A member that diverges has its DivergenceError in `history.error`, and is a member still, with its last finite
+        parameters.  Raises what `fit_many` raises, before anything has changed.
+        """
+        first = self._members[0]._model
+        number = None if seed is None else _validate.seed(seed)
+        if _validate.switch("bootstrap", bootstrap) or folds is not None:
+            if settings.get("rows") is not None:
+                raise ValueError("rows: expected None beside bootstrap=True or folds, which say the rows themselves")
+            known = self._feature_names()
+            n = len(_validate.inputs(X, first.inputs, first.dtype, check_finite=False, known=known)[0])
+            settings["rows"] = self.rows(n, bootstrap=bootstrap, folds=folds, seed=number)
+        seeds = None if number is None else [(number + k) % 2**64 for k in range(len(self._members))]
+        return fit_many(self._members, X, y, seed=seeds, **settings)
+
+    def rows(
+        self, n: int, *, bootstrap: bool = False, folds: int | None = None, seed: int | None = None
+    ) -> list[np.ndarray]:
+        """Which of n rows `fit` with these settings trains each member on: (m,) int64 each.
+
+        The others, np.setdiff1d(np.arange(n), rows[i]), are new to member i.
+        """
+        n = _validate.integer("n", n, 1, 2**62)
+        number = self._members[0].seed if seed is None else _validate.seed(seed)
+        bootstrap, places = _validate.switch("bootstrap", bootstrap), range(len(self._members))
+        if folds is None:
+            if not bootstrap:
+                return [np.arange(n)] * len(places)
+            return [(_core.uniform(n, number, BOOTSTRAP, k) * n).astype(np.int64) for k in places]
+        if bootstrap:
+            raise ValueError("folds: expected None beside bootstrap=True, whose samples leave out rows themselves")
+        k = _validate.integer("folds", folds, 2, max(2, n))
+        if n < k:
+            raise ValueError(f"folds: expected at most one for each row, got {k} for {n} rows")
+        fold_of = np.empty(n, np.int64)
+        fold_of[_core.permutation(n, number, FOLDS)] = np.arange(n) % k
+        parts = [np.flatnonzero(fold_of != fold) for fold in range(min(k, len(places)))]
+        return [parts[place % k] for place in places]
+
+    # ---- answering ----
+
+    def predict(self, X: Any, *, spread: bool = False, n_threads: int | None = None) -> Any:
+        """The mean of the members' outputs for every row of X (n, n_0): (n, n_L) in their dtype; of several outputs a
+        tuple.
+
+        With spread=True, (mean, spread): the standard deviation of the members' outputs about their mean (divided by
+        their number, as np.std has it), shaped as the mean.  Both are summed in float64 in the order of members, and
+        rounded once: the mean has the bits of np.mean(answers, axis=0, dtype="float64").
+        X is as for `Network.predict`; a row has the same bits in every batch, on any n_threads.
+        """
+        spread, threads = _validate.switch("spread", spread), _threads.resolve(n_threads)
+        first = self._members[0]._model
+        arrays = _validate.inputs(X, first.inputs, first.dtype, known=self._feature_names(), empty=True)
+        sums: list[_Sums] = []
+        for net in self._members:  # one after the other, each on all threads
+            with net._model.reading() as model:
+                answers = _data.predict(model, arrays, threads)
+            sums = sums or [_Sums(answer, spread) for answer in answers]
+            for each, answer in zip(sums, answers, strict=True):
+                each.add(answer)
+        return _result([each.result() for each in sums], spread)
+
+    def predictor(self, *, n_threads: int | None = None) -> EnsemblePredictor:
+        """The ensemble as it is now, to be asked from any number of threads: `answer = ensemble.predictor()`.
+
+        `answer(x)` takes a row (n_0,) or rows (n, n_0), and gives the mean (n_L,) or (n, n_L); answer(x, spread=True)
+        gives (mean, spread).  The bits are those of `predict`.  All members answer in one call, which is made for a row
+        or some; for rows of which all members' answers would take much memory, use `predict`.  See Network.predictor.
+        """
+        return EnsemblePredictor([net._model for net in self._members], self._feature_names(), n_threads)
+
+    # ---- keeping ----
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes all members, with their counters and optimisers' states, to one safetensors file, all or nothing."""
+        _io.save_ensemble([_whole(net._model, memory=True) for net in self._members], path)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, custom: Mapping[str, Activation | Function | Schedule] | None = None
+    ) -> Ensemble:
+        """An ensemble from a file that `save` wrote; custom and errors are as in `bp.load`."""
+        models = _io.load_ensemble(path, custom)
+        try:
+            return cls([Network._of(model) for model in models])
+        except ValueError as error:
+            raise ValueError(f"load: {os.fsdecode(path)!r} is not a bpcore ensemble: {error}") from None
+
+    def copy(self) -> Ensemble:
+        """An independent ensemble, of copies of the members."""
+        return type(self)([net.copy() for net in self._members])
+
+    __copy__ = copy
+
+
+class EnsemblePredictor:
+    """Answers of an ensemble as it was when this was made; see Ensemble.predictor."""
+
+    def __init__(
+        self, models: Sequence[Model], known: Mapping[str, tuple[str, ...]], n_threads: int | None
+    ) -> None:  # fmt: skip
+        self._n = len(models)
+        joined = _joined(models)
+        joined._model.feature_names = known
+        self._answer = joined.predictor(n_threads=n_threads)
+
+    def __call__(self, x: Any, *, spread: bool = False) -> Any:
+        """The mean for a row x (n_0,): (n_L,); or for rows (n, n_0): (n, n_L); with spread=True (mean, spread)."""
+        answers = self._answer(x)
+        if type(answers) is np.ndarray:
+            both = _core.mean_of(answers, self._n, spread)
+            return both if spread else both[0]
+        return _result([_core.mean_of(answer, self._n, spread) for answer in answers], spread)
+
+    @property
+    def n_inputs(self) -> int:
+        """Numbers of an example, of all inputs."""
+        return self._answer.n_inputs
+
+    @property
+    def n_outputs(self) -> int:
+        """Numbers of an answer, of all outputs."""
+        return self._answer.n_outputs // self._n
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a predictor cannot be pickled or copied; pickle the ensemble, and call predictor() there")
+
+    def __repr__(self) -> str:
+        return f"<EnsemblePredictor of {self._n} members, {self.n_inputs} inputs and {self.n_outputs} outputs>"
+
+
+# ---- what members have in common ----
+
+
+def _ends(model: Model) -> Any:
+    """What members must agree in; names where several inputs or outputs are told apart by them."""
+    inputs = [(node.shape, node.layer.integer, node.n_labels) for node in model.inputs]
+    outputs = [node.shape for node in model.outputs]
+    names = [[node.name for node in ends] if len(ends) > 1 else [] for ends in (model.inputs, model.outputs)]
+    return model.dtype, inputs, outputs, names
+
+
+def _words(net: Network) -> str:
+    """Inputs, outputs and dtype of a network, for a message."""
+    ends = [", ".join(f"{name} {shape}" for name, shape in each.items()) for each in (net.inputs, net.outputs)]
+    return f"{ends[0]} -> {ends[1]} in {net.dtype}"
+
+
+def _whole(model: Model, memory: bool = False) -> Model:
+    """A copy as of a whole step.  Members are copied one after the other: a reader of one who waits for another while a
+    fit waits for that reader would wait for ever."""
+    with model.reading(memory) as read:
+        return read if read is not model else model.copied(memory)
+
+
+def _joined(models: Sequence[Model]) -> Network:
+    """Copies of all members side by side on the same inputs: output i holds theirs, one after the other."""
+    first = models[0]
+    inputs = [
+        Input(node.shape if len(node.shape) > 1 else node.n_out, integer=node.layer.integer, name=node.name)
+        for node in first.inputs
+    ]
+    answers = [Network._of(_whole(model))(*inputs) for model in models]
+    by_output = zip(*(each if isinstance(each, list) else [each] for each in answers), strict=True)
+    return Network(inputs, [_side_by_side(list(symbols)) for symbols in by_output], dtype=first.dtype)
+
+
+def _side_by_side(symbols: list[Symbol]) -> Symbol:
+    """Any number of them, one after the other along the last axis."""
+    while len(symbols) > 1:
+        groups = [symbols[i : i + _CONCATENATED] for i in range(0, len(symbols), _CONCATENATED)]
+        symbols = [concat(group) if len(group) > 1 else group[0] for group in groups]
+    return symbols[0]
+
+
+# ---- mean and spread ----
+
+
+class _Sums:
+    """Of members' answers of one output, in float64, in the order of members.
+
+    Squares are of differences from the first member's answer, which is within a few spreads of the mean: so the
+    variance, squares / K - (differences / K)^2, does not cancel.
+    """
+
+    def __init__(self, first: np.ndarray, spread: bool) -> None:
+        self.n, self.spread, self.first = 0, spread, first
+        self.total, self.differences, self.squares = (np.zeros(first.shape) for _ in range(3))
+
+    def add(self, answer: np.ndarray) -> None:
+        """One member's."""
+        self.n += 1
+        self.total += answer
+        if self.spread:
+            difference = np.subtract(answer, self.first, dtype=np.float64)
+            self.differences += difference
+            self.squares += difference * difference
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and spread (zeros where it was not asked for)."""
+        variance = self.squares / self.n - (self.differences / self.n) ** 2
+        each = self.total / self.n, np.sqrt(np.maximum(variance, 0.0))
+        return each[0].astype(self.first.dtype), each[1].astype(self.first.dtype)
+
+
+def _result(results: list[tuple[np.ndarray, np.ndarray]], spread: bool) -> Any:
+    """As `predict` gives it."""
+    means, spreads = zip(*results, strict=True)
+    if len(results) == 1:
+        return (means[0], spreads[0]) if spread else means[0]
+    return (means, spreads) if spread else means
