@@ -480,7 +480,8 @@ def test_restarts_keep_frozen_layers_and_leave_out_what_diverged():
 # ---- docs/many.md ----
 
 
-def test_the_page_runs():
+def test_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names = {}
     for snippet in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
         exec(compile(snippet, PAGE, "exec"), names)  # they assert for themselves
