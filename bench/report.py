@@ -1,4 +1,4 @@
-"""Write the tables of figures in the README and in docs/performance.md, and the plots, from bench/results.
+"""Write the tables of figures in the README, docs/performance.md and docs/many.md, and the plots, from bench/results.
 
     python bench/report.py
 
@@ -15,10 +15,11 @@ from typing import Any
 
 import harness
 from bench_epoch import rate
+from bench_many import rate as many_rate
 from bench_predict import rate as predict_rate
 
 ROOT = harness.HERE.parent
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "many.md")
 IMAGES = ROOT / "docs" / "img"
 SUBJECT = "bpcore"
 NAMES = {"numpy": "NumPy", "sklearn": "scikit-learn", "torch": "PyTorch", "jax": "JAX", "onnxruntime": "ONNX Runtime"}
@@ -101,6 +102,21 @@ def graph(content: dict[str, Any]) -> str:
     return markdown(["training step, ms", *map(named, libraries), "ratio to the best peer"], rows)
 
 
+def many(content: dict[str, Any]) -> str:
+    """Model-rows a second."""
+    rows = []
+    for result in content["results"]:
+        runs = best([run for run in result["runs"] if run["library"] != "bpcore:apart"], many_rate)
+        apart = max(many_rate(run) for run in result["runs"] if run["library"] == "bpcore:apart")
+        ours, *others = (many_rate(run) for run in runs.values())
+        ratios = [times(ours / apart), times(result["ratio"])] if result["losses_agree"] else ["-", "-"]
+        cells = map(harness.number, (ours, apart, *others))
+        rows.append([result["net"].replace("/", ", "), str(result["networks"]), *cells, *ratios])
+    _, *peers = map(named, runs)
+    ways = ["`fit_many`", "one by one", *peers, "over one by one", "over the best peer"]
+    return markdown(["net, batch", "networks", *ways], rows)
+
+
 def memory(content: dict[str, Any]) -> str:
     rows = [
         [
@@ -119,6 +135,7 @@ TABLES = {
     "epoch_adam": epoch,
     "epoch_other": epoch,
     "graph": graph,
+    "many": many,
     "predict": predict,
     "memory": memory,
 }

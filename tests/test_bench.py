@@ -125,6 +125,8 @@ def test_every_table_has_its_place():
         ("bench_memory", "--libraries numpy", "memory_part.json"),
         ("bench_scaling", "--sweeps width", "scaling_part.json"),
         ("bench_backward", "--widths 4", "backward_part.json"),
+        ("bench_many", "--optimizer adam --networks 64", "many_adam.json"),
+        ("bench_many", "--networks 1 16", "many_part.json"),
         ("bench_graph", "--cases gru --quick", "graph_quick.json"),  # the others' results are kept
     ],
 )
@@ -273,3 +275,30 @@ def test_ratios_are_of_the_same_round(monkeypatch):
     options = Namespace(threads=[1], rounds=3, seconds=0.1)
     (result,) = bench_versions.measure([Still, Still], ((2, 2), 4), "sgd", options)
     assert result["ratio"] == {"median": 2.0, "min": 0.5, "max": 4.0}
+
+
+def test_many_networks_are_compared_with_one_after_the_other(monkeypatch):
+    import bench_many
+    import harness
+    import report
+    from adapters import Spec
+
+    options = Namespace(libraries=["bpcore", "bpcore:apart"], rounds=1, seconds=0.01)
+    monkeypatch.setattr(bench_many, "STEPS", 4)
+    with harness.workers(options.libraries, [1]) as crew:
+        result = bench_many.measure(crew, Spec((4, 6, 3), batch=5), 3, options)
+        assert result["loss_disagreement"] == 0 and result["ratio"] is None and result["over_apart"] > 0
+        assert len(bench_many.row(result, options.libraries)) == 8
+        result |= {
+            "runs": [*result["runs"], {"library": "torch:compile", "rows_per_second": {"median": 2e6}}],
+            "ratio": 3.5,
+        }
+        head, _, line = report.many({"results": [result]}).splitlines()
+        assert head.count("|") == line.count("|") == 8 and "PyTorch" in head and line.endswith("| 3.5 |")
+        libraries, curves = [worker.library for worker in crew], [worker.time(2)[1] for worker in crew]
+    assert len(curves[0]) == 2 and len(set(curves[0][0])) == 3  # each network from first weights of its own
+    curves[1][1][2] *= 1 + 1e-12
+    assert bench_many.disagreement(libraries, curves) == np.inf
+    assert 0 < bench_many.disagreement(["bpcore", "torch"], curves) < 1e-11
+    curves[1][1][2] = curves[1][0][2]
+    assert bench_many.disagreement(["bpcore", "torch"], curves) == np.inf  # it does not fall

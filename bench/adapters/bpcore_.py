@@ -1,4 +1,5 @@
-"""bpcore: the timed region of Train is fit() itself. A variant is the backend of products."""
+"""bpcore: the timed region of Train is fit() itself. A variant is the backend of products, or "apart": many networks
+one after the other instead of by fit_many."""
 
 from __future__ import annotations
 
@@ -14,13 +15,15 @@ from numpy.typing import NDArray
 
 from adapters import Prediction, Spec
 
-VARIANTS = ("", "blas", "native")
+VARIANTS = ("", "blas", "native", "apart")
 bp: Any  # imported by load, after the environment
+_variant = ""
 
 
 def load(threads: int, variant: str) -> dict[str, str]:
-    global bp
-    if variant:
+    global bp, _variant
+    _variant = variant
+    if variant in ("blas", "native"):
         os.environ["BPCORE_BACKEND"] = variant
     import bpcore as bp
 
@@ -67,22 +70,26 @@ class Train:
 
 
 class Many:
-    """Networks of one spec, of seeds 0, 1, ...; an epoch is one of each."""
+    """By fit_many, or one after the other by fit."""
 
-    def __init__(self, spec: Spec, X: NDArray, y: NDArray, networks: int, together: bool) -> None:
-        self.spec, self.X, self.y, self.together, self.networks = spec, X, y, together, networks
+    def __init__(self, spec: Spec, theta: NDArray, X: NDArray, y: NDArray) -> None:
+        self.spec, self.theta, self.X, self.y = spec, theta, X, y
         self.reset()
 
     def reset(self) -> None:
         first = network(self.spec)
-        self.nets = [first._anew(seed) for seed in range(self.networks)]
+        self.nets = [first.copy() for _ in self.theta]
+        for net, theta in zip(self.nets, self.theta, strict=True):
+            net.theta = theta
 
     def run(self, epochs: int) -> list[list[float]]:
-        rule, batch = optimizer(self.spec), self.spec.batch
-        settings = {"optimizer": rule, "epochs": epochs, "batch_size": batch, "shuffle": False}
-        if self.together:
-            return [history.loss for history in bp.fit_many(self.nets, self.X, self.y, **settings)]
-        return [net.fit(self.X, self.y, **settings).loss for net in self.nets]
+        settings = {"optimizer": optimizer(self.spec), "epochs": epochs, "batch_size": self.spec.batch}
+        settings |= {"shuffle": False, "n_threads": bp.get_num_threads()}
+        if _variant == "apart":
+            histories = [net.fit(self.X, self.y, **settings) for net in self.nets]
+        else:
+            histories = bp.fit_many(self.nets, self.X, self.y, **settings)
+        return [list(losses) for losses in zip(*(history.loss for history in histories), strict=True)]
 
 
 class Predict(Prediction):

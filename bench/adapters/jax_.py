@@ -1,4 +1,7 @@
-"""JAX: an epoch is one compiled program, a scan over the batches, and takes the place of the weights it was given."""
+"""JAX: an epoch is one compiled program, a scan over the batches, and takes the place of the weights it was given.
+
+The variant "devices" makes of each thread a device, which trains its share of many networks.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from numpy.typing import NDArray
 
 from adapters import Prediction, Spec, weights
 
-VARIANTS = ("",)
+VARIANTS = ("", "devices")
 FEW = 1000  # parameters below which a loop's turn costs as much as a step
 jax: Any  # imported by load, after the flags
 jnp: Any
@@ -21,6 +24,8 @@ def load(threads: int, variant: str) -> dict[str, str]:
     global jax, jnp
     if threads == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    elif variant == "devices":
+        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={threads}"
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
     import jax.numpy as jnp
@@ -54,7 +59,11 @@ class Train:
             state, losses = jax.lax.scan(step, state, batches, unroll=unroll)
             return state, losses.mean()
 
-        self.epoch = jax.jit(epoch, donate_argnums=0)
+        self.epoch = jax.jit(self.mapped(epoch), donate_argnums=0)
+
+    def mapped(self, epoch: Any) -> Any:
+        """The function of (state, batches) that is compiled."""
+        return epoch
 
     def loss(self, params: Any, x: Any, y: Any) -> Any:
         z = logits(params, x, self.spec.activation)
@@ -75,20 +84,42 @@ class Train:
         return params, m, v, t
 
     def reset(self) -> None:
-        params = jax.tree.map(jnp.array, weights(self.theta, self.spec.sizes))
-        self.state: Any = (params,)
-        if self.spec.optimizer == "adam":
-            m, v = (jax.tree.map(jnp.zeros_like, params) for _ in "mv")
-            self.state = params, m, v, jnp.zeros((), self.spec.dtype)
+        self.state = self.first(self.theta)
         jax.block_until_ready(self.state)
 
-    def run(self, epochs: int) -> list[float]:
+    def first(self, theta: NDArray) -> Any:
+        """Start weights and optimiser state."""
+        params = jax.tree.map(jnp.array, weights(theta, self.spec.sizes))
+        if self.spec.optimizer != "adam":
+            return (params,)
+        m, v = (jax.tree.map(jnp.zeros_like, params) for _ in "mv")
+        return params, m, v, jnp.zeros((), self.spec.dtype)
+
+    def run(self, epochs: int) -> list[Any]:
         losses = []
         for _ in range(epochs):
             self.state, loss = self.epoch(self.state, self.batches)
             losses.append(loss)
         jax.block_until_ready(self.state)
-        return [float(loss) for loss in losses]
+        return [np.asarray(loss).tolist() for loss in losses]
+
+
+class Many(Train):
+    """The same, mapped over the networks (vmap); those of a device are together."""
+
+    def __init__(self, spec: Spec, theta: NDArray, X: NDArray, y: NDArray) -> None:
+        mesh = jax.sharding.Mesh(np.array(jax.devices()), ("networks",))
+        parts = "networks" if len(theta) % mesh.size == 0 else None  # else each device trains all of them
+        self.each, self.all = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(p)) for p in (parts, None))
+        super().__init__(spec, theta, X, y)
+        self.batches = jax.device_put(self.batches, self.all)
+
+    def mapped(self, epoch: Any) -> Any:
+        return jax.vmap(epoch, in_axes=(0, None))
+
+    def first(self, theta: NDArray) -> Any:
+        states = [super(Many, self).first(each) for each in theta]
+        return jax.device_put(jax.tree.map(lambda *parts: jnp.stack(parts), *states), self.each)
 
 
 class Predict(Prediction):

@@ -52,7 +52,7 @@ def logits(params: list[Tensor], x: Tensor, activation: Callable[[Tensor], Tenso
 class Train:
     def __init__(self, spec: Spec, theta: NDArray, X: NDArray, y: NDArray) -> None:
         self.spec = spec
-        self.start = parameters(theta, spec)
+        self.start = self.first(theta)
         self.params = [p.clone() for p in self.start]
         self.activation = ACTIVATIONS[spec.activation]
         self.criterion = F.binary_cross_entropy_with_logits if spec.sizes[-1] == 1 else F.cross_entropy
@@ -62,6 +62,10 @@ class Train:
         cuts = [*range(0, unrolled, rows), *range(unrolled, len(X), spec.batch), len(X)]
         self.batches = [(torch.from_numpy(X[i:j]), torch.from_numpy(y[i:j])) for i, j in pairwise(cuts)]
         self.step = self.compiled() if compiled else self.eager()
+
+    def first(self, theta: NDArray) -> list[Tensor]:
+        """Start weights."""
+        return parameters(theta, self.spec)
 
     def loss(self, params: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
         return self.criterion(logits(params, x, self.activation), y)
@@ -81,9 +85,13 @@ class Train:
 
         return step
 
-    def compiled(self) -> Step:
-        params, lr = self.params, self.spec.lr
-        gradient = torch.func.grad_and_value(self.loss)
+    def gradient(self) -> Callable[..., Any]:
+        """(gradients, loss) of parameters and a batch."""
+        return torch.func.grad_and_value(self.loss)
+
+    def functional(self) -> Step:
+        """Steps over the batches that X and Y hold, each a function of the parameters, which it moves."""
+        params, lr, gradient = self.params, self.spec.lr, self.gradient()
         self.m, self.v = ([torch.zeros_like(p) for p in params] for _ in "mv")
         self.powers = torch.ones(2, dtype=torch.float64)  # beta1^t, beta2^t
         betas = torch.tensor([0.9, 0.999], dtype=torch.float64)
@@ -110,26 +118,43 @@ class Train:
             batches = zip(X.split(self.spec.batch), Y.split(self.spec.batch), strict=True)
             return torch.stack([step(x, y) for x, y in batches])
 
+        return steps
+
+    def compiled(self) -> Step:
         torch._dynamo.reset()
-        return torch.compile(steps, fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+        return torch.compile(self.functional(), fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
 
     def reset(self) -> None:
         with torch.no_grad():
             for p, start in zip(self.params, self.start, strict=True):
                 p.copy_(start)
-            if _variant == "compile":
-                for state in [*self.m, *self.v]:
-                    state.zero_()
-                self.powers.fill_(1)
-            else:
+            if hasattr(self, "optimizer"):
                 self.optimizer.state.clear()
+                return
+            for state in [*self.m, *self.v]:
+                state.zero_()
+            self.powers.fill_(1)
 
-    def run(self, epochs: int) -> list[float]:
+    def run(self, epochs: int) -> list[Any]:
         return [self.epoch() for _ in range(epochs)]
 
-    def epoch(self) -> float:
+    def epoch(self) -> Any:
         step = self.step
-        return float(torch.cat([step(x, y) for x, y in self.batches]).mean())
+        return torch.cat([step(x, y) for x, y in self.batches]).mean(0).tolist()
+
+
+class Many(Train):
+    """Networks stacked, the gradient mapped over them (torch.func.vmap)."""
+
+    def first(self, theta: NDArray) -> list[Tensor]:
+        each = [parameters(one, self.spec) for one in theta]
+        return [torch.stack(parts) for parts in zip(*each, strict=True)]
+
+    def gradient(self) -> Callable[..., Any]:
+        return torch.func.vmap(super().gradient(), in_dims=(0, None, None))
+
+    def eager(self) -> Step:
+        return self.functional()
 
 
 class Predict(Prediction):
