@@ -142,9 +142,11 @@ class Ensemble:
             with net._model.reading() as model:
                 answers = _data.predict(model, arrays, threads)
             sums = sums or [_Sums(answer, spread) for answer in answers]
-            for each, answer in zip(sums, answers, strict=True):
-                each.add(answer)
-        return _result([each.result() for each in sums], spread)
+            with np.errstate(all="ignore"):  # infinities are said by the result, as a network's are
+                for each, answer in zip(sums, answers, strict=True):
+                    each.add(answer)
+        with np.errstate(all="ignore"):
+            return _result([each.result() for each in sums], spread)
 
     def predictor(self, *, n_threads: int | None = None) -> EnsemblePredictor:
         """The ensemble as it is now, to be asked from any number of threads: `answer = ensemble.predictor()`.
@@ -270,8 +272,8 @@ class _Sums:
     """
 
     def __init__(self, first: np.ndarray, spread: bool) -> None:
-        self.n, self.spread, self.first = 0, spread, first
-        self.total, self.differences, self.squares = (np.zeros(first.shape) for _ in range(3))
+        self.n, self.spread, self.first, self.total = 0, spread, first, np.zeros(first.shape)
+        self.differences, self.squares = (np.zeros(first.shape if spread else 0) for _ in range(2))
 
     def add(self, answer: np.ndarray) -> None:
         """One member's."""
@@ -282,14 +284,16 @@ class _Sums:
             self.differences += difference
             self.squares += difference * difference
 
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and spread (zeros where it was not asked for)."""
+    def result(self) -> tuple[np.ndarray, Any]:
+        """Mean and spread, or None."""
+        mean = (self.total / self.n).astype(self.first.dtype)
+        if not self.spread:
+            return mean, None
         variance = self.squares / self.n - (self.differences / self.n) ** 2
-        each = self.total / self.n, np.sqrt(np.maximum(variance, 0.0))
-        return each[0].astype(self.first.dtype), each[1].astype(self.first.dtype)
+        return mean, np.sqrt(np.maximum(variance, 0.0)).astype(self.first.dtype)
 
 
-def _result(results: list[tuple[np.ndarray, np.ndarray]], spread: bool) -> Any:
+def _result(results: list[tuple[np.ndarray, Any]], spread: bool) -> Any:
     """As `predict` gives it."""
     means, spreads = zip(*results, strict=True)
     if len(results) == 1:

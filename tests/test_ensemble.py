@@ -84,6 +84,20 @@ def test_the_spread_does_not_cancel():
     assert not twins.predict(X, spread=True)[1].any() and not twins.predictor()(X, spread=True)[1].any()
 
 
+def test_answers_that_overflow_are_no_error():
+    nets = ensemble(2, last="identity")
+    nets.members[0].theta[:] = 3e38
+    for mean, spread in (nets.predict(X, spread=True), nets.predictor()(X, spread=True)):
+        assert not np.isfinite(mean).all() and np.array_equal(np.isfinite(mean), np.isfinite(spread))
+    for big in (3e38, -3e38):  # finite, and further apart than float32 has room for
+        nets = ensemble(2, last="identity")
+        for k, net in enumerate(nets.members):
+            net.theta[:] = 0
+            net.params["dense_2.b"][:] = big * (-1) ** k
+        for mean, spread in (nets.predict(X, spread=True), nets.predictor()(X, spread=True)):
+            assert (mean == 0).all() and (spread == np.float32(3e38)).all()
+
+
 def test_members_of_any_layers_with_several_inputs_and_outputs():
     done = 0
     for seed in range(60):
