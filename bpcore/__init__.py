@@ -5,7 +5,7 @@ from bpcore import _threads
 _threads.read_forced()
 _threads.read_limit()
 
-from bpcore import activations, datasets, debug, losses, schedules  # noqa: E402
+from bpcore import activations, datasets, debug, losses, metrics, schedules  # noqa: E402
 from bpcore._activations import Activation  # noqa: E402
 from bpcore._callbacks import Callback, EarlyStopping, ReduceOnPlateau  # noqa: E402
 from bpcore._check import check_gradients  # noqa: E402
@@ -78,6 +78,7 @@ __all__ = [
     "get_num_threads",
     "load",
     "losses",
+    "metrics",
     "schedules",
     "set_num_threads",
     "show_config",

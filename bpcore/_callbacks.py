@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bpcore import _validate
+from bpcore import _metrics, _validate
 from bpcore._history import History
 from bpcore._model import Snapshot
 from bpcore._schedules import Schedule
@@ -37,6 +36,7 @@ class State:
     order: Any = None
     _loop: Loop | None = field(default=None, repr=False, compare=False)
     _lr: Any = field(default=None, repr=False, compare=False)
+    _higher: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # what is better so in the history
 
     @property
     def lr(self) -> float:
@@ -112,7 +112,9 @@ class EarlyStopping(Callback):
     DivergenceError included: parameters, the optimiser and its memory, `net.step` and `net.epoch`.  A later `fit` goes
     on from there with the same bits as if training had stopped there.
 
-    monitor: "loss", "val_loss" or "val_accuracy"; of several outputs also "digit_loss" and the like, see `History`.
+    monitor: what the history holds: "loss", "val_loss", "val_accuracy"; of several outputs also "val_digit_loss" and
+    the like; and what fit(metrics=...) adds, "val_roc_auc", of which it knows which way is better.  NaN is worst.
+    `best` is the best value, and `best_epoch` its epoch.
     """
 
     def __init__(
@@ -125,14 +127,14 @@ class EarlyStopping(Callback):
 
     def on_fit_begin(self, state: State) -> None:
         """Forgets the last fit."""
-        self.best = float("inf")
+        self.best = _worst(self.monitor, state)
         self.best_epoch = state.epoch
         self._snapshot: Snapshot | None = None
 
     def on_epoch_end(self, state: State) -> None:
         """Compares."""
-        value = _falling(self.monitor, state)
-        if value < self.best - self.min_delta:
+        value: float = state.history[self.monitor][-1]
+        if _is_better(self, value, state):
             self.best, self.best_epoch = value, state.epoch
             if self.restore_best:
                 self._snapshot = state._now("snapshot").snapshot(settled=True)
@@ -176,16 +178,16 @@ class ReduceOnPlateau(Callback):
 
     def on_fit_begin(self, state: State) -> None:
         """Forgets the last fit."""
-        self.best = float("inf")
+        self.best = _worst(self.monitor, state)
         self.waited = self.cooling = 0
 
     def on_epoch_end(self, state: State) -> None:
         """Compares."""
-        value = _falling(self.monitor, state)
+        value: float = state.history[self.monitor][-1]
         if self.cooling:
             self.cooling -= 1
             self.waited = 0
-        if value < self.best - self.min_delta:
+        if _is_better(self, value, state):
             self.best, self.waited = value, 0
         elif not self.cooling:
             self.waited += 1
@@ -196,16 +198,22 @@ class ReduceOnPlateau(Callback):
 
 
 def _monitor(value: Any) -> str:
-    """What a history may hold, by its name."""
-    if isinstance(value, str) and re.fullmatch(".+_loss|val_.+_accuracy", value):
-        return value
-    return _validate.choice("monitor", value, ("loss", "val_loss", "val_accuracy"))
+    """A name; what the history will hold is known when `fit` is called."""
+    if not isinstance(value, str):
+        raise TypeError(f"monitor: expected a name such as 'val_loss', got {value!r} of type {type(value).__name__}")
+    return value
 
 
-def _falling(monitor: str, state: State) -> float:
-    """Its last value, so that less is better."""
-    last: float = state.history[monitor][-1]
-    return -last if monitor.endswith("accuracy") else last
+def _worst(monitor: str, state: State) -> float:
+    """What every value is better than."""
+    return float("-inf" if monitor in state._higher else "inf")
+
+
+def _is_better(callback: EarlyStopping | ReduceOnPlateau, value: float, state: State) -> bool:
+    """Than its best, by more than min_delta; NaN never is."""
+    if callback.monitor in state._higher:
+        return value > callback.best + callback.min_delta
+    return value < callback.best - callback.min_delta
 
 
 def _number_of(optimizer: Any) -> float:
@@ -234,20 +242,34 @@ def resolve(callbacks: Any) -> list[Callback]:
     return resolved
 
 
-def check(callbacks: list[Callback], kept: tuple[str, ...], optimizer: Any) -> None:
-    """ValueError where a callback watches what the history will not hold, TypeError for an lr that it cannot change."""
+def check(callbacks: list[Callback], watched: Mapping[str, str], optimizer: Any) -> None:
+    """ValueError where a callback watches what the history will not hold, TypeError for an lr that it cannot change.
+
+    watched: what it will hold, and which way it is better.
+    """
     for callback in callbacks:
         if isinstance(callback, ReduceOnPlateau):
             _number_of(optimizer)
-        if isinstance(callback, (EarlyStopping, ReduceOnPlateau)) and callback.monitor not in kept:
-            missing = "accuracy" if callback.monitor.endswith("accuracy") else "output of this name"
-            lacking = callback.monitor.startswith("val_") and "val_loss" not in kept
-            near = _validate.did_you_mean(callback.monitor, kept)
-            cure = "give fit validation_data=(X, y)" if lacking else f"there is no {missing}.{near}"
+        if isinstance(callback, (EarlyStopping, ReduceOnPlateau)) and callback.monitor not in watched:
             name = type(callback).__name__
             raise ValueError(
-                f"callbacks: {name} watches {callback.monitor}, and there is only {', '.join(kept)}; {cure}"
+                f"callbacks: {name} watches {callback.monitor}, and there is only {', '.join(watched)}; "
+                f"{_cure(callback.monitor, watched)}"
             )
+
+
+def _cure(monitor: str, watched: Mapping[str, str]) -> str:
+    """What to do where a history does not hold what is watched."""
+    held_out = monitor.startswith("val_")
+    if held_out and "val_loss" not in watched:
+        return "give fit validation_data=(X, y)"
+    metric = monitor.removeprefix("val_")
+    if metric in _metrics.NAMES and (held_out or f"val_{metric}" not in watched):
+        return f"give fit metrics=[{metric!r}]{'' if held_out else ' and train_metrics=True'}"
+    if f"val_{metric}" in watched and not held_out:
+        return f"watch val_{metric}, or give fit train_metrics=True"
+    missing = "output" if metric.endswith("_loss") else "accuracy" if metric.endswith("_accuracy") else "metric"
+    return f"there is no {missing} of this name.{_validate.did_you_mean(monitor, list(watched))}"
 
 
 def wants_batches(callbacks: list[Callback]) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from bpcore import _core, _errors, _losses, _plans, _validate
+from bpcore import _core, _errors, _losses, _metrics, _plans, _validate
 from bpcore._model import Model
 from bpcore._plan_cache import Lent
 
@@ -20,11 +22,13 @@ class Data:
     """X, y and weights of one call, checked against a model and a loss.
 
     n: examples.  rows: (n,) int64, which rows of the arrays they are; None: all, as they lie.
+    measures: what `evaluate` computes beyond the losses, see `measure`.
     """
 
     def __init__(
         self, model: Model, X: Any, y: Any, loss: Any, sample_weight: Any, check_finite: bool = True,
-        called: tuple[str, str] = ("X", "y"), known: Mapping[str, tuple[str, ...]] | None = None,
+        called: tuple[str, str, str] = ("X", "y", "sample_weight"),
+        known: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:  # fmt: skip
         known = model.feature_names if known is None else known
         self.dtype = model.dtype
@@ -40,12 +44,13 @@ class Data:
             )
         ]
         self.rows: np.ndarray | None = None
-        self._weigh(sample_weight)
+        self.measures: list[_metrics.Measure] = []
+        self._weigh(sample_weight, called[2])
 
-    def _weigh(self, sample_weight: Any) -> None:
+    def _weigh(self, sample_weight: Any, name: str = "sample_weight") -> None:
         masked = len(self.outputs) == 1 and not isinstance(self.losses[0].loss, _losses.Loss)
         positions = self.outputs[0].shape[:-1] if masked else ()
-        self.weight = _validate.weights(sample_weight, len(self.arrays[0]), positions, self.dtype)
+        self.weight = _validate.weights(sample_weight, len(self.arrays[0]), positions, self.dtype, name)
 
     def part(self, rows: np.ndarray | None, sample_weight: Any) -> Data:
         """The same arrays, with weights of their own rows, and of these rows alone; nothing is copied."""
@@ -56,6 +61,14 @@ class Data:
             if part.weight is not None and not part.weight[rows].any():
                 raise ValueError("sample_weight: expected a weight above zero among the rows, got only zeros")
         return part
+
+    def measure(self, metrics: Any) -> None:
+        """`evaluate` computes these, too: see _metrics.measures."""
+        self.measures = _metrics.measures(metrics, self)
+
+    def column(self, name: str) -> str:
+        """What a History calls an item of `evaluate`, after val_."""
+        return name.replace(".", "_", 1) if len(self.names) > 1 else name
 
     def advise(self) -> None:
         """A UserWarning for a loss that the outputs are not made for."""
@@ -105,20 +118,25 @@ class Data:
         weight = [] if self.weight is None else [(compiled.weight, self.weight)]
         return [*zip(compiled.targets, used, strict=True), *weight]
 
-    def feed(self, lent: Lent) -> _core.Run:
-        """The run, with this data at its ports."""
+    def feed(self, lent: Lent, outs: Mapping[int, np.ndarray] = MappingProxyType({})) -> _core.Run:
+        """The run, with this data at its ports; outs: where the answers of some outputs go, by number."""
         ins = [*zip(lent.compiled.inputs, self.arrays, strict=True), *self.ports(lent.compiled)]
         lent.run.ports(
             ins,
+            [(lent.compiled.outputs[i], out) for i, out in outs.items()],
             weight=-1 if self.weight is None else len(ins) - 1,
             target_shapes=[t.shape for t in self.targets],
         )
         return lent.run
 
     def evaluate(self, model: Model, n_threads: int) -> dict[str, float]:
-        """Loss and, where classes make it mean something, accuracy; of several outputs also by name."""
-        with _plans.take(model, self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads)) as lent:
-            run = self.feed(lent)
+        """Loss and, where classes make it mean something, accuracy, and the `measures`; of several outputs also by
+        name."""
+        numbers = sorted({measure.output for measure in self.measures if measure.targets is not None})
+        outs = {i: np.empty((self.n, *self.outputs[i].shape), self.dtype) for i in numbers}
+        key = self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads)
+        with _plans.take(model, replace(key, kept=tuple(numbers)) if outs else key) as lent:
+            run = self.feed(lent, outs)
             whole(run, self.n, n_threads, self.rows)
             sums = run.losses()
         result = {"loss": 0.0}
@@ -129,6 +147,9 @@ class Data:
                 result[f"{name}.loss"] = loss / weight
             if _losses.has_accuracy(weighted.loss):
                 result[f"{prefix}accuracy"] = hits / weight
+        for measure in self.measures:
+            if measure.targets is not None:
+                result[measure.key] = measure.metric.of(measure.targets, outs[measure.output])
         return result
 
     def value_and_grad(self, model: Model, n_threads: int) -> tuple[float, np.ndarray]:

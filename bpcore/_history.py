@@ -19,7 +19,8 @@ class History(dict[str, list[float]]):
     optimiser's at the epoch's last step, empty for one that has none.
     Of several outputs, `outputs` holds the loss of each as it was trained, without its weight: "digit_loss" for an
     output named digit; and what `evaluate` says of it on the validation data: "val_digit_loss" and, of classes,
-    "val_digit_accuracy".  history["loss"] is history.loss, and so are all others.
+    "val_digit_accuracy".  `metrics` holds those that `fit` was asked for: "val_f1_macro", and with train_metrics=True
+    "f1_macro", of the training data at the epoch's end.  history["loss"] is history.loss, and so are all others.
     `error` is the DivergenceError that ended this network's training in `fit_many`, or None.
     It is a read-only dict of what has values: pandas.DataFrame(history); KeyError names what there is.
     """
@@ -33,10 +34,11 @@ class History(dict[str, list[float]]):
     outputs: dict[str, list[float]] = field(default_factory=dict)
     lr: list[float] = field(default_factory=list)
     error: DivergenceError | None = None
+    metrics: dict[str, list[float]] = field(default_factory=dict)
 
     def _columns(self) -> dict[str, list[float]]:
         """All lists by name, the empty ones, too."""
-        return {**{name: getattr(self, name) for name in _COLUMNS}, **self.outputs}
+        return {**{name: getattr(self, name) for name in _COLUMNS}, **self.outputs, **self.metrics}
 
     def __post_init__(self) -> None:
         self._show()
@@ -79,9 +81,9 @@ class History(dict[str, list[float]]):
         ended = f", {self.error.what} not finite" if self.error else ""
         if not self.epoch:
             return f"History(no epochs{ended})"
-        last = [f"{name}={getattr(self, name)[-1]:.6g}" for name in ("loss", "val_loss", "val_accuracy")
-                if getattr(self, name)]  # fmt: skip
+        last = [f"{name}={self[name][-1]:.6g}" for name in ("loss", "val_loss", "val_accuracy", *self.metrics)
+                if self._columns()[name]]  # fmt: skip
         return f"History({len(self.epoch)} epochs, last: {', '.join(last)}{ended})"
 
 
-_COLUMNS = tuple(name for name in History.__dataclass_fields__ if name not in ("outputs", "error"))
+_COLUMNS = tuple(name for name in History.__dataclass_fields__ if name not in ("outputs", "error", "metrics"))

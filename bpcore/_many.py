@@ -37,8 +37,10 @@ def fit_many(
     batch_size: int | None = 32,
     shuffle: bool = True,
     rows: Any = None,
-    validation_data: tuple[Any, Any] | None = None,
+    validation_data: tuple[Any, ...] | None = None,
     sample_weight: Any = None,
+    metrics: Any = (),
+    train_metrics: bool = False,
     callbacks: Any = (),
     n_threads: int | None = None,
     seed: Any = None,
@@ -68,8 +70,8 @@ def fit_many(
     each = listed(nets)
     calls, threads = _calls(
         each, X, y, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, rows=rows,
-        validation_data=validation_data, sample_weight=sample_weight, callbacks=callbacks, n_threads=n_threads,
-        seed=seed, check_finite=check_finite, verbose=verbose,
+        validation_data=validation_data, sample_weight=sample_weight, metrics=metrics, train_metrics=train_metrics,
+        callbacks=callbacks, n_threads=n_threads, seed=seed, check_finite=check_finite, verbose=verbose,
     )  # fmt: skip
     _train(calls, threads)
     return [call.state.history for call in calls]
@@ -207,6 +209,7 @@ def _calls(
     optimizer: Any,
     seed: Any,
     callbacks: Any,
+    metrics: Any,
     **settings: Any,
 ) -> tuple[list[_training.Call], int]:
     """A call of `fit` for each network, checked, and the number of threads."""
@@ -228,7 +231,8 @@ def _calls(
         if ends not in checked:
             data = Data(model, X, y, loss, None, check_finite)
             names = _training.names_of(model, X)
-            checked[ends] = data, _training.validation_of(model, validation_data, loss, check_finite, names), names
+            validation = _training.validation_of(model, validation_data, loss, check_finite, names, metrics)
+            checked[ends] = data, validation, names
         data, validation, names = checked[ends]
         if id(each_rows[k]) not in parts:
             parts[id(each_rows[k])] = _rows(each_rows[k], data.n, f"rows[{k}]" if several else "rows")
@@ -238,7 +242,7 @@ def _calls(
             raise ValueError("rows: LevenbergMarquardt takes all rows of X; use net.fit(X[rows], y[rows])")
         call = _training.check(
             model, State(net, History()), part, validation, names, optimizer=chosen, seed=seeds[k],
-            callbacks=each_callbacks[k], label=f"nets[{k}]  ", **settings,
+            callbacks=each_callbacks[k], metrics=metrics, label=f"nets[{k}]  ", **settings,
         )  # fmt: skip
         calls.append(call)
     for data, _, _ in checked.values():
@@ -257,7 +261,7 @@ class _Training:
 
     def __init__(self, call: _training.Call, n_threads: int) -> None:
         self.loop = _training.Loop(call, n_threads)
-        by_epoch = call.validation or call.verbose or _optimizers.schedules(call.optimizer)
+        by_epoch = call.validation or call.verbose or call.data.measures or _optimizers.schedules(call.optimizer)
         self.watched = bool(call.callbacks or by_epoch or call.data.n > _SHUFFLED_IN_C)
         self.job: _core.Job | None = None
         run, newton = self.loop.run, not isinstance(self.loop.run, _core.Run)

@@ -406,8 +406,10 @@ class Network:
         epochs: int = 1,
         batch_size: int | None = 32,
         shuffle: bool = True,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: tuple[Any, ...] | None = None,
         sample_weight: Any = None,
+        metrics: Any = (),
+        train_metrics: bool = False,
         callbacks: Any = (),
         n_threads: int | None = None,
         seed: int | None = None,
@@ -427,6 +429,9 @@ class Network:
         that differs from the last in numbers alone (lr, weight_decay, nesterov, bounds) goes on with its memory; one of
         another kind, or with other arrays (momentum from or to 0, amsgrad), begins anew; a UserWarning says so where it
         drops arrays.
+        validation_data: (X, y) or (X, y, sample_weight); the history has `val_loss` of it, what `evaluate` says.
+        metrics: names or objects of bp.metrics, one or several; of several outputs a dict by name.  The history has
+        them after each epoch as `val_<name>`, and with train_metrics=True also of X and y, as `<name>`.
         check_finite=False skips the scan for NaN and infinity, and of such sums.  verbose=1 prints a line an epoch,
         counted from the network's first.  Any n_threads gives the same bits.
 
@@ -446,6 +451,8 @@ class Network:
             shuffle=shuffle,
             validation_data=validation_data,
             sample_weight=sample_weight,
+            metrics=metrics,
+            train_metrics=train_metrics,
             callbacks=callbacks,
             n_threads=n_threads,
             seed=seed,
@@ -507,15 +514,18 @@ class Network:
         return Stepper(self._model, theta, n, n_threads)
 
     def evaluate(
-        self, X: Any, y: Any, *, loss: _LossLike = "auto", sample_weight: Any = None, n_threads: int | None = None
-    ) -> dict[str, float]:
-        """{"loss": C over X and y, "accuracy": the weighted share that is right}.
+        self, X: Any, y: Any, *, loss: _LossLike = "auto", sample_weight: Any = None, metrics: Any = (),
+        n_threads: int | None = None,
+    ) -> dict[str, float]:  # fmt: skip
+        """{"loss": C over X and y, "accuracy": the weighted share that is right}, and the metrics by name.
 
         accuracy: with cross_entropy, of rows whose largest output is the right one; with binary_cross_entropy or focal,
         of outputs on the right side of 1/2; with hinge or squared_hinge, of outputs with the right sign; no such entry
-        with other losses.
+        with other losses.  metrics: names or objects of bp.metrics, one or several; of several outputs a dict of them
+        by name, and the result has "digit.f1_macro".  Raises ValueError for metrics that do not fit the targets.
         """
         data, threads = Data(self._model, X, y, loss, sample_weight), _threads.resolve(n_threads)
+        data.measure(metrics)
         data.advise()
         with self._model.reading() as model:
             return data.evaluate(model, threads)

@@ -48,6 +48,7 @@ class Key:
     weights: int = 0  # of an example: none, one, or one a position
     cotangents: int = 0  # backward passes, each from a unit vector
     stores_all: bool = False  # whatever the network's checkpoint
+    kept: tuple[int, ...] = ()  # numbers of outputs that are read beside the losses
 
 
 @dataclass
@@ -101,6 +102,8 @@ def _make_plan(model: Model, key: Key, cuts: list[int]) -> Compiled:
     if key.flags & ~_core.STRIPS == PREDICT:
         for out in compiled.outputs:
             plan.keep(out)
+    for number in key.kept:
+        plan.keep(compiled.outputs[number])
     read: list[int] = []  # by losses, each a buffer of its own: a Reshape has that of its input
     for term in key.losses:
         out = compiled.outputs[term.output]

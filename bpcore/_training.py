@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bpcore import _advice, _callbacks, _core, _levenberg, _optimizers, _plans, _threads, _validate
+from bpcore import _advice, _callbacks, _core, _levenberg, _metrics, _optimizers, _plans, _threads, _validate
 from bpcore._data import SLICE_SECONDS, Data
 from bpcore._errors import DivergenceError
 from bpcore._history import History
@@ -22,7 +22,8 @@ from bpcore._plan_cache import Lent
 class Call:
     """What one network is to be trained on and how, checked.
 
-    names: of X's columns, by input.  shuffled: each epoch takes the rows in an order of its own.  label: printed first.
+    names: of X's columns, by input.  shuffled: each epoch takes the rows in an order of its own.
+    watched: what callbacks may watch in the history, and which way it is better.  label: printed first.
     """
 
     model: Model
@@ -35,6 +36,7 @@ class Call:
     batch: int
     shuffled: bool
     callbacks: list[_callbacks.Callback]
+    watched: Mapping[str, str]
     seed: int
     verbose: bool
     label: str = ""
@@ -52,6 +54,8 @@ def check(
     batch_size: Any,
     shuffle: Any,
     callbacks: Any,
+    metrics: Any,
+    train_metrics: Any,
     seed: Any,
     verbose: Any,
     label: str = "",
@@ -68,14 +72,49 @@ def check(
     seed = model.seed if seed is None else _validate.seed(seed)
     verbose = _validate.switch("verbose", verbose)
     callbacks = _callbacks.resolve(callbacks)
-    accuracy = ("val_accuracy",) if data.has_accuracy else ()
-    validated = ("val_loss", *accuracy, *validation.of_outputs) if validation else ()
-    _callbacks.check(callbacks, ("loss", *data.by_output, *validated), optimizer)
+    _measure(data, validation, metrics, train_metrics)
+    watched = _watched(data, validation)
+    _callbacks.check(callbacks, watched, optimizer)
     if not model.theta.flags.writeable:
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
     return Call(
-        model, state, data, validation, names, optimizer, epochs, batch, shuffled, callbacks, seed, verbose, label
+        model, state, data, validation, names, optimizer, epochs, batch, shuffled, callbacks, watched, seed, verbose,
+        label,
     )  # fmt: skip
+
+
+def _measure(data: Data, validation: Data | None, metrics: Any, train_metrics: Any) -> None:
+    """The training data are measured, too, where that is asked for; ValueError for metrics of nothing."""
+    if _validate.switch("train_metrics", train_metrics):
+        data.measure(metrics)
+        if not data.measures:
+            raise ValueError("train_metrics: expected metrics to record; give fit metrics=[...]")
+    elif validation is None and _metrics.given(metrics):
+        raise ValueError(
+            "metrics: expected data to measure them on; give fit validation_data=(X, y), or train_metrics=True"
+        )
+
+
+def _watched(data: Data, validation: Data | None) -> dict[str, str]:
+    """See Call."""
+    losses, accuracies = ["loss", *data.by_output], []
+    if validation:
+        accuracies = [name for name in validation.of_outputs if name.endswith("_accuracy")]
+        accuracies += ["val_accuracy"] if data.has_accuracy else []
+        losses += ["val_loss", *(name for name in validation.of_outputs if name not in accuracies)]
+    watched = {**dict.fromkeys(losses, "lower"), **dict.fromkeys(accuracies, "higher")}
+    for name, better in _measured(data, validation):
+        if name in watched:
+            raise ValueError(f"metrics: the history has {name} already; give the metric or the output another name")
+        watched[name] = better
+    return watched
+
+
+def _measured(data: Data, validation: Data | None) -> list[tuple[str, str]]:
+    """The metrics by their names in the history, and which way they are better."""
+    own = [(data.column(measure.key), measure.metric.better) for measure in data.measures]
+    held = validation.measures if validation else []
+    return own + [(f"val_{data.column(m.key)}", m.metric.better) for m in held if m.targets is not None]
 
 
 def names_of(model: Model, X: Any) -> dict[str, tuple[str, ...]]:
@@ -84,13 +123,17 @@ def names_of(model: Model, X: Any) -> dict[str, tuple[str, ...]]:
 
 
 def validation_of(
-    model: Model, validation_data: Any, loss: Any, check_finite: bool, names: Mapping[str, tuple[str, ...]]
-) -> Data | None:
-    """The validation data, checked."""
+    model: Model, validation_data: Any, loss: Any, check_finite: bool, names: Mapping[str, tuple[str, ...]],
+    metrics: Any,
+) -> Data | None:  # fmt: skip
+    """The validation data, checked, on which the metrics are measured."""
     if validation_data is None:
         return None
-    Xv, yv = _validate.pair("validation_data", validation_data)
-    return Data(model, Xv, yv, loss, None, check_finite, ("validation_data[0]", "validation_data[1]"), names)
+    Xv, yv, wv = _validate.examples("validation_data", validation_data)
+    called = ("validation_data[0]", "validation_data[1]", "validation_data[2]")
+    data = Data(model, Xv, yv, loss, wv, check_finite, called, names)
+    data.measure(metrics)
+    return data
 
 
 def fit(
@@ -104,6 +147,7 @@ def fit(
     sample_weight: Any,
     n_threads: Any,
     check_finite: Any,
+    metrics: Any,
     **settings: Any,
 ) -> History:
     """Checks everything, then trains; callbacks see `state`.  settings: those of `check`."""
@@ -111,8 +155,8 @@ def fit(
     check_finite = _validate.switch("check_finite", check_finite)
     data = Data(model, X, y, loss, sample_weight, check_finite)
     names = names_of(model, X)
-    validation = validation_of(model, validation_data, loss, check_finite, names)
-    call = check(model, state, data, validation, names, **settings)
+    validation = validation_of(model, validation_data, loss, check_finite, names, metrics)
+    call = check(model, state, data, validation, names, metrics=metrics, **settings)
     n_threads = _threads.resolve(n_threads)
     data.advise()
     _optimizers.advise(model.memory.optimizer, call.optimizer)
@@ -154,6 +198,8 @@ class Loop:
         self.epochs_left, self.last_epoch = call.epochs, model.epoch + call.epochs
         validated = call.validation.of_outputs if call.validation else ()
         state.history.outputs = {name: [] for name in (*data.by_output, *validated)}
+        state.history.metrics = {name: [] for name, _ in _measured(data, call.validation)}
+        state._higher = frozenset(name for name, better in call.watched.items() if better == "higher")
         state.epoch, state.step = model.epoch, model.step
         last = model.memory.optimizer
         if last is optimizer or last is not None and _optimizers.kept(last) == _optimizers.kept(optimizer):
@@ -289,11 +335,15 @@ class Loop:
 
     def end_epoch(self) -> None:
         """Validates, prints, calls back."""
+        columns = self.state.history._columns()
+        if self.data.measures:
+            result = self.data.evaluate(self.model, self.n_threads)
+            for measure in self.data.measures:
+                columns[self.data.column(measure.key)].append(result[measure.key])
         if self.validation is not None:
             result = self.validation.evaluate(self.model, self.n_threads)
-            columns = self.state.history._columns()
             for name, value in result.items():
-                columns[f"val_{name.replace('.', '_')}"].append(value)
+                columns[f"val_{self.validation.column(name)}"].append(value)
         self.state.history._show()
         if self.call.verbose:
             self._print()
@@ -399,6 +449,7 @@ class Loop:
             words.append(f"val_loss {history.val_loss[-1]:.5g}")
         if history.val_accuracy:
             words.append(f"val_accuracy {history.val_accuracy[-1]:.4f}")
+        words += [f"{name} {values[-1]:.4f}" for name, values in history.metrics.items()]
         words.append(f"{history.samples_per_second[-1]:,.0f} samples/s")
         print("  ".join(words), flush=True)
 

@@ -148,17 +148,16 @@ def low_level(owner: str, **functions: Any) -> bool:
     return kinds.pop()
 
 
-def pair(name: str, value: Any) -> tuple[Any, Any]:
-    """(X, y)"""
-    words = f"{name}: expected (X, y), got "
+def examples(name: str, value: Any) -> tuple[Any, Any, Any]:
+    """(X, y, sample_weight), of which the last may be left out."""
+    words = f"{name}: expected (X, y) or (X, y, sample_weight), got "
     if not isinstance(value, Sequence):
         raise TypeError(f"{words}{type(value).__name__}")
     with foreign(name, value):
         items = tuple(value)
-    if len(items) != 2:
-        cure = "" if len(items) != 3 else "; weights are no part of it: net.evaluate(X, y, sample_weight=w) takes some"
-        raise TypeError(f"{words}a {type(value).__name__} of {len(items)}{cure}")
-    return items
+    if len(items) not in (2, 3):
+        raise TypeError(f"{words}a {type(value).__name__} of {len(items)}")
+    return items[0], items[1], items[2] if len(items) == 3 else None
 
 
 def path(value: Any) -> str:
@@ -515,23 +514,25 @@ def _input(value: Any, node: Any, dtype: np.dtype[Any], check_finite: bool, name
     return a
 
 
-def weights(value: Any, n: int, positions: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray | None:
-    """sample_weight: (n,), or (n, *positions) where the output has some; finite, not negative, not all zero."""
+def weights(
+    value: Any, n: int, positions: tuple[int, ...], dtype: np.dtype[Any], name: str = "sample_weight"
+) -> np.ndarray | None:
+    """Of examples: (n,), or (n, *positions) where the output has some; finite, not negative, not all zero."""
     if value is None:
         return None
-    a = array("sample_weight", value)
+    a = array(name, value)
     if a.shape not in ((n,), (n, *positions)):
         masks = f" or {(n, *positions)}" if positions else ""
-        cure = as_shape("sample_weight", value, a.shape, (n,))
-        raise ValueError(f"sample_weight: expected shape ({n},){masks}, got {a.shape}{cure}")
-    _find("sample_weight", a, dtype, 0.0, math.inf)
+        cure = as_shape(name, value, a.shape, (n,))
+        raise ValueError(f"{name}: expected shape ({n},){masks}, got {a.shape}{cure}")
+    _find(name, a, dtype, 0.0, math.inf)
     if not a.any():
-        raise ValueError("sample_weight: expected at least one weight above zero, got only zeros")
+        raise ValueError(f"{name}: expected at least one weight above zero, got only zeros")
     top = float(a.max())
     if top < np.finfo(dtype).tiny:
-        raise ValueError(f"sample_weight: expected a weight that {dtype} can hold, got at most {top}; scale them")
+        raise ValueError(f"{name}: expected a weight that {dtype} can hold, got at most {top}; scale them")
     if top > 1e15:
-        raise ValueError(f"sample_weight: expected weights up to 1e15, got {top}; scale them, only ratios count")
+        raise ValueError(f"{name}: expected weights up to 1e15, got {top}; scale them, only ratios count")
     if a.ndim > 1 and math.prod(positions) == 1:
         return (a > 0).reshape(n)  # where it counts, its weight is all of its sequence's
     return a

@@ -160,6 +160,7 @@ int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int
 /* Adds an operation; *out is the number of its output buffer. */
 bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int *in, int n_params, const int *param,
                      const void *detail, int tag, int *out);
+/* The buffer is read when all is done; a plan without a backward pass computes it though no loss may need it. */
 void bp_plan_keep(bp_plan *plan, int buffer);
 /* Before compiling: one forward pass, then n backward passes a row, one from each unit vector as the gradient by what
  * the only loss reads: derivatives of the outputs, by inputs or (EACH) by parameters.  0: the loss has the gradient. */

@@ -182,8 +182,10 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     int has_chunk_op = 0, has_table = 0;
     for (int i = 0; i < plan->n_params; i++) has_table |= bp_is_table(&plan->params[i]);
     for (int i = 0; i < plan->n_losses && flags & BP_DO_LOSS; i++) {
-        if (plan->losses[i].fused) bp_maker_of(plan, plan->losses[i].out)->skip = 1;
-        has_chunk_op |= !plan->losses[i].type;
+        const bp_loss *loss = &plan->losses[i];
+        int needed = plan->buffers[loss->out].kept && !(flags & BP_DO_BACKWARD);
+        if (loss->fused && !needed) bp_maker_of(plan, loss->out)->skip = 1;
+        has_chunk_op |= !loss->type;
     }
 
     plan->inference = !(flags & BP_DO_BACKWARD);

@@ -574,6 +574,6 @@ def test_reduce_on_plateau_refuses_what_it_cannot_change():
             net.fit(X, X[:, :1], optimizer=optimizer, batch_size=None, callbacks=bp.ReduceOnPlateau("loss"))
     with pytest.raises(ValueError, match="ReduceOnPlateau watches val_loss, and there is only loss; give fit"):
         make().fit(X, Y, callbacks=bp.ReduceOnPlateau())
-    for wrong in ({"factor": 1.0}, {"factor": 0}, {"patience": -1}, {"monitor": "lr"}, {"min_lr": -1}):
+    for wrong in ({"factor": 1.0}, {"factor": 0}, {"patience": -1}, {"monitor": 1}, {"min_lr": -1}):
         with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
             bp.ReduceOnPlateau(**wrong)
