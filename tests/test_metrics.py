@@ -204,6 +204,8 @@ def test_losses_that_are_metrics():
     result = two.evaluate(X, y, metrics=["log_loss", "brier"])
     np.testing.assert_allclose(result["log_loss"], result["loss"], rtol=1e-12)
     np.testing.assert_allclose(result["brier"], ((two.predict(X)[:, 0] - y) ** 2).mean(), rtol=1e-12)
+    result = two.evaluate(X, np.full(len(X), 0.5), metrics=["recall"])  # from 1/2 on it is 1, as accuracy has it
+    np.testing.assert_allclose(result["recall"], result["accuracy"], rtol=1e-12)
     for name, loss, power in (("mae", "mae", 1), ("rmse", "mse", 0.5)):
         result = out(1).evaluate(X, REAL[:, 0], loss=loss, sample_weight=W, metrics=name)
         np.testing.assert_allclose(result[name], result["loss"] ** power, rtol=1e-12)
@@ -353,6 +355,8 @@ def test_many_networks_have_what_each_fit_has():
         own = make(k).fit(X[rows[k]], Y[rows[k]], validation_data=held, sample_weight=weight[rows[k]], **settings)
         assert own.metrics == history.metrics and len(history["val_roc_auc"]) == 3
     assert {*histories[0].metrics} == {"roc_auc", "f1_macro", "val_roc_auc", "val_f1_macro"}
+    alone = bp.fit_many(nets[:1], X, Y, metrics="roc_auc", train_metrics=True, epochs=2)[0]
+    assert len(alone["roc_auc"]) == 2 and alone["roc_auc"][-1] == nets[0].evaluate(X, Y, metrics="roc_auc")["roc_auc"]
     best, _ = bp.fit_restarts(make(), X, Y, 2, validation_data=held, metrics="roc_auc", epochs=2)
     with pytest.raises(ValueError, match="metrics: mae"):
         bp.fit_many(nets, X, Y, metrics="mae", validation_data=held)
