@@ -64,7 +64,7 @@ class Data:
 
     def measure(self, metrics: Any) -> None:
         """`evaluate` computes these, too: see _metrics.measures."""
-        self.measures = _metrics.measures(metrics, self)
+        self.measures = _metrics.measures(metrics, self) if _metrics.given(metrics) else []
 
     def column(self, name: str) -> str:
         """What a History calls an item of `evaluate`, after val_."""
@@ -132,10 +132,11 @@ class Data:
     def evaluate(self, model: Model, n_threads: int) -> dict[str, float]:
         """Loss and, where classes make it mean something, accuracy, and the `measures`; of several outputs also by
         name."""
-        numbers = sorted({measure.output for measure in self.measures if measure.targets is not None})
+        measures = [measure for measure in self.measures if measure.targets is not None]
+        numbers = dict.fromkeys(measure.output for measure in measures)
         outs = {i: np.empty((self.n, *self.outputs[i].shape), self.dtype) for i in numbers}
         key = self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads)
-        with _plans.take(model, replace(key, kept=tuple(numbers)) if outs else key) as lent:
+        with _plans.take(model, replace(key, kept=tuple(outs)) if outs else key) as lent:
             run = self.feed(lent, outs)
             whole(run, self.n, n_threads, self.rows)
             sums = run.losses()
@@ -147,9 +148,8 @@ class Data:
                 result[f"{name}.loss"] = loss / weight
             if _losses.has_accuracy(weighted.loss):
                 result[f"{prefix}accuracy"] = hits / weight
-        for measure in self.measures:
-            if measure.targets is not None:
-                result[measure.key] = measure.metric.of(measure.targets, outs[measure.output])
+        for measure in measures:
+            result[measure.key] = measure.metric.of(measure.targets, outs[measure.output])
         return result
 
     def value_and_grad(self, model: Model, n_threads: int) -> tuple[float, np.ndarray]:

@@ -61,7 +61,9 @@ class History(dict[str, list[float]]):
         for name in _COLUMNS:
             if values := getattr(self, name):
                 dict.__setitem__(self, name, values)
-        dict.update(self, {name: values for name, values in self.outputs.items() if values})
+        for columns in (self.outputs, self.metrics):
+            if columns:
+                dict.update(self, {name: values for name, values in columns.items() if values})
 
     def __missing__(self, name: str) -> list[float]:
         return self[_validate.key("history", name, self)]

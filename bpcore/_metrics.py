@@ -627,8 +627,6 @@ def measures(metrics: Any, data: Data) -> list[Measure]:
     """Of one output the metrics, of several a dict of them by name; ValueError for those that do not fit the data."""
     several = len(data.names) > 1
     if several and not isinstance(metrics, Mapping):
-        if not resolve(metrics):
-            return []
         raise ValueError(
             f"metrics: expected a dict by output ({', '.join(data.names)}), such as "
             f"{{{data.names[0]!r}: ['accuracy']}}, got {metrics!r}"

@@ -73,7 +73,7 @@ def check(
     verbose = _validate.switch("verbose", verbose)
     callbacks = _callbacks.resolve(callbacks)
     _measure(data, validation, metrics, train_metrics)
-    watched = _watched(data, validation)
+    watched = _watched(data, validation) if callbacks or validation or data.measures else {}
     _callbacks.check(callbacks, watched, optimizer)
     if not model.theta.flags.writeable:
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
@@ -198,8 +198,9 @@ class Loop:
         self.epochs_left, self.last_epoch = call.epochs, model.epoch + call.epochs
         validated = call.validation.of_outputs if call.validation else ()
         state.history.outputs = {name: [] for name in (*data.by_output, *validated)}
-        state.history.metrics = {name: [] for name, _ in _measured(data, call.validation)}
-        state._higher = frozenset(name for name, better in call.watched.items() if better == "higher")
+        if call.watched:
+            state.history.metrics = {name: [] for name, _ in _measured(data, call.validation)}
+            state._higher = frozenset(name for name, better in call.watched.items() if better == "higher")
         state.epoch, state.step = model.epoch, model.step
         last = model.memory.optimizer
         if last is optimizer or last is not None and _optimizers.kept(last) == _optimizers.kept(optimizer):
@@ -335,19 +336,22 @@ class Loop:
 
     def end_epoch(self) -> None:
         """Validates, prints, calls back."""
-        columns = self.state.history._columns()
         if self.data.measures:
             result = self.data.evaluate(self.model, self.n_threads)
-            for measure in self.data.measures:
-                columns[self.data.column(measure.key)].append(result[measure.key])
+            self._record({self.data.column(measure.key): result[measure.key] for measure in self.data.measures})
         if self.validation is not None:
             result = self.validation.evaluate(self.model, self.n_threads)
-            for name, value in result.items():
-                columns[f"val_{self.validation.column(name)}"].append(value)
+            self._record({f"val_{self.validation.column(name)}": value for name, value in result.items()})
         self.state.history._show()
         if self.call.verbose:
             self._print()
         self._tell("on_epoch_end")
+
+    def _record(self, values: Mapping[str, float]) -> None:
+        """The history has them."""
+        columns = self.state.history._columns()
+        for name, value in values.items():
+            columns[name].append(value)
 
     def end(self) -> None:
         """Tells the callbacks that all is done."""
