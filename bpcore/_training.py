@@ -453,7 +453,7 @@ class Loop:
             words.append(f"val_loss {history.val_loss[-1]:.5g}")
         if history.val_accuracy:
             words.append(f"val_accuracy {history.val_accuracy[-1]:.4f}")
-        words += [f"{name} {values[-1]:.4f}" for name, values in history.metrics.items()]
+        words += [f"{name} {values[-1]:.5g}" for name, values in history.metrics.items()]
         words.append(f"{history.samples_per_second[-1]:,.0f} samples/s")
         print("  ".join(words), flush=True)
 

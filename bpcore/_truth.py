@@ -163,9 +163,10 @@ class Truths:
             if exclusive:
                 wrong |= (rows.sum(axis=1) != 1)[:, None]
             if wrong.any() and not self.shares:
+                more = ", for more than two classes outputs (n, classes)" if n == 1 and y.dtype.kind in "iu" else ""
                 raise ValueError(
                     f"{name} is for classes, and the targets are numbers such as {rows[wrong][0]}; for "
-                    "numbers there are mae, rmse, mape, r2 and pinball"
+                    f"numbers there are mae, rmse, mape, r2 and pinball{more}"
                 )
             certain = certain and not wrong.any()
             chosen[part] = rows.argmax(axis=1) if exclusive else rows >= (0 if self.signs else 0.5)
