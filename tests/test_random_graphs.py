@@ -55,6 +55,26 @@ def check_values(case):
     close(case.net.value_and_grad(*case.args, **case.options)[0], cost, 1e-10)
 
 
+@many(25)
+def test_metrics_see_what_predict_gives(case):
+    """Bit for bit, of every output, in the pass that gives the losses, which stay what they are."""
+    seen = {}
+
+    def look(name):
+        def f(y, a, sample_weight=None):
+            seen[name] = a
+            return 0.0
+
+        return bp.metrics.Metric(f, better="lower", name="looked")
+
+    names = list(case.net.outputs)
+    result = case.net.evaluate(*case.args, **case.options, metrics={name: look(name) for name in names})
+    losses = {name: value for name, value in result.items() if "looked" not in name}
+    assert losses == case.net.evaluate(*case.args, **case.options) and len(result) == len(losses) + len(names)
+    for name, answer in zip(names, case.predicted(case.X), strict=True):
+        np.testing.assert_array_equal(seen[name], answer)
+
+
 def check_gradients(case):
     """By each parameter, to 1e-9 of its largest entry (or of a thousandth): complex steps of NumPy's evaluation."""
     got = by_name(case.net, case.net.value_and_grad(*case.args, **case.options)[1])
