@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,7 +69,11 @@ class Graph:
             if hasattr(node.layer, "_origin") and id(node.layer) not in bare:
                 layer = bare[id(node.layer)] = copy.copy(node.layer)  # leaves the origin behind
                 object.__setattr__(layer, "name", node.base if layer.name else None)
-        nodes = tuple(replace(node, layer=bare.get(id(node.layer), node.layer)) for node in self.nodes)
+        return self.with_layers(bare)
+
+    def with_layers(self, layers: Mapping[int, Layer]) -> Graph:
+        """The same with other layers in the place of those of these ids."""
+        nodes = tuple(replace(node, layer=layers.get(id(node.layer), node.layer)) for node in self.nodes)
         return replace(self, nodes=nodes)
 
     def named_layers(self) -> tuple[Any, ...]:

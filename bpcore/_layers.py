@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -137,6 +138,12 @@ class Layer:
         twin.__dict__.update(self.__getstate__())
         return twin
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        layer = self.itself
+        if id(layer) not in memo:
+            memo[id(layer)] = copy.copy(layer)
+        return memo[id(layer)]
+
     @property
     def itself(self) -> Any:
         """The layer, where this is what a network shows of it."""
@@ -146,6 +153,9 @@ class Layer:
         """What stands for this layer under the name that a network has for it."""
         shown = object.__new__(type(self))
         shown.__dict__.update(self.__dict__, name=name, _itself=self)
+        # dataclasses.replace, which reads this, makes a new layer: the name is the network's, not the layer's
+        fields = getattr(type(self), "__dataclass_fields__", {})
+        shown.__dict__["__dataclass_fields__"] = {key: fields[key] for key in fields if key != "name"}
         return shown
 
     def __eq__(self, other: object) -> bool:
@@ -247,6 +257,11 @@ class Input(Symbol, Layer):
         for name, value in (("units", units), ("integer", _validate.flag("integer", self.integer)),
                             ("layer", self), ("inputs", ()), ("shape", shape)):  # fmt: skip
             object.__setattr__(self, name, value)
+
+    def __copy__(self) -> Input:
+        twin: Input = super().__copy__()
+        object.__setattr__(twin, "layer", twin)
+        return twin
 
     def __repr__(self) -> str:
         return f"Input({self.units}{', integer=True' if self.integer else ''})"

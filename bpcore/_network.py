@@ -699,7 +699,11 @@ class Network:
     __copy__ = copy
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
-        return self.copy()
+        twin = self.copy()
+        model = twin._model
+        model.graph = model.graph.with_layers({id(n.layer): copy.deepcopy(n.layer, memo) for n in model.graph.nodes})
+        twin._own(model)
+        return twin
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_as_layers", "_layers")}

@@ -1,6 +1,7 @@
 """Graphs: the functional form, several inputs and outputs, parts, frozen layers, files, and what is refused."""
 
 import copy
+import dataclasses
 import gc
 import json
 import pickle
@@ -553,6 +554,25 @@ def test_a_layer_pickled_beside_its_network_is_that_networks():
     twin, layers = pickle.loads(pickle.dumps((net, net.layers)))
     assert list(layers) == list(twin.layers) and not set(layers) & set(net.layers)
     assert copy.copy(net.layers[1]) != net.layers[1]
+
+
+def test_a_layer_deeply_copied_beside_its_network_is_the_copys():
+    net = bp.Network([bp.Input(2), bp.Dense(3, "tanh"), bp.Dense(1, name="last")], seed=0)
+    for i in range(3):
+        layer, twin = copy.deepcopy((net.layers[i], net))
+        assert layer == twin.layers[i] != net.layers[i] and twin.theta.tobytes() == net.theta.tobytes()
+        twin, layer = copy.deepcopy((net, net.layers[i]))
+        assert layer == twin.layers[i] != net.layers[i] and twin.theta.tobytes() == net.theta.tobytes()
+    x, y = copy.deepcopy((a := bp.Input(2), bp.Dense(2)(a)))
+    assert bp.Network(x, y).layers[0] == x != a
+
+
+def test_what_replaces_a_layer_is_named_by_its_own_network():
+    layer = bp.Network([bp.Input(2), bp.Dense(3), bp.Dense(3), bp.Dense(1, name="last")]).layers[2]
+    other = dataclasses.replace(layer, units=5)
+    assert layer.name == "dense_2" and other.name is None and dataclasses.replace(layer, name="b").name == "b"
+    assert bp.Network([bp.Input(2), other]).layers[1].name == "dense_1"
+    assert dataclasses.replace(bp.Dense(3, name="last"), units=5).name == "last"
 
 
 def test_networks_made_of_the_layers_of_others():
