@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -9,7 +10,7 @@ from bpcore import _validate
 from bpcore._errors import DivergenceError
 
 
-@dataclass
+@dataclass(eq=False)
 class History(dict[str, list[float]]):
     """One entry an epoch.
 
@@ -22,7 +23,8 @@ class History(dict[str, list[float]]):
     "val_digit_accuracy".  `metrics` holds those that `fit` was asked for: "val_f1_macro", and with train_metrics=True
     "f1_macro", of the training data at the epoch's end.  history["loss"] is history.loss, and so are all others.
     `error` is the DivergenceError that ended this network's training in `fit_many`, or None.
-    It is a read-only dict of what has values: pandas.DataFrame(history); KeyError names what there is.
+    It is a read-only dict of what has values: pandas.DataFrame(history); KeyError names what there is.  The lists are
+    plain ones: what is appended to them, or put in their place, is there in the dict.
     """
 
     epoch: list[int] = field(default_factory=list)
@@ -65,8 +67,63 @@ class History(dict[str, list[float]]):
             if columns:
                 dict.update(self, {name: values for name, values in columns.items() if values})
 
-    def __missing__(self, name: str) -> list[float]:
-        return self[_validate.key("history", name, self)]
+    def _shown(self) -> dict[str, list[float]]:
+        """The items, which are the columns that have values by now, whoever put them there."""
+        shown = {name: values for name, values in self._columns().items() if values}
+        held, present = ([(name, id(values)) for name, values in dict.items(d)] for d in (self, shown))
+        if held != present:
+            dict.clear(self)
+            dict.update(self, shown)
+        return shown
+
+    def __getitem__(self, name: str) -> list[float]:
+        shown = self._shown()
+        return shown[name if name in shown else _validate.key("history", name, shown)]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As dict.get."""
+        return self._shown().get(name, default)
+
+    def copy(self) -> dict[str, list[float]]:
+        """A dict that may be changed, of the same lists."""
+        return self._shown()
+
+    def keys(self) -> Any:
+        """As dict.keys."""
+        return self._shown().keys()
+
+    def values(self) -> Any:
+        """As dict.values."""
+        return self._shown().values()
+
+    def items(self) -> Any:
+        """As dict.items."""
+        return self._shown().items()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shown())
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._shown())
+
+    def __len__(self) -> int:
+        return len(self._shown())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shown()
+
+    def __or__(self, other: Any) -> Any:
+        return self._shown() | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self._shown()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, History):
+            return all(getattr(self, name) == getattr(other, name) for name in self.__dataclass_fields__)
+        return self._shown() == other
+
+    __hash__ = None  # as of a dict
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError("history: expected to be read only; dict(history) may be changed")

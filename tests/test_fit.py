@@ -89,6 +89,29 @@ def test_history_is_a_dict_that_is_read_only():
     assert seen == [[1], [1, 2]]
 
 
+def test_a_history_shows_what_is_appended_to_its_lists():
+    history = bp.History()
+    assert not history and history == {} and "loss" not in history
+    history.loss.append(2.0)
+    assert history["loss"] is history.loss and dict(history) == {**history} == history == {"loss": [2.0]}
+    history.loss.append(1.0)
+    history.epoch += [1, 2]
+    history.outputs["digit_loss"] = [3.0, 4.0]
+    shown = {"epoch": [1, 2], "loss": [2.0, 1.0], "digit_loss": [3.0, 4.0]}
+    assert list(history) == list(history.keys()) == [*reversed(history)][::-1] == list(shown) and len(history) == 3
+    assert list(history.items()) == list(shown.items()) and list(history.values()) == list(shown.values())
+    assert history.get("loss") == [2.0, 1.0] and history | {} == {} | history == history.copy() == shown == history
+    assert json.loads(json.dumps(history)) == shown and repr(history) == "History(2 epochs, last: loss=1)"
+    for twin in (pickle.loads(pickle.dumps(history)), copy.copy(history), copy.deepcopy(history)):
+        assert twin == history and dict(twin) == shown
+    history.loss = [5.0, 6.0]
+    assert history["loss"] == [5.0, 6.0] and history != shown
+    history.loss.clear()
+    assert "loss" not in history
+    with pytest.raises(KeyError, match="history: there is no 'los'"):
+        history["los"]
+
+
 def test_history_is_a_mapping_of_what_has_values():
     history = make().fit(X, Y, epochs=3)
     names = ["epoch", "loss", "seconds", "samples_per_second", "lr"]
