@@ -159,7 +159,7 @@ def _graph(model: Model) -> dict[str, Any]:
 
 def _format(graph: dict[str, Any], training: dict[str, Any]) -> str:
     """The oldest format that knows what the file says."""
-    if "feature_names" in graph:
+    if "feature_names" in graph or "begun" in training:
         return FORMATS[1]
     optimizer = training["optimizer"] or {"kind": "sgd"}
     known = set(optimizer) - {"kind"} <= _FIRST_OPTIMIZERS.get(optimizer["kind"], set())
@@ -214,6 +214,8 @@ def _read(path: str | os.PathLike[str], custom: Custom | None, ensemble: bool) -
         members = _members(target, metadata, ensemble)
         layouts = [_layout(target, graph, functions) for graph, _ in members]
         optimizers = [_settings(target, training, functions) for _, training in members]
+        if (version := metadata["bpcore_format"]) < (least := max(_format(*member) for member in members)):
+            raise _bad(target, f"bpcore_format is {version!r}, and only {least} has all of its keys")
         numbers: list[int | None] = [*range(len(members))] if ensemble else [None]
         expected = {
             _of_member(k, name): shape

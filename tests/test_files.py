@@ -437,6 +437,24 @@ def test_json_bombs(where, good, tmp_path):
         refused(tmp_path / "bad")
 
 
+@pytest.mark.parametrize("optimizer", [bp.SGD(clip_norm=1.0), bp.Lion(), bp.SGD(bp.schedules.Cosine(0.1)), "names"])
+def test_format_1_has_no_keys_of_format_2(optimizer, tmp_path):
+    net = bp.Network([bp.Input(3), bp.Dense(1)])
+    net.fit(np.zeros((8, 3)), np.zeros(8), optimizer=bp.SGD() if optimizer == "names" else optimizer)
+    if optimizer == "names":
+        net._model.feature_names = {"input": ("a", "b", "c")}
+    net.save(tmp_path / "good")
+    with safe_open(tmp_path / "good", "np") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert metadata["bpcore_format"] == "2" and bp.load(tmp_path / "good").theta.tobytes() == net.theta.tobytes()
+    save_file(tensors, tmp_path / "bad", {**metadata, "bpcore_format": "1"})
+    refused(tmp_path / "bad", "bpcore_format is '1', and only 2 has all of its keys")
+    training = {**json.loads(metadata["training"]), "optimizer": None, "begun": {}}
+    save_file({name: tensors[name] for name in net.params}, tmp_path / "bad",
+              {"bpcore_format": "1", "graph": metadata["graph"], "training": json.dumps(training)})  # fmt: skip
+    refused(tmp_path / "bad", "bpcore_format is '1', and only 2 has all of its keys")
+
+
 def test_many_layers_are_refused_in_linear_time(good, tmp_path):
     """Four times the layers, about four times the seconds."""
     _, tensors, metadata = good
