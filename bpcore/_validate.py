@@ -311,7 +311,24 @@ def csr(name: str, X: Any) -> Any:
         X = X.tocsr()
     _check_indices(name, X, *X.shape)
     array(name, X.data)
-    return X
+    return X if X.dtype.kind != "f" or X.dtype.itemsize <= 4 or _is_canonical(X) else _summed(X)
+
+
+def _is_canonical(X: Any) -> bool:
+    """Whether the columns of each row of a CSR matrix are in order, each once."""
+    used = X.indices[: int(X.indptr[-1])]
+    rising = used[1:] > used[:-1]
+    first = X.indptr[(X.indptr > 0) & (X.indptr < len(used))]  # of a row: those before it are of another
+    rising[first.astype(np.int64) - 1] = True
+    return bool(rising.all())
+
+
+def _summed(X: Any) -> Any:
+    """A copy in which entries of one place are one: their sum in the dtype of the matrix, as X.toarray() has it."""
+    data, indices, indptr = X.data.astype(X.dtype.newbyteorder("=")), X.indices, X.indptr
+    twin = type(X)((data, indices.astype(np.int64), indptr.astype(np.int64)), X.shape)
+    twin.sum_duplicates()
+    return twin
 
 
 def _check_indices(name: str, X: Any, n: int, width: int) -> None:

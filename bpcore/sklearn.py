@@ -5,7 +5,6 @@ computes.  From the same `random_state` they draw the same weights, splits and o
 scikit-learn's up to rounding.  What differs:
 
 - Rows of a sparse X are made dense as they are read, at most a batch at a time: the numbers are those of a dense X.
-  (Entries of one place are added in the dtype of `coefs_`; `X.sum_duplicates()` adds them in X's own.)
 - A prediction has the dtype of `coefs_`.
 - Losses of saturated outputs are exact, where scikit-learn clips probabilities at the machine epsilon.
 - `solver="lbfgs"` with several outputs of squared error minimises their sum, whose gradient scikit-learn uses too,

@@ -57,6 +57,22 @@ def test_sparse_and_dense_rows_give_the_same_bits(source, index, kind):
         assert loss == wanted and grad.tobytes() == gradient.tobytes()
 
 
+@pytest.mark.parametrize("index", ["i4", "u4", ">i8"])
+@pytest.mark.parametrize("source", ["f8", ">f8"])
+def test_entries_of_one_place_are_added_in_the_dtype_of_the_matrix(source, index):
+    data, indices = np.array([1e8 + 1, 2, -1e8, 5, 3, 4.0], source), np.array([7, 3, 7, 0, 0, 1], index)
+    X = scipy.sparse.csr_array((4, 9))
+    X.data, X.indices, X.indptr = data, indices, np.array([0, 3, 3, 4, 6], index)
+    data.flags.writeable = False
+    wanted = np.zeros((4, 9))
+    wanted[[0, 0, 2, 3, 3], [7, 3, 0, 0, 1]] = 1, 2, 5, 3, 4
+    net = bp.Network([bp.Input(9), bp.Dense(3)], seed=0)
+    assert net.predict(rows(X)).tobytes() == net.predict(wanted).tobytes()
+    assert data.tobytes() == X.data.tobytes() and len(X.data) == 6
+    X.data = np.ascontiguousarray(X.data, "f4")
+    assert _validate.csr("X", X) is X
+
+
 def test_by_columns():
     X = matrix("unsorted")
     net = network("float64")
