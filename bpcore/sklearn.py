@@ -24,9 +24,11 @@ scikit-learn's up to rounding.  What differs:
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import operator
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +127,20 @@ class BpcoreVersionWarning(InconsistentVersionWarning):
         )
 
 
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    """What bpcore says of its optimisers' settings, with the estimators' names for them."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        names = {"lr": "learning_rate_init", "beta1": "beta_1", "beta2": "beta_2", "eps": "epsilon",
+                 "weight_decay": "alpha"}  # fmt: skip
+        setting, _, words = str(error).partition(":")
+        if setting not in names:
+            raise
+        raise type(error)(f"{names[setting]}:{words}") from None
+
+
 @dataclass(frozen=True)
 class _Optimizer:
     """What scikit-learn keeps as `_optimizer`: as the parameters ask for it, and at its present rate."""
@@ -197,7 +213,11 @@ class _Perceptron:
         *_, incremental = rest
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
-        known, given = getattr(self, "_optimizer", None), self._new_optimizer()
+        known = getattr(self, "_optimizer", None)
+        if incremental and known:
+            self._validate_params()  # which scikit-learn does in the first call alone
+        with _named():
+            given = self._new_optimizer()
         if not incremental or (known and not known.serves(given)):
             known = None
         rule = replace(given, lr=self._rate(known)) if known else given
@@ -216,18 +236,19 @@ class _Perceptron:
         self._optimizer = known or _Optimizer(given, given)
         training = _Training(self, given, rule, n, batch, sample_weight, validation, incremental)
         try:
-            net.fit(
-                X,
-                y,
-                loss=loss,
-                optimizer=net._model.memory.optimizer or rule,
-                epochs=1 if incremental else min(self.max_iter, 2**31),
-                batch_size=batch,
-                shuffle=False,
-                sample_weight=sample_weight,
-                callbacks=training,
-                check_finite=False,
-            )
+            with _named():
+                net.fit(
+                    X,
+                    y,
+                    loss=loss,
+                    optimizer=net._model.memory.optimizer or rule,
+                    epochs=1 if incremental else min(self.max_iter, 2**31),
+                    batch_size=batch,
+                    shuffle=False,
+                    sample_weight=sample_weight,
+                    callbacks=training,
+                    check_finite=False,
+                )
         except bp.DivergenceError as error:
             if not self.early_stopping:
                 raise ValueError(

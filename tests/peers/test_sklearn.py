@@ -313,6 +313,24 @@ def test_a_new_learning_rate_is_heard_by_partial_fit():
     np.testing.assert_allclose(moved[1], 4 * moved[0], rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("solver, name, value", [
+    ("sgd", "learning_rate_init", -1.0), ("adam", "learning_rate_init", "a"), ("adam", "learning_rate_init", np.nan),
+    ("sgd", "momentum", 1.0), ("sgd", "momentum", 2.0), ("adam", "beta_1", 1.5), ("adam", "beta_2", -1.0),
+    ("adam", "epsilon", 0.0), ("adam", "epsilon", 1e-60), ("sgd", "alpha", -1.0), ("adam", "alpha", np.inf),
+    ("adam", "batch_size", 0), ("sgd", "shuffle", 3), ("sgd", "power_t", -1.0),
+])  # fmt: skip
+def test_a_wrong_parameter_is_called_by_its_name(solver, name, value, first):
+    x, y = X.astype(np.float32), TARGETS["number"]
+    model = pair("number", solver=solver)[1]
+    if not first:
+        model.partial_fit(x, y)
+        before = model._network().theta.copy()
+    with pytest.raises(ValueError, match=f"^{name}: expected|The '{name}' parameter of MLPRegressor must be"):
+        model.set_params(**{name: value}).partial_fit(x, y)
+    assert first or model._network().theta.tobytes() == before.tobytes()
+
+
 @pytest.mark.parametrize("solver, change", [
     ("sgd", {"learning_rate_init": 0.02}),
     ("sgd", {"momentum": 0.5}),
