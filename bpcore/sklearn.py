@@ -25,6 +25,7 @@ scikit-learn's up to rounding.  What differs:
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import operator
 import warnings
@@ -118,6 +119,10 @@ class BpcoreVersionWarning(InconsistentVersionWarning):
     def __init__(self, *, original_bpcore_version: str, **of_scikit_learn: str) -> None:
         super().__init__(**of_scikit_learn)
         self.original_bpcore_version, self.current_bpcore_version = original_bpcore_version, bp.__version__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = ("estimator_name", "current_sklearn_version", "original_sklearn_version", "original_bpcore_version")
+        return functools.partial(type(self), **{name: getattr(self, name) for name in names}), (), self.__dict__
 
     def __str__(self) -> str:
         return (

@@ -454,6 +454,9 @@ def test_pickles_hold_versions(monkeypatch):
     assert of_sklearn.current_sklearn_version == of_bpcore.current_sklearn_version == "1.99"
     assert of_sklearn.original_sklearn_version == SKLEARN and of_bpcore.original_bpcore_version == BPCORE
     assert f"from bpcore {BPCORE} when using bpcore 9.9" in str(of_bpcore)
+    monkeypatch.undo()
+    for twin in (pickle.loads(pickle.dumps(of_bpcore)), copy.copy(of_bpcore), copy.deepcopy(of_bpcore)):
+        assert type(twin) is ours.BpcoreVersionWarning and vars(twin) == vars(of_bpcore) and str(twin) == str(of_bpcore)
 
 
 def test_pickles_of_before_versions_were_kept_warn():
