@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from bpcore import _metrics, _validate
@@ -37,6 +37,14 @@ class State:
     _loop: Loop | None = field(default=None, repr=False, compare=False)
     _lr: Any = field(default=None, repr=False, compare=False)
     _higher: frozenset[str] = field(default=frozenset(), repr=False, compare=False)  # what is better so in the history
+
+    def __getstate__(self) -> dict[str, Any]:
+        # not what trains: a copy is of a fit that has ended
+        return {setting.name: getattr(self, setting.name) for setting in fields(self) if setting.name != "_loop"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in {**state, "_loop": None}.items():
+            setattr(self, name, value)
 
     @property
     def lr(self) -> float:

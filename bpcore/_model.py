@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -34,9 +34,19 @@ def _known(value: Any) -> Any:
     return repr(value) if isinstance(value, (str, int, float, bool, type(None))) else id(value)  # -0.0 is not 0.0
 
 
-class _Views(dict[str, np.ndarray]):
+class Views(dict[str, np.ndarray]):
+    """Views of theta by name, a read-only dict; copied or pickled, a dict of these arrays or of copies."""
+
     def __missing__(self, name: str) -> np.ndarray:
         return self[_validate.key("params", name, self)]
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("params: expected to be read only; net.params[name][...] = numbers writes to a parameter")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return dict, (dict(self),)
 
 
 class Model:
@@ -50,7 +60,7 @@ class Model:
     """
 
     theta: np.ndarray
-    params: Mapping[str, np.ndarray]
+    params: Views
     fitting: _core.OneAtATime
     plans: PlanCache
     feature_names: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # also of pickles that have none
@@ -73,7 +83,7 @@ class Model:
         """Makes theta the parameters, with nothing compiled for them yet."""
         self.theta = theta
         views = ((name, p.of(theta)) for name, p in self.graph.parameters.items())
-        self.params = MappingProxyType(_Views(views))
+        self.params = Views(views)
         self.fitting = _core.OneAtATime()
         self.forget_plans()
 
