@@ -63,7 +63,7 @@ class Run:
         """A slice is a step."""
         return True
 
-    def undo(self) -> None:
+    def make_whole(self) -> None:
         """Nothing is half made."""
 
     def updates(self) -> int:

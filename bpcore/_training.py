@@ -359,7 +359,7 @@ class Loop:
 
     def close(self) -> None:
         """Leaves the network as of a whole step, whatever ended training, and tells the callbacks, once."""
-        self.run.undo()
+        self.run.make_whole()
         self.model.fitting.open()
         begun, self.begun = self.begun, []
         try:

@@ -162,7 +162,8 @@ bp_status bp_cut_blocks(bp_plan *plan) {
     if (total > INT32_MAX) return BP_E_LIMIT;
     plan->blocks = malloc(sizeof(bp_block) * (size_t)(total + 1));
     plan->work_before = calloc((size_t)total + 1, sizeof *plan->work_before);
-    if (!plan->blocks || !plan->work_before) return BP_E_NOMEM;
+    plan->moved_before = calloc((size_t)total + 1, sizeof *plan->moved_before);
+    if (!plan->blocks || !plan->work_before || !plan->moved_before) return BP_E_NOMEM;
     cut_parameters(plan, 0);
     for (int i = 0; i < plan->n_stages; i++) {
         bp_stage *stage = &plan->stages[i];
@@ -176,7 +177,9 @@ bp_status bp_cut_blocks(bp_plan *plan) {
         int64_t n = block->rows * block->width;
         double uses = block->whole ? 1 : uses_of(plan, &plan->params[block->param]);
         plan->work_before[i + 1] = plan->work_before[i] + (int64_t)((double)n * uses) + BLOCK_WORK;
+        plan->moved_before[i + 1] = plan->moved_before[i] + n;
         plan->most_work = max64(plan->most_work, plan->work_before[i + 1] - plan->work_before[i]);
+        plan->most_moved = max64(plan->most_moved, n);
     }
     plan->undoes = moves_are_long(plan);
     choose_waiting(plan);

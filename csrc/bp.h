@@ -113,10 +113,12 @@ typedef struct {
 typedef struct {
     const void *out;    /* (rows, cols): a^L, or z^L where the loss is fused with the last activation */
     const void *target; /* (rows, target_cols) real, or (rows,) int32 labels */
-    const void *weight; /* (rows,) real, or (rows / positions,) where positions share one; or NULL for 1 */
+    const void *weight; /* of all rows of the tile: (rows,) real, or (rows / positions,) where positions share one; or
+                           NULL for 1 */
     void *grad;         /* (rows, cols): weight * dE/dout; NULL only for the user's, where the value is enough */
     int labels, fused;
     int64_t rows, cols, target_cols, positions;
+    int64_t first;      /* row of the tile that is the first of these: 0 but for bpcore's own losses */
     const double *numbers; /* (n_numbers,): the loss's settings */
     int n_numbers;
     double sum[3];      /* out: sum of w E, of w, of w times the share of outputs that are right */
@@ -319,7 +321,9 @@ void bp_run_follow(bp_run *run, const bp_run *from);
 bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps, int fresh);
 bp_progress bp_run_progress(const bp_run *run);
 int bp_run_is_whole(const bp_run *run); /* between slices: whether theta and the states are those after a whole step */
-void bp_run_undo(bp_run *run); /* between slices: makes them so, where some of a step's moves are made */
+/* Between slices: makes them so, where some of a step's moves are made; undoes the step, or ends it where moves are all
+ * that is left. */
+void bp_run_make_whole(bp_run *run);
 /* (3,): loss, weight and hits of one of the losses over this epoch, the loss without its weight. */
 const double *bp_run_loss(const bp_run *run, int loss);
 int64_t bp_run_updates(const bp_run *run); /* the optimiser's t */

@@ -175,7 +175,7 @@ static int64_t count_calls(const bp_run *run, int64_t rows) {
     int one_stage = plan->n_stages == 1 && plan->stages[0].scope == BP_SCOPE_ROWS && rows <= plan->chunk_rows;
     int apart = plan->windowed || plan->n_tables || plan->flags & BP_DO_BOUNDARY;
     if (!bp_moves(run) || apart || !one_stage || tiles > MAX_TILES) return 0;
-    if (plan->flops_row * (double)rows >= plan->round_flops) return 0; /* its phases have rounds */
+    if (rows >= plan->long_rows) return 0; /* its phases may have rounds */
     for (int i = 0; i < plan->n_blocks && n <= MAX_CALLS; i++) {
         const bp_block *block = &plan->blocks[i];
         if (block->home == BP_HOME_KEPT) return 0;

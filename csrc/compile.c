@@ -9,6 +9,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+static const double SLICED_FLOPS = 1e7; /* where parallel work is forced, a step is long from here on */
+
 /* How the work is cut: fixed numbers, so that the bits depend on shapes alone. */
 enum {
     INFER_WIDE_TILE = 128, /* where weights are packed for each tile; half as many where sums of a loss go with it */
@@ -166,6 +168,15 @@ static double size_chunks(bp_plan *plan) {
     return tile;
 }
 
+/* Rows of a batch whose step is long: a slice may end within it. */
+static int64_t rows_of_a_long_step(const bp_plan *plan) {
+    double cost = 0, most = bp_forced.parallel_always ? SLICED_FLOPS : BP_LONG_FLOPS; /* bytes count in `cost` alone */
+    if (plan->by_part || bp_move_flops(plan) * (double)bp_moved(plan) >= plan->round_flops) return 1;
+    for (int i = 0; i < plan->n_stages; i++) cost += plan->stages[i].flops_row;
+    double rows = fmin(fmin(most, plan->round_flops) / plan->flops_row, plan->round_flops / cost);
+    return (int64_t)ceil(fmin(rows, 1e18));
+}
+
 bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads) {
     if (plan->compiled || rows < 1 || n_threads < 1 || n_threads > BP_MAX_THREADS) return BP_E_SHAPE;
     if (flags & (BP_DO_LOSS | BP_DO_BACKWARD) && !plan->n_losses) return BP_E_SHAPE;
@@ -227,6 +238,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     if (!status && sums) status = bp_cut_blocks(plan);
     if (!status && flags & BP_DO_STRIPS) bp_find_strips(plan);
     if (!status) status = bp_lay_out(plan);
+    if (!status) plan->long_rows = rows_of_a_long_step(plan);
     plan->compiled = !status;
     return status;
 }

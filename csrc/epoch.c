@@ -15,7 +15,6 @@
 #include <string.h>
 
 enum { MAX_HELPED = 8 }; /* threads that one looks at for work */
-static const double SLICED_FLOPS = 1e7; /* where parallel work is forced, a slice ends within steps from here on */
 
 /* Cuts a phase of so many flops into rounds of at most so many: of whole tasks, or of one part of each. */
 static void cut_rounds(bp_run *run, double flops, double most) {
@@ -23,34 +22,25 @@ static void cut_rounds(bp_run *run, double flops, double most) {
         int64_t parts = run->plan->stages[run->stage].parts;
         int64_t together = max64((int64_t)(most * (double)(run->n_tasks * parts) / flops), 1);
         run->rounds = parts * ceil_div(run->n_tasks, together);
-        run->n_tasks = run->n_cut = run->n_tasks * parts;
+        run->n_tasks *= parts;
     } else { /* none of more than half a round, see block_shape in blocks.c: a round may have one too many */
-        double largest = fmin(2 * (double)run->rows * (double)run->plan->most_work, most / 2);
-        run->rounds = max64(min64((int64_t)ceil(flops / (most - largest)), run->n_cut), 1);
+        double largest = fmin(bp_largest_block(run->plan, (double)run->rows), most / 2);
+        run->rounds = max64(min64((int64_t)ceil(flops / (most - largest)), run->n_tasks), 1);
     }
 }
 
 /* The tasks of a phase, or of a stage of it, and in how many rounds they are done: of as much work as every thread does
- * in 50 ms.  A phase that moves theta is one
- * round, so that no slice ends within it, unless its blocks can be put back; rows of tables cannot, and are in the last
- * round. */
+ * in 50 ms. */
 static void count_tasks(bp_run *run, bp_phase phase, int stage) {
     const bp_plan *plan = run->plan;
     double flops = 0, most = plan->round_flops * (double)run->n_threads;
-    switch (phase) {
-    case BP_ROWS:
+    if (phase == BP_ROWS) {
         run->n_tasks = bp_stage_tasks(run, &plan->stages[stage]);
         flops = plan->stages[stage].flops_row * (double)run->rows;
-        break;
-    case BP_AHEAD:
-        run->n_tasks = plan->n_waiting;
-        flops = bp_sum_flops(run, run->n_tasks);
-        break;
-    default:
-        run->n_tasks = bp_sum_tasks(run);
-        if (phase == BP_SUMS && (plan->undoes || !bp_sums_move(run))) flops = bp_sum_flops(run, plan->n_blocks);
+    } else {
+        run->n_tasks = phase == BP_AHEAD ? plan->n_waiting : bp_sum_tasks(run);
+        if (run->is_long) flops = bp_flops_before(run, run->n_tasks);
     }
-    run->n_cut = phase == BP_SUMS && plan->undoes ? plan->n_blocks : run->n_tasks;
     if (flops >= most) cut_rounds(run, flops, most);
 }
 
@@ -82,9 +72,7 @@ static void set_chunk(bp_run *run, int64_t off) {
 
 void bp_set_batch(bp_run *run) {
     run->batch_rows = min64(run->batch, run->n - run->at.pos);
-    double flops = run->plan->flops_row * (double)run->batch_rows;
-    double most = bp_forced.parallel_always ? SLICED_FLOPS : PARALLEL_FLOPS;
-    run->is_long = flops >= most || flops >= run->plan->round_flops;
+    run->is_long = run->batch_rows >= run->plan->long_rows;
     memset(run->sum, 0, sizeof run->sum);
     bp_tables_begin(run->plan, run->slots);
     set_chunk(run, 0);
@@ -112,7 +100,7 @@ static bp_status do_task(bp_run *run, int64_t task, int thread) {
 }
 
 /* The first task of a share, of `shares` of tasks from..end-1. */
-static int64_t first_task(const bp_run *run, int64_t from, int64_t end, int64_t share, int64_t shares) {
+static int64_t first_of_share(const bp_run *run, int64_t from, int64_t end, int64_t share, int64_t shares) {
     if (shares == 1) return share ? end : from; /* small steps have no time for a division */
     const bp_stage *stage = &run->plan->stages[run->stage];
     int64_t first = run->phase == BP_ROWS && stage->scope == BP_SCOPE_BLOCKS ? stage->first_block : 0;
@@ -121,12 +109,21 @@ static int64_t first_task(const bp_run *run, int64_t from, int64_t end, int64_t 
     return bp_first_sum(run, first + from, first + end, share, shares) - first;
 }
 
+/* The first task of a round, of several. */
+static int64_t first_of_round(const bp_run *run, int64_t round) {
+    if (round == 0 || round == run->rounds) return round ? run->n_tasks : 0;
+    int by_share = run->phase == BP_SAVING || run->phase == BP_ROWS;
+    return by_share ? first_of_share(run, 0, run->n_tasks, round, run->rounds) : bp_first_of_round(run, round);
+}
+
 /* A thread does its own share of a round, then helps others with theirs; the first task of a share stays its owner's.
  * A whole chunk is the calling thread's.  Returns how many tasks it did. */
 static int64_t execute(bp_run *run, int thread, int n_threads) {
     int64_t begin = 0, finish = run->n_tasks, done = 0;
-    if (run->round > 0) begin = first_task(run, 0, run->n_cut, run->round, run->rounds);
-    if (run->round + 1 < run->rounds) finish = first_task(run, 0, run->n_cut, run->round + 1, run->rounds);
+    if (run->rounds > 1) {
+        begin = first_of_round(run, run->round);
+        finish = first_of_round(run, run->round + 1);
+    }
     bp_status failure = BP_OK;
     if (n_threads == 1) {
         for (int64_t task = begin; task < finish && !failure; task++, done++) failure = do_task(run, task, thread);
@@ -136,8 +133,8 @@ static int64_t execute(bp_run *run, int thread, int n_threads) {
     } else {
         for (int i = 0; i < n_threads && i <= MAX_HELPED; i++) {
             int owner = (thread + i) % n_threads;
-            int64_t first = first_task(run, begin, finish, owner, n_threads), task = first;
-            int64_t end = first_task(run, begin, finish, owner + 1, n_threads);
+            int64_t first = first_of_share(run, begin, finish, owner, n_threads), task = first;
+            int64_t end = first_of_share(run, begin, finish, owner + 1, n_threads);
             if (i > 0) task += 1 + atomic_fetch_add_explicit(&run->taken[owner].tasks, 1, memory_order_relaxed);
             for (; task < end && !failure; done++) {
                 failure = do_task(run, task, thread);
@@ -258,8 +255,8 @@ static void advance(bp_run *run, int n_threads) {
         return;
     }
     int last_chunk = bp_is_last_chunk(run), saving = run->phase == BP_SAVING;
-    if (++run->round < run->rounds || next_phase(run)) {
-        if (!saving && run->is_long) look_at_clock(run, 0);
+    if (++run->round < run->rounds || next_phase(run)) { /* a slice does more than save, or it would save for ever */
+        if (run->is_long && (!saving || run->phase == BP_SAVING)) look_at_clock(run, 0);
         return;
     }
     if (last_chunk) end_batch(run, run->phase != BP_ROWS);

@@ -34,6 +34,7 @@
  * called once for each part of the cell, in order, and other tasks, or the caller, come in between.  Parts are time
  * steps, rows of an image and the like (bp_part); one may be empty, and only the last of a tile writes behind its end.
  * What one part leaves for the next is in the operation's buffers, and a sum has the same order in any number of parts.
+ * A loss has parts of its rows as well (rows.c).
  * An operation without `parts` is never interrupted: only the user's in Python, and hidden_jacobian, which is small.
  */
 #ifndef BP_OP_H

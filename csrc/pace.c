@@ -42,7 +42,7 @@ bp_status bp_slice(bp_run *run, int n_threads, double seconds, int64_t max_steps
     if (n_threads > run->plan->n_threads) n_threads = run->plan->n_threads;
     if ((flops < SERIAL_FLOPS || !is_divisible(run)) && !bp_forced.parallel_always) n_threads = 1;
     run->steps_left = max_steps;
-    if (n_threads == 1 || flops > PARALLEL_FLOPS || bp_forced.parallel_always) {
+    if (n_threads == 1 || run->is_long || bp_forced.parallel_always) {
         bp_run_until(run, n_threads, 1, end);
         return run->status;
     }

@@ -34,6 +34,7 @@ void bp_plan_free(bp_plan *plan) {
     free(plan->stages);
     free(plan->blocks);
     free(plan->work_before);
+    free(plan->moved_before);
     free(plan->tables);
     free(plan);
 }
@@ -113,6 +114,15 @@ void bp_plan_checkpoint(bp_plan *plan, int buffer) {
     if (buffer >= 0 && buffer < plan->n_buffers) plan->buffers[buffer].checkpoint = 1;
 }
 
+int64_t bp_moved(const bp_plan *plan) {
+    int64_t n = plan->n_blocks ? plan->moved_before[plan->n_blocks] : 0;
+    for (int i = 0; i < plan->n_tables; i++) {
+        const bp_table *t = &plan->tables[i];
+        n += plan->params[t->param].cols * (t->logged ? t->most : plan->params[t->param].rows);
+    }
+    return n;
+}
+
 /* Flops of the longest stretch in a phase of so many equal tasks. */
 static double stretch_of(const bp_plan *plan, double flops, int64_t tasks) {
     if (flops < plan->round_flops) return flops;
@@ -129,12 +139,16 @@ static double stretch_by_tile(const bp_plan *plan) {
         for (int k = 0; k < plan->n_ops && item->kind == BP_PARAM_GRADS; k++) /* a parameter of a row */
             longest = fmax(longest, plan->ops[k].n_params ? bp_flops_of(plan, &plan->ops[k]) : 0);
     }
+    for (int i = 0; i < plan->n_params && plan->flags & BP_DO_EACH; i++) { /* its gradient is written */
+        double elements = (double)plan->params[i].rows * (double)plan->params[i].cols;
+        longest = fmax(longest, BP_FLOPS_A_MOVED_BYTE * (double)plan->size * elements);
+    }
     return longest;
 }
 
 /* The same of a plan: of its stages, then of its sums.  A stage of the user's Python is none. */
 static double longest_stretch(const bp_plan *plan) {
-    double longest = 0, rows = (double)min64(plan->rows, plan->chunk_rows), moving = 0;
+    double longest = 0, rows = (double)min64(plan->rows, plan->chunk_rows), sums[2] = {0, 0};
     if (plan->by_tile && plan->by_part) return stretch_by_tile(plan);
     for (int i = 0; i < plan->n_stages; i++) {
         const bp_stage *stage = &plan->stages[i];
@@ -145,12 +159,11 @@ static double longest_stretch(const bp_plan *plan) {
     }
     for (int i = 0; i < plan->n_blocks; i++) {
         double flops = 2 * rows * (double)(plan->work_before[i + 1] - plan->work_before[i]);
-        if (!plan->blocks[i].early && !plan->blocks[i].waits) moving += flops;
+        if (!plan->blocks[i].early && !plan->shards) sums[plan->blocks[i].waits] += flops;
     }
-    int at_once = plan->flags & BP_DO_MOVE && !(plan->flags & BP_DO_BOUNDARY) && !plan->undoes;
-    double most = plan->round_flops, largest = 2 * rows * (double)plan->most_work; /* see cut_rounds */
-    double round = at_once ? moving : fmin(moving, fmax(most, most / 2 + largest));
-    return plan->n_blocks && !plan->shards ? fmax(longest, round) : longest;
+    double most = plan->round_flops, largest = bp_largest_block(plan, rows); /* see cut_rounds */
+    double all = fmax(sums[0], sums[1]) + bp_move_flops(plan) * (double)bp_moved(plan);
+    return fmax(longest, fmin(all, fmax(most, most / 2 + largest)));
 }
 
 bp_plan_info bp_plan_describe(const bp_plan *plan) {

@@ -25,8 +25,8 @@
  *
  * In time: a step has phases (rows, sums, moves; `bp_phase` in run.h).  Between sums and moves there may be a boundary,
  * where the whole gradient is known and nothing has moved.  A phase is walked in rounds of whole tasks, or of parts of
- * tasks that take long; a slice, which is what the caller asks for at a time, may end after any round that moves
- * nothing.
+ * tasks that take long; a slice, which is what the caller asks for at a time, may end after any round of a long step.
+ * Where the caller goes no further, a step that has moved some of its blocks is made whole: undone, or ended.
  *
  * A replica is the copy of an operation that backward computes again; a safety copy is the theta and state that a run
  * goes back to.  A cotangent is a unit vector that stands for dC/da^L where derivatives of outputs are wanted.
@@ -132,7 +132,7 @@ struct bp_plan {
     int inference;       /* forward (and loss) alone */
     int by_part;         /* a tile takes longer than a round: stages are cut, and operations come in parts */
     int keeps_lost;      /* beside each gradient lies what rounding took from it: its sums are long */
-    int undoes;          /* moves take longer than a round, come in rounds, and can be taken back; see undo.c */
+    int undoes;          /* fused moves take longer than a round, since their sums do, and can be taken back: undo.c */
     int by_tile;         /* cotangents or BP_DO_EACH: a tile goes forward and back by itself, nothing is summed */
     int64_t cotangents;  /* see bp_plan_cotangents */
     int64_t rows, chunk_rows, row_tile;
@@ -140,13 +140,15 @@ struct bp_plan {
     int64_t n_theta;     /* end of the last parameter */
     double flops_row, flops;
     double round_flops;  /* between two moments at which a slice may end, at most */
+    int64_t long_rows;   /* of a batch, from which on a slice may end within its step */
     int n_items, n_stages, n_blocks;
     int n_waiting;         /* blocks up to the last that waits */
     bp_item *items;
     bp_stage *stages;
     bp_block *blocks;
-    int64_t *work_before;  /* (n_blocks + 1,): what the blocks before take, about, in elements */
-    int64_t most_work;     /* of these, a block's at most */
+    int64_t *work_before;  /* (n_blocks + 1,): what the sums of the blocks before take, about, in elements */
+    int64_t *moved_before; /* (n_blocks + 1,): elements of the blocks before */
+    int64_t most_work, most_moved; /* of these, a block's at most */
     int64_t scratch_size;  /* elements of the largest block whose home is a thread's scratch, or of a table's row */
     int n_tables;
     bp_table *tables;
@@ -164,8 +166,30 @@ struct bp_plan {
     size_t squares;                /* (n_blocks + 1,) doubles: of blocks' gradients, where there is a boundary */
 };
 
+/* A step of so many flops is long, and runs on all threads; see pace.c. */
+static const double BP_LONG_FLOPS = 1e9;
+
+/* A byte that is read or written counts as so many flops, of a core that does 50 GFLOP/s: 10 GB/s within stages, whose
+ * tiles are in caches in part, 5 GB/s where blocks move and are copied. */
+static const double BP_FLOPS_A_BYTE = 5, BP_FLOPS_A_MOVED_BYTE = 10;
+
+/* Of an element that moves: theta and up to three states are read and written, its gradient is read. */
+static inline double bp_move_flops(const bp_plan *plan) { return 9 * BP_FLOPS_A_MOVED_BYTE * (double)plan->size; }
+
+/* Flops of the block that takes longest, its sums over so many rows and its move. */
+static inline double bp_largest_block(const bp_plan *plan, double rows) {
+    return 2 * rows * (double)plan->most_work + bp_move_flops(plan) * (double)plan->most_moved;
+}
+
 /* Rows of a tile, at least, so that one of one column is whole cache lines. */
 enum { BP_LEAST_TILE = 16 };
+
+/* Rows of a loss, one a position, that a part has at least: together they are whole vectors. */
+static inline int64_t bp_loss_rows(const bp_loss *loss) {
+    int64_t rows = BP_LEAST_TILE;
+    for (int64_t cols = loss->call.cols; rows > 1 && cols % 2 == 0; cols /= 2) rows /= 2;
+    return rows;
+}
 
 /* Rows of a tile, at most: of one that is done by itself, times cotangents. */
 static inline int64_t bp_tile_rows(const bp_plan *plan) {
@@ -214,6 +238,9 @@ static inline int bp_is_wide(const bp_plan *plan, const bp_param *p) {
 static inline char *bp_lost_of(const bp_plan *plan, bp_home home, char *G) {
     return plan->keeps_lost ? G + plan->lost[home] : NULL;
 }
+
+/* Elements that a step moves, at most, or copies to be safe. */
+int64_t bp_moved(const bp_plan *plan);
 
 /* Whether an operation's backward has anything to do. */
 int bp_wants_backward(const bp_plan *plan, const bp_op *op);

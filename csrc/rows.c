@@ -89,54 +89,90 @@ bp_loss_call bp_loss_operands(const bp_run *run, int number, const bp_tile *t) {
     return call;
 }
 
-bp_status bp_do_loss(bp_run *run, int number, const bp_tile *t, bp_loss_call *call) {
+/* Before the first rows of a tile: each position has a weight of its own then, if there are weights of positions. */
+static inline bp_status average_weights(bp_run *run, int number, const bp_tile *t, bp_loss_call *call, int begins) {
     const bp_plan *plan = run->plan;
-    const bp_loss *loss = &plan->losses[number];
-    if (call->weight) {
-        int weight = run->in[run->weight_port].buffer;
-        if (plan->buffers[weight].cols > 1) {
-            if (plan->buffers[weight].cols != loss->call.positions) return BP_E_SHAPE;
-            average_positions(plan, weight, bp_at(&run->x, weight, t->at, plan->size), t->count);
-            call->positions = 1;
-        }
-    }
-    bp_status status = loss->type ? loss->type->fn[plan->dtype](call)
-                                  : run->x.callback(run->x.callback_self, loss->tag, call->rows, call->cols, NULL,
-                                                    NULL, NULL, call, NULL);
-    if (status) return status;
-    double *sum = bp_loss_sums(run, number, t->number);
-    for (int j = 0; j < 3; j++) sum[j] = call->sum[j];
-    if (loss->call.positions == 1 && loss->weight == 1) return BP_OK;
-    if (call->grad) multiply(plan->dtype, call->grad, call->rows * call->cols, loss->share);
-    for (int j = 0; j < 3; j++) sum[j] /= (double)loss->call.positions;
+    if (!call->weight) return BP_OK;
+    int weight = run->in[run->weight_port].buffer;
+    if (plan->buffers[weight].cols <= 1) return BP_OK;
+    if (plan->buffers[weight].cols != plan->losses[number].call.positions) return BP_E_SHAPE;
+    if (begins) average_positions(plan, weight, bp_at(&run->x, weight, t->at, plan->size), t->count);
+    call->positions = 1;
     return BP_OK;
 }
 
-/* What backward reads of a buffer, for each of the cotangents that share the tile. */
-static void repeat_rows(bp_run *run, int buffer, const bp_tile *t) {
+/* The sums of rows so far, and their gradients' share. */
+static inline void finish_loss(bp_run *run, const bp_loss *loss, const bp_loss_call *call, double *sum, int ends) {
+    for (int j = 0; j < 3; j++) sum[j] = call->sum[j];
+    if (loss->call.positions == 1 && loss->weight == 1) return;
+    if (call->grad) multiply(run->plan->dtype, call->grad, call->rows * call->cols, loss->share);
+    for (int j = 0; j < 3 && ends; j++) sum[j] /= (double)loss->call.positions;
+}
+
+bp_status bp_do_loss(bp_run *run, int number, const bp_tile *t, bp_loss_call *call) {
+    const bp_plan *plan = run->plan;
+    const bp_loss *loss = &plan->losses[number];
+    bp_status status = average_weights(run, number, t, call, 1);
+    if (status) return status;
+    status = loss->type ? loss->type->fn[plan->dtype](call)
+                        : run->x.callback(run->x.callback_self, loss->tag, call->rows, call->cols, NULL, NULL, NULL,
+                                          call, NULL);
+    if (status) return status;
+    finish_loss(run, loss, call, bp_loss_sums(run, number, t->number), 1);
+    return BP_OK;
+}
+
+/* Some rows of the loss of a tile: the sums go on where the part before left them.  Parts are whole vectors, so that
+ * none writes behind the tile, where another may be done already. */
+static bp_status do_loss_part(bp_run *run, int number, const bp_tile *t, const bp_cell *cell) {
+    const bp_plan *plan = run->plan;
+    const bp_loss *loss = &plan->losses[number];
+    bp_loss_call call = bp_loss_operands(run, number, t);
+    double *sum = bp_loss_sums(run, number, t->number);
+    bp_status status = average_weights(run, number, t, &call, bp_begins(cell));
+    int64_t together = bp_loss_rows(loss);
+    bp_range some = bp_part(cell, ceil_div(call.rows, together));
+    call.first = some.first * together;
+    call.rows = min64(some.end * together, call.rows) - call.first;
+    call.out = (const char *)call.out + (size_t)(call.first * call.cols) * plan->size;
+    call.target = (const char *)call.target + (call.labels ? (size_t)call.first * sizeof(int32_t)
+                                                           : (size_t)(call.first * call.target_cols) * plan->size);
+    if (call.grad) call.grad = (char *)call.grad + (size_t)(call.first * call.cols) * plan->size;
+    for (int j = 0; j < 3; j++) call.sum[j] = bp_begins(cell) ? 0 : sum[j];
+    if (!status && call.rows > 0) status = loss->type->fn[plan->dtype](&call);
+    finish_loss(run, loss, &call, sum, bp_ends(cell));
+    return status;
+}
+
+/* What backward reads of a buffer, for each of the cotangents that share the tile: rows behind those of the first. */
+static void repeat_rows(bp_run *run, int buffer, const bp_tile *t, bp_range some) {
     const bp_buffer *b = &run->plan->buffers[buffer];
-    size_t size = b->kind == BP_REAL ? run->plan->size : sizeof(int32_t), bytes = (size_t)(t->count * b->cols) * size;
-    char *from = bp_at(&run->x, buffer, t->at, size);
-    for (int64_t i = 1; i < t->cotangents; i++) memcpy(from + (size_t)i * bytes, from, bytes);
+    size_t row = (size_t)b->cols * (b->kind == BP_REAL ? run->plan->size : sizeof(int32_t));
+    char *first = (char *)run->arena + b->offset + (size_t)t->at * row;
+    for (int64_t r = max64(some.first, t->count), n; r < some.end; r += n) {
+        n = min64(t->count - r % t->count, some.end - r);
+        memcpy(first + (size_t)r * row, first + (size_t)(r % t->count) * row, (size_t)n * row);
+    }
 }
 
 /* dC/dout (cotangents, rows, cols): unit vectors */
-static void write_cotangents(bp_run *run, const bp_tile *t) {
+static void write_cotangents(bp_run *run, const bp_tile *t, const bp_cell *cell) {
     const bp_plan *plan = run->plan;
+    bp_range some = bp_part(cell, t->cotangents * t->count);
     for (int i = 0; i < plan->n_ops; i++) {
         const bp_op *op = &plan->ops[i];
         if (plan->buffers[op->out].grad < 0 || (t->cotangent && !op->type->backward_first)) continue;
-        for (int j = 0; j < op->n_aux; j++) repeat_rows(run, op->aux + j, t);
+        for (int j = 0; j < op->n_aux; j++) repeat_rows(run, op->aux + j, t, some);
         int ignores = op->type->ignores;
         if (op->n_params && plan->flags & BP_DO_EACH) ignores &= ignores & BP_GRAD_IGNORES_OUT ? BP_IGNORES_OUT : 0;
-        for (int j = 0; j < op->n_in && !(ignores & BP_IGNORES_IN); j++) repeat_rows(run, op->in[j], t);
-        if (!(ignores & BP_IGNORES_OUT)) repeat_rows(run, op->out, t);
+        for (int j = 0; j < op->n_in && !(ignores & BP_IGNORES_IN); j++) repeat_rows(run, op->in[j], t, some);
+        if (!(ignores & BP_IGNORES_OUT)) repeat_rows(run, op->out, t, some);
     }
     int grad = plan->losses[0].grad;
-    int64_t cols = plan->buffers[grad].cols, n = t->cotangents * t->count;
+    int64_t cols = plan->buffers[grad].cols;
     char *to = bp_at(&run->x, grad, t->at, plan->size);
-    memset(to, 0, (size_t)(n * cols) * plan->size);
-    for (int64_t r = 0; r < n; r++) {
+    memset(to + (size_t)(some.first * cols) * plan->size, 0, (size_t)((some.end - some.first) * cols) * plan->size);
+    for (int64_t r = some.first; r < some.end; r++) {
         int64_t at = r * cols + run->first_cotangent + t->cotangent + r / t->count;
         if (plan->dtype == BP_F32) ((float *)(void *)to)[at] = 1;
         else ((double *)(void *)to)[at] = 1;
@@ -181,15 +217,16 @@ static void param_grads(bp_run *run, int segment, const bp_tile *t, const bp_cel
     }
 }
 
-static bp_status loss(bp_run *run, int number, const bp_tile *t) {
+static bp_status loss(bp_run *run, int number, const bp_tile *t, const bp_cell *cell) {
+    if (cell->parts > 1) return do_loss_part(run, number, t, cell);
     bp_loss_call call = bp_loss_operands(run, number, t);
     return bp_do_loss(run, number, t, &call);
 }
 
 bp_status bp_do_item(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell) {
     if (item->call) return item->call(&run->x, item->on, cell);
-    if (item->kind == BP_LOSS && !run->plan->cotangents) return loss(run, item->op, t);
-    if (item->kind == BP_LOSS) write_cotangents(run, t);
+    if (item->kind == BP_LOSS && !run->plan->cotangents) return loss(run, item->op, t, cell);
+    if (item->kind == BP_LOSS) write_cotangents(run, t, cell);
     else if (item->kind == BP_GATHER) gather(run, t, cell);
     else if (item->kind == BP_PARAM_GRADS) param_grads(run, item->op, t, cell);
     else scatter(run, t, cell);

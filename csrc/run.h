@@ -89,7 +89,6 @@ struct bp_run {
     int64_t n_tasks;         /* of the phase, or of its stage */
     int64_t round, rounds;   /* its tasks are done in so many rounds, between which a slice may end */
     int n_threads;           /* of the slice: they share a round's work */
-    int64_t n_cut;           /* tasks that are cut into rounds; what is behind them is done in the last */
     double sum[3];           /* of the batch so far */
     double (*loss_sum)[3];   /* by loss, of the epoch so far, as bp_progress has them; without its weight */
     bp_slots *slots;         /* by table */
@@ -129,9 +128,6 @@ static inline int bp_is_last_chunk(const bp_run *run) { return run->off + run->r
 static inline int64_t tiles_of(int64_t rows, int64_t tile) {
     return rows <= tile ? rows > 0 : (rows + tile - 1) / tile;
 }
-
-/* A step of so many flops runs on all threads; see pace.c. */
-static const double PARALLEL_FLOPS = 1e9;
 
 /* Sums of a loss over a tile of rows. */
 static inline double *bp_loss_sums(bp_run *run, int loss, int64_t tile) {

@@ -68,8 +68,12 @@ int bp_run_is_whole(const bp_run *run) {
     return !moves || run->round == 0 || run->round == run->rounds;
 }
 
-void bp_run_undo(bp_run *run) {
+void bp_run_make_whole(bp_run *run) {
     if (bp_run_is_whole(run)) return;
-    bp_put_back(run, bp_first_sum(run, 0, run->n_cut, run->round, run->rounds));
-    bp_set_batch(run);
+    int64_t moved = bp_first_of_round(run, run->round);
+    if (run->plan->undoes && moved <= run->plan->n_blocks) { /* rows of tables are not put back */
+        bp_put_back(run, moved);
+        bp_set_batch(run);
+    }
+    while (!bp_run_is_whole(run)) bp_epoch(run, run->plan->n_threads, 0, 1, 0);
 }

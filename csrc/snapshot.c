@@ -2,6 +2,7 @@
  * are copied now and then, before a step, by all threads.  Of large tables the old rows are logged instead. */
 #include "snapshot.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -93,7 +94,8 @@ static bp_status new_snapshot(bp_run *run) {
 bp_status bp_take_snapshot(bp_run *run, int fresh) {
     const bp_plan *plan = run->plan;
     int between_steps = run->phase == BP_ROWS && !run->off && !run->stage && !run->round;
-    if (!bp_moves(run) || !between_steps) return BP_OK;
+    int outdated = run->phase == BP_SAVING && (fresh || !run->has_snapshot); /* a copy that is half made */
+    if (!bp_moves(run) || !(between_steps || outdated)) return BP_OK;
     double now = bp_now();
     int young = run->has_snapshot && !fresh && !bp_logs_full(run);
     if (young && (now - run->snapshot_time) * SNAPSHOT_SHARE < run->snapshot_cost) return BP_OK;
@@ -103,7 +105,8 @@ bp_status bp_take_snapshot(bp_run *run, int fresh) {
     run->phase = BP_SAVING;
     run->n_tasks = bp_save_tasks(run);
     run->round = 0;
-    run->rounds = 1;
+    double flops = 2 * BP_FLOPS_A_MOVED_BYTE * run->snapshot_cost * COPY_SPEED; /* a byte is read and written */
+    run->rounds = run->is_long ? max64(min64((int64_t)ceil(flops / plan->round_flops), run->n_tasks), 1) : 1;
     run->snapshot_at = run->at;
     run->snapshot_time = now;
     run->has_snapshot = 1;

@@ -13,8 +13,6 @@ enum {
     GRID_LEAST_BYTES = 256 << 10   /* the same where weights would be packed again and again, or work is forced */
 };
 
-static const double FLOPS_A_BYTE = 5; /* of a core that does 50 GFLOP/s, and moves 10 GB/s */
-
 /* Whether a product can do a function's work: both must stay, or have replicas, in one segment. */
 static int can_fuse(const bp_op *product, const bp_op *f) {
     return product->type->fuses && product->native && product->segment == f->segment && product->stays == f->stays;
@@ -109,6 +107,11 @@ static int walk_back(bp_plan *plan, int n) {
 static double item_bytes(const bp_plan *plan, const bp_item *item) {
     const bp_op *op = &plan->ops[item->op];
     double numbers = 0;
+    if (item->kind == BP_LOSS) {
+        const bp_loss *loss = &plan->losses[item->op];
+        numbers = (double)plan->buffers[loss->in].cols;
+        if (!plan->cotangents) numbers = 2 * numbers + (double)plan->buffers[loss->target].cols;
+    }
     for (int i = 0; i < plan->n_buffers; i++) {
         int gathered = item->kind == BP_GATHER && plan->buffers[i].maker == BP_GATHERED;
         int scattered = item->kind == BP_SCATTER && plan->buffers[i].kept;
@@ -123,7 +126,7 @@ static double item_bytes(const bp_plan *plan, const bp_item *item) {
 
 /* Of a row and a cotangent, about; a byte counts as the flops that a slow core does meanwhile. */
 static double item_flops(const bp_plan *plan, const bp_item *item) {
-    double flops = 0, moved = FLOPS_A_BYTE * item_bytes(plan, item);
+    double flops = 0, moved = BP_FLOPS_A_BYTE * item_bytes(plan, item);
     if (item->kind == BP_FORWARD) return fmax(moved, bp_flops_of(plan, &plan->ops[item->op]));
     if (item->kind == BP_BACKWARD) return fmax(2 * moved, bp_flops_of(plan, &plan->ops[item->op]));
     for (int i = 0; i < plan->n_ops && item->kind == BP_PARAM_GRADS; i++)
@@ -141,6 +144,8 @@ double bp_tile_flops(const bp_plan *plan, int passes_back) {
         if (passes_back) flops += cotangents * item_flops(plan, &back);
         if (passes_back > 1) flops += cotangents * bp_flops_of(plan, &plan->ops[i]);
     }
+    for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++)
+        flops += item_flops(plan, &(bp_item){.kind = BP_LOSS, .op = i});
     return flops * (double)plan->row_tile;
 }
 
@@ -150,13 +155,16 @@ static int n_gathered(const bp_plan *plan) {
     return n;
 }
 
-/* In how many parts an item is done on a tile: what is copied in and out, by rows. */
+/* In how many parts an item is done on a tile: what is copied in and out, by rows, a loss by rows or positions. */
 static int64_t parts_of(const bp_plan *plan, const bp_item *item) {
     const bp_op *op = &plan->ops[item->op];
     double rounds = ceil(item->flops * (double)plan->row_tile / plan->round_flops), most = 1;
     if (plan->by_tile && item->kind == BP_PARAM_GRADS) return plan->row_tile * max64(plan->n_params, 1);
     if (item->kind == BP_GATHER) most = (double)bp_tile_rows(plan) * n_gathered(plan);
     if (item->kind == BP_SCATTER) most = (double)bp_tile_rows(plan);
+    if (item->kind == BP_LOSS && plan->cotangents) return plan->row_tile;
+    if (item->kind == BP_LOSS && plan->losses[item->op].type)
+        most = (double)(plan->row_tile * plan->losses[item->op].call.positions / bp_loss_rows(&plan->losses[item->op]));
     if (item->call && op->type->parts) most = (double)op->type->parts(plan, op);
     return (int64_t)fmax(fmin(most, rounds), 1);
 }

@@ -217,7 +217,38 @@ int64_t bp_first_sum(const bp_run *run, int64_t from, int64_t end, int64_t share
     return from;
 }
 
-double bp_sum_flops(const bp_run *run, int64_t n) { return 2 * (double)run->rows * (double)run->plan->work_before[n]; }
+/* Of the rows that a chunk names: a position's gradient is read and added to its row's, and a row moves. */
+static double table_flops(const bp_run *run) {
+    const bp_plan *plan = run->plan;
+    double sums = 0, moved = 0;
+    for (int i = 0; i < plan->n_tables; i++) {
+        const bp_table *t = &plan->tables[i];
+        double cols = (double)plan->params[t->param].cols, named = (double)(t->calls / plan->chunk_rows * run->rows);
+        sums += 3 * BP_FLOPS_A_MOVED_BYTE * (double)plan->size * cols * named;
+        moved += cols * (double)run->slots[i].touched;
+    }
+    return (run->phase == BP_MOVES ? 0 : sums) + bp_move_flops(plan) * moved;
+}
+
+double bp_flops_before(const bp_run *run, int64_t task) {
+    const bp_plan *plan = run->plan;
+    int64_t n = min64(task, plan->n_blocks), ahead = run->phase == BP_SUMS ? min64(n, plan->n_waiting) : 0;
+    double sums = run->phase == BP_MOVES ? 0 : (double)(plan->work_before[n] - plan->work_before[ahead]);
+    double flops = 2 * (double)run->rows * sums + bp_move_flops(plan) * (double)plan->moved_before[n];
+    if (task > n) flops += table_flops(run) * (double)(task - n) / (double)table_tasks(run);
+    return flops;
+}
+
+int64_t bp_first_of_round(const bp_run *run, int64_t round) {
+    int64_t first = 0, end = run->n_tasks;
+    double before = bp_flops_before(run, end) * (double)round / (double)run->rounds;
+    while (first < end) {
+        int64_t mid = (first + end) / 2;
+        if (bp_flops_before(run, mid) + bp_flops_before(run, mid + 1) < 2 * before) first = mid + 1;
+        else end = mid;
+    }
+    return first;
+}
 
 /* ---- the boundary ---- */
 

@@ -12,8 +12,10 @@ static inline int bp_sums_move(const bp_run *run) {
 int64_t bp_sum_tasks(const bp_run *run);
 /* The first task of a share, of `shares` of the work of tasks from..end-1. */
 int64_t bp_first_sum(const bp_run *run, int64_t from, int64_t end, int64_t share, int64_t shares);
-/* Flops of the sums of the first n blocks. */
-double bp_sum_flops(const bp_run *run, int64_t n);
+/* Flops of the tasks before one in this phase: AHEAD, SUMS or MOVES. */
+double bp_flops_before(const bp_run *run, int64_t task);
+/* The first task of a round of this phase, of as many flops as the others. */
+int64_t bp_first_of_round(const bp_run *run, int64_t round);
 bp_status bp_do_sum(bp_run *run, int64_t task, int thread);
 /* A task of BP_AHEAD, of plan->n_waiting. */
 void bp_sum_ahead(bp_run *run, int64_t task);

@@ -1,5 +1,6 @@
-/* A long update comes in rounds, between which a slice may end.  Until the last round, what a block was before it moved
- * is kept; where the run goes no further, it is put back.  Only plain gradient descent moves so, which has no state. */
+/* A long update comes in rounds, between which a slice may end.  Where its moves make the sums, too, to end it would
+ * take long: until the last round, what a block was before it moved is kept, and is put back where the run goes no
+ * further.  Only plain gradient descent moves so, which has no state. */
 #include "undo.h"
 
 #include <string.h>

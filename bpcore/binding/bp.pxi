@@ -159,7 +159,7 @@ cdef extern from "bp.h" nogil:
     const double *bp_run_loss(const bp_run *, int)
     int64_t bp_run_updates(const bp_run *)
     int bp_run_is_whole(const bp_run *)
-    void bp_run_undo(bp_run *)
+    void bp_run_make_whole(bp_run *)
     void bp_pool_tasks(int64_t *, int)
     void bp_pool_tasks_reset()
     void bp_set_parallel_always(int)

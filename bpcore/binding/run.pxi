@@ -275,9 +275,18 @@ cdef class Run:
         """Between slices: whether theta and the states are those after a whole step."""
         return bool(bp_run_is_whole(self.run))
 
-    def undo(self):
-        """Between slices: makes them so, where some of a step's moves are made."""
-        bp_run_undo(self.run)
+    def make_whole(self):
+        """Between slices: makes them so, where some of a step's moves are made: undoes the step, or ends it."""
+        if bp_run_is_whole(self.run):
+            return
+        cdef bint blas = bp_plan_describe(self.plan.plan).calls_blas
+        cdef unsigned long generation = _generation
+        _enter(blas)
+        try:
+            with nogil:
+                bp_run_make_whole(self.run)
+        finally:
+            _leave(blas, generation)
 
     cdef _call_activation(self, int tag, int64_t rows, int64_t cols, const void *z, void *a, void *df):
         f, derivative = self.plan.functions[tag]

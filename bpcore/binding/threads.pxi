@@ -74,7 +74,7 @@ cdef class OneAtATime:
 
     def __exit__(self, *error):
         if self.run is not None:
-            self.run.undo()
+            self.run.make_whole()
         self.held, self.run = False, None
         self.open()
 
@@ -86,7 +86,7 @@ cdef class OneAtATime:
 
     def close(self, run):
         """For the thread that holds it: waits until no other thread reads, and then nobody does.  run: what moves theta;
-        what it leaves half made is undone at the latest when the fit is over."""
+        what it leaves half made is made whole at the latest when the fit is over."""
         cdef double seconds = 2e-5
         self.run = run
         if self.generation != _generation:  # the fit goes on in the child of a fork
