@@ -288,3 +288,11 @@ def test_files_without_bounds_are_of_the_first_format(tmp_path):
         with safe_open(tmp_path / "net", framework="numpy") as file:
             assert file.metadata()["bpcore_format"] == wanted
         assert bp.load(tmp_path / "net")._model.memory.optimizer == optimizer
+
+
+@pytest.mark.parametrize("rule", _core.RULES)
+def test_a_rule_takes_its_own_numbers_and_no_others(rule):
+    own = {"lr": 0.1, "weight_decay": 0.0, **dict.fromkeys(_core.RULES[rule][0], 0.5)}
+    assert _core.optimizer_flags(rule, **own, clip_norm=1.0) == _core.optimizer_flags(rule, **own, clip_norm=0.5)
+    with pytest.raises(ValueError, match=f"optimizer: {rule} has no number 'learning_rate', but lr, weight_decay"):
+        _core.optimizer_flags(rule, **own, learning_rate=0.1)

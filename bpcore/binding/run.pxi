@@ -89,6 +89,9 @@ cdef _fill(bp_opt *opt, str rule, states, int64_t t, dict numbers, clip_norm, cl
     _number(&opt.lr, "lr", numbers, kept)
     _number(&opt.weight_decay, "weight_decay", numbers, kept)
     own, arrays = RULES[rule]
+    unknown = sorted(numbers.keys() - {"lr", "weight_decay", *own})
+    if unknown:
+        raise ValueError(f"optimizer: {rule} has no number {unknown[0]!r}, but {', '.join(('lr', 'weight_decay', *own))}")
     for i, name in enumerate(own):
         given[i] = _number(&opt.number[i], name, numbers, kept)
     for i in range(len(arrays)):
