@@ -24,7 +24,7 @@ from bpcore._tangents import Tangents
 
 PULL = _plans.TRAIN | _core.INPUT_GRAD
 EACH = _plans.TRAIN | _core.EACH
-_COTANGENTS = 32  # ways back for one way forward: a signal is heard in between
+_COTANGENTS = 32  # backward passes for one forward pass: a signal is heard in between
 
 
 @dataclass(frozen=True)

@@ -204,9 +204,9 @@ class Network:
     def checkpoint(self) -> _checkpoint.Checkpoint:
         """After which layers the network is cut, to train in less memory; may be assigned: net.checkpoint = True.
 
-        None: everything that the way back reads is stored.  A list of layers (names, see `summary`, or their outputs),
+        None: everything that backward reads is stored.  A list of layers (names, see `summary`, or their outputs),
         neither an input nor the last: what is read across a cut is stored; the rest is computed again, part by part,
-        when the way back comes to it, which costs up to another forward pass.  True: sqrt(2 n) parts of n layers (after
+        when backward comes to it, which costs up to another forward pass.  True: sqrt(2 n) parts of n layers (after
         Chen et al. 2016), where that saves a tenth of the memory.
 
         The update needs each parameter's gradient: it is summed as soon as its part is done, where it is smaller than
@@ -575,7 +575,7 @@ class Network:
 
         delta^L = f'(z^L) * dE/da^L;  delta^{l-1} = f'(z^{l-1}) * (W^l)^T delta^l;  dC/dW^l = delta^l (a^{l-1})^T,
         dC/db^l = delta^l, summed over examples with their weights (Nielsen 2015, BP1 to BP4).
-        delta is of each example unweighted: with sample_weight the way back is gone twice, and a loss of your own is
+        delta is of each example unweighted: with sample_weight backward runs twice, and a loss of your own is
         called twice on each chunk of rows.
         """
         self._chain("backward")
