@@ -369,7 +369,8 @@ void bp_pool_tasks_reset(void);
 void bp_set_parallel_always(int on);
 /* 0: auto, 1: blas, 2: native. */
 void bp_set_backend(int mode);
-void bp_set_phase2(int mode); /* 0: by shapes, 1: owners, 2: shards */
+/* How gradients are summed, 0: by shapes, 1: by owners of blocks, 2: by shards of rows. */
+void bp_set_sums(int mode);
 void bp_set_round_flops(double flops); /* work between two moments at which a slice may end; 0: as it comes */
 
 /* ---- Philox4x32 (Salmon et al. 2011) ------------------------------------------------------------------------ */

@@ -112,9 +112,9 @@ static int sums_are_long(const bp_plan *plan) {
 /* Shards pay where many rows meet few weights: a tile's activations outweigh the gradient it is added to. */
 static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
     int none = !(plan->flags & BP_DO_BACKWARD) || plan->by_tile || has_chunk_op || !plan->n_theta;
-    if (none || bp_forced.phase2 == 1) return 0;
+    if (none || bp_forced.sums == 1) return 0;
     int64_t tiles = ceil_div(plan->rows, plan->row_tile);
-    if (bp_forced.phase2 == 2 || (tiles >= 4 && plan->n_theta <= TRAIN_TILE * units))
+    if (bp_forced.sums == 2 || (tiles >= 4 && plan->n_theta <= TRAIN_TILE * units))
         return (int)min64(BP_MAX_SHARDS, tiles);
     return 0;
 }

@@ -10,7 +10,7 @@
 
 bp_forces bp_forced = {.round_flops = BP_ROUND_FLOPS};
 void bp_set_backend(int mode) { bp_forced.backend = mode; }
-void bp_set_phase2(int mode) { bp_forced.phase2 = mode; }
+void bp_set_sums(int mode) { bp_forced.sums = mode; }
 void bp_set_parallel_always(int on) { bp_forced.parallel_always = on; }
 void bp_set_round_flops(double flops) { bp_forced.round_flops = flops > 0 ? flops : BP_ROUND_FLOPS; }
 

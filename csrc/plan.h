@@ -203,10 +203,10 @@ static inline int64_t bp_infer_tile(const bp_plan *plan, int64_t rows, int n_thr
     return min64(plan->row_tile, (share + BP_INFER_TILE - 1) / BP_INFER_TILE * BP_INFER_TILE);
 }
 
-/* What tests force; see bp_set_backend, bp_set_phase2, bp_set_parallel_always (which also cuts work smaller),
+/* What tests force; see bp_set_backend, bp_set_sums, bp_set_parallel_always (which also cuts work smaller),
  * bp_set_round_flops. */
 typedef struct {
-    int backend, phase2, parallel_always;
+    int backend, sums, parallel_always;
     double round_flops; /* unless forced, 50 ms of one core that does 50 GFLOP/s */
 } bp_forces;
 extern bp_forces bp_forced;

@@ -163,7 +163,7 @@ cdef extern from "bp.h" nogil:
     void bp_pool_tasks(int64_t *, int)
     void bp_pool_tasks_reset()
     void bp_set_parallel_always(int)
-    void bp_set_phase2(int)
+    void bp_set_sums(int)
     void bp_set_round_flops(double)
     void bp_set_backend(int)
     const char *bp_isa_name(int)

@@ -35,4 +35,4 @@ def force(bint parallel_always, str phase2, str backend="", double round_flops=0
     bp_set_backend(("", "blas", "native").index(backend))
     bp_set_parallel_always(parallel_always)
     bp_set_round_flops(round_flops)
-    bp_set_phase2(("", "owners", "shards").index(phase2))
+    bp_set_sums(("", "owners", "shards").index(phase2))

@@ -84,11 +84,11 @@ bp_opt gradient_to(void *to);
 
 /* ---- what a run computes ---- */
 
-/* C over d, and dC/dtheta in `grad` unless it is NULL; phase2 as in bp_set_phase2. */
-double cost(const spec *s, const data *d, const void *theta, void *grad, int phase2, int n_threads);
+/* C over d, and dC/dtheta in `grad` unless it is NULL; sums as in bp_set_sums. */
+double cost(const spec *s, const data *d, const void *theta, void *grad, int sums, int n_threads);
 
 typedef struct {
-    int n_threads, phase2, epochs;
+    int n_threads, sums, epochs;
     int64_t batch, max_steps;
     double seconds;
     int reversed;   /* the rows are taken from the last to the first */

@@ -197,24 +197,24 @@ bp_opt gradient_to(void *to) { return (bp_opt){.rule = to ? bp_rule_find("gradie
 
 /* ---- what a run computes ---- */
 
-/* As the plan of a step is cut when phase2 is forced: what needs the whole chunk rules shards out. */
-static void open_forced(net *n, const spec *s, int flags, int64_t rows, int n_threads, int phase2) {
+/* As the plan of a step is cut when its sums are forced: what needs the whole chunk rules shards out. */
+static void open_forced(net *n, const spec *s, int flags, int64_t rows, int n_threads, int sums) {
     int whole = !s->loss;
     for (int l = 1; l <= s->depth; l++) whole |= !strcmp(s->f[l], "python_function");
-    bp_set_phase2(phase2);
+    bp_set_sums(sums);
     bp_set_backend(1 + (int)(s->width[0] % 2)); /* BLAS for even widths, bpcore's products for odd */
     CHECK(!net_open(n, s, flags, rows, n_threads));
-    bp_set_phase2(0);
+    bp_set_sums(0);
     bp_set_backend(0);
     int shards = bp_plan_describe(n->plan).shards;
-    CHECK(phase2 == 1 || whole ? !shards : phase2 == 0 || !(flags & BP_DO_BACKWARD) || shards > 0);
+    CHECK(sums == 1 || whole ? !shards : sums == 0 || !(flags & BP_DO_BACKWARD) || shards > 0);
 }
 
-double cost(const spec *s, const data *d, const void *theta, void *grad, int phase2, int n_threads) {
+double cost(const spec *s, const data *d, const void *theta, void *grad, int sums, int n_threads) {
     net n;
     user u;
     int flags = BP_DO_FORWARD | BP_DO_LOSS | (grad ? BP_DO_CACHE | BP_DO_BACKWARD : 0);
-    open_forced(&n, s, flags, d->rows, n_threads, phase2);
+    open_forced(&n, s, flags, d->rows, n_threads, sums);
     bp_run *run = run_open(&n, s, d, (void *)theta, &u, 0, NULL);
     bp_opt opt = gradient_to(grad);
     CHECK(!bp_run_optimizer(run, &opt));
@@ -237,7 +237,7 @@ outcome train(const spec *s, const data *d, const regime *r) {
         for (int i = 0; bp_rule_number(o.opt.rule, i); i++) o.opt.number[i] = r->numbers[2 + i];
     }
     int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | bp_opt_flags(&o.opt);
-    open_forced(&n, s, flags | (r->hook ? BP_DO_BOUNDARY : 0), r->batch, r->n_threads, r->phase2);
+    open_forced(&n, s, flags | (r->hook ? BP_DO_BOUNDARY : 0), r->batch, r->n_threads, r->sums);
     bp_run *run = run_open(&n, s, d, o.theta, &u, 0, NULL);
     CHECK(run != NULL);
     CHECK(!bp_run_optimizer(run, &o.opt));

@@ -117,17 +117,17 @@ static void say_training(bp_dtype dtype) {
          {.rule = "adam", .lr = 0.01, .number = {0.9, 0.999, 1e-8}}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        for (int phase2 = 1; phase2 <= 2; phase2++) {
+        for (int sums = 1; sums <= 2; sums++) {
             spec s = {.dtype = dtype, .depth = 3, .loss = cases[i].loss, .labels = cases[i].labels,
                       .weighted = cases[i].weighted};
             memcpy(s.width, cases[i].width, sizeof cases[i].width);
             memcpy(s.f + 1, cases[i].f, sizeof cases[i].f);
             s.width[0] |= 1; /* bpcore's products: see open_forced */
             data d = data_new(&s, 150);
-            regime r = {.n_threads = 1, .phase2 = phase2, .epochs = 2, .batch = cases[i].batch, .max_steps = 0,
+            regime r = {.n_threads = 1, .sums = sums, .epochs = 2, .batch = cases[i].batch, .max_steps = 0,
                         .seconds = INFINITY, .opt = cases[i].opt};
             char what[64];
-            snprintf(what, sizeof what, "%s_%s", cases[i].what, phase2 == 1 ? "owners" : "shards");
+            snprintf(what, sizeof what, "%s_%s", cases[i].what, sums == 1 ? "owners" : "shards");
             context("%s, %s", what, kinds[dtype]);
             outcome one = train(&s, &d, &r);
             r.n_threads = 3;

@@ -36,9 +36,9 @@ static void check_every_weight(const spec *s, int64_t rows) {
     single.dtype = BP_F32;
     float *theta32 = zeros((size_t)n, sizeof *theta32), *grad32 = zeros((size_t)n, sizeof *grad32);
     for (int64_t i = 0; i < n; i++) theta32[i] = (float)theta[i];
-    for (int phase2 = 1; phase2 <= 2; phase2++) {
+    for (int sums = 1; sums <= 2; sums++) {
         double *grad = zeros((size_t)n, sizeof *grad), worst = 0, worst32 = 0;
-        double c = cost(s, &d, theta, grad, phase2, 2), c32 = cost(&single, &d, theta32, grad32, phase2, 2);
+        double c = cost(s, &d, theta, grad, sums, 2), c32 = cost(&single, &d, theta32, grad32, sums, 2);
         for (int64_t i = 0; i < n; i++) {
             worst = larger(worst, fabs(grad[i] - expected[i]));
             worst32 = larger(worst32, fabs((double)grad32[i] - grad[i]));
@@ -58,13 +58,13 @@ static void check_every_weight(const spec *s, int64_t rows) {
 }
 
 /* The derivative along one direction, where weights are many. */
-static void check_one_direction(const spec *s, int64_t rows, int phase2) {
+static void check_one_direction(const spec *s, int64_t rows, int sums) {
     int64_t n = n_theta(s);
     uint64_t state = 11;
     data d = data_new(s, rows);
     double *theta = theta_new(s), *grad = zeros((size_t)n, sizeof *grad), *along = zeros((size_t)n, sizeof *along);
     double slope = 0;
-    cost(s, &d, theta, grad, phase2, 2);
+    cost(s, &d, theta, grad, sums, 2);
     for (int64_t i = 0; i < n; i++) slope += grad[i] * (along[i] = uniform(&state));
     CHECK(fabs(slope - difference(s, &d, theta, along, -1)) <= TOLERANCE * fabs(slope));
     free(along);
@@ -134,9 +134,9 @@ void test_gradients(void) {
     }
     /* more rows than a chunk holds */
     spec long_ = {BP_F64, 2, {2, 3, 1}, {NULL, "tanh", "logistic"}, "binary_cross_entropy", 0, 0, 1};
-    for (int phase2 = 0; phase2 <= 2; phase2++) {
-        context("chunks, phase 2 mode %d", phase2);
-        check_one_direction(&long_, 33000, phase2);
+    for (int sums = 0; sums <= 2; sums++) {
+        context("chunks, sums of mode %d", sums);
+        check_one_direction(&long_, 33000, sums);
     }
     long_.f[1] = "python_function";
     check_one_direction(&long_, 16400, 0);

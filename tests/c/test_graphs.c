@@ -105,17 +105,17 @@ typedef struct {
 } gradient;
 
 static gradient run_graph(build *graph, int flags, int rows, const double *X, const double *y, double *theta,
-                          int phase2, int n_threads, bp_status expected) {
+                          int sums, int n_threads, bp_status expected) {
     bp_plan *plan = bp_plan_new(BP_F64);
     int x = bp_plan_buffer(plan, BP_REAL, N_IN), out = graph(plan, x, declare(plan));
     int target = bp_plan_buffer(plan, BP_REAL, N_OUT);
     gradient g = {.x = zeros((size_t)rows * N_IN, sizeof(double))};
     for (int i = 0; i < N_THETA; i++) g.theta[i] = NAN;
     for (int i = 0; i <= out && flags & BP_DO_REUSE; i += 3) bp_plan_checkpoint(plan, i);
-    bp_set_phase2(phase2);
+    bp_set_sums(sums);
     CHECK(!bp_plan_loss(plan, "squared_error", out, target, NULL, 0, 0, 1, 1));
     CHECK(!bp_plan_compile(plan, flags, rows, n_threads));
-    bp_set_phase2(0);
+    bp_set_sums(0);
     bp_run *run = run_new(plan, theta, N_THETA);
     bp_in_port in[2] = {{x, plain_array(X, rows, N_IN, BP_DOUBLE)}, {target, plain_array(y, rows, N_OUT, BP_DOUBLE)}};
     bp_out_port port = {bp_plan_grad(plan, x), g.x};
@@ -156,12 +156,12 @@ static void check_graph(build *graph, int rows) {
         else dx[i - N_THETA] = (c[1] - c[0]) / (2 * h) * rows; /* E of its own row */
     }
     int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD;
-    for (int phase2 = 1; phase2 <= 2; phase2++) {
+    for (int sums = 1; sums <= 2; sums++) {
         gradient first = {0};
         for (int n_threads = 1; n_threads <= 4; n_threads++) {
-            gradient g = run_graph(graph, flags | BP_DO_INPUT_GRAD, rows, X, y, theta, phase2, n_threads, BP_DONE);
-            gradient plain = run_graph(graph, flags, rows, X, y, theta, phase2, n_threads, BP_DONE);
-            gradient cut = run_graph(graph, flags | BP_DO_REUSE, rows, X, y, theta, phase2, n_threads, BP_DONE);
+            gradient g = run_graph(graph, flags | BP_DO_INPUT_GRAD, rows, X, y, theta, sums, n_threads, BP_DONE);
+            gradient plain = run_graph(graph, flags, rows, X, y, theta, sums, n_threads, BP_DONE);
+            gradient cut = run_graph(graph, flags | BP_DO_REUSE, rows, X, y, theta, sums, n_threads, BP_DONE);
             CHECK(!memcmp(g.theta, plain.theta, sizeof g.theta));
             CHECK(!memcmp(g.theta, cut.theta, sizeof g.theta) && g.cost == cut.cost);
             free(plain.x);
@@ -207,13 +207,13 @@ static void test_failures(void) {
     for (int i = 0; i < ROWS * N_OUT; i++) y[i] = uniform(&state);
     bp_set_parallel_always(1);
     for (int way = 0; way < 2; way++)
-        for (int phase2 = 1; phase2 <= 2; phase2++)
+        for (int sums = 1; sums <= 2; sums++)
             for (int n_threads = 1; n_threads <= 3; n_threads++) {
                 context("failure %d on %d threads", way, n_threads);
                 product_fails[way] = 40 + way;
                 product_codes[0] = product_codes[1] = 0;
                 gradient g = run_graph(owned, BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD, ROWS, X, y,
-                                       theta, phase2, n_threads, BP_E_FUNCTION);
+                                       theta, sums, n_threads, BP_E_FUNCTION);
                 CHECK(product_codes[way] == 40 + way && !product_codes[!way] && isnan(g.theta[0]));
                 product_fails[way] = 0;
                 free(g.x);

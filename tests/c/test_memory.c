@@ -50,7 +50,7 @@ void test_memory(void) {
     long n = 0;
     for (int mode = 0; mode < 3; mode++) { /* a list of calls; owners with checkpoints; shards */
         int refused = 0;
-        bp_set_phase2(mode < 2 ? 1 : 2);
+        bp_set_sums(mode < 2 ? 1 : 2);
         for (n = 0; n < 200; n++) {
             double *theta = theta_new(&s), *state = zeros((size_t)n_theta(&s), sizeof *state);
             context("allocation %ld fails", n);
@@ -67,6 +67,6 @@ void test_memory(void) {
         CHECK(n > 20 && n < 200);
         CHECK(refused == n - (mode ? 0 : 3)); /* without its three arrays a list is done without */
     }
-    bp_set_phase2(0);
+    bp_set_sums(0);
     data_free(&d);
 }

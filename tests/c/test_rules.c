@@ -9,8 +9,8 @@
 enum { ROWS = 96, BATCH = 8, STEPS = ROWS / BATCH };
 static const spec deep = {BP_F64, 2, {5, 7, 3}, {NULL, "tanh", "identity"}, "mse", 0, 0, 1};
 
-static regime plain(const optimizer *o, int n_threads, int phase2) {
-    return (regime){.n_threads = n_threads, .phase2 = phase2, .epochs = 2, .batch = BATCH, .max_steps = -1,
+static regime plain(const optimizer *o, int n_threads, int sums) {
+    return (regime){.n_threads = n_threads, .sums = sums, .epochs = 2, .batch = BATCH, .max_steps = -1,
                     .seconds = INFINITY, .opt = *o};
 }
 
@@ -114,8 +114,8 @@ static bp_status tripled(void *self, const bp_boundary *b) {
     return *(int *)self > 1 ? BP_E_CALLBACK : BP_OK;
 }
 
-/* A step of x W + b with these factors of (W, b); phase2, threads; a hook that is called `*hooked` times. */
-static step_result step_once(const optimizer *o, const double rate[2], const double decay[2], int phase2, int n_threads,
+/* A step of x W + b with these factors of (W, b); sums, threads; a hook that is called `*hooked` times. */
+static step_result step_once(const optimizer *o, const double rate[2], const double decay[2], int sums, int n_threads,
                              int *hooked, double *gradient) {
     enum { MANY = 600 };
     static double X[MANY * N_IN], y[MANY * N_OUT];
@@ -132,10 +132,10 @@ static step_result step_once(const optimizer *o, const double rate[2], const dou
     int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | bp_opt_flags(&opt);
     CHECK(!bp_plan_op(plan, bp_op_find("dense"), 1, &x, 2, params, NULL, -1, &z));
     CHECK(!bp_plan_loss(plan, "squared_error", z, target, NULL, 0, 0, 1, 1));
-    bp_set_phase2(phase2);
+    bp_set_sums(sums);
     CHECK(!bp_plan_compile(plan, flags | (hooked ? BP_DO_BOUNDARY : 0), MANY, n_threads));
-    bp_set_phase2(0);
-    CHECK((phase2 == 2) == (bp_plan_describe(plan).shards > 0));
+    bp_set_sums(0);
+    CHECK((sums == 2) == (bp_plan_describe(plan).shards > 0));
     bp_run *run = run_new(plan, r.theta, N);
     bp_in_port in[2] = {{x, plain_array(X, MANY, N_IN, BP_DOUBLE)}, {target, plain_array(y, MANY, N_OUT, BP_DOUBLE)}};
     CHECK(!bp_run_ports(run, 2, in, 0, NULL, -1) && !bp_run_optimizer(run, &opt));
@@ -157,11 +157,11 @@ static void check_step(const optimizer *o, const double rate[2], const double de
     double norm = 0, worst = 0;
     for (int i = 0; i < N; i++) norm += g[i] * g[i];
     double factor = o->clip_norm > 0 ? fmin(1, o->clip_norm / (sqrt(norm) + 1e-6)) : 1;
-    for (int phase2 = 1; phase2 <= 2; phase2++) {
+    for (int sums = 1; sums <= 2; sums++) {
         step_result first = {{0}, BP_OK};
         for (int n_threads = 1; n_threads <= 4; n_threads++) {
             int calls = 0;
-            step_result r = step_once(o, rate, decay, phase2, n_threads, hooked ? &calls : NULL, NULL);
+            step_result r = step_once(o, rate, decay, sums, n_threads, hooked ? &calls : NULL, NULL);
             CHECK(r.status == BP_DONE && calls == hooked);
             if (n_threads == 1) first = r;
             CHECK(!memcmp(&r.theta, &first.theta, sizeof r.theta));
@@ -222,10 +222,10 @@ static void test_hook_without_weight(void) {
         optimizer o = {.rule = "sgd", .lr = 0.1, .clip_norm = clipped};
         regime r = {.n_threads = 2, .epochs = 1, .batch = 10, .max_steps = -1, .seconds = INFINITY, .opt = o,
                     .hook = silent, .hook_self = &calls};
-        for (r.phase2 = 1; r.phase2 <= 2; r.phase2++) {
+        for (r.sums = 1; r.sums <= 2; r.sums++) {
             outcome out = train(&s, &d, &r);
             context("a hook, a batch without weight, clipped %d: status %d", clipped, (int)out.status);
-            CHECK(out.status == BP_DONE && out.updates == 2 && out.progress.batch == 3 && calls == 3 * r.phase2);
+            CHECK(out.status == BP_DONE && out.updates == 2 && out.progress.batch == 3 && calls == 3 * r.sums);
             outcome_free(&out);
         }
     }
@@ -256,20 +256,20 @@ static void test_chunks(void) {
     data d = data_new(&s, 34000);
     size_t bytes = (size_t)n_theta(&s) * sizeof(double);
     double *theta = theta_new(&s), *grad = zeros(bytes, 1), norm = 0;
-    for (int phase2 = 1; phase2 <= 2; phase2++) {
-        cost(&s, &d, theta, grad, phase2, 1);
+    for (int sums = 1; sums <= 2; sums++) {
+        cost(&s, &d, theta, grad, sums, 1);
         norm = 0;
         for (int64_t i = 0; i < n_theta(&s); i++) norm += grad[i] * grad[i];
         norm = sqrt(norm);
         optimizer o = {.rule = "sgd", .lr = 1, .clip_norm = norm / 2};
-        regime r = {.phase2 = phase2, .epochs = 1, .batch = d.rows, .max_steps = -1, .seconds = INFINITY, .opt = o};
+        regime r = {.sums = sums, .epochs = 1, .batch = d.rows, .max_steps = -1, .seconds = INFINITY, .opt = o};
         for (r.n_threads = 1; r.n_threads <= 3; r.n_threads++) {
             outcome one = train(&s, &d, &r);
             double worst = 0;
             for (int64_t i = 0; i < n_theta(&s); i++)
                 worst = fmax(worst, fabs(((double *)one.theta)[i] -
                                          (theta[i] - o.clip_norm / (norm + 1e-6) * grad[i])));
-            context("a clipped step of several chunks, mode %d: off by %g", phase2, worst);
+            context("a clipped step of several chunks, mode %d: off by %g", sums, worst);
             CHECK(one.status == BP_DONE && worst <= 1e-15);
             outcome_free(&one);
         }
@@ -345,7 +345,7 @@ static void test_half_made_updates(void) {
     user u;
     char *theta = theta_new(&wide), *whole = memcpy(zeros(1, wanted.bytes), theta, wanted.bytes);
     bp_opt opt = opt_new(&sgd, wanted.bytes);
-    bp_set_phase2(1);
+    bp_set_sums(1);
     bp_set_backend(2);
     int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | bp_opt_flags(&opt);
     CHECK(!net_open(&n, &wide, flags, r.batch, 2));
@@ -364,7 +364,7 @@ static void test_half_made_updates(void) {
         CHECK(bp_run_is_whole(run) && !memcmp(whole, theta, wanted.bytes));
     }
     CHECK(halves > 2 && !memcmp(theta, wanted.theta, wanted.bytes));
-    bp_set_phase2(0);
+    bp_set_sums(0);
     bp_set_backend(0);
     bp_set_round_flops(0);
     bp_run_free(run);
@@ -390,7 +390,7 @@ static void test_many(void) {
     bp_opt opt[K];
     bp_job job[K], *left[K];
     double log[K][2 * COLS];
-    bp_set_phase2(1);
+    bp_set_sums(1);
     bp_set_backend(2);
     for (int k = 0; k < K; k++) {
         theta[k] = theta_new(&deep);
@@ -417,7 +417,7 @@ static void test_many(void) {
         states_free(&opt[k]);
         free(theta[k]);
     }
-    bp_set_phase2(0);
+    bp_set_sums(0);
     bp_set_backend(0);
     outcome_free(&wanted);
     data_free(&d);

@@ -22,7 +22,7 @@ static numbers *drawn(void) {
 /* A sequence of `positions` inputs, one dense layer at each, and a loss on it and on its tanh, where they weigh more
  * than nothing. */
 typedef struct {
-    int positions, weighted, n_threads, phase2;
+    int positions, weighted, n_threads, sums;
     double share[2];
     int64_t repeat[2]; /* of x and of y[0] */
     int64_t rows[2];   /* that x and y[0] have; 0: as many as the batch */
@@ -62,12 +62,12 @@ static result run_it(const numbers *d, const setup *s, int64_t n) {
         ports[n_ports++] = (bp_in_port){bp_plan_buffer(plan, BP_REAL, 1), plain_array(d->w, n, 1, BP_DOUBLE)};
     }
     bp_plan_keep(plan, a);
-    bp_set_phase2(s->phase2);
+    bp_set_sums(s->sums);
     result r = {.grad = zeros((size_t)(s->each ? n : 1) * N_THETA, sizeof(double))};
     bp_opt opt = s->trains ? opt_new(&(optimizer){.rule = "sgd", .lr = 0.1}, 0) : gradient_to(s->each ? NULL : r.grad);
     int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | (s->each ? BP_DO_EACH : bp_opt_flags(&opt));
     CHECK(!bp_plan_compile(plan, flags, n, s->n_threads));
-    bp_set_phase2(0);
+    bp_set_sums(0);
     bp_run *run = run_new(plan, (void *)(uintptr_t)d->theta, N_THETA);
     CHECK(!bp_run_ports(run, n_ports, ports, 0, NULL, weight_port));
     if (s->repeat[0]) bp_run_repeat(run, 0, s->repeat[0]);
@@ -101,14 +101,14 @@ static int close(const result *a, const result *b, double tolerance) {
 /* The gradients of 1..3 threads, owners and shards, of which the bits of one mode agree. */
 static result by_threads(const numbers *d, setup s, int64_t n) {
     result first[3] = {{0}};
-    for (s.phase2 = 1; s.phase2 <= 2; s.phase2++)
+    for (s.sums = 1; s.sums <= 2; s.sums++)
         for (s.n_threads = 1; s.n_threads <= 3; s.n_threads++) {
             result r = run_it(d, &s, n);
             if (s.n_threads == 1) {
-                first[s.phase2] = r;
+                first[s.sums] = r;
                 continue;
             }
-            CHECK(same(&r, &first[s.phase2], 1));
+            CHECK(same(&r, &first[s.sums], 1));
             free(r.grad);
         }
     CHECK(close(&first[1], &first[2], 1e-14));
@@ -262,7 +262,7 @@ static void test_draws(void) {
     for (int i = 0; i < 6; i++) {
         numbers *d = drawn();
         setup s = {.positions = 1, .share = {1, 0}, .trains = 1, .dropout = i == 5 ? 0 : 0.5,
-                   .seed = i == 3 ? 8 : 7, .step = i == 4 ? 4 : 3, .n_threads = 1 + i % 3, .phase2 = 1};
+                   .seed = i == 3 ? 8 : 7, .step = i == 4 ? 4 : 3, .n_threads = 1 + i % 3, .sums = 1};
         result r = run_it(d, &s, 70);
         if (i == 0) memcpy(first, d->theta, sizeof first);
         CHECK(isfinite(r.cost) && !memcmp(first, d->theta, sizeof first) == (i < 3));

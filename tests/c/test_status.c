@@ -28,7 +28,7 @@ static void test_labels(void) {
     enum { ROWS = 40 };
     data d = data_new(&s, ROWS);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        for (int phase2 = 1; phase2 <= 2; phase2++) {
+        for (int sums = 1; sums <= 2; sums++) {
             context("label case %d", (int)i);
             char labels[ROWS * 8] = {0};
             int64_t size = sizes[cases[i].type];
@@ -36,7 +36,7 @@ static void test_labels(void) {
             double *theta = theta_new(&s), *before = theta_new(&s);
             net n;
             user u;
-            bp_set_phase2(phase2);
+            bp_set_sums(sums);
             bp_opt opt = opt_new(&sgd, 0);
             CHECK(!net_open(&n, &s, TRAIN | bp_opt_flags(&opt), ROWS, 2));
             bp_run *run = run_open(&n, &s, &d, theta, &u, 0, NULL);
@@ -55,7 +55,7 @@ static void test_labels(void) {
             free(theta);
             free(before);
         }
-    bp_set_phase2(0);
+    bp_set_sums(0);
     data_free(&d);
 }
 
@@ -98,7 +98,7 @@ static void test_callbacks(void) {
 }
 
 /* An overflow at batch `at` of a slice gives the parameters, states and counts of the steps before it. */
-static void check_divergence(const optimizer *opt, double huge, bp_status expected, int phase2, int64_t max_steps) {
+static void check_divergence(const optimizer *opt, double huge, bp_status expected, int sums, int64_t max_steps) {
     enum { ROWS = 60, BATCH = 4, AT = 9 };
     spec s = {BP_F64, 1, {2, 2}, {NULL, "identity"}, "huber", 0, 0, 0};
     data d = data_new(&s, ROWS), start = data_new(&s, AT * BATCH);
@@ -106,7 +106,7 @@ static void check_divergence(const optimizer *opt, double huge, bp_status expect
     memcpy(start.X, d.X, 2 * AT * BATCH * sizeof *d.X);
     memcpy(start.y, d.y, 2 * AT * BATCH * sizeof *d.y);
     d.X[2 * (AT * BATCH + 1)] = huge;
-    regime r = {.n_threads = 3, .phase2 = phase2, .epochs = 1, .batch = BATCH, .max_steps = max_steps,
+    regime r = {.n_threads = 3, .sums = sums, .epochs = 1, .batch = BATCH, .max_steps = max_steps,
                 .seconds = INFINITY, .opt = *opt};
     outcome diverged = train(&s, &d, &r), before = train(&s, &start, &r);
     CHECK(diverged.status == expected);
@@ -127,12 +127,12 @@ static void test_divergence(void) {
         {.rule = "adam", .lr = 1e-3, .number = {0.9, 0.999, 1e-8}},
     };
     for (int i = 0; i < 3; i++)
-        for (int phase2 = 1; phase2 <= 2; phase2++)
+        for (int sums = 1; sums <= 2; sums++)
             for (int64_t max_steps = -1; max_steps <= 4; max_steps += 5) {
-                context("divergence %d, phase 2 mode %d, slices of %d", i, phase2, (int)max_steps);
+                context("divergence %d, sums of mode %d, slices of %d", i, sums, (int)max_steps);
                 /* the loss is finite, its gradient times lr is not; Adam's step is bounded: there the loss is not */
-                if (i < 2) check_divergence(&opts[i], 1e303, BP_E_NONFINITE_PARAM, phase2, max_steps);
-                check_divergence(&opts[i], NAN, BP_E_NONFINITE_LOSS, phase2, max_steps);
+                if (i < 2) check_divergence(&opts[i], 1e303, BP_E_NONFINITE_PARAM, sums, max_steps);
+                check_divergence(&opts[i], NAN, BP_E_NONFINITE_LOSS, sums, max_steps);
             }
 }
 
@@ -169,7 +169,7 @@ static void test_weightless(void) {
     data d = data_new(&s, 30);
     memset(d.w + 10, 0, 10 * sizeof *d.w);
     regime r = {.n_threads = 1, .epochs = 2, .batch = 10, .max_steps = -1, .seconds = INFINITY, .opt = sgd};
-    for (r.phase2 = 1; r.phase2 <= 2; r.phase2++) {
+    for (r.sums = 1; r.sums <= 2; r.sums++) {
         outcome o = train(&s, &d, &r);
         context("a batch without weight");
         CHECK(o.status == BP_DONE && o.updates == 4 && o.progress.steps == 4 && o.progress.batch == 3);

@@ -59,10 +59,10 @@ static void test_bits(void) {
         {{BP_F32, 2, {5, 70, 2}, {NULL, "python_function", "tanh"}, NULL, 0, 0, 1}, 150, 140},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        for (int phase2 = 0; phase2 <= 2; phase2++) {
-            regime r = {.phase2 = phase2, .epochs = 2, .batch = cases[i].batch, .reversed = 1,
-                        .opt = opts[(i + (size_t)phase2) % 4]};
-            context("bits %d, phase 2 mode %d", (int)i, phase2);
+        for (int sums = 0; sums <= 2; sums++) {
+            regime r = {.sums = sums, .epochs = 2, .batch = cases[i].batch, .reversed = 1,
+                        .opt = opts[(i + (size_t)sums) % 4]};
+            context("bits %d, sums of mode %d", (int)i, sums);
             check_bits(&cases[i].s, cases[i].rows, r, (int)(2 * cases[i].rows / cases[i].batch));
         }
     /* one example at a time */
@@ -95,8 +95,8 @@ static void test_bits(void) {
     spec chunks = {BP_F64, 2, {2, 14, 1}, {NULL, "tanh", "logistic"}, "binary_cross_entropy", 0, 0, 1};
     r.opt = opts[0];
     r.batch = 34000;
-    for (r.phase2 = 1; r.phase2 <= 2; r.phase2++) {
-        context("bits, chunks, phase 2 mode %d", r.phase2);
+    for (r.sums = 1; r.sums <= 2; r.sums++) {
+        context("bits, chunks, sums of mode %d", r.sums);
         check_bits(&chunks, 34000, r, 3);
     }
 }
@@ -104,7 +104,7 @@ static void test_bits(void) {
 /* Several callers run one plan at once: one has the pool, the others work by themselves, and all get the same bits. */
 static const spec shared_spec = {BP_F64, 2, {9, 35, 4}, {NULL, "tanh", "softmax"}, "cross_entropy", 0, 1, 0};
 static regime shared_regime(void) {
-    return (regime){.n_threads = 3, .phase2 = 0, .epochs = 8, .batch = 70, .max_steps = 2, .seconds = INFINITY,
+    return (regime){.n_threads = 3, .sums = 0, .epochs = 8, .batch = 70, .max_steps = 2, .seconds = INFINITY,
                     .opt = opts[2]};
 }
 
