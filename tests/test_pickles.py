@@ -30,6 +30,9 @@ SCHEDULES = [
 LOSSES = [bp.losses.Weighted("mse", 0.3), bp.Loss(np.add, np.subtract, name="l")]
 LOSSES += [kind() for kind in vars(bp.losses).values() if isinstance(kind, type) and kind not in map(type, LOSSES)]
 
+METRICS = [bp.metrics.Metric(np.add, better="higher", name="sum")]
+METRICS += [kind() for kind in vars(bp.metrics).values() if isinstance(kind, type) and kind is not bp.metrics.Metric]
+
 
 def small():
     return bp.Network([bp.Input(4), bp.Dense(8, "tanh"), bp.Dense(1)], seed=0)
@@ -40,7 +43,8 @@ def objects():
     net, series = small(), bp.Network([bp.Input((5, 3)), bp.GRU(4, sequences=True)])
     tape = net.forward(X)
     values = [
-        *LAYERS, *SCHEDULES, *OPTIMIZERS.values(), *LOSSES, bp.LevenbergMarquardt(),
+        *LAYERS, *SCHEDULES, *OPTIMIZERS.values(), *LOSSES, *METRICS,
+        bp.LevenbergMarquardt(),
         bp.Activation(np.sin, np.cos), bp.EarlyStopping(), bp.ReduceOnPlateau(), bp.Callback(), bp.History(),
         bp.DivergenceError("loss", 1, 2, "Do."),
         bp.Dense(3)(bp.Input(2)), net, net.fit(X, Y, epochs=2), tape, net.backward(tape, Y), net.predictor(),
@@ -54,7 +58,7 @@ def objects():
 
 
 def public_classes():
-    modules = bp, bp.losses, bp.schedules, bp.activations
+    modules = bp, bp.losses, bp.metrics, bp.schedules, bp.activations
     return {a for module in modules for a in vars(module).values() if isinstance(a, type) and "bpcore" in a.__module__}
 
 
