@@ -45,6 +45,7 @@ from bpcore._operations import (  # noqa: E402
     concat,
 )
 from bpcore._optimizers import (  # noqa: E402
+    LBFGS,
     SGD,
     Adadelta,
     Adagrad,
@@ -64,6 +65,7 @@ from bpcore._version import __version__  # noqa: E402
 
 __all__ = [
     "GRU",
+    "LBFGS",
     "LSTM",
     "SGD",
     "__version__",

@@ -154,12 +154,18 @@ class Data:
 
     def value_and_grad(self, model: Model, n_threads: int) -> tuple[float, np.ndarray]:
         """C and dC/dtheta."""
+        return self.gradient(model, n_threads)[:2]
+
+    def gradient(
+        self, model: Model, n_threads: int, theta: np.ndarray | None = None
+    ) -> tuple[float, np.ndarray, list[tuple[float, float, float]]]:
+        """C, dC/dtheta and the sums of each loss (see _core.Run.losses), at theta (None: the model's)."""
         grad = np.zeros_like(model.theta)
-        with _plans.take(model, self.key(_plans.TRAIN, self.n, n_threads)) as lent:
+        with _plans.take(model, self.key(_plans.TRAIN, self.n, n_threads), theta=theta) as lent:
             run = self.feed(lent)
             run.optimizer("gradient", (grad,))
-            loss, weight = whole(run, self.n, n_threads)[:2]
-        return loss / weight, grad
+            loss, weight = whole(run, self.n, n_threads, self.rows)[:2]
+            return loss / weight, grad, run.losses()
 
 
 def whole(run: _core.Run, n: int, n_threads: int, order: np.ndarray | None = None) -> tuple[float, float, float]:

@@ -145,6 +145,11 @@ class Layer:
         return memo[id(layer)]
 
     @property
+    def draws(self) -> bool:
+        """Whether it computes with random numbers in `fit`."""
+        return False
+
+    @property
     def itself(self) -> Any:
         """The layer, where this is what a network shows of it."""
         return self.__dict__.get("_itself", self)

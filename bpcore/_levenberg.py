@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-from bpcore import _core, _data
+from bpcore import _core, _data, _full_batch
 from bpcore._data import Data
 from bpcore._derivatives import output_gradients
 from bpcore._losses import Weighted
@@ -19,15 +18,13 @@ MAX_PARAMS = 10_000
 _BLOCK = 1 << 18  # elements of J at a time: a signal is heard between blocks
 
 
-def check(model: Model, data: Data, batch: int) -> None:
+def check(model: Model, data: Data) -> None:
     """ValueError where the method does not apply."""
     losses = [getattr(weighted.loss, "name", None) for weighted in data.losses]
     if not {*losses} <= {"squared_error", "mse"}:
         raise ValueError(f"loss: LevenbergMarquardt needs squared_error or mse of each output, got {losses}")
     if data.weights > 1:
         raise ValueError("sample_weight: LevenbergMarquardt takes one weight an example, (n,)")
-    if batch < data.n:
-        raise ValueError("batch_size: LevenbergMarquardt takes all examples at once; use batch_size=None")
     n_params = model.theta.size
     if not 0 < n_params <= MAX_PARAMS:
         raise ValueError(f"optimizer: LevenbergMarquardt is for 1 to {MAX_PARAMS:,} parameters, got {n_params:,}")
@@ -38,45 +35,11 @@ def _share(weighted: Weighted, shape: Shape) -> float:
     return weighted.weight * (2 / shape[-1] if weighted.loss.name == "mse" else 1.0) / math.prod(shape[:-1])
 
 
-class Run:
-    """What `fit` asks of a run (see _core.Run), an epoch being one step."""
+class Run(_full_batch.Run):
+    """A slice is a step."""
 
     def __init__(self, model: Model, data: Data, n_threads: int) -> None:
-        self.model, self.data, self.n_threads = model, data, n_threads
-        self.steps = self.t = self.done = 0
-        self.cost = float("nan")
-        self.costs: list[tuple[float, float, float]] = []
-        self.settings = LevenbergMarquardt()
-
-    def random(self, seed: int, step: int) -> None:
-        """Nothing is drawn."""
-
-    def optimizer(self, kind: str, states: Any, t: int, **settings: Any) -> None:
-        """The settings, and the count of steps made so far."""
-        self.settings, self.t = LevenbergMarquardt(**settings), t
-
-    def begin(self, n: int, batch: int, order: Any) -> None:
-        """The order of examples does not matter."""
-        self.done = 0
-
-    def is_whole(self) -> bool:
-        """A slice is a step."""
-        return True
-
-    def make_whole(self) -> None:
-        """Nothing is half made."""
-
-    def updates(self) -> int:
-        """Steps made on this network with this optimiser."""
-        return self.t
-
-    def progress(self) -> tuple[float, float, float, int, int, int]:
-        """As _core.Run.progress: the cost before the step."""
-        return self.cost, 1.0, 0.0, self.data.n, self.done, self.steps
-
-    def losses(self) -> list[tuple[float, float, float]]:
-        """As _core.Run.losses: before the step."""
-        return self.costs
+        super().__init__(model, data, n_threads, LevenbergMarquardt())
 
     def _normal_equations(self) -> tuple[np.ndarray, np.ndarray]:
         """J^T W J / sum w, its upper triangle, and J^T W r / sum w, with r = a - y, in float64, a block of rows after

@@ -60,7 +60,7 @@ def fit_many(
     callbacks: those given once are copied (deepcopy) for each network; a list of K lists is taken as it is.  They are
     called on the calling thread; in which order the networks take turns is not promised.
     All else is as in `Network.fit`; verbose=1 prints a line for each epoch of each network.  Networks that call Python
-    in each step (functions of your own, `on_batch_end`), and LevenbergMarquardt, are trained one after the other.
+    in each step (functions of your own, `on_batch_end`), LevenbergMarquardt and LBFGS, are trained one after the other.
 
     A network that diverges has its DivergenceError in `history.error`, and the others go on.  Ctrl-C leaves each
     network as of its last whole step (or of its best epoch, where a callback restores it), and whatever else a callback

@@ -76,6 +76,11 @@ class Dropout(Layer):
         object.__setattr__(self, "rate", _validate.real("rate", self.rate, 0.0, 1.0, open_high=True))
         named(self.name)
 
+    @property
+    def draws(self) -> bool:
+        """Unless it drops nothing."""
+        return self.rate > 0
+
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]
 

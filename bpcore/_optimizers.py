@@ -22,6 +22,7 @@ class Optimizer:
     """Any optimiser; `kind` is its name, also in files."""
 
     kind: ClassVar[str]
+    full_batch: ClassVar[bool] = False  # it takes all examples at once
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -299,11 +300,42 @@ class LevenbergMarquardt(Optimizer):
     factor: float = 10.0
     tries: int = 20
     kind: ClassVar[str] = "levenberg_marquardt"
+    full_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "damping", _validate.real("damping", self.damping, open_low=True))
         object.__setattr__(self, "factor", _validate.real("factor", self.factor, 1.0, open_low=True))
         object.__setattr__(self, "tries", _validate.integer("tries", self.tries, 1, 1000))
+
+
+@_optimizer
+class LBFGS(Optimizer):
+    """BFGS of limited memory (Liu and Nocedal 1989), by SciPy's L-BFGS-B; an epoch is a step on all examples.
+
+    theta += a p, p = -H dC/dtheta;  H is made of the last `history` moves and changes of the gradient, and a is what a
+    line search for the strong Wolfe conditions (More and Thuente 1994) finds, with `tries` costs at most.  theta is in
+    float64 between the network's own costs and gradients, and only a step that is accepted moves the network.
+
+    `fit` ends before `epochs` where no element of the gradient is beyond `gtol`, where a step made C less by at most
+    `ftol` times the larger of both and 1, or where no step makes it less; its last epoch then has the cost that was
+    reached, and no step.  The next `fit` begins with the gradient alone, as does a step after which a callback wrote to
+    theta.  A step into numbers that are not finite begins anew from the point before; DivergenceError where the first
+    step from there leads to such, too.  Needs batch_size=None and layers that draw nothing (no Dropout).  The loss of
+    an epoch is that before its step.
+    """
+
+    history: int = 10
+    gtol: float = 1e-7
+    ftol: float = 1e-9
+    tries: int = 20
+    kind: ClassVar[str] = "lbfgs"
+    full_batch: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("history", "tries"):
+            object.__setattr__(self, name, _validate.integer(name, getattr(self, name), 1, 1000))
+        for name in ("gtol", "ftol"):
+            object.__setattr__(self, name, _validate.real(name, getattr(self, name)))
 
 
 class Memory(NamedTuple):

@@ -9,13 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from bpcore import _advice, _callbacks, _core, _levenberg, _metrics, _optimizers, _plans, _threads, _validate
+from bpcore import (
+    _advice,
+    _callbacks,
+    _core,
+    _full_batch,
+    _lbfgs,
+    _levenberg,
+    _metrics,
+    _optimizers,
+    _plans,
+    _threads,
+    _validate,
+)
 from bpcore._data import SLICE_SECONDS, Data
 from bpcore._errors import DivergenceError
 from bpcore._history import History
 from bpcore._layers import SHUFFLE
 from bpcore._model import Model, Snapshot
 from bpcore._plan_cache import Lent
+
+# optimisers that are no rules of C
+_METHODS: dict[str, Any] = {"levenberg_marquardt": _levenberg.Run, "lbfgs": _lbfgs.Run}
 
 
 @dataclass(slots=True)
@@ -66,8 +81,10 @@ def check(
     _optimizers.check(optimizer, model.dtype)
     epochs = _validate.integer("epochs", epochs, 0, 2**31)
     batch = n if batch_size is None else min(n, _validate.integer("batch_size", batch_size, 1, 2**62))
+    if optimizer.full_batch:
+        _full_batch.check(optimizer, model, data, batch)
     if isinstance(optimizer, _optimizers.LevenbergMarquardt):
-        _levenberg.check(model, data, batch)
+        _levenberg.check(model, data)
     shuffled = _validate.switch("shuffle", shuffle) and batch < n
     seed = model.seed if seed is None else _validate.seed(seed)
     verbose = _validate.switch("verbose", verbose)
@@ -210,8 +227,8 @@ class Loop:
         self.flags = optimizer.flags
         steps = -(-data.n // call.batch)
         self.lengths = _optimizers.Call(memory.updates, max(1, call.epochs) * steps, steps)
-        newton = isinstance(optimizer, _optimizers.LevenbergMarquardt)
-        self.run: Any = _levenberg.Run(model, data, n_threads) if newton else self._new_run()
+        method = _METHODS.get(optimizer.kind)
+        self.run: Any = method(model, data, n_threads) if method else self._new_run()
         self._use(memory, memory.updates)
         self._draw_from(model.step)
         self.steps_before = self.run.progress()[5]  # the epoch
@@ -279,18 +296,23 @@ class Loop:
         """Runs the epochs."""
         try:
             self.begin()
-            while self.goes_on():
-                order = self.next_order()
-                start = time.perf_counter()
-                self.begin_epoch(order)
-                self._epoch()
-                self._log_epoch(time.perf_counter() - start)
-                self.end_epoch()
+            if isinstance(self.run, _lbfgs.Run):
+                self.run.train(self)
+            else:
+                while self.goes_on():
+                    self.epoch(self.next_order(), time.perf_counter())
             self.end()
         finally:
             self.close()
         self.give_back()
         return self.state.history
+
+    def epoch(self, order: np.ndarray | None, start: float) -> None:
+        """One epoch over the rows in this order, which is timed from `start` on."""
+        self.begin_epoch(order)
+        self._epoch()
+        self._log_epoch(time.perf_counter() - start)
+        self.end_epoch()
 
     def begin(self) -> None:
         """Tells the callbacks; whatever comes after it ends with `close`."""

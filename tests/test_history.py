@@ -155,7 +155,7 @@ def test_validation_of_each_output():
     assert list(net.fit(*data, epochs=1).outputs) == ["kind_loss", "size_loss"]
 
 
-@pytest.mark.parametrize("optimizer", [bp.SGD(lr=0.05), bp.LevenbergMarquardt()])
+@pytest.mark.parametrize("optimizer", [bp.SGD(lr=0.05), bp.LevenbergMarquardt(), bp.LBFGS()])
 def test_training_losses_of_each_output(optimizer):
     """Those of the batches as they were trained, also of an output of weight 0 and of a sequence; on any threads."""
     x = bp.Input((4, 3), name="x")
@@ -166,19 +166,20 @@ def test_training_losses_of_each_output(optimizer):
     rng = np.random.default_rng(0)
     X, w = rng.standard_normal((50, 4, 3)), rng.uniform(0, 2, 50)
     y = [rng.standard_normal((50, *shape)) for shape in net.outputs.values()]
-    least = isinstance(optimizer, bp.LevenbergMarquardt)
-    own = "mse" if least else bp.Loss(lambda a, y: ((a - y) ** 2).sum(1), lambda a, y: 2 * (a - y))
+    full = optimizer.full_batch
+    own = bp.Loss(lambda a, y: ((a - y) ** 2).sum(1), lambda a, y: 2 * (a - y))
+    own = "mse" if isinstance(optimizer, bp.LevenbergMarquardt) else own
     weighted = bp.losses.Weighted
     settings = {"loss": [weighted("mse", 0.3), own, weighted("squared_error", 0.0), "mse"], "sample_weight": w}
     seen, start = [], net.copy()
     for n_threads in (1, 2, 3):
         net, twin = start.copy(), start.copy()
-        history = net.fit(X, y, epochs=2, batch_size=50 if least else 20, shuffle=False, optimizer=optimizer,
+        history = net.fit(X, y, epochs=2, batch_size=50 if full else 20, shuffle=False, optimizer=optimizer,
                           n_threads=n_threads, validation_data=(X, y), **settings)  # fmt: skip
         assert list(history.outputs) == [f"{name}_loss" for name in names[:3]] + [f"val_{name}_loss" for name in names]
         seen.append({name: history[name] for name in ("loss", *history.outputs)})
         for epoch in range(2):
-            total, parts = 0.0, [slice(0, 50)] if least else [slice(0, 20), slice(20, 40), slice(40, 50)]
+            total, parts = 0.0, [slice(0, 50)] if full else [slice(0, 20), slice(20, 40), slice(40, 50)]
             sums = dict.fromkeys(("loss", *(f"{name}.loss" for name in names)), 0.0)
             for part in parts:
                 one = {**settings, "sample_weight": w[part]}

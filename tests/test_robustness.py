@@ -264,7 +264,7 @@ def test_the_advice_names_the_input_and_the_output():
     assert "['a']" not in str(caught.value) and "['q']" not in str(caught.value)
 
 
-@pytest.mark.parametrize("optimizer", [bp.SGD(), bp.Adam(), bp.LevenbergMarquardt()])
+@pytest.mark.parametrize("optimizer", [bp.SGD(), bp.Adam(), bp.LevenbergMarquardt(), bp.LBFGS()])
 def test_numbers_that_a_callback_writes_are_not_blamed_on_lr(optimizer):
     def write(state):
         if state.epoch == 2:

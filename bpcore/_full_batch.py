@@ -1,0 +1,59 @@
+"""What methods share that take all examples at once and are written in Python: an epoch is one step of theirs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bpcore._data import Data
+from bpcore._model import Model
+from bpcore._optimizers import Optimizer
+
+
+def check(optimizer: Optimizer, model: Model, data: Data, batch: int) -> None:
+    """ValueError where a batch is less than all examples, or a layer draws: then no step would be on the same cost."""
+    name = type(optimizer).__name__
+    if batch < data.n:
+        raise ValueError(f"batch_size: {name} takes all examples at once; use batch_size=None")
+    drawing = [node.name for node in model.graph.nodes if node.layer.draws]
+    if drawing:
+        raise ValueError(f"optimizer: {name} is for networks that draw nothing, and {drawing[0]} does; leave it out")
+
+
+class Run:
+    """What `fit` asks of a run (see _core.Run).  cost, costs: before the last step, of all and of each output."""
+
+    def __init__(self, model: Model, data: Data, n_threads: int, settings: Any) -> None:
+        self.model, self.data, self.n_threads, self.settings = model, data, n_threads, settings
+        self.steps = self.t = self.done = 0
+        self.cost = float("nan")
+        self.costs: list[tuple[float, float, float]] = []
+
+    def random(self, seed: int, step: int) -> None:
+        """Nothing is drawn."""
+
+    def optimizer(self, kind: str, states: Any, t: int, **settings: Any) -> None:
+        """The settings, and the count of steps made so far."""
+        self.settings, self.t = type(self.settings)(**settings), t
+
+    def begin(self, n: int, batch: int, order: Any) -> None:
+        """The order of examples does not matter."""
+        self.done = 0
+
+    def is_whole(self) -> bool:
+        """A slice is a step."""
+        return True
+
+    def make_whole(self) -> None:
+        """Nothing is half made."""
+
+    def updates(self) -> int:
+        """Steps made on this network with this optimiser."""
+        return self.t
+
+    def progress(self) -> tuple[float, float, float, int, int, int]:
+        """As _core.Run.progress: the cost before the step."""
+        return self.cost, 1.0, 0.0, self.data.n, self.done, self.steps
+
+    def losses(self) -> list[tuple[float, float, float]]:
+        """As _core.Run.losses: before the step."""
+        return self.costs
