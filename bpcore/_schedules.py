@@ -19,6 +19,7 @@ _Kind = TypeVar("_Kind", bound=type)
 _Resolve = Callable[[str, Any], int]  # a length, by its name, in steps
 _BY_NAME: dict[str, Any] = {}
 _MOST_CYCLES = 1000
+_MOST_POINTS = 2000  # of a picture
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,28 @@ class Schedule:
         flat = t.astype(np.float64).reshape(-1)  # also of one step: NumPy's powers of numbers have other bits
         with np.errstate(all="ignore"):
             return self._values(flat, in_steps("warmup", self.warmup), in_steps).reshape(t.shape)[()]
+
+    def plot(self, steps: int, *, run: int | None = None, epoch: int | None = None, ax: Any = None) -> Any:
+        """Draws its values over the first `steps` steps with matplotlib, and returns the Axes.
+
+        run, epoch: as in a call; run is `steps` unless given.  ax: the Axes to draw into, that of a new figure unless
+        given.  ImportError where matplotlib is not installed.
+        """
+        steps = _validate.integer("steps", steps, 1, 2**53)
+        t = np.unique(np.linspace(0, steps - 1, min(steps, _MOST_POINTS)).round())
+        values = self(t, run=steps if run is None else run, epoch=epoch)
+        if ax is None:
+            try:
+                from matplotlib import pyplot
+            except ImportError as error:
+                raise ImportError(
+                    "plot: needs matplotlib, which is not installed: pip install 'bpcore[plot]'; schedule(steps, "
+                    "run=n) gives the values without it"
+                ) from error
+            ax = pyplot.subplots()[1]
+        ax.plot(t, values, label=repr(self))
+        ax.set_xlabel("step")
+        return ax
 
     def _values(self, t: np.ndarray, warmup: int, in_steps: _Resolve) -> np.ndarray:
         """At steps t: up in a line to the first value after the warm-up, which is that of step `warmup`."""

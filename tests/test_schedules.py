@@ -4,6 +4,8 @@ import dataclasses
 import json
 import pickle
 import re
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -577,3 +579,41 @@ def test_reduce_on_plateau_refuses_what_it_cannot_change():
     for wrong in ({"factor": 1.0}, {"factor": 0}, {"patience": -1}, {"monitor": 1}, {"min_lr": -1}):
         with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
             bp.ReduceOnPlateau(**wrong)
+
+
+# ---- pictures ----
+
+
+class Axes:
+    """What `plot` uses of matplotlib's."""
+
+    def plot(self, t, values, label):
+        self.t, self.values, self.label = t, values, label
+
+    def set_xlabel(self, label):
+        self.xlabel = label
+
+
+@pytest.mark.parametrize("steps, points", [(1, 1), (300, 300), (1_000_001, 2000)])
+def test_a_picture_has_the_values(steps, points):
+    ax, schedule = Axes(), Cosine(3e-3, warmup=Epochs(0.5)) if steps > 1 else Constant(3e-3)
+    assert schedule.plot(steps, epoch=20, ax=ax) is ax and ax.label == repr(schedule) and ax.xlabel == "step"
+    assert ax.t[0] == 0 and ax.t[-1] == steps - 1 and len(ax.t) == points
+    np.testing.assert_array_equal(ax.values, schedule(ax.t, run=steps, epoch=20))
+    assert Cosine(1.0).plot(50, run=100, ax=Axes()).values[-1] == Cosine(1.0)(49, run=100)
+
+
+def test_a_picture_needs_matplotlib(monkeypatch):
+    """That it is there is no matter of bpcore's: what is missing is said with the cure."""
+    made = types.SimpleNamespace(subplots=lambda: (None, Axes()))
+    monkeypatch.setitem(sys.modules, "matplotlib", types.SimpleNamespace(pyplot=made))
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", made)
+    assert isinstance(Constant(1.0).plot(3), Axes)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"pip install 'bpcore\[plot\]'"):
+        Constant(1.0).plot(3)
+    for steps in (0, 1.5):
+        with pytest.raises((ValueError, TypeError), match="steps: expected"):
+            Constant(1.0).plot(steps, ax=Axes())
+    with pytest.raises(ValueError, match="epoch"):
+        Step(1.0, every=Epochs(1)).plot(3, ax=Axes())
