@@ -124,8 +124,9 @@ class Reading:
 RULES: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str | None], ...]]]
 
 def optimizer_flags(
-    rule: str, *, clip_norm: float | None = None, clip_value: float | None = None, **numbers: float | np.ndarray
-) -> int: ...
+    rule: str, *, clip_norm: float | None = None, clip_value: float | None = None, ema: float | None = None,
+    **numbers: float | np.ndarray,
+) -> int: ...  # fmt: skip
 
 class Run:
     plan: Plan
@@ -149,6 +150,7 @@ class Run:
         *,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        ema: float | None = None,
         **numbers: float | np.ndarray,
     ) -> None: ...
     def each(self, grads: np.ndarray) -> None: ...

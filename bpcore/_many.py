@@ -107,8 +107,8 @@ def fit_restarts(
 
 
 def _loss(call: _training.Call, n_threads: int) -> float:
-    """Of the network, now."""
-    return (call.validation or call.data).evaluate(call.model, n_threads)["loss"]
+    """Of the network now, or of its average."""
+    return (call.validation or call.data).evaluate(call.model.averaged(), n_threads)["loss"]
 
 
 # ---- arguments ----

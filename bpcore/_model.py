@@ -13,7 +13,7 @@ import numpy as np
 from bpcore import _checkpoint, _core, _validate
 from bpcore._arrays import aligned, copied
 from bpcore._graph import Graph, Node
-from bpcore._optimizers import Memory
+from bpcore._optimizers import Memory, Optimizer
 from bpcore._plan_cache import PlanCache
 
 
@@ -126,6 +126,24 @@ class Model:
     def state_arrays(self, n: int) -> tuple[np.ndarray, ...]:
         """n arrays of zeros, shaped as theta, for an optimiser's state."""
         return tuple(aligned(self.theta.size, self.dtype, 1 + i) for i in range(n))
+
+    def new_memory(self, optimizer: Optimizer) -> Memory:
+        """Of an optimiser that begins now."""
+        memory = Memory(optimizer, self.state_arrays(len(optimizer.states)))
+        if memory.average is not None:
+            memory.average[:] = self.theta
+        return memory
+
+    def averaged(self) -> Model:
+        """The same with the average in place of theta, to be read alone; this one where none is kept."""
+        average = self.memory.average
+        if average is None:
+            return self
+        twin = self.copied(memory=False)
+        twin.theta[:] = average
+        for name in self.frozen_parameters:
+            twin.params[name][...] = self.params[name]
+        return twin
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to a snapshot of this model, which stays as it is; whole, also where Ctrl-C comes meanwhile."""

@@ -432,6 +432,7 @@ class Network:
         validation_data: (X, y) or (X, y, sample_weight); the history has `val_loss` of it, what `evaluate` says.
         metrics: names or objects of bp.metrics, one or several; of several outputs a dict by name.  The history has
         them after each epoch as `val_<name>`, and with train_metrics=True also of X and y, as `<name>`.
+        With an optimiser that keeps an average of the parameters (`ema=`) validation uses that; see `averaged`.
         check_finite=False skips the scan for NaN and infinity, and of such sums.  verbose=1 prints a line an epoch,
         counted from the network's first.  Any n_threads gives the same bits.
 
@@ -688,6 +689,21 @@ class Network:
         """Writes the network, its counters and its optimiser's state to one safetensors file, all or nothing."""
         with self._model.reading(memory=True) as model:
             _io.save(model, path)
+
+    def averaged(self) -> Network:
+        """An independent network with the average of the parameters that the last optimiser kept (`ema=0.999`), as
+        validation used it; frozen layers have their own.  Its counters are this one's, and its next `fit` begins a new
+        optimiser.  ValueError where no average was kept.
+        """
+        with self._model.reading(memory=True) as model:
+            if model.memory.average is None:
+                raise ValueError(
+                    "averaged: expected that the last fit kept an average, optimizer=bp.Adam(ema=0.999) or the like; "
+                    f"its optimizer is {model.memory.optimizer}"
+                )
+            twin = model.averaged().like(self.dtype)
+            twin.step, twin.epoch = model.step, model.epoch
+        return self._of(twin)
 
     def copy(self) -> Network:
         """An independent network: same layers, parameters, counters and optimiser state."""

@@ -61,6 +61,7 @@ _SHARE = {"high": 1.0, "open_high": True}
 _RANGES: dict[str, dict[str, Any]] = {
     "lr": {}, "weight_decay": {}, "momentum": _SHARE, "beta1": _SHARE, "beta2": _SHARE, "rho": _SHARE,
     "momentum_decay": {}, "eps": {"open_low": True}, "clip_norm": {"open_low": True}, "clip_value": {"open_low": True},
+    "ema": {**_SHARE, "open_low": True},
 }  # fmt: skip
 
 
@@ -71,11 +72,17 @@ class Rule(Optimizer):
     clip_norm: the gradient of all parameters is scaled down where its norm is larger, by clip_norm / (norm + 1e-6).
     clip_value: each element of the gradient is brought into -clip_value..clip_value, after clip_norm.  Both come before
     decay and momentum (as PyTorch's clip_grad_norm_ and clip_grad_value_); None: no bound.
+    ema: an average of theta is kept, ema * average + (1 - ema) * theta after each step, theta itself after the first
+    (as PyTorch's AveragedModel; it is not corrected at the start, so that ema=0.999 has forgotten the first steps after
+    some thousand).  Validation uses it, and with it EarlyStopping; training does not, and `net.averaged()` is a network
+    of it.  It takes the memory and time of one more array; of an Embedding each step averages all rows.  None: no
+    average, at no cost.
     All other numbers may be schedules, `lr=bp.schedules.Cosine(1e-3, warmup=100)`: see bp.schedules.
     """
 
     clip_norm: float | None = field(default=None, kw_only=True)
     clip_value: float | None = field(default=None, kw_only=True)
+    ema: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -84,7 +91,7 @@ class Rule(Optimizer):
                 value = _validate.flag(name, value)
             elif isinstance(value, Schedule) and name in _RANGES:
                 if setting.default is None:
-                    raise TypeError(f"{name}: expected a number or None, a bound cannot be a schedule; got {value!r}")
+                    raise TypeError(f"{name}: expected a number or None, it cannot be a schedule; got {value!r}")
                 for level in value.levels:
                     _check_level(name, level, value)
             elif name in _RANGES and (value is not None or setting.default is not None):
@@ -93,8 +100,9 @@ class Rule(Optimizer):
 
     @property
     def states(self) -> tuple[str, ...]:
-        """Names of the arrays it keeps."""
-        return tuple(name for name, needs in _core.RULES[self.kind][1] if needs is None or getattr(self, needs))
+        """Names of the arrays it keeps: the rule's, then the average."""
+        own = (name for name, needs in _core.RULES[self.kind][1] if needs is None or getattr(self, needs))
+        return (*own, *(("average",) if self.ema is not None else ()))
 
     @property
     def flags(self) -> int:
@@ -345,6 +353,11 @@ class Memory(NamedTuple):
     states: tuple[np.ndarray, ...] = ()  # each shaped as theta
     updates: int = 0
     begun: tuple[tuple[str, int], ...] = ()  # (number, updates when its schedule began), where not 0
+
+    @property
+    def average(self) -> np.ndarray | None:
+        """Of theta, where the optimiser keeps one; what is frozen has none, and its elements mean nothing."""
+        return self.states[-1] if getattr(self.optimizer, "ema", None) is not None else None
 
     def copy(self) -> Memory:
         """The same with arrays of its own."""

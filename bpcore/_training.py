@@ -223,7 +223,7 @@ class Loop:
         if last is optimizer or last is not None and _optimizers.kept(last) == _optimizers.kept(optimizer):
             memory = _optimizers.succeeded(model.memory, optimizer)
         else:
-            memory = _optimizers.Memory(optimizer, model.state_arrays(len(optimizer.states)), 0)
+            memory = model.new_memory(optimizer)
         self.flags = optimizer.flags
         steps = -(-data.n // call.batch)
         self.lengths = _optimizers.Call(memory.updates, max(1, call.epochs) * steps, steps)
@@ -362,7 +362,7 @@ class Loop:
             result = self.data.evaluate(self.model, self.n_threads)
             self._record({self.data.column(measure.key): result[measure.key] for measure in self.data.measures})
         if self.validation is not None:
-            result = self.validation.evaluate(self.model, self.n_threads)
+            result = self.validation.evaluate(self.model.averaged(), self.n_threads)
             self._record({f"val_{self.validation.column(name)}": value for name, value in result.items()})
         self.state.history._show()
         if self.call.verbose:

@@ -149,7 +149,8 @@ enum {
     BP_DO_MOVE = 128,     /* theta moves: of tables, the rows that the batch names */
     BP_DO_FUSE = 256,     /* moves may be made in the registers of the product that sums the gradient */
     BP_DO_BOUNDARY = 512, /* the whole gradient is known before anything moves */
-    BP_DO_STRIPS = 1024   /* theta is read as bp_plan_pack leaves it: for bp_answer alone */
+    BP_DO_STRIPS = 1024,  /* theta is read as bp_plan_pack leaves it: for bp_answer alone */
+    BP_DO_AVERAGE = 2048  /* an average of theta is kept, in which all rows of tables move */
 };
 
 bp_plan *bp_plan_new(bp_dtype dtype);
@@ -252,10 +253,12 @@ typedef struct {
     void *state[BP_MAX_STATES];           /* shaped as theta, or NULL where it is not kept */
     double clip_norm;  /* most that the norm of dC/dtheta may be, or it is scaled down to that; 0: no bound */
     double clip_value; /* most that an element of dC/dtheta may be; 0: no bound */
+    void *average;     /* shaped as theta, or NULL: theta after the first move, then ema average + (1 - ema) theta; */
+    double ema;        /* elements of what is frozen stay as they are */
     int64_t t;         /* moves made so far */
 } bp_opt;
 
-/* Flags that a plan must be compiled with for this optimiser: of BP_DO_MOVE, FUSE, BOUNDARY. */
+/* Flags that a plan must be compiled with for this optimiser: of BP_DO_MOVE, FUSE, BOUNDARY, AVERAGE. */
 int bp_opt_flags(const bp_opt *opt);
 
 /* ---- run -------------------------------------------------------------------------------------------------- */

@@ -182,7 +182,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     if (flags & (BP_DO_LOSS | BP_DO_BACKWARD) && !plan->n_losses) return BP_E_SHAPE;
     if ((plan->cotangents || flags & BP_DO_EACH) && !(flags & BP_DO_BACKWARD)) return BP_E_SHAPE;
     if (plan->cotangents && (plan->n_losses != 1 || plan->losses[0].fused)) return BP_E_SHAPE;
-    int moves = flags & (BP_DO_MOVE | BP_DO_FUSE | BP_DO_BOUNDARY);
+    int moves = flags & (BP_DO_MOVE | BP_DO_FUSE | BP_DO_BOUNDARY | BP_DO_AVERAGE);
     if (moves && (plan->cotangents || flags & BP_DO_EACH || !(flags & BP_DO_BACKWARD))) return BP_E_SHAPE;
     if (flags & BP_DO_STRIPS && flags & ~(BP_DO_FORWARD | BP_DO_REUSE | BP_DO_STRIPS)) return BP_E_SHAPE;
     plan->flags = flags;

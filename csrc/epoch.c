@@ -37,6 +37,9 @@ static void count_tasks(bp_run *run, bp_phase phase, int stage) {
     if (phase == BP_ROWS) {
         run->n_tasks = bp_stage_tasks(run, &plan->stages[stage]);
         flops = plan->stages[stage].flops_row * (double)run->rows;
+    } else if (phase == BP_TABLES) {
+        run->n_tasks = bp_average_tasks(run);
+        flops = bp_average_flops(run);
     } else {
         run->n_tasks = phase == BP_AHEAD ? plan->n_waiting : bp_sum_tasks(run);
         if (run->is_long) flops = bp_flops_before(run, run->n_tasks);
@@ -94,6 +97,9 @@ static bp_status do_task(bp_run *run, int64_t task, int thread) {
         return BP_OK;
     case BP_SUMS:
         return bp_has_calls(run) ? bp_do_calls(run, task, thread) : bp_do_sum(run, task, thread);
+    case BP_TABLES:
+        bp_average_part(run, task);
+        return BP_OK;
     default:
         return bp_do_move(run, task, thread);
     }
@@ -104,7 +110,8 @@ static int64_t first_of_share(const bp_run *run, int64_t from, int64_t end, int6
     if (shares == 1) return share ? end : from; /* small steps have no time for a division */
     const bp_stage *stage = &run->plan->stages[run->stage];
     int64_t first = run->phase == BP_ROWS && stage->scope == BP_SCOPE_BLOCKS ? stage->first_block : 0;
-    if (run->phase == BP_SAVING || (run->phase == BP_ROWS && stage->scope != BP_SCOPE_BLOCKS))
+    int alike = run->phase == BP_SAVING || run->phase == BP_TABLES;
+    if (alike || (run->phase == BP_ROWS && stage->scope != BP_SCOPE_BLOCKS))
         return from + (end - from) * share / shares;
     return bp_first_sum(run, first + from, first + end, share, shares) - first;
 }
@@ -112,7 +119,7 @@ static int64_t first_of_share(const bp_run *run, int64_t from, int64_t end, int6
 /* The first task of a round, of several. */
 static int64_t first_of_round(const bp_run *run, int64_t round) {
     if (round == 0 || round == run->rounds) return round ? run->n_tasks : 0;
-    int by_share = run->phase == BP_SAVING || run->phase == BP_ROWS;
+    int by_share = run->phase == BP_SAVING || run->phase == BP_ROWS || run->phase == BP_TABLES;
     return by_share ? first_of_share(run, 0, run->n_tasks, round, run->rounds) : bp_first_of_round(run, round);
 }
 
@@ -202,6 +209,13 @@ static void stop(bp_run *run, bp_status status) {
     bp_set_batch(run);
 }
 
+/* Rows have moved, and so must the average of all rows of their tables. */
+static int averages_tables(bp_run *run) {
+    if (!run->opt.average || !run->plan->n_tables || !bp_is_last_chunk(run)) return 0;
+    begin_phase(run, BP_TABLES, 0);
+    return 1;
+}
+
 /* What follows a phase, or a stage of it, that all threads have done; returns whether the chunk goes on. */
 static int next_phase(bp_run *run) {
     bp_status status;
@@ -228,7 +242,7 @@ static int next_phase(bp_run *run) {
         begin_phase(run, BP_SUMS, 0);
         return 1;
     case BP_SUMS:
-        if (!(run->plan->flags & BP_DO_BOUNDARY) || !bp_is_last_chunk(run)) return 0;
+        if (!(run->plan->flags & BP_DO_BOUNDARY) || !bp_is_last_chunk(run)) return averages_tables(run);
         if ((status = bp_cross_boundary(run))) {
             stop(run, status);
             return 1;
@@ -239,6 +253,8 @@ static int next_phase(bp_run *run) {
         }
         run->phase = BP_ROWS; /* no process had a row of weight: nothing moves, and `advance` counts no step */
         return 0;
+    case BP_MOVES:
+        return averages_tables(run);
     default:
         return 0;
     }
@@ -256,7 +272,8 @@ static void advance(bp_run *run, int n_threads) {
     }
     int last_chunk = bp_is_last_chunk(run), saving = run->phase == BP_SAVING;
     if (++run->round < run->rounds || next_phase(run)) { /* a slice does more than save, or it would save for ever */
-        if (run->is_long && (!saving || run->phase == BP_SAVING)) look_at_clock(run, 0);
+        int is_long = run->is_long || (run->phase == BP_TABLES && run->rounds > 1);
+        if (is_long && (!saving || run->phase == BP_SAVING)) look_at_clock(run, 0);
         return;
     }
     if (last_chunk) end_batch(run, run->phase != BP_ROWS);

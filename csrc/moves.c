@@ -6,6 +6,14 @@
 
 #include <float.h>
 
+enum { AVERAGED = 1 << 16 }; /* elements of tables that a task averages */
+
+/* n elements from `at` on have moved. */
+static void average(bp_run *run, int64_t at, int64_t n) {
+    size_t first = (size_t)at * run->plan->size;
+    bp_active->average[run->plan->dtype](run->move.ema, n, run->theta + first, (char *)run->opt.average + first);
+}
+
 /* n elements from `at` on, all of parameters with the factors of p. */
 static int move(bp_run *run, const bp_param *p, int64_t at, int64_t n, char *G) {
     const bp_move *m = &run->move;
@@ -19,7 +27,9 @@ static int move(bp_run *run, const bp_param *p, int64_t at, int64_t n, char *G) 
         clipped.scale = 1;
         m = &clipped;
     }
-    return run->kernel(m, m->lr * p->rate, m->weight_decay * p->decay, n, G, run->theta + first, state);
+    int spoilt = run->kernel(m, m->lr * p->rate, m->weight_decay * p->decay, n, G, run->theta + first, state);
+    if (run->opt.average && !bp_is_table(p)) average(run, at, n);
+    return spoilt;
 }
 
 bp_status bp_move_run(bp_run *run, const bp_param *p, int64_t at, int64_t n, char *G) {
@@ -45,4 +55,29 @@ bp_status bp_move_block(bp_run *run, const bp_block *block, char *G, int64_t ld)
     for (int64_t r = 0; r < rows; r++)
         spoilt |= move(run, p, block->at + r * block->ld, n, G + (size_t)(r * ld) * run->plan->size);
     return spoilt ? BP_E_NONFINITE_PARAM : BP_OK;
+}
+
+int64_t bp_average_tasks(const bp_run *run) {
+    const bp_plan *plan = run->plan;
+    int64_t tasks = 0;
+    for (int i = 0; i < plan->n_tables; i++) {
+        const bp_param *p = &plan->params[plan->tables[i].param];
+        tasks += tiles_of(p->rows * p->cols, AVERAGED);
+    }
+    return tasks;
+}
+
+double bp_average_flops(const bp_run *run) { /* theta is read, the average read and written */
+    return 3 * BP_FLOPS_A_MOVED_BYTE * (double)run->plan->size * (double)(bp_average_tasks(run) * AVERAGED);
+}
+
+void bp_average_part(bp_run *run, int64_t task) {
+    const bp_param *p = NULL;
+    for (int i = 0; i < run->plan->n_tables; i++) {
+        p = &run->plan->params[run->plan->tables[i].param];
+        int64_t tasks = tiles_of(p->rows * p->cols, AVERAGED);
+        if (task < tasks) break;
+        task -= tasks;
+    }
+    average(run, p->offset + task * AVERAGED, min64(AVERAGED, p->rows * p->cols - task * AVERAGED));
 }

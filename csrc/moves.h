@@ -8,6 +8,7 @@
 static inline void bp_prepare_move(bp_run *run) {
     const bp_rule *rule = run->opt.rule;
     run->move.scale = 1 / run->sum[1];
+    run->move.ema = run->at.t ? run->opt.ema : 0;
     if (run->varies) bp_move_numbers(&run->move, &run->opt, run->at.t - run->epoch_t);
     if (rule->prepare) rule->prepare(run->move.number, run->at.t + 1, run->move.prepared);
 }
@@ -15,5 +16,9 @@ static inline void bp_prepare_move(bp_run *run) {
 bp_status bp_move_run(bp_run *run, const bp_param *p, int64_t at, int64_t n, char *G);
 /* A block, whose rows of sums are ld apart. */
 bp_status bp_move_block(bp_run *run, const bp_block *block, char *G, int64_t ld);
+/* Tasks of BP_TABLES: the average of some elements of all tables. */
+int64_t bp_average_tasks(const bp_run *run);
+double bp_average_flops(const bp_run *run);
+void bp_average_part(bp_run *run, int64_t task);
 
 #endif

@@ -65,6 +65,7 @@ typedef struct {
     double prepared[BP_MAX_NUMBERS];
     double scale;                   /* of the sums: 1 / sum of weights, times what clip_norm leaves */
     double clip_value;
+    double ema;                     /* what the average keeps of itself */
 } bp_move;
 
 typedef int bp_rule_fn(const bp_move *m, double lr, double decay, int64_t n, const void *G, void *theta,

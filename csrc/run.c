@@ -157,7 +157,7 @@ bp_status bp_run_optimizer(bp_run *run, const bp_opt *opt) {
     int needs = bp_opt_flags(opt), has = run->plan->flags;
     if (opt->rule && (run->plan->by_tile || !(has & BP_DO_BACKWARD))) return BP_E_SHAPE;
     if ((has ^ needs) & BP_DO_MOVE && opt->rule) return BP_E_SHAPE;
-    if (opt->rule && (has & ~needs & BP_DO_FUSE || needs & ~has & BP_DO_BOUNDARY)) return BP_E_SHAPE;
+    if (opt->rule && (has & ~needs & BP_DO_FUSE || needs & ~has & (BP_DO_BOUNDARY | BP_DO_AVERAGE))) return BP_E_SHAPE;
     bp_drop_snapshot(run);
     run->call_rows = 0;
     run->opt = *opt;
@@ -169,6 +169,7 @@ bp_status bp_run_optimizer(bp_run *run, const bp_opt *opt) {
     run->live[run->n_live++] = run->theta;
     for (int i = 0; i < BP_MAX_STATES; i++)
         if (opt->state[i]) run->live[run->n_live++] = opt->state[i];
+    if (opt->average) run->live[run->n_live++] = opt->average;
     run->kernel = bp_active->rules[opt->rule->number][run->plan->dtype];
     run->varies = bp_opt_varies(opt);
     run->move = (bp_move){.clip_value = opt->clip_value};

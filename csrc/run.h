@@ -21,7 +21,8 @@ typedef enum {
     BP_ROWS,   /* a stage: forward, losses, backward */
     BP_AHEAD,  /* gradients of blocks that wait come to their homes */
     BP_SUMS,   /* gradients come to their homes; without a boundary, each block moves at once */
-    BP_MOVES   /* behind the boundary */
+    BP_MOVES,  /* behind the boundary */
+    BP_TABLES  /* where an average is kept: that of all rows of tables, when those that were named have moved */
 } bp_phase;
 
 /* Tasks of a thread's share, beyond the first, that some thread has begun; a cache line each. */
@@ -69,7 +70,7 @@ struct bp_run {
     char *each;              /* see bp_run_each */
     bp_opt opt;
     bp_rule_fn *kernel;      /* of its rule, for the plan's dtype */
-    char *live[1 + BP_MAX_STATES]; /* what a step moves: theta, and the states that are kept */
+    char *live[2 + BP_MAX_STATES]; /* what a step moves: theta, the states that are kept, and the average */
     int n_live;
     int varies;              /* some of its numbers are one for each step */
     bp_boundary_fn *hook;

@@ -64,6 +64,7 @@ bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps
 }
 
 int bp_run_is_whole(const bp_run *run) {
+    if (run->phase == BP_TABLES) return run->round == run->rounds; /* the rest of the step was done before */
     int moves = run->phase == BP_MOVES || (run->phase == BP_SUMS && bp_sums_move(run));
     return !moves || run->round == 0 || run->round == run->rounds;
 }

@@ -36,7 +36,7 @@ bp_status bp_find_tables(bp_plan *plan) {
         int64_t large = bp_forced.parallel_always ? LOGGED_FORCED_BYTES : LOGGED_BYTES;
         plan->tables[plan->n_tables++] =
             (bp_table){.param = i,
-                       .logged = bytes >= large && p->rows / 4 >= most,
+                       .logged = bytes >= large && p->rows / 4 >= most && !(plan->flags & BP_DO_AVERAGE),
                        .keeps = plan->rows > plan->chunk_rows || plan->flags & BP_DO_BOUNDARY,
                        .most = most,
                        .calls = calls};

@@ -31,10 +31,13 @@ OPTIMIZERS = {
     "adadelta": bp.Adadelta(lr=0.5, rho=0.7, eps=1e-3, weight_decay=0.01),
     "lion": bp.Lion(lr=0.002, beta1=0.8, beta2=0.7, weight_decay=0.1, clip_norm=0.3),
     "adam clips": bp.Adam(lr=0.01, clip_norm=0.1, clip_value=0.01),
+    "sgd ema": bp.SGD(lr=0.1, ema=0.9),
+    "adam ema": bp.Adam(lr=0.01, clip_norm=0.1, ema=0.8),
 }
 # SGD, Adam and RMSprop are all that the engine treats in different ways; what differs from them in its kernel alone is
 # spared the long tests of the engine
-_KERNELS = {name: o for name, o in OPTIMIZERS.items() if o.kind not in ("sgd", "adam", "rmsprop") or "amsgrad" in name}
+_KERNELS = {name: o for name, o in OPTIMIZERS.items()
+            if o.kind not in ("sgd", "adam", "rmsprop") or "amsgrad" in name or o.ema}  # fmt: skip
 every_kernel = pytest.mark.parametrize("optimizer", _KERNELS.values(), ids=_KERNELS)
 _WAYS = {name: o for name, o in OPTIMIZERS.items() if name not in _KERNELS}
 every_way = pytest.mark.parametrize("optimizer", _WAYS.values(), ids=_WAYS)
@@ -44,8 +47,10 @@ every_unbounded_optimizer = pytest.mark.parametrize("optimizer", _UNBOUNDED.valu
 
 
 def move(optimizer, params, gradients, states):
-    """One step of the oracle in place: params, each (array, whether it decays), their gradients, and a dict each."""
+    """One step of the oracle in place: params, each (array, whether it decays), their gradients, and a dict each.  The
+    average of theta is test_ema.py's."""
     settings = dict(vars(optimizer))
+    del settings["ema"]
     clip_norm, clip_value, decay = (settings.pop(name) for name in ("clip_norm", "clip_value", "weight_decay"))
     norm = np.sqrt(sum((g**2).sum() for g in gradients))
     factor = 1.0 if clip_norm is None else min(1.0, clip_norm / (norm + 1e-6))

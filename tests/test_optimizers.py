@@ -39,7 +39,7 @@ def test_every_rule_that_moves_is_in_the_list():
     assert all(callable(getattr(ref, kind)) for kind in kinds)
     for kind in kinds:  # what C calls its numbers are the dataclass's fields
         fields = {field.name for field in dataclasses.fields(_optimizers._BY_NAME[kind])}
-        assert fields == {"lr", "weight_decay", "clip_norm", "clip_value", *_core.RULES[kind][0]}
+        assert fields == {"lr", "weight_decay", "clip_norm", "clip_value", "ema", *_core.RULES[kind][0]}
         assert type(_optimizers.resolve(kind)) is getattr(bp, _optimizers._BY_NAME[kind].__name__)
 
 

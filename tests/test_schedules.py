@@ -175,7 +175,7 @@ REFUSED = [
     (lambda: Constant(0.1)("a"), "steps: expected real numbers"),
     (lambda: bp.SGD(momentum=Constant(1)), r"momentum: .*got 1.0, of Constant\(value=1.0\)"),
     (lambda: bp.Adam(eps=Polynomial(1e-8)), r"eps: expected a finite number in \(0, inf\), got 0.0, of Polynomial"),
-    (lambda: bp.Adam(clip_norm=Constant(1)), "clip_norm: expected a number or None, a bound cannot be a schedule"),
+    (lambda: bp.Adam(clip_norm=Constant(1)), "clip_norm: expected a number or None, it cannot be a schedule"),
     (lambda: bp.SGD(nesterov=Constant(1)), "nesterov: expected True or False"),
     (lambda: bp.LevenbergMarquardt(damping=Constant(1)), "damping: expected a number"),
 ]  # fmt: skip

@@ -19,7 +19,7 @@ cdef extern from "bp.h" nogil:
         BP_MAX_OPERANDS, BP_MAX_THREADS, BP_MAX_SETTINGS, BP_MAX_OUTER, BP_MAX_NUMBERS, BP_MAX_STATES, BP_PARAM_FROZEN
         BP_JOB_COLS
         BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE, BP_DO_EACH
-        BP_DO_MOVE, BP_DO_FUSE, BP_DO_BOUNDARY, BP_DO_STRIPS
+        BP_DO_MOVE, BP_DO_FUSE, BP_DO_BOUNDARY, BP_DO_STRIPS, BP_DO_AVERAGE
     ctypedef struct bp_plan
     ctypedef struct bp_run
     ctypedef struct bp_op_type
@@ -69,7 +69,8 @@ cdef extern from "bp.h" nogil:
         bp_number lr, weight_decay
         bp_number number[6]
         void *state[4]
-        double clip_norm, clip_value
+        double clip_norm, clip_value, ema
+        void *average
         int64_t t
     ctypedef struct bp_in_port:
         int buffer

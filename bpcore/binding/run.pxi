@@ -75,7 +75,7 @@ cdef int _number(bp_number *number, str name, dict numbers, list kept) except -1
     return True
 
 
-cdef _fill(bp_opt *opt, str rule, states, int64_t t, dict numbers, clip_norm, clip_value):
+cdef _fill(bp_opt *opt, str rule, states, int64_t t, dict numbers, clip_norm, clip_value, ema):
     """opt of a rule's name, numbers and states (None: they do not lie anywhere yet); returns what it points to."""
     cdef list kept = list(states or ())
     cdef int i = 0, k = 0, needs
@@ -102,15 +102,19 @@ cdef _fill(bp_opt *opt, str rule, states, int64_t t, dict numbers, clip_norm, cl
             else:
                 opt.state[i] = <void *>opt
             k += 1
+    if ema is not None:
+        opt.ema = ema
+        opt.average = cnp.PyArray_DATA(states[k]) if states is not None and k < len(states) else <void *>opt
+        k += 1
     if states is not None and k != len(states):
         raise ValueError(f"optimizer: {len(states)} arrays of state do not fit {rule}")
     return kept
 
 
-def optimizer_flags(str rule, *, clip_norm=None, clip_value=None, **numbers):
-    """What a plan must be compiled with: of MOVE, FUSE, BOUNDARY."""
+def optimizer_flags(str rule, *, clip_norm=None, clip_value=None, ema=None, **numbers):
+    """What a plan must be compiled with: of MOVE, FUSE, BOUNDARY, AVERAGE."""
     cdef bp_opt opt
-    _fill(&opt, rule, None, 0, numbers, clip_norm, clip_value)
+    _fill(&opt, rule, None, 0, numbers, clip_norm, clip_value, ema)
     return bp_opt_flags(&opt)
 
 
@@ -187,16 +191,16 @@ cdef class Run:
         self.arrays = (list(ins), list(outs))
         self.target_shapes = target_shapes
 
-    def optimizer(self, str rule, states=(), int64_t t=0, *, clip_norm=None, clip_value=None, **numbers):
-        """rule: a name of RULES; states: those of its arrays that are kept, shaped as theta; t: moves made so far;
-        numbers: lr, weight_decay and the rule's own, each one number or a float64 array of one for each step of an
+    def optimizer(self, str rule, states=(), int64_t t=0, *, clip_norm=None, clip_value=None, ema=None, **numbers):
+        """rule: a name of RULES; states: those of its arrays that are kept, shaped as theta, and with ema the average;
+        t: moves made so far; numbers: lr, weight_decay and the rule's own, each one number or a float64 array of one for each step of an
         epoch.  The rule `gradient` writes dC/dtheta to its state."""
         cdef bp_opt opt
         for state in states:
             _check_written("optimizer: state", state, self.plan.dtype)
             if state.size < self.theta.size:
                 raise ValueError(f"optimizer: state: expected an array shaped as theta, got {state.shape}")
-        kept = _fill(&opt, rule, states, t, numbers, clip_norm, clip_value)
+        kept = _fill(&opt, rule, states, t, numbers, clip_norm, clip_value, ema)
         if bp_rule_moves(opt.rule):
             _check_written("theta", self.theta, self.plan.dtype)
         cdef bp_status status = bp_run_optimizer(self.run, &opt)

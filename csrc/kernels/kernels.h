@@ -46,6 +46,7 @@ typedef struct {
     void (*sum[2])(void *sum, void *lost, const void *term, int64_t n);
     void (*clip[2])(void *G, int64_t n, double scale, double bound);
     double (*squares[2])(const void *G, int64_t n);
+    void (*average[2])(double ema, int64_t n, const void *theta, void *average);
     void (*philox)(uint64_t seed, uint32_t purpose, uint32_t layer, uint32_t step, uint32_t first,
                    uint32_t w[4][BP_PHILOX_BLOCKS]);
     bp_activation activations[BP_MAX_ACTIVATIONS + 1]; /* closed by a NULL name */
