@@ -56,6 +56,7 @@ from bpcore._optimizers import (  # noqa: E402
     Lion,
     Nadam,
     RMSprop,
+    Rprop,
 )
 from bpcore._recurrent import GRU, LSTM, SimpleRNN  # noqa: E402
 from bpcore._symbols import Symbol  # noqa: E402
@@ -125,6 +126,7 @@ __all__ = [
     "RMSprop",
     "ReduceOnPlateau",
     "Reshape",
+    "Rprop",
     "Scale",
     "SimpleRNN",
     "Slice",

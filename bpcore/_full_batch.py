@@ -1,4 +1,4 @@
-"""What methods share that take all examples at once and are written in Python: an epoch is one step of theirs."""
+"""What optimisers share that take all examples at once: an epoch is one step of theirs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bpcore._optimizers import Optimizer
 
 
 def check(optimizer: Optimizer, model: Model, data: Data, batch: int) -> None:
-    """ValueError where a batch is less than all examples, or a layer draws: then no step would be on the same cost."""
+    """ValueError where a batch is less than all examples, or a layer draws: then no two costs would be comparable."""
     name = type(optimizer).__name__
     if batch < data.n:
         raise ValueError(f"batch_size: {name} takes all examples at once; use batch_size=None")
@@ -20,7 +20,8 @@ def check(optimizer: Optimizer, model: Model, data: Data, batch: int) -> None:
 
 
 class Run:
-    """What `fit` asks of a run (see _core.Run).  cost, costs: before the last step, of all and of each output."""
+    """What `fit` asks of a run (see _core.Run), for methods that are written in Python.  cost, costs: before the last
+    step, of all and of each output."""
 
     def __init__(self, model: Model, data: Data, n_threads: int, settings: Any) -> None:
         self.model, self.data, self.n_threads, self.settings = model, data, n_threads, settings

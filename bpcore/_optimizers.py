@@ -61,7 +61,8 @@ _SHARE = {"high": 1.0, "open_high": True}
 _RANGES: dict[str, dict[str, Any]] = {
     "lr": {}, "weight_decay": {}, "momentum": _SHARE, "beta1": _SHARE, "beta2": _SHARE, "rho": _SHARE,
     "momentum_decay": {}, "eps": {"open_low": True}, "clip_norm": {"open_low": True}, "clip_value": {"open_low": True},
-    "ema": {**_SHARE, "open_low": True},
+    "ema": {**_SHARE, "open_low": True}, "eta_minus": {**_SHARE, "open_low": True}, "eta_plus": {"low": 1.0},
+    "min_step": {"open_low": True}, "max_step": {"open_low": True},
 }  # fmt: skip
 
 
@@ -294,6 +295,37 @@ class Lion(Rule):
 
 
 @_optimizer
+class Rprop(Rule):
+    """iRprop+ (Igel and Huesken 2003), or Rprop (Riedmiller and Braun 1993): steps by the gradient's signs, on all
+    examples; an epoch is a step.
+
+    g = grad + weight_decay * theta; each parameter has a step s of its own, lr at first, and h, its g of the step
+    before.  g h > 0: s = min(eta_plus * s, max_step);  g h < 0: s = max(eta_minus * s, min_step);
+    theta -= s * sign(g);  h = g
+
+    But where g h < 0, theta takes back its last step, and h = 0: with improved=True only where the cost, C of the
+    batch, has grown since, else it stays.  Needs batch_size=None; lr is a number, which the first step alone reads.
+    PyTorch's Rprop never takes a step back.  Decay touches weights, not biases, and is no part of the cost.
+    clip_norm, clip_value: bounds of grad; see `Adam`.
+    """
+
+    lr: float = 0.01
+    eta_minus: Number = 0.5
+    eta_plus: Number = 1.2
+    min_step: Number = 1e-6
+    max_step: Number = 50.0
+    improved: bool = True
+    weight_decay: Number = 0.0
+    kind: ClassVar[str] = "rprop"
+    full_batch: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.lr, Schedule):
+            raise TypeError(f"lr: expected a number, since the first step alone reads it, got {self.lr!r}")
+        super().__post_init__()
+
+
+@_optimizer
 class LevenbergMarquardt(Optimizer):
     """Levenberg (1944) and Marquardt (1963) for squared errors and small networks; an epoch is a step on all examples.
 
@@ -381,7 +413,7 @@ def resolve(value: Any, last: Optimizer | None = None) -> Optimizer:
 
 def check(optimizer: Optimizer, dtype: np.dtype[Any]) -> None:
     """ValueError for a setting that vanishes in the network's dtype."""
-    for name in ("eps", "clip_norm", "clip_value"):
+    for name in ("eps", "clip_norm", "clip_value", "min_step"):
         value = getattr(optimizer, name, None)
         for level in value.levels if isinstance(value, Schedule) else () if value is None else (value,):
             if level < np.finfo(dtype).tiny:
@@ -452,11 +484,12 @@ def numbers(memory: Memory, first: int, call: Call) -> dict[str, Any]:
 
 
 def to_json(optimizer: Optimizer) -> dict[str, Any]:
-    """Its kind and settings; without bounds that are not there and flags that are off."""
+    """Its kind and settings; without bounds that are not there and flags that are off, as they are by default."""
+    defaults = {setting.name: setting.default for setting in fields(optimizer)}  # type: ignore[arg-type]
     settings = {setting.name: getattr(optimizer, setting.name) for setting in fields(optimizer)}  # type: ignore[arg-type]
     settings |= {name: _schedules.to_json(schedule) for name, schedule in schedules(optimizer).items()}
-    kept = {name: value for name, value in settings.items() if value is not None and value is not False}
-    return {"kind": optimizer.kind, **kept}
+    off = {name for name, value in settings.items() if (value is None or value is False) and value is defaults[name]}
+    return {"kind": optimizer.kind, **{name: value for name, value in settings.items() if name not in off}}
 
 
 def from_json(settings: Any, custom: Mapping[str, Any]) -> Optimizer:

@@ -9,6 +9,7 @@ static inline void bp_prepare_move(bp_run *run) {
     const bp_rule *rule = run->opt.rule;
     run->move.scale = 1 / run->sum[1];
     run->move.ema = run->at.t ? run->opt.ema : 0;
+    run->move.cost = run->sum[0] * run->move.scale;
     if (run->varies) bp_move_numbers(&run->move, &run->opt, run->at.t - run->epoch_t);
     if (rule->prepare) rule->prepare(run->move.number, run->at.t + 1, run->move.prepared);
 }

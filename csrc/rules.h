@@ -41,7 +41,9 @@
          STATES(ALWAYS("square"), WITH("mean", "centered"), WITH("velocity", "momentum")))                            \
     RULE(adagrad, MOVES, APART, NULL, NUMBERS("eps"), STATES(ALWAYS("sum")))                                          \
     RULE(adadelta, MOVES, APART, NULL, NUMBERS("rho", "eps"), STATES(ALWAYS("square"), ALWAYS("moved")))              \
-    RULE(lion, MOVES, APART, NULL, NUMBERS("beta1", "beta2"), STATES(ALWAYS("mean")))
+    RULE(lion, MOVES, APART, NULL, NUMBERS("beta1", "beta2"), STATES(ALWAYS("mean")))                                  \
+    RULE(rprop, MOVES, APART, NULL, NUMBERS("eta_minus", "eta_plus", "min_step", "max_step", "improved"),             \
+         STATES(ALWAYS("gradient"), ALWAYS("step"), WITH("cost", "improved")))
 
 #define BP_RULE_NUMBER(name, ...) BP_RULE_##name,
 enum { BP_RULES(BP_RULE_NUMBER) BP_N_RULES };
@@ -66,6 +68,7 @@ typedef struct {
     double scale;                   /* of the sums: 1 / sum of weights, times what clip_norm leaves */
     double clip_value;
     double ema;                     /* what the average keeps of itself */
+    double cost;                    /* of the batch, before the step */
 } bp_move;
 
 typedef int bp_rule_fn(const bp_move *m, double lr, double decay, int64_t n, const void *G, void *theta,

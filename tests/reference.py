@@ -172,3 +172,18 @@ def lion(theta, g, state, lr=0.0001, beta1=0.9, beta2=0.99, weight_decay=0.0):
     m = state.get("m", 0)
     state["m"] = beta2 * m + (1 - beta2) * g
     theta -= lr * (np.sign(beta1 * m + (1 - beta1) * g) + weight_decay * theta)
+
+
+def rprop(
+    theta, g, state, cost, lr=0.01, eta_minus=0.5, eta_plus=1.2, min_step=1e-6, max_step=50.0, improved=True,
+    weight_decay=0.0,
+):  # fmt: skip
+    """One step in place of iRprop+ (Igel & Huesken 2003), or of Rprop (Riedmiller & Braun 1993); cost: before it."""
+    g = g + weight_decay * theta
+    h, s, move = (state.get(name, np.full_like(theta, first)) for name, first in (("h", 0), ("s", lr), ("move", 0)))
+    s = np.where(g * h > 0, np.minimum(eta_plus * s, max_step), s)
+    s = state["s"] = np.where(g * h < 0, np.maximum(eta_minus * s, min_step), s)
+    back = -move if not improved or cost > state.get("cost", np.inf) else 0
+    state["move"] = np.where(g * h < 0, back, -s * np.sign(g))
+    state["h"], state["cost"] = np.where(g * h < 0, 0, g), cost
+    theta += state["move"]

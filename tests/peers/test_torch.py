@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import bpcore as bp
 
@@ -177,6 +178,7 @@ OTHERS = {
                         {"lr": 0.001, "alpha": 0.9, "eps": 1e-4, "momentum": 0.5, "centered": True}, 0.02),
     "adagrad": lambda: (bp.Adagrad(lr=0.02, weight_decay=0.02), torch.optim.Adagrad, {"lr": 0.02}, 0.02),
     "adadelta": lambda: (bp.Adadelta(weight_decay=0.02), torch.optim.Adadelta, {}, 0.02),
+    "ema": lambda: (bp.Adam(lr=0.005, ema=0.95), torch.optim.Adam, {"lr": 0.005}, 0.0),
 }  # fmt: skip
 
 
@@ -197,6 +199,8 @@ def check_training(case, settings, tolerance, n_steps=N_STEPS):
     groups = [{"params": case.W, "weight_decay": decay}, *([{"params": biases}] if biases else [])]
     twin = torch_optimizer(groups, **settings)
     X, losses = torch.tensor(case.X), []
+    weights = torch.nn.ParameterList([*case.W, *biases])  # the same memory
+    average = AveragedModel(weights, multi_avg_fn=get_ema_multi_avg_fn(optimizer.ema or 0.0))
     for _ in range(epochs):
         total = weight = 0.0
         for start in range(0, case.n, batch):
@@ -205,11 +209,16 @@ def check_training(case, settings, tolerance, n_steps=N_STEPS):
             cost = case.cost(X[rows], rows)
             cost.backward()
             twin.step()
+            average.update_parameters(weights)
             w = len(X[rows]) if case.w is None else float(case.w[rows].sum())
             total, weight = total + w * cost.item(), weight + w
         losses.append(total / weight)
     close(case.net.theta, case.flat(case.W, case.b), tolerance)
     close(history.loss, losses, tolerance)
+    if optimizer.ema is not None:
+        rest = iter([*average.module][len(case.W) :])
+        b = [None if b is None else next(rest) for b in case.b]
+        close(case.net.averaged().theta, case.flat([*average.module][: len(case.W)], b), tolerance)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
