@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bpcore import _metrics, _validate
 from bpcore._history import History
 from bpcore._model import Snapshot
+from bpcore._optimizers import Rprop
 from bpcore._schedules import Schedule
 
 if TYPE_CHECKING:
@@ -227,8 +228,9 @@ def _is_better(callback: EarlyStopping | ReduceOnPlateau, value: float, state: S
 def _number_of(optimizer: Any) -> float:
     """Its lr; TypeError where that is no number."""
     lr = getattr(optimizer, "lr", None)
-    if not isinstance(lr, float):
+    if not isinstance(lr, float) or isinstance(optimizer, Rprop):
         got = f"lr={lr!r}" if lr is not None else f"{optimizer!r}, which has none"
+        got = f"{optimizer!r}, whose first step alone reads it" if isinstance(optimizer, Rprop) else got
         raise TypeError(f"callbacks: ReduceOnPlateau expects an optimiser whose lr is a number, got {got}")
     return lr
 

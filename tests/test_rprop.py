@@ -169,6 +169,8 @@ def test_refused():
         with pytest.raises(ValueError, match=words):
             net.fit(X, Y, **{"optimizer": bp.Rprop(), **settings})
         assert facts(net) == before
+    with pytest.raises(TypeError, match="ReduceOnPlateau expects .*, whose first step alone reads it"):
+        make().fit(X, Y, optimizer=bp.Rprop(), batch_size=None, callbacks=bp.ReduceOnPlateau("loss"))
     with pytest.raises(TypeError, match="lr: expected a number, since the first step alone reads it"):
         bp.Rprop(lr=bp.schedules.Constant(0.1))
     for name, value in (("eta_minus", 1.0), ("eta_minus", 0.0), ("eta_plus", 0.9), ("min_step", 0.0), ("max_step", -1)):
