@@ -350,21 +350,20 @@ def _train(calls: list[_training.Call], n_threads: int) -> None:
 def _take_turns(active: deque[_Training], n_threads: int) -> None:
     """C goes on with them for a while; those that had their turn and are not done go to the end of the queue."""
     turns = list(active)
-    taken = 0
     try:
         for training in turns:
             training.loop.model.fitting.close(training.loop.run)
-        taken = _core.run_jobs([training.job for training in turns if training.job], n_threads, SLICE_SECONDS)
+        _core.run_jobs([training.job for training in turns if training.job], n_threads, SLICE_SECONDS)
     finally:
         for training in turns:
             training.log()  # before others read it: its count of steps is that of theta
             if training.loop.run.is_whole():
                 training.loop.model.fitting.open()
-    for training in turns[:taken]:
-        if _is_going_on(training, training.go_on):
-            active.rotate(-1)
-        else:
-            active.popleft()
+    for training in turns:
+        if training.job and training.job.had_turn:
+            goes_on = _is_going_on(training, training.go_on)
+            active.remove(training)
+            active.extend([training] * goes_on)
 
 
 def _is_going_on(training: _Training, step: Callable[[], bool]) -> bool:

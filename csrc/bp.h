@@ -347,12 +347,13 @@ typedef struct {
     double seconds;      /* spent so far on the epoch that is begun */
     int fresh;           /* see bp_epoch */
     bp_status status;    /* BP_DONE: all epochs are done, and none is begun; BP_PAUSED: call again to go on */
+    int had_turn;        /* in the last call */
 } bp_job;
-/* Goes on with n runs, no two of them the same, for about `seconds`: on several threads, each job on one at a time; a
- * single job on all.  A job ends with its epochs, or with a status of bp_epoch's, and the others go on.  None may call
- * the user's Python.  Returns how many jobs, the first ones, had their turn: where threads or time did not reach, the
- * others are as they were.  Blocks; may be called without the GIL. */
-int64_t bp_many(bp_job *const *jobs, int64_t n, int n_threads, double seconds);
+/* Goes on with n runs, no two of them the same, for about `seconds`: on several threads, each job on one at a time,
+ * small ones of one plan side by side (lanes.h); a single job on all.  A job ends with its epochs, or with a status of
+ * bp_epoch's, and the others go on.  None may call the user's Python.  Where threads or time did not reach, jobs are as
+ * they were.  Blocks; may be called without the GIL. */
+bp_status bp_many(bp_job *const *jobs, int64_t n, int n_threads, double seconds);
 
 /* Copies theta to where bp_answer reads it from then on, if the plan does BP_DO_STRIPS: wide weights of dense layers in
  * strips of columns, which a product reads from front to back, all else as it was. */

@@ -14,20 +14,25 @@ static void average(bp_run *run, int64_t at, int64_t n) {
     bp_active->average[run->plan->dtype](run->move.ema, n, run->theta + first, (char *)run->opt.average + first);
 }
 
-/* n elements from `at` on, all of parameters with the factors of p. */
-static int move(bp_run *run, const bp_param *p, int64_t at, int64_t n, char *G) {
-    const bp_move *m = &run->move;
+int bp_move_elements(bp_rule_fn *kernel, const bp_move *m, bp_dtype dtype, double rate, double decay, int64_t n,
+                     void *G, void *theta, void *const state[BP_MAX_STATES]) {
     bp_move clipped;
-    size_t first = (size_t)at * run->plan->size;
-    void *state[BP_MAX_STATES];
-    for (int i = 0; i < BP_MAX_STATES; i++) state[i] = run->opt.state[i] ? (char *)run->opt.state[i] + first : NULL;
     if (m->clip_value > 0 || m->scale < FLT_MIN) {
-        bp_active->clip[run->plan->dtype](G, n, m->scale, m->clip_value > 0 ? m->clip_value : INFINITY);
+        bp_active->clip[dtype](G, n, m->scale, m->clip_value > 0 ? m->clip_value : INFINITY);
         clipped = *m;
         clipped.scale = 1;
         m = &clipped;
     }
-    int spoilt = run->kernel(m, m->lr * p->rate, m->weight_decay * p->decay, n, G, run->theta + first, state);
+    return kernel(m, m->lr * rate, m->weight_decay * decay, n, G, theta, state);
+}
+
+/* n elements from `at` on, all of parameters with the factors of p. */
+static int move(bp_run *run, const bp_param *p, int64_t at, int64_t n, char *G) {
+    size_t first = (size_t)at * run->plan->size;
+    void *state[BP_MAX_STATES];
+    for (int i = 0; i < BP_MAX_STATES; i++) state[i] = run->opt.state[i] ? (char *)run->opt.state[i] + first : NULL;
+    int spoilt = bp_move_elements(run->kernel, &run->move, run->plan->dtype, p->rate, p->decay, n, G,
+                                  run->theta + first, state);
     if (run->opt.average && !bp_is_table(p)) average(run, at, n);
     return spoilt;
 }

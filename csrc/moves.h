@@ -13,6 +13,10 @@ static inline void bp_prepare_move(bp_run *run) {
     if (run->varies) bp_move_numbers(&run->move, &run->opt, run->at.t - run->epoch_t);
     if (rule->prepare) rule->prepare(run->move.number, run->at.t + 1, run->move.prepared);
 }
+/* n elements of theta and the states, whose sums are G, of a parameter with these factors; whether some are spoilt: see
+ * rules.h.  G may be overwritten. */
+int bp_move_elements(bp_rule_fn *kernel, const bp_move *m, bp_dtype dtype, double rate, double decay, int64_t n,
+                     void *G, void *theta, void *const state[BP_MAX_STATES]);
 /* theta[at : at + n] of one parameter, whose sums are G. */
 bp_status bp_move_run(bp_run *run, const bp_param *p, int64_t at, int64_t n, char *G);
 /* A block, whose rows of sums are ld apart. */

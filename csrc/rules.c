@@ -34,14 +34,14 @@ static void prepare_nadam(const double *number, int64_t t_, double *prepared) {
     prepared[2] = sqrt(1 - pow(number[1], t));
 }
 
-enum { WRITES = 0, MOVES = 1, APART = 0, FUSES = 1 };
+enum { WRITES, MOVES, BY_COST, APART = 0, FUSES };
 #define NUMBERS(...) {__VA_ARGS__}
 #define NO_NUMBERS {NULL}
 #define STATES(...) {__VA_ARGS__}
 #define ALWAYS(name) {name, NULL}
 #define WITH(name, number) {name, number}
 #define RULE(name, moves, fuses, prepare, numbers, states)                                                            \
-    {BP_RULE_##name, #name, moves, fuses, prepare, numbers, states},
+    {BP_RULE_##name, #name, moves != WRITES, moves == BY_COST, fuses, prepare, numbers, states},
 static const bp_rule rules[BP_N_RULES] = {BP_RULES(RULE)};
 #undef RULE
 

@@ -42,7 +42,7 @@
     RULE(adagrad, MOVES, APART, NULL, NUMBERS("eps"), STATES(ALWAYS("sum")))                                          \
     RULE(adadelta, MOVES, APART, NULL, NUMBERS("rho", "eps"), STATES(ALWAYS("square"), ALWAYS("moved")))              \
     RULE(lion, MOVES, APART, NULL, NUMBERS("beta1", "beta2"), STATES(ALWAYS("mean")))                                  \
-    RULE(rprop, MOVES, APART, NULL, NUMBERS("eta_minus", "eta_plus", "min_step", "max_step", "improved"),             \
+    RULE(rprop, BY_COST, APART, NULL, NUMBERS("eta_minus", "eta_plus", "min_step", "max_step", "improved"),             \
          STATES(ALWAYS("gradient"), ALWAYS("step"), WITH("cost", "improved")))
 
 #define BP_RULE_NUMBER(name, ...) BP_RULE_##name,
@@ -52,7 +52,7 @@ enum { BP_RULES(BP_RULE_NUMBER) BP_N_RULES };
 struct bp_rule {
     int number;    /* of its row, and of its kernel in bp_kernels */
     const char *name;
-    int moves, fuses;
+    int moves, by_cost, fuses;
     void (*prepare)(const double *number, int64_t t, double *prepared);
     const char *numbers[BP_MAX_NUMBERS + 1]; /* closed by NULL */
     struct {

@@ -5,6 +5,8 @@ import os
 import pickle
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -35,6 +37,9 @@ KINDS = {
     "huber": ([bp.Dense(4, "silu"), bp.Dense(2)], Y, "float32"),
 }
 LOSSES = {"huber": bp.losses.Huber(delta=0.5)}
+
+
+ACTIVATIONS = ["relu", "tanh", "logistic", "identity", "gelu", "elu"]
 
 
 def make(kind="softmax", seed=0):
@@ -133,6 +138,70 @@ def test_all_threads_take_networks():
         if _core.pool_tasks(2)[1] > 0:
             return
     pytest.fail("one thread did all")
+
+
+# ---- side by side ----
+
+RULES = [
+    [bp.SGD(lr=0.1)], [bp.Adam(lr=0.01)], [bp.SGD(lr=r, momentum=0.9, weight_decay=0.01) for r in (0.1, 0.01, 0.001)],
+    [bp.Adam(lr=r, clip_value=0.1) for r in (0.01, 0.02)], [bp.AdamW(lr=0.01)], [bp.RMSprop(lr=0.01, momentum=0.5)],
+    [bp.SGD(lr=bp.schedules.Cosine(0.1)), bp.SGD(lr=bp.schedules.Cosine(0.2))], [bp.Lion()], [bp.Nadam()],
+]  # fmt: skip
+
+
+def check_mixture(seed):
+    """Networks of one shape, some of them with other rules, weights and rows: those that are alike go in lanes."""
+    pick = np.random.default_rng(seed)
+    K, n = int(pick.choice([2, 7, 16, 17, 40, 130])), int(pick.integers(5, 90))
+    n_in, n_out, batch = int(pick.integers(1, 9)), int(pick.integers(1, 5)), int(pick.choice([1, 4, 16, 33, 80, 200]))
+    if batch == 200:  # shards of 64 rows, the last of one
+        K, n = 17, 193
+    inside = [bp.Dense(int(pick.integers(1, 20)), str(pick.choice(ACTIVATIONS))) for _ in range(pick.integers(0, 3))]
+    last, loss = [("softmax", "auto"), ("logistic", "auto"), ("identity", "auto"), ("tanh", "mse"),
+                  ("softplus", "huber"), ("softmax", "cross_entropy")][seed % 6]  # fmt: skip
+    n_out += last == "softmax" and n_out == 1
+    net = bp.Network([bp.Input(n_in), *inside, bp.Dense(n_out, last)], dtype=f"float{32 << seed % 2}")
+    if seed % 5 == 1 and inside:
+        net.frozen = {"dense_2"}
+    X = pick.standard_normal((n, n_in)).astype(str(pick.choice(["float32", "float64"])))
+    y = pick.uniform(0, 1, (n, n_out))
+    if last == "softmax":
+        y = pick.integers(0, n_out, n) if loss == "auto" else pick.dirichlet(np.ones(n_out), n)
+    rules = RULES[seed % len(RULES)]
+    optimizers = [rules[k % len(rules)] for k in range(K)]
+    rows = [pick.integers(0, n, n if k % 5 else n // 2 + 1) for k in range(K)] if seed % 4 == 1 else [None] * K
+    weights = [pick.uniform(0, 2, n) * (pick.uniform(0, 1, n) < 0.5) for _ in range(K)] if seed % 3 == 1 else [None] * K
+    nets, twins = ([net._anew(k) for k in range(K)] for _ in range(2))
+    settings = {"loss": loss, "batch_size": batch, "epochs": 2, "shuffle": bool(seed % 2)}
+    histories = bp.fit_many(nets, X, y, optimizer=optimizers, rows=rows, sample_weight=weights,
+                            n_threads=int(pick.choice([1, 1, 1, 2, 7])), **settings)  # fmt: skip
+    wanted = [
+        twin.fit(*((X, y) if r is None else (X[r], y[r])), sample_weight=w if w is None or r is None else w[r],
+                 optimizer=optimizer, **settings)
+        for twin, r, w, optimizer in zip(twins, rows, weights, optimizers, strict=True)
+    ]  # fmt: skip
+    check_alike(nets, twins, histories, wanted)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_lanes_have_the_bits_of_fit_alone(seed):
+    check_mixture(seed)
+
+
+def test_lanes_have_these_bits_on_every_instruction_set():
+    program = "import test_many; [test_many.check_mixture(seed) for seed in range(5)]"
+    for isa in _core.isa()[1][1:]:
+        environment = {**os.environ, "BPCORE_ISA": isa, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+
+
+def test_equal_small_networks_go_side_by_side():
+    """A group counts as one task; a step alone as several."""
+    for kind, together in (("softmax", True), ("deep", True), ("recurrent", False), ("dropout", False)):
+        width = 64 // np.dtype(KINDS[kind][2]).itemsize
+        _core.pool_tasks_reset()
+        bp.fit_many([make(kind, seed=k) for k in range(width)], X, KINDS[kind][1], n_threads=1)
+        assert (_core.pool_tasks(1)[0] < width) == together, kind
 
 
 # ---- what ends some of them ----

@@ -114,6 +114,7 @@ cdef extern from "bp.h" nogil:
         double seconds
         int fresh
         bp_status status
+        int had_turn
 
     const bp_op_type *bp_op_find(const char *)
     bp_status bp_op_register(const bp_op_type *)
@@ -153,7 +154,7 @@ cdef extern from "bp.h" nogil:
     void bp_run_random(bp_run *, uint64_t, int64_t)
     void bp_run_begin(bp_run *, int64_t, int64_t, const int64_t *)
     bp_status bp_epoch(bp_run *, int, double, int64_t, int)
-    int64_t bp_many(bp_job **, int64_t, int, double)
+    bp_status bp_many(bp_job **, int64_t, int, double)
     bp_progress bp_run_progress(const bp_run *)
     void bp_plan_pack(const bp_plan *, const void *, void *)
     bp_status bp_answer(const bp_plan *, const void *, void *, int, const bp_in_port *, int, const bp_out_port *, int)

@@ -46,11 +46,16 @@ cdef class Job:
             self.run.plan.fail(self.job.status)
         return self.job.status
 
+    @property
+    def had_turn(self):
+        """Whether the last call of `run_jobs` went on with it."""
+        return bool(self.job.had_turn)
+
 
 def run_jobs(list jobs, int n_threads, double seconds):
-    """Goes on with all of them, no two of the same run, for about `seconds` without the GIL, a thread each; how many had
-    their turn: the first ones."""
-    cdef int64_t n = len(jobs), taken
+    """Goes on with all of them, no two of the same run, for about `seconds` without the GIL, on several threads."""
+    cdef int64_t n = len(jobs)
+    cdef bp_status status
     cdef bp_job **pointers = <bp_job **>calloc(n + 1, sizeof(bp_job *))
     cdef bint blas = False
     cdef unsigned long generation = _generation
@@ -65,9 +70,10 @@ def run_jobs(list jobs, int n_threads, double seconds):
         _enter(blas)
         try:
             with nogil:
-                taken = bp_many(pointers, n, n_threads, seconds)
+                status = bp_many(pointers, n, n_threads, seconds)
         finally:
             _leave(blas, generation)
     finally:
         free(pointers)
-    return taken
+    if status:
+        _raise(status)

@@ -33,6 +33,37 @@ typedef struct {
 
 enum { BP_PHILOX_BLOCKS = 32 };
 
+/* Networks side by side (lanes.inc): the vectors of all arrays hold an element of each network, as many as there are
+ * reals in a vector.  C (m, n) of A (m, k) and B (k, n): A(i, p) is vector i * a_row + p * a_col, and so on. */
+typedef struct {
+    int64_t m, n, k;
+    const void *A;
+    int64_t a_row, a_col;
+    const void *B;
+    int64_t b_row, b_col;
+    const void *bias; /* (n,), which the sums begin with; NULL: 0 */
+    const void *df;   /* as C: the sums' factors; or NULL */
+    void *C;
+    int64_t ldc;
+    int go_on; /* the sums begin with what C holds */
+    enum { BP_LANES_ONE, BP_LANES_FOUR, BP_LANES_NONE } chains; /* an element.  FOUR: of `online` in gemm.inc; NONE: it
+                                                                 * is one term, and no sum */
+} bp_lane_product;
+
+/* A loss on rows of all networks. */
+typedef struct {
+    const void *out;    /* (rows, cols) */
+    const void *target; /* (rows, cols), or labels (rows,): whole numbers of a real's size */
+    const void *weight; /* (rows,), or NULL for 1 */
+    void *grad;         /* (rows, cols) */
+    int labels;
+    int64_t rows, cols;
+    double *sum;        /* (3, lanes): those of bp_loss_call, to which the rows are added */
+} bp_lane_loss;
+typedef void bp_lane_loss_fn(const bp_lane_loss *loss);
+
+enum { BP_MAX_LANE_LOSSES = 4, BP_LANE_LOSS_COLS = 16 /* of one, at most */ };
+
 /* The kernels of one instruction set, by bp_dtype. */
 typedef struct {
     const char *isa;
@@ -49,6 +80,26 @@ typedef struct {
     void (*average[2])(double ema, int64_t n, const void *theta, void *average);
     void (*philox)(uint64_t seed, uint32_t purpose, uint32_t layer, uint32_t step, uint32_t first,
                    uint32_t w[4][BP_PHILOX_BLOCKS]);
+    /* networks side by side; n, rows and cols count vectors */
+    int vector_bytes;
+    void (*lane_product[2])(const bp_lane_product *x);
+    /* sum (n,) (+)= the sum of rows (rows, n), one chain, which begins with the first */
+    void (*lane_sums[2])(const void *rows, int64_t n_rows, int64_t n, void *sum, int go_on);
+    /* total (n,) = 0 or goes on, += sum; at the last, sum is the total, rounded */
+    void (*lane_fold[2])(void *sum, int64_t n, double *total, int first, int last);
+    void (*lane_times[2])(void *x, const void *factor, int64_t n); /* x (n,) *= factor (n,) */
+    void (*lane_scale[2])(void *x, const double *scale, int64_t n); /* the same factor, (lanes,), for all of n */
+    /* Each network's n elements, ld apart, to vectors, and back; what lies behind the n up to a vector's (to: up to as
+     * many vectors) is overwritten. */
+    void (*interleave[2])(const void *from, int64_t ld, int64_t n, void *to);
+    void (*separate[2])(const void *from, int64_t n, void *to, int64_t ld);
+    void (*broadcast[2])(const void *from, int64_t n, void *to); /* the same of all networks */
+    void (*lane_labels[2])(const int32_t *from, int64_t ld, int64_t n, void *to);
+    struct {
+        const char *name;
+        int fused;
+        bp_lane_loss_fn *fn[2];
+    } lane_losses[BP_MAX_LANE_LOSSES + 1]; /* closed by a NULL name */
     bp_activation activations[BP_MAX_ACTIVATIONS + 1]; /* closed by a NULL name */
     bp_loss_type losses[BP_MAX_LOSSES + 1];            /* the same */
 } bp_kernels;
