@@ -31,7 +31,7 @@ from bpcore._losses import Loss  # noqa: E402
 from bpcore._many import fit_many, fit_restarts  # noqa: E402
 from bpcore._matmul import MatMul  # noqa: E402
 from bpcore._network import Network, load  # noqa: E402
-from bpcore._normalization import Dropout, LayerNorm  # noqa: E402
+from bpcore._normalization import Dropout, GroupNorm, LayerNorm, RMSNorm  # noqa: E402
 from bpcore._operations import (  # noqa: E402
     Activate,
     Add,
@@ -110,6 +110,7 @@ __all__ = [
     "GlobalAveragePool",
     "GlobalMaxPool",
     "Gradients",
+    "GroupNorm",
     "History",
     "Input",
     "LayerNorm",
@@ -123,6 +124,7 @@ __all__ = [
     "Nadam",
     "Network",
     "Permute",
+    "RMSNorm",
     "RMSprop",
     "ReduceOnPlateau",
     "Reshape",

@@ -28,9 +28,10 @@ from bpcore._model import Model
 from bpcore._schedules import Schedule
 from bpcore._symbols import Symbol
 
-# a file has the oldest that can hold it; 2: optimisers of other kinds and settings than 1 knows, schedules, names of
-# columns, ensembles
+# a file has the oldest that can hold it; 2: layers, optimisers and settings of them that 1 does not know, schedules,
+# names of columns, ensembles
 FORMATS = ("1", "2")
+_LATER_LAYERS = {"rms_norm", "group_norm"}
 _FIRST_OPTIMIZERS = {
     "sgd": {"lr", "momentum", "nesterov", "weight_decay"},
     "adam": {"lr", "beta1", "beta2", "eps", "weight_decay"},
@@ -159,7 +160,8 @@ def _graph(model: Model) -> dict[str, Any]:
 
 def _format(graph: dict[str, Any], training: dict[str, Any]) -> str:
     """The oldest format that knows what the file says."""
-    if "feature_names" in graph or "begun" in training:
+    later = any(node["op"] in _LATER_LAYERS for node in graph["nodes"])
+    if later or "feature_names" in graph or "begun" in training:
         return FORMATS[1]
     optimizer = training["optimizer"] or {"kind": "sgd"}
     known = set(optimizer) - {"kind"} <= _FIRST_OPTIMIZERS.get(optimizer["kind"], set())

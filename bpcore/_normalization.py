@@ -1,7 +1,8 @@
-"""Layers that keep activations in their place: layer normalisation and dropout."""
+"""Layers that keep activations in their place: normalisation over an example, and dropout."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
@@ -11,6 +12,7 @@ import numpy as np
 from bpcore import _validate
 from bpcore._core import Plan
 from bpcore._layers import Layer, Spec, named
+from bpcore._operations import permuted
 from bpcore._symbols import Shape
 
 if TYPE_CHECKING:
@@ -56,6 +58,111 @@ class LayerNorm(Layer):
             return of_parameters
         Rn = t.plan.op("layer_norm_product", [*inputs, *moves], settings=([shapes[0][-1]], [self.eps]))
         return t.add_up(t.plan.op("scale", [Rn], slots[:1]), of_parameters)
+
+
+@dataclass(frozen=True, eq=False)
+class RMSNorm(Layer):
+    """s a / sqrt(mean(a^2) + eps) over the last axis, at each position (Zhang and Sennrich 2019).
+
+    mean is over one example's units; the gain s, (units,), is learned, first 1.  It costs less than LayerNorm: the mean
+    is not taken off, and there is no bias.
+    """
+
+    eps: float = field(default=1e-5, kw_only=True)
+    name: str | None = field(default=None, kw_only=True, repr=False)
+    op: ClassVar[str] = "rms_norm"
+    saved: ClassVar[tuple[str, ...]] = ("eps",)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eps", _validate.real("eps", self.eps, 1e-30, 1.0))
+        named(self.name)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def parameters(self, *shapes: Shape) -> dict[str, Spec]:
+        return {"s": Spec(shapes[0][-1:], False)}
+
+    def draw(self, to: Mapping[str, np.ndarray], shapes: Sequence[Shape], seed: int, layer: int) -> None:
+        to["s"][...] = 1
+
+    def _settings(self, shape: Shape) -> tuple[list[int], list[float]]:
+        return [shape[-1], 1], [self.eps]  # LAYER_NORM_UNITS, LAYER_NORM_KEEPS_MEAN, LAYER_NORM_EPS
+
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        return plan.op("scale", [plan.op("normalise", inputs, settings=self._settings(shapes[0]))], slots)
+
+    def tangent(
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        """With n = a / sqrt(mean(a^2) + eps): R{s n} = s Rn + v n"""
+        of_gain = t.plan.op("scale", [t.plan.reads(a)], v)
+        if moves[0] < 0:
+            return of_gain
+        Rn = t.plan.op("layer_norm_product", [*inputs, *moves], settings=self._settings(shapes[0]))
+        return t.add_up(t.plan.op("scale", [Rn], slots), of_gain)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupNorm(Layer):
+    """s (a - mean) / sqrt(variance + eps) + b over groups of channels, the last axis (Wu and He 2018).
+
+    mean and variance are of one example's numbers in a group: units / groups neighbouring channels at all positions, as
+    PyTorch has it.  groups divides the channels: 1 takes an example as a whole, and as many groups as channels are
+    instance normalisation.  The gain s and the bias b, (units,), are learned, first 1 and 0.
+    """
+
+    groups: int
+    eps: float = field(default=1e-5, kw_only=True)
+    name: str | None = field(default=None, kw_only=True, repr=False)
+    op: ClassVar[str] = "group_norm"
+    saved: ClassVar[tuple[str, ...]] = ("groups", "eps")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", _validate.integer("groups", self.groups, 1, _validate.MAX_UNITS))
+        object.__setattr__(self, "eps", _validate.real("eps", self.eps, 1e-30, 1.0))
+        named(self.name)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        if shapes[0][-1] % self.groups:
+            raise self.wrong(f"channels (the last axis) that are a multiple of groups={self.groups}", shapes[0])
+        return shapes[0]
+
+    def parameters(self, *shapes: Shape) -> dict[str, Spec]:
+        return {"s": Spec(shapes[0][-1:], False), "b": Spec(shapes[0][-1:], False)}
+
+    def draw(self, to: Mapping[str, np.ndarray], shapes: Sequence[Shape], seed: int, layer: int) -> None:
+        to["s"][...] = 1
+
+    def _turned(self, plan: Plan, x: int, shape: Shape, back: bool = False) -> int:
+        """x, (positions, groups, channels of a group), with the groups first; or from there back."""
+        sizes = [math.prod(shape[:-1]), self.groups, shape[-1] // self.groups]
+        if 1 in sizes[:2]:
+            return x
+        a, b, c = [sizes[1], sizes[0], sizes[2]] if back else sizes
+        return permuted(plan, x, [b, a, c], [c, b * c, 1], 0)
+
+    def _settings(self, shape: Shape) -> tuple[list[int], list[float]]:
+        return [math.prod(shape) // self.groups, 0], [self.eps]  # as in RMSNorm
+
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        x = self._turned(plan, inputs[0], shapes[0])
+        normal = self._turned(plan, plan.op("normalise", [x], settings=self._settings(shapes[0])), shapes[0], True)
+        return plan.op("shift", [plan.op("scale", [normal], slots[:1])], slots[1:])
+
+    def tangent(
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        """With n = (a - mean) / sqrt(variance + eps): R{s n + b} = s Rn + v_s n + v_b"""
+        normal = t.plan.reads(t.plan.reads(a))
+        of_parameters = t.plan.op("shift", [t.plan.op("scale", [normal], v[:1])], v[1:])
+        if moves[0] < 0:
+            return of_parameters
+        turned = [self._turned(t.plan, x, shapes[0]) for x in (*inputs, *moves)]
+        Rn = t.plan.op("layer_norm_product", turned, settings=self._settings(shapes[0]))
+        return t.add_up(t.plan.op("scale", [self._turned(t.plan, Rn, shapes[0], True)], slots[:1]), of_parameters)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from bpcore._recurrent import Recurrent
 
 # layers that make of each time step, alone, a time step
 _ELEMENTWISE = ("add", "multiply", "dropout", "embedding")
-_ON_THE_LAST_AXIS = ("dense", "scale", "bias", "layer_norm")
+_ON_THE_LAST_AXIS = ("dense", "scale", "bias", "layer_norm", "rms_norm")
 
 
 def _keeps_time(layer: Any, axes: int) -> bool:

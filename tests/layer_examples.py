@@ -73,6 +73,11 @@ SHAPES = {
     **{op: _recurrent(kind) for op, kind in RECURRENT.items()},
     "embedding": [(bp.Embedding(5, 3), (4,))],
     "layer_norm": [(bp.LayerNorm(), (5,)), (bp.LayerNorm(eps=0.1), (2, 37)), (bp.LayerNorm(eps=1), (1,))],
+    "rms_norm": [(bp.RMSNorm(), (5,)), (bp.RMSNorm(eps=0.1), (2, 37)), (bp.RMSNorm(eps=1), (1,))],
+    "group_norm": [
+        (bp.GroupNorm(2), (3, 2, 6)), (bp.GroupNorm(1, eps=0.1), (4, 3)), (bp.GroupNorm(3, eps=1), (6,)),
+        (bp.GroupNorm(5, eps=0.1), (7, 5)),
+    ],
     "dropout": [(bp.Dropout(0.5), (4,))],
     "matmul": [
         (bp.MatMul(), (2, 2, 3), (2, 3, 1)), (bp.MatMul(transpose_a=True, transpose_b=True), (3, 2), (4, 3)),

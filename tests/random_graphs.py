@@ -229,6 +229,10 @@ def _function(pick, a, pool):
     return BEND(a) if pick.flag() else RATIO(a, pick.of(_like(a, pool)))
 
 
+def _group_norm(pick, a, pool):
+    return bp.GroupNorm(pick.of([g for g in range(1, a.shape[-1] + 1) if a.shape[-1] % g == 0]), eps=0.1)(a)
+
+
 def _again(pick, a, pool):
     """A layer with weights once more: on a, where it has the shape of its first input, or on that."""
     with_weights = [symbol for symbol in pool if symbol.inputs and symbol.layer.parameters(symbol.inputs[0].shape)]
@@ -268,6 +272,8 @@ LAYERS = {
     "gru": _recurrent(bp.GRU),
     "embedding": _embedding,
     "function": _function,
+    "rms_norm": lambda pick, a, pool: bp.RMSNorm(eps=0.1)(a),
+    "group_norm": _group_norm,
 }
 OPERATIONS = {**LAYERS, "arithmetic": _arithmetic, "again": _again}
 REAL = tuple(name for name in OPERATIONS if name != "embedding")  # of real inputs, which Jacobians are by
@@ -316,6 +322,20 @@ def _layer_norm_value(np_, layer, parameters, inputs):
     (x,), (s, b) = inputs, parameters
     x = x - x.mean(-1, keepdims=True)
     return s * x / np_.xp.sqrt((x * x).mean(-1, keepdims=True) + layer.eps) + b
+
+
+def _rms_norm_value(np_, layer, parameters, inputs):
+    (x,), (s,) = inputs, parameters
+    return s * x / np_.xp.sqrt((x * x).mean(-1, keepdims=True) + layer.eps)
+
+
+def _group_norm_value(np_, layer, parameters, inputs):
+    """Statistics over all positions and the channels of a group."""
+    (x,), (s, b) = inputs, parameters
+    grouped = x.reshape(len(x), -1, layer.groups, x.shape[-1] // layer.groups)
+    d = grouped - grouped.mean((1, 3), keepdims=True)
+    n = d / np_.xp.sqrt((d * d).mean((1, 3), keepdims=True) + layer.eps)
+    return s * n.reshape(x.shape) + b
 
 
 def padding(layer, axis, n, size, dilation):
@@ -438,6 +458,8 @@ VALUES = {
     "scale": lambda np_, layer, parameters, inputs: inputs[0] * parameters[0],
     "bias": lambda np_, layer, parameters, inputs: inputs[0] + parameters[0],
     "layer_norm": _layer_norm_value,
+    "rms_norm": _rms_norm_value,
+    "group_norm": _group_norm_value,
     "matmul": lambda np_, layer, parameters, inputs: turned(np_, inputs[0], layer.transpose_a)
     @ turned(np_, inputs[1], layer.transpose_b),
     "dropout": lambda np_, layer, parameters, inputs: inputs[0],  # but in fit

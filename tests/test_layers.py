@@ -167,7 +167,7 @@ import bpcore as bp
 import numpy as np
 from layer_examples import examples
 found = {}
-for op in ("simple_rnn", "lstm", "gru", "layer_norm", "max_pool2d"):
+for op in ("simple_rnn", "lstm", "gru", "layer_norm", "rms_norm", "group_norm", "max_pool2d"):
     for dtype in ("float32", "float64"):
         for i, each in enumerate(examples(op, rows=40)):
             net = bp.Network._of(each.net._model.like(dtype))
@@ -185,7 +185,7 @@ def test_all_instruction_sets_agree(tmp_path):
 # an operation, columns of its inputs, its parameters, its settings; and what does not fit in place of one of them
 RECURRENCE = ("linear_recurrence", (24, 24, 12, 12, 3), ((4, 8),), [3, 4, 0, 0, 1, 1])
 DELAY = ("delay", (12,), (), [3, 4, 0, 0])
-PRODUCT = ("layer_norm_product", (12, 12), (), [4])
+NORM, PRODUCT = ("normalise", (12,), (), [4, 1]), ("layer_norm_product", (12, 12), (), [4])
 AT = ("max_pool_at", (2, 8), (), [2, 2, 2, 2, 2, 2, 2, 0, 0, 1, 1])
 WRONG = [
     (RECURRENCE, 1, (24, 24, 12, 12)), (RECURRENCE, 1, (24, 12, 12, 12, 3)), (RECURRENCE, 1, (24, 24, 24, 12, 3)),
@@ -195,6 +195,8 @@ WRONG = [
     (RECURRENCE, 3, [3, 4, -1, 0, 1, 1]), (RECURRENCE, 3, [3, 4, 0, 0, 0, 1]),
     (RECURRENCE, 3, [2**40, 2**40, 0, 0, 1, 1]),
     (DELAY, 1, (13,)), (DELAY, 1, (12, 12)), (DELAY, 2, ((3, 4),)), (DELAY, 3, [0, 4, 0, 0]), (DELAY, 3, [3, 5, 0, 0]),
+    (NORM, 1, (13,)), (NORM, 1, (12, 12)), (NORM, 2, ((4, 1),)), (NORM, 3, [0]), (NORM, 3, [5]), (NORM, 3, [4, 2]),
+    (NORM, 3, [4, -1]),
     (PRODUCT, 1, (12,)), (PRODUCT, 1, (12, 8)), (PRODUCT, 1, (13, 13)), (PRODUCT, 2, ((4, 1),)), (PRODUCT, 3, [0]),
     (AT, 1, (8,)), (AT, 1, (3, 8)), (AT, 1, (2, 9)), (AT, 3, [2, 2, 2, 2, 2, 2, 2, 2, 0, 1, 1]),
 ]  # fmt: skip

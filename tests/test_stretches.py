@@ -68,7 +68,7 @@ MOVING = {
     "maxima": (lambda: bp.Network([bp.Input((3800, 3800, 4)), bp.MaxPool2D(8, stride=3)]), 16),
     "mean": (lambda: bp.Network([bp.Input((3800, 3800, 4)), bp.GlobalAveragePool()]), 16),
     "softmax": (lambda: bp.Network([bp.Input(1), bp.Dense(10**6, "softmax")]), 16),
-    "norm": (lambda: bp.Network([bp.Input((40_000, 512)), bp.LayerNorm()]), 16),
+    "norm": (lambda: bp.Network([bp.Input((40_000, 512)), bp.LayerNorm(), bp.RMSNorm(), bp.GroupNorm(64)]), 16),
     "turned": (lambda: bp.Network([bp.Input((40_000, 512)), bp.Permute((1, 0)), bp.Reshape(-1)]), 16),
     "table": (lambda: bp.Network([bp.Input(20_000, integer=True), bp.Embedding(10, 512)]), 16),
     "elements": (lambda: elements(40_000, 512), 16),
@@ -141,8 +141,9 @@ SMALL = {
         [bp.Input((8, 12, 5)), bp.Conv2D(5, 1), bp.MaxPool2D(2), bp.AveragePool2D(2),
          bp.GlobalMaxPool(), bp.Dense(20, "softmax"), bp.Dense(3)], seed=0),
     "elements": lambda: elements(7, 5),
-    "norm": lambda: bp.Network([bp.Input((5, 7)), bp.LayerNorm(), bp.Permute((1, 0)), bp.Dense(3, "softmax"),
-                               bp.Dense(2)], seed=0),
+    "norm": lambda: bp.Network(
+        [bp.Input((5, 8)), bp.LayerNorm(), bp.RMSNorm(), bp.GroupNorm(4), bp.Permute((1, 0)), bp.Dense(3, "softmax"),
+         bp.Dense(2)], seed=0),
     "table": lambda: bp.Network(
         [bp.Input(9, integer=True), bp.Embedding(5, 6), bp.AveragePool1D(4, stride=2), bp.MaxPool1D(2, stride=1)],
         seed=0),

@@ -26,6 +26,7 @@
     OPERATION(delay, BOTH(delay_forward), BOTH(delay_backward), NONE, NONE)                                           \
     OPERATION(embedding, BOTH(embedding_forward), NONE, BOTH(embedding_param_grad), NONE)                             \
     OPERATION(layer_norm, BOTH(layer_norm_forward), BOTH(layer_norm_backward), BOTH(layer_norm_param_grad), NONE)      \
+    OPERATION(normalise, BOTH(normalise_forward), BOTH(normalise_backward), NONE, NONE)                               \
     OPERATION(layer_norm_product, BOTH(layer_norm_product_forward), BOTH(layer_norm_product_backward), NONE, NONE)    \
     OPERATION(dropout, BOTH(dropout_forward), BOTH(elementwise_backward), NONE, NONE)                                 \
     OPERATION(matmul, BOTH(matmul_forward), BOTH(matmul_backward), NONE, NONE)                                        \

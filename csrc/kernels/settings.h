@@ -53,12 +53,13 @@ enum {
     FUNCTION_COLS /* elements that it makes of a row */
 };
 
-/* x of layer_norm and layer_norm_product, n of layer_norm_product (bpcore/_normalization.py) */
+/* x of layer_norm, normalise and layer_norm_product, n of the last two (bpcore/_normalization.py) */
 enum {
     LAYER_NORM_EPS /* is added to the variance */
 };
 enum {
-    LAYER_NORM_UNITS /* elements of a position; layer_norm takes them from the shape of s */
+    LAYER_NORM_UNITS,     /* elements of a position; layer_norm takes them from the shape of s */
+    LAYER_NORM_KEEPS_MEAN /* flag: the mean is taken as 0 */
 };
 /* cached by layer_norm */
 enum {

@@ -78,6 +78,30 @@ def test_layer_norm(units):
     check(net, X, y, F.linear(h, p["dense_2.W"].T, p["dense_2.b"]), p)
 
 
+@pytest.mark.parametrize("units", [3, 16, 50])
+def test_rms_norm(units):
+    net = bp.Network(
+        [bp.Input((4, 5)), bp.Dense(units), bp.RMSNorm(eps=1e-3, name="n"), bp.Dense(2)], dtype="float64", seed=2
+    )
+    net.theta = RNG.normal(size=net.n_params)
+    X, y = RNG.normal(size=(90, 4, 5)), RNG.normal(size=(90, 4, 2))
+    p = twin(net)
+    h = F.linear(torch.tensor(X), p["dense_1.W"].T, p["dense_1.b"])
+    check(net, X, y, F.linear(F.rms_norm(h, (units,), p["n.s"], 1e-3), p["dense_2.W"].T, p["dense_2.b"]), p)
+
+
+@pytest.mark.parametrize("groups, positions", [(1, (4,)), (2, (3, 5)), (6, (7,)), (3, ())])
+def test_group_norm(groups, positions):
+    """Over positions and the channels of a group.  PyTorch 2.13 crashes unless what it gets is contiguous."""
+    net = bp.Network([bp.Input((*positions, 6)), bp.GroupNorm(groups, eps=1e-3, name="n"), bp.Dense(2)],
+                     dtype="float64", seed=2)  # fmt: skip
+    net.theta = RNG.normal(size=net.n_params)
+    X, y = RNG.normal(3, 2, size=(90, *positions, 6)), RNG.normal(size=(90, *positions, 2))
+    p = twin(net)
+    h = F.group_norm(torch.tensor(X).movedim(-1, 1).contiguous(), groups, p["n.s"], p["n.b"], 1e-3).movedim(1, -1)
+    check(net, X, y, F.linear(h, p["dense_1.W"].T, p["dense_1.b"]), p)
+
+
 def test_embedding():
     words = bp.Input((3, 2), integer=True)
     net = bp.Network(words, bp.Dense(2)(bp.Reshape(-1)(bp.Embedding(20, 5)(words))), dtype="float64")

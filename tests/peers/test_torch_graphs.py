@@ -102,6 +102,12 @@ TABLE = {
     "layer_norm": lambda _, layer, parameters, inputs: F.layer_norm(
         inputs[0], inputs[0].shape[-1:], *parameters, eps=layer.eps
     ),
+    "rms_norm": lambda _, layer, parameters, inputs: F.rms_norm(
+        inputs[0], inputs[0].shape[-1:], *parameters, eps=layer.eps
+    ),
+    "group_norm": lambda _, layer, parameters, inputs: torch.group_norm(  # F's refuses a group of one number
+        inputs[0].movedim(-1, 1).contiguous(), layer.groups, *parameters, eps=layer.eps
+    ).movedim(1, -1),
     "matmul": lambda _, layer, parameters, inputs: (
         (inputs[0].mT if layer.transpose_a else inputs[0]) @ (inputs[1].mT if layer.transpose_b else inputs[1])
     ),
