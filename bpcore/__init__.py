@@ -21,6 +21,7 @@ from bpcore._convolution import (  # noqa: E402
     MaxPool2D,
     TimeDelay,
 )
+from bpcore._dropout import AlphaDropout, Dropout, GaussianNoise  # noqa: E402
 from bpcore._embedding import Embedding  # noqa: E402
 from bpcore._ensemble import Ensemble  # noqa: E402
 from bpcore._errors import DivergenceError  # noqa: E402
@@ -31,7 +32,7 @@ from bpcore._losses import Loss  # noqa: E402
 from bpcore._many import fit_many, fit_restarts  # noqa: E402
 from bpcore._matmul import MatMul  # noqa: E402
 from bpcore._network import Network, load  # noqa: E402
-from bpcore._normalization import Dropout, GroupNorm, LayerNorm, RMSNorm  # noqa: E402
+from bpcore._normalization import GroupNorm, LayerNorm, RMSNorm  # noqa: E402
 from bpcore._operations import (  # noqa: E402
     Activate,
     Add,
@@ -93,6 +94,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Add",
+    "AlphaDropout",
     "AveragePool1D",
     "AveragePool2D",
     "Bias",
@@ -107,6 +109,7 @@ __all__ = [
     "Embedding",
     "Ensemble",
     "Function",
+    "GaussianNoise",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "Gradients",

@@ -31,7 +31,8 @@ from bpcore._symbols import Symbol
 # a file has the oldest that can hold it; 2: layers, optimisers and settings of them that 1 does not know, schedules,
 # names of columns, ensembles
 FORMATS = ("1", "2")
-_LATER_LAYERS = {"rms_norm", "group_norm"}
+_LATER_LAYERS = {"rms_norm", "group_norm", "alpha_dropout", "gaussian_noise"}
+_LATER_SETTINGS = {"noise_shape"}
 _FIRST_OPTIMIZERS = {
     "sgd": {"lr", "momentum", "nesterov", "weight_decay"},
     "adam": {"lr", "beta1", "beta2", "eps", "weight_decay"},
@@ -141,9 +142,10 @@ def _graph(model: Model) -> dict[str, Any]:
     for node in model.graph.nodes:
         base, _, use = node.name.partition("@")
         layer = node.layer
-        attributes = {"shares": base} if use else {name: _plain(getattr(layer, name)) for name in layer.saved}
-        if isinstance(layer, Input) and not layer.integer:
-            del attributes["integer"]
+        values = {name: getattr(layer, name) for name in layer.saved}
+        left_out = {name for name, value in layer.optional.items() if values[name] == value}
+        given = {name: _plain(value) for name, value in values.items() if name not in left_out}
+        attributes = {"shares": base} if use else given
         inputs = [model.graph.nodes[i].name for i in node.inputs]
         nodes.append({"name": node.name, "op": layer.op, "inputs": inputs, "attributes": attributes})
     graph: dict[str, Any] = {"dtype": str(model.dtype), "nodes": nodes}
@@ -160,7 +162,7 @@ def _graph(model: Model) -> dict[str, Any]:
 
 def _format(graph: dict[str, Any], training: dict[str, Any]) -> str:
     """The oldest format that knows what the file says."""
-    later = any(node["op"] in _LATER_LAYERS for node in graph["nodes"])
+    later = any(node["op"] in _LATER_LAYERS or _LATER_SETTINGS & set(node["attributes"]) for node in graph["nodes"])
     if later or "feature_names" in graph or "begun" in training:
         return FORMATS[1]
     optimizer = training["optimizer"] or {"kind": "sgd"}
@@ -365,7 +367,7 @@ def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tupl
                 raise _bad(path, f"{name!r} shares the weights of {shared!r}, which is not there")
             layer = known[shared].layer
         else:
-            _keys(path, name, attributes, set(kind.saved) - {"integer"}, set(kind.saved))
+            _keys(path, name, attributes, set(kind.saved) - set(kind.optional), set(kind.saved))
             given = dict(attributes)
             if "activation" in given:
                 given["activation"] = _activation(path, given["activation"], custom)

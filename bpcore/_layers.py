@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bpcore._tangents import Tangents
 
 # Philox purposes: the first word of the counter
-INIT, SHUFFLE, DROPOUT, BOOTSTRAP, FOLDS = 0, 1, 2, 3, 4
+INIT, SHUFFLE, DROPOUT, BOOTSTRAP, FOLDS = 0, 1, 2, 3, 4  # DROPOUT: all that layers draw in training, in C
 
 
 _BLOCK = 1 << 13  # numbers drawn at a time: drawing takes little memory beside the result
@@ -99,6 +99,7 @@ class Layer:
 
     op: ClassVar[str]
     saved: ClassVar[tuple[str, ...]] = ()  # the attributes that a file keeps
+    optional: ClassVar[dict[str, Any]] = {}  # those of them that it leaves out where they have these values
     name: str | None
     many: ClassVar[bool] = False  # takes several inputs
 
@@ -252,6 +253,7 @@ class Input(Symbol, Layer):
     name: str | None = field(default=None, kw_only=True)
     op: ClassVar[str] = "input"
     saved: ClassVar[tuple[str, ...]] = ("units", "integer")
+    optional: ClassVar[dict[str, Any]] = {"integer": False}
 
     def __post_init__(self) -> None:
         shape = shape_of("units", self.units)

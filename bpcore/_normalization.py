@@ -1,4 +1,4 @@
-"""Layers that keep activations in their place: normalisation over an example, and dropout."""
+"""Normalisation over an example."""
 
 from __future__ import annotations
 
@@ -163,39 +163,3 @@ class GroupNorm(Layer):
         turned = [self._turned(t.plan, x, shapes[0]) for x in (*inputs, *moves)]
         Rn = t.plan.op("layer_norm_product", turned, settings=self._settings(shapes[0]))
         return t.add_up(t.plan.op("scale", [self._turned(t.plan, Rn, shapes[0], True)], slots[:1]), of_parameters)
-
-
-@dataclass(frozen=True, eq=False)
-class Dropout(Layer):
-    """In `fit`, each number is 0 with probability `rate` and divided by 1 - rate else; elsewhere nothing happens
-    (Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov 2014).
-
-    What is dropped depends on the seed, the step, the place of the layer and the place in the batch alone: `fit`
-    has the same bits for any number of threads, and when it is resumed.  `value_and_grad` drops nothing.
-    """
-
-    rate: float
-    name: str | None = field(default=None, kw_only=True, repr=False)
-    op: ClassVar[str] = "dropout"
-    saved: ClassVar[tuple[str, ...]] = ("rate",)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rate", _validate.real("rate", self.rate, 0.0, 1.0, open_high=True))
-        named(self.name)
-
-    @property
-    def draws(self) -> bool:
-        """Unless it drops nothing."""
-        return self.rate > 0
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return shapes[0]
-
-    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        return plan.op("dropout", inputs, settings=([number], [self.rate]))  # DROPOUT_LAYER, DROPOUT_RATE
-
-    def tangent(
-        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
-        shapes: Sequence[Shape],
-    ) -> int:  # fmt: skip
-        return moves[0]  # nothing is dropped but in fit

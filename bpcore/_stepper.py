@@ -15,7 +15,7 @@ from bpcore._model import Model
 from bpcore._recurrent import Recurrent
 
 # layers that make of each time step, alone, a time step
-_ELEMENTWISE = ("add", "multiply", "dropout", "embedding")
+_ELEMENTWISE = ("add", "multiply", "dropout", "alpha_dropout", "gaussian_noise", "embedding")
 _ON_THE_LAST_AXIS = ("dense", "scale", "bias", "layer_norm", "rms_norm")
 
 

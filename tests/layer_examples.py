@@ -78,7 +78,9 @@ SHAPES = {
         (bp.GroupNorm(2), (3, 2, 6)), (bp.GroupNorm(1, eps=0.1), (4, 3)), (bp.GroupNorm(3, eps=1), (6,)),
         (bp.GroupNorm(5, eps=0.1), (7, 5)),
     ],
-    "dropout": [(bp.Dropout(0.5), (4,))],
+    "dropout": [(bp.Dropout(0.5), (4,)), (bp.Dropout(0.5, noise_shape=(1, None)), (3, 4))],
+    "alpha_dropout": [(bp.AlphaDropout(0.5), (4,)), (bp.AlphaDropout(0.5, noise_shape=(None, 1)), (3, 4))],
+    "gaussian_noise": [(bp.GaussianNoise(0.5), (4,))],
     "matmul": [
         (bp.MatMul(), (2, 2, 3), (2, 3, 1)), (bp.MatMul(transpose_a=True, transpose_b=True), (3, 2), (4, 3)),
     ],

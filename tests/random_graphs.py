@@ -233,6 +233,12 @@ def _group_norm(pick, a, pool):
     return bp.GroupNorm(pick.of([g for g in range(1, a.shape[-1] + 1) if a.shape[-1] % g == 0]), eps=0.1)(a)
 
 
+def _alpha_dropout(pick, a, pool):
+    first, end = sorted((pick.integer(0, len(a.shape)), pick.integer(0, len(a.shape))))
+    noise_shape = [1 if first <= axis < end else None for axis in range(len(a.shape))]
+    return bp.AlphaDropout(0.3, noise_shape=pick.of([None, noise_shape]))(a)
+
+
 def _again(pick, a, pool):
     """A layer with weights once more: on a, where it has the shape of its first input, or on that."""
     with_weights = [symbol for symbol in pool if symbol.inputs and symbol.layer.parameters(symbol.inputs[0].shape)]
@@ -274,6 +280,8 @@ LAYERS = {
     "function": _function,
     "rms_norm": lambda pick, a, pool: bp.RMSNorm(eps=0.1)(a),
     "group_norm": _group_norm,
+    "alpha_dropout": _alpha_dropout,
+    "gaussian_noise": lambda pick, a, pool: bp.GaussianNoise(0.3)(a),
 }
 OPERATIONS = {**LAYERS, "arithmetic": _arithmetic, "again": _again}
 REAL = tuple(name for name in OPERATIONS if name != "embedding")  # of real inputs, which Jacobians are by
@@ -462,7 +470,8 @@ VALUES = {
     "group_norm": _group_norm_value,
     "matmul": lambda np_, layer, parameters, inputs: turned(np_, inputs[0], layer.transpose_a)
     @ turned(np_, inputs[1], layer.transpose_b),
-    "dropout": lambda np_, layer, parameters, inputs: inputs[0],  # but in fit
+    **dict.fromkeys(  # but in fit
+        ("dropout", "alpha_dropout", "gaussian_noise"), lambda np_, layer, parameters, inputs: inputs[0]),
     **dict.fromkeys(("conv2d", "conv1d", "time_delay"), _convolution_value),
     **dict.fromkeys(("max_pool2d", "average_pool2d", "max_pool1d", "average_pool1d"), _pool_value),
     "global_max_pool": lambda np_, layer, parameters, inputs: _greatest(

@@ -659,6 +659,8 @@ FINE = {
     ("concat", "axis"): [-1],
     **{(op, name): [True] for op, name in ATTRIBUTES if name in ("sequences", "reverse", "transpose_a", "bias")},
     **{(op, name): [None] for op, name in ATTRIBUTES if name in ("stride", "truncate")},
+    **{(op, name): [None, [None]] for op, name in ATTRIBUTES if name == "noise_shape"},
+    ("gaussian_noise", "std"): [1.5, 2**31, 2**63],
     **{(op, "padding"): [[0, 0]] for op, name in ATTRIBUTES if op.endswith("pool2d")},
 }  # fmt: skip
 

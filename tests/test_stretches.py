@@ -59,6 +59,7 @@ LARGE = {
 def elements(*shape):
     x = bp.Input(shape)
     y = bp.Dropout(0.5)(bp.Scale()(x) * bp.Bias()(x) + x)
+    y = bp.GaussianNoise(0.1)(bp.AlphaDropout(0.1, noise_shape=(None, 1))(bp.Dropout(0.5, noise_shape=(1, None))(y)))
     return bp.Network(x, bp.Dense(1)(bp.concat([y, 2.0 * y, x[::2]], axis=0)), seed=0)
 
 

@@ -29,6 +29,7 @@
     OPERATION(normalise, BOTH(normalise_forward), BOTH(normalise_backward), NONE, NONE)                               \
     OPERATION(layer_norm_product, BOTH(layer_norm_product_forward), BOTH(layer_norm_product_backward), NONE, NONE)    \
     OPERATION(dropout, BOTH(dropout_forward), BOTH(elementwise_backward), NONE, NONE)                                 \
+    OPERATION(noise, BOTH(noise_forward), BOTH(shift_backward), NONE, NONE)                                           \
     OPERATION(matmul, BOTH(matmul_forward), BOTH(matmul_backward), NONE, NONE)                                        \
     OPERATION(function, BOTH(function_forward), BOTH(function_backward), NONE, NONE)                                  \
     OPERATION(c_function, BOTH(function_forward), BOTH(function_backward), NONE, NONE)                                \

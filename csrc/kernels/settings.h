@@ -40,12 +40,18 @@ enum {
     CONV_N_SETTINGS
 };
 
-/* n and x of dropout (bpcore/_normalization.py) */
+/* n and x of dropout and noise (bpcore/_dropout.py) */
 enum {
-    DROPOUT_LAYER /* number of the layer in the network, a part of the random counter */
+    DRAW_LAYER,     /* number of the layer in the network, a part of the random counter */
+    DROPOUT_ALPHA,  /* flag: AlphaDropout's */
+    DROPOUT_SHARED, /* neighbouring runs of elements that are dropped together; 0 or 1: each element by itself */
+    DROPOUT_INNER   /* elements of such a run */
 };
 enum {
-    DROPOUT_RATE /* probability of 0, in [0, 1) */
+    DROPOUT_RATE /* probability of being dropped, in [0, 1) */
+};
+enum {
+    NOISE_STD /* standard deviation, not negative */
 };
 
 /* n of function (bpcore/_function.py) */

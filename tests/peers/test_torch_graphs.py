@@ -112,6 +112,8 @@ TABLE = {
         (inputs[0].mT if layer.transpose_a else inputs[0]) @ (inputs[1].mT if layer.transpose_b else inputs[1])
     ),
     "dropout": lambda _, layer, parameters, inputs: F.dropout(inputs[0], layer.rate, training=False),
+    "alpha_dropout": lambda _, layer, parameters, inputs: F.alpha_dropout(inputs[0], layer.rate, training=False),
+    "gaussian_noise": lambda _, layer, parameters, inputs: inputs[0],
     **dict.fromkeys(("conv2d", "conv1d", "time_delay"), convolution),
     **dict.fromkeys(
         ("max_pool2d", "average_pool2d", "max_pool1d", "average_pool1d"),
