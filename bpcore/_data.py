@@ -21,7 +21,8 @@ SLICE_SECONDS = 0.015  # and a stage more may pass before Ctrl-C is heard
 class Data:
     """X, y and weights of one call, checked against a model and a loss.
 
-    n: examples.  rows: (n,) int64, which rows of the arrays they are; None: all, as they lie.
+    n: examples.  rows: (n,) int64, which rows of the arrays they are; None: all, as they lie.  called: what messages
+    call X and y.  judged: the same with the weights that accuracy has, where the loss has others.
     measures: what `evaluate` computes beyond the losses, see `measure`.
     """
 
@@ -31,7 +32,8 @@ class Data:
         known: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:  # fmt: skip
         known = model.feature_names if known is None else known
-        self.dtype = model.dtype
+        self.dtype, self.called = model.dtype, called
+        self.judged: Data | None = None
         self.outputs = outputs = model.outputs
         self.losses = _losses.resolve_all(loss, outputs)
         self.arrays = _validate.inputs(X, model.inputs, model.dtype, check_finite, called[0], known=known)
@@ -64,11 +66,18 @@ class Data:
 
     def measure(self, metrics: Any) -> None:
         """`evaluate` computes these, too: see _metrics.measures."""
-        self.measures = _metrics.measures(metrics, self) if _metrics.given(metrics) else []
+        self.measures = _metrics.measures(metrics, self.judged or self) if _metrics.given(metrics) else []
 
     def column(self, name: str) -> str:
         """What a History calls an item of `evaluate`, after val_."""
         return name.replace(".", "_", 1) if len(self.names) > 1 else name
+
+    def weighted(self, weight: np.ndarray) -> Data:
+        """The same with other weights (rows,) for the loss; accuracy and metrics keep their own."""
+        other, judged = copy.copy(self), copy.copy(self)
+        judged.measures = []
+        other.weight, other.judged = weight, judged
+        return other
 
     def advise(self) -> None:
         """A UserWarning for a loss that the outputs are not made for."""
@@ -148,6 +157,8 @@ class Data:
                 result[f"{name}.loss"] = loss / weight
             if _losses.has_accuracy(weighted.loss):
                 result[f"{prefix}accuracy"] = hits / weight
+        if self.judged and self.has_accuracy:
+            result["accuracy"] = self.judged.evaluate(model, n_threads)["accuracy"]
         for measure in measures:
             result[measure.key] = measure.metric.of(measure.targets, outs[measure.output])
         return result

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bpcore import _callbacks, _core, _optimizers, _threads, _training, _validate
+from bpcore import _callbacks, _class_weights, _core, _optimizers, _threads, _training, _validate
 from bpcore._callbacks import Callback, EarlyStopping, State
 from bpcore._data import SLICE_SECONDS, Data
 from bpcore._errors import DivergenceError
@@ -39,6 +39,7 @@ def fit_many(
     rows: Any = None,
     validation_data: tuple[Any, ...] | None = None,
     sample_weight: Any = None,
+    class_weight: Any = None,
     metrics: Any = (),
     train_metrics: bool = False,
     callbacks: Any = (),
@@ -70,8 +71,9 @@ def fit_many(
     each = listed(nets)
     calls, threads = _calls(
         each, X, y, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, rows=rows,
-        validation_data=validation_data, sample_weight=sample_weight, metrics=metrics, train_metrics=train_metrics,
-        callbacks=callbacks, n_threads=n_threads, seed=seed, check_finite=check_finite, verbose=verbose,
+        validation_data=validation_data, sample_weight=sample_weight, class_weight=class_weight, metrics=metrics,
+        train_metrics=train_metrics, callbacks=callbacks, n_threads=n_threads, seed=seed, check_finite=check_finite,
+        verbose=verbose,
     )  # fmt: skip
     _train(calls, threads)
     return [call.state.history for call in calls]
@@ -204,6 +206,7 @@ def _calls(
     rows: Any,
     validation_data: Any,
     sample_weight: Any,
+    class_weight: Any,
     n_threads: Any,
     check_finite: Any,
     optimizer: Any,
@@ -223,6 +226,7 @@ def _calls(
     each_callbacks = _copies(callbacks, n)
     checked: dict[Any, tuple[Data, Data | None, dict[str, tuple[str, ...]]]] = {}
     parts: dict[int, np.ndarray | None] = {}
+    weighed: dict[Any, tuple[Data, Data | None]] = {}
     calls = []
     for k, net in enumerate(nets):
         model = net._model
@@ -236,7 +240,11 @@ def _calls(
         data, validation, names = checked[ends]
         if id(each_rows[k]) not in parts:
             parts[id(each_rows[k])] = _rows(each_rows[k], data.n, f"rows[{k}]" if several else "rows")
-        part = data.part(parts[id(each_rows[k])], each_weight[k])
+        place = ends, id(each_rows[k]), id(each_weight[k])
+        if place not in weighed:
+            part = data.part(parts[id(each_rows[k])], each_weight[k])
+            weighed[place] = _class_weights.weigh(class_weight, part, validation)
+        part, validation = weighed[place]
         chosen = _optimizers.resolve(optimizers[k], model.memory.optimizer)
         if part.rows is not None and isinstance(chosen, _optimizers.LevenbergMarquardt):
             raise ValueError("rows: LevenbergMarquardt takes all rows of X; use net.fit(X[rows], y[rows])")

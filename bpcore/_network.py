@@ -408,6 +408,7 @@ class Network:
         shuffle: bool = True,
         validation_data: tuple[Any, ...] | None = None,
         sample_weight: Any = None,
+        class_weight: Mapping[Any, float] | str | None = None,
         metrics: Any = (),
         train_metrics: bool = False,
         callbacks: Any = (),
@@ -425,6 +426,10 @@ class Network:
         else squared_error.  sample_weight: (n,), w; or (n, time) where the output is a sequence, whose loss is then the
         mean over its steps, weighted so (0 masks a step), each sequence counting alike.  seed: of the shuffling,
         instead of the network's.
+        class_weight: {label: weight}, by which the weights of that class's rows are multiplied, 1 for labels that are
+        not there; or "balanced": sum of w / (classes * sum of w over the class's rows), learnt from X and y (King and
+        Zeng 2001).  For targets that are a class each: labels, rows of one 1 and else 0, the two values of a single
+        output.  `loss` and `val_loss` are weighted so, accuracy is not.
         optimizer: an object such as bp.Adam(), or its name; None: the last one (see `optimizer`), at first SGD().  One
         that differs from the last in numbers alone (lr, weight_decay, nesterov, bounds) goes on with its memory; one of
         another kind, or with other arrays (momentum from or to 0, amsgrad), begins anew; a UserWarning says so where it
@@ -452,6 +457,7 @@ class Network:
             shuffle=shuffle,
             validation_data=validation_data,
             sample_weight=sample_weight,
+            class_weight=class_weight,
             metrics=metrics,
             train_metrics=train_metrics,
             callbacks=callbacks,

@@ -12,6 +12,7 @@ import numpy as np
 from bpcore import (
     _advice,
     _callbacks,
+    _class_weights,
     _core,
     _full_batch,
     _lbfgs,
@@ -162,6 +163,7 @@ def fit(
     loss: Any,
     validation_data: Any,
     sample_weight: Any,
+    class_weight: Any,
     n_threads: Any,
     check_finite: Any,
     metrics: Any,
@@ -173,6 +175,7 @@ def fit(
     data = Data(model, X, y, loss, sample_weight, check_finite)
     names = names_of(model, X)
     validation = validation_of(model, validation_data, loss, check_finite, names, metrics)
+    data, validation = _class_weights.weigh(class_weight, data, validation)
     call = check(model, state, data, validation, names, metrics=metrics, **settings)
     n_threads = _threads.resolve(n_threads)
     data.advise()

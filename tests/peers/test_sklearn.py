@@ -24,6 +24,7 @@ from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import bpcore as bp
@@ -686,3 +687,12 @@ def test_a_file_that_joblib_maps_is_never_written(mode, tmp_path):
         each.partial_fit(X, y)
     np.testing.assert_array_equal(same.predict_proba(X), model.predict_proba(X))
     assert (tmp_path / "model").read_bytes() == before
+
+
+def test_balanced_weights_of_classes_are_its_own():
+    labels = RNG.choice([0, 1, 3], 60, p=[0.7, 0.2, 0.1])
+    nets = [bp.Network([bp.Input(4), bp.Dense(4, "softmax")], dtype="float64") for _ in range(2)]
+    data, w = RNG.normal(size=(60, 4)), compute_sample_weight("balanced", labels)
+    nets[0].fit(data, labels, class_weight="balanced", epochs=3)
+    nets[1].fit(data, labels, sample_weight=w, epochs=3)
+    np.testing.assert_allclose(nets[0].theta, nets[1].theta, rtol=1e-12)
