@@ -12,7 +12,7 @@ import numpy as np
 from bpcore import _activations, _validate
 from bpcore._activations import Activation
 from bpcore._core import Plan
-from bpcore._layers import INITS, Layer, Spec, apply, draw, named
+from bpcore._layers import INITS, Layer, Regularised, Spec, apply, draw, named
 from bpcore._symbols import Shape
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _set_lengths(layer: Any, *names: str) -> None:
         _set(layer, **{name: _pair(name, value) if layer.axes == 2 else _validate.integer(name, value, 1, _MOST)})
 
 
-class _Convolution(Layer):
+class _Convolution(Regularised):
     """What convolutions share; the window as (height, width), the input as (height, width, channels)."""
 
     activation: Any
@@ -83,6 +83,7 @@ class _Convolution(Layer):
     groups: int
 
     def _check(self, units: str) -> None:
+        Regularised.__post_init__(self)
         _set(
             self,
             activation=_activations.resolve(self.activation),
@@ -169,6 +170,7 @@ class Conv2D(_Convolution):
     groups: channels and filters in so many groups, each filter seeing the channels of its own alone.
     W is (height, width, channels / groups, filters), b is (filters,).
     init: how W is drawn, as in `Dense`, or an array of W's shape.
+    l1, l2, max_norm (of a filter's weights), lr_scale: as in `Dense`.
     Raises ValueError for an input of another number of axes, or smaller than the window.
     """
 
@@ -185,6 +187,7 @@ class Conv2D(_Convolution):
     op: ClassVar[str] = "conv2d"
     saved: ClassVar[tuple[str, ...]] = (
         "filters", "size", "activation", "stride", "padding", "dilation", "groups", "bias",
+        *Regularised.saved,
     )  # fmt: skip
     axes: ClassVar[int] = 2
     paddings: ClassVar[tuple[str, ...]] = ("valid", "same")
@@ -196,7 +199,8 @@ class Conv2D(_Convolution):
         self._check("filters")
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.filters}, {self.size}, {_activations.label(self.activation)!r})"
+        f = _activations.label(self.activation)
+        return f"{type(self).__name__}({self.filters}, {self.size}, {f!r}{self._options()})"
 
     def _windows(self) -> tuple[int, list[int], list[int], list[int], list[Any]]:
         size, stride, dilation, padding = (
@@ -231,6 +235,7 @@ class TimeDelay(_Convolution):
     from (time, features) to (time - taps + 1, units); the last tap weighs the newest value.  Its backpropagation in
     time is Wan's temporal backpropagation; networks of it over phonemes are those of Waibel et al. (1989).  It is the
     valid `Conv1D` of stride 1.  W is (taps, features, units), b is (units,).
+    l1, l2, max_norm, lr_scale: as in `Dense`.
     """
 
     units: int
@@ -241,7 +246,7 @@ class TimeDelay(_Convolution):
     init: Any = field(default="auto", kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     op: ClassVar[str] = "time_delay"
-    saved: ClassVar[tuple[str, ...]] = ("units", "taps", "activation", "dilation", "bias")
+    saved: ClassVar[tuple[str, ...]] = ("units", "taps", "activation", "dilation", "bias", *Regularised.saved)
     groups: ClassVar[int] = 1  # type: ignore[misc]
 
     def __post_init__(self) -> None:
@@ -250,7 +255,7 @@ class TimeDelay(_Convolution):
         self._check("units")
 
     def __repr__(self) -> str:
-        return f"TimeDelay({self.units}, {self.taps}, {_activations.label(self.activation)!r})"
+        return f"TimeDelay({self.units}, {self.taps}, {_activations.label(self.activation)!r}{self._options()})"
 
     def _windows(self) -> tuple[int, list[int], list[int], list[int], list[Any]]:
         return self.units, [self.taps], [1], [self.dilation], ["valid"]

@@ -18,6 +18,7 @@ MOVE: int
 FUSE: int
 BOUNDARY: int
 STRIPS: int
+PENALTY: int
 PAUSED: int
 DONE: int
 NONFINITE_LOSS: int
@@ -46,6 +47,7 @@ class Plan:
     def param(
         self, offset: int, rows: int, cols: int, decay: float, frozen: bool = False, rate: float = 1.0
     ) -> int: ...
+    def regularise(self, param: int, l1: float, l2: float, max_norm: float) -> None: ...
     def op(
         self,
         name: str,
@@ -125,8 +127,9 @@ RULES: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str | None], ...]]]
 
 def optimizer_flags(
     rule: str, *, clip_norm: float | None = None, clip_value: float | None = None, ema: float | None = None,
-    **numbers: float | np.ndarray,
+    l2: float = 0.0, **numbers: float | np.ndarray,
 ) -> int: ...  # fmt: skip
+def penalty(w: np.ndarray, l1: float, l2: float) -> float: ...
 
 class Run:
     plan: Plan
@@ -151,6 +154,7 @@ class Run:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         ema: float | None = None,
+        l2: float = 0.0,
         **numbers: float | np.ndarray,
     ) -> None: ...
     def each(self, grads: np.ndarray) -> None: ...

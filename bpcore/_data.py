@@ -138,9 +138,9 @@ class Data:
         )
         return lent.run
 
-    def evaluate(self, model: Model, n_threads: int) -> dict[str, float]:
-        """Loss and, where classes make it mean something, accuracy, and the `measures`; of several outputs also by
-        name."""
+    def evaluate(self, model: Model, n_threads: int, l2: float = 0.0) -> dict[str, float]:
+        """Loss, with penalties of weights, and, where classes make it mean something, accuracy, and the `measures`; of
+        several outputs also by name, without penalties."""
         measures = [measure for measure in self.measures if measure.targets is not None]
         numbers = dict.fromkeys(measure.output for measure in measures)
         outs = {i: np.empty((self.n, *self.outputs[i].shape), self.dtype) for i in numbers}
@@ -149,7 +149,7 @@ class Data:
             run = self.feed(lent, outs)
             whole(run, self.n, n_threads, self.rows)
             sums = run.losses()
-        result = {"loss": 0.0}
+        result = {"loss": model.penalty(l2)}
         for name, weighted, (loss, weight, hits) in zip(self.names, self.losses, sums, strict=True):
             result["loss"] += weighted.weight * (loss / weight)
             prefix = f"{name}." if len(sums) > 1 else ""
@@ -168,13 +168,15 @@ class Data:
         return self.gradient(model, n_threads)[:2]
 
     def gradient(
-        self, model: Model, n_threads: int, theta: np.ndarray | None = None
+        self, model: Model, n_threads: int, theta: np.ndarray | None = None, l2: float = 0.0
     ) -> tuple[float, np.ndarray, list[tuple[float, float, float]]]:
-        """C, dC/dtheta and the sums of each loss (see _core.Run.losses), at theta (None: the model's)."""
+        """C, dC/dtheta and the sums of each loss (see _core.Run.losses), at theta (None: the model's); l2 joins
+        that of every weight."""
         grad = np.zeros_like(model.theta)
-        with _plans.take(model, self.key(_plans.TRAIN, self.n, n_threads), theta=theta) as lent:
+        key = self.key(_plans.TRAIN | (_core.PENALTY if l2 else model.penalties), self.n, n_threads)
+        with _plans.take(model, key, theta=theta) as lent:
             run = self.feed(lent)
-            run.optimizer("gradient", (grad,))
+            run.optimizer("gradient", (grad,), l2=l2)
             loss, weight = whole(run, self.n, n_threads, self.rows)[:2]
             return loss / weight, grad, run.losses()
 

@@ -195,7 +195,7 @@ def hvp(model: Model, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any, n_t
         run.ports(ins, weight=-1 if data.weight is None else len(ins) - 1, repeats=(1,) * len(ones))
         run.optimizer("gradient", (grad,))
         whole(run, data.n, threads)
-    return grad[: model.theta.size]
+    return _with_penalties(model, grad[: model.theta.size], both)
 
 
 def _directional(model: Model, key: _plans.Key) -> _plans.Compiled:
@@ -266,7 +266,14 @@ def gauss_newton_product(
         run.ports(ins, weight=len(ins) - 1 if weight else -1)
         run.optimizer("gradient", (grad,))
         whole(run, data.n, threads)
-    return grad
+    return _with_penalties(model, grad, both)
+
+
+def _with_penalties(model: Model, product: np.ndarray, both: np.ndarray) -> np.ndarray:
+    """What the layers' l2 adds to a product with v."""
+    if model.penalties:
+        product += (model.l2_of_each() * both[model.theta.size :]).astype(model.dtype)
+    return product
 
 
 def _curvature(model: Model, key: _plans.Key) -> _plans.Compiled:

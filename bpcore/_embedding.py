@@ -10,7 +10,7 @@ import numpy as np
 
 from bpcore import _validate
 from bpcore._core import Plan
-from bpcore._layers import INITS, Input, Layer, Spec, draw, named, normal
+from bpcore._layers import INITS, Input, Regularised, Spec, draw, named, normal
 from bpcore._symbols import Shape, Symbol
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ MAX_AXES = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Embedding(Layer):
+class Embedding(Regularised):
     """A learned vector for each whole number 0..n-1: (positions,) becomes (positions, units).
 
         words = bp.Input(20, integer=True)
@@ -33,7 +33,9 @@ class Embedding(Layer):
     In `fit` a step reads and moves only the rows that its batch names, whatever the optimiser, so that it costs the
     same for a thousand rows and for a million.  Weight decay, momentum and the means of Adam act on a row in the
     steps that name it, and rest in others (as `torch.optim.SparseAdam` has it); Adam's correction of means counts all
-    steps.  `value_and_grad` gives the whole gradient.  Numbers outside 0..n-1 are a ValueError.
+    steps.  So do l1 and l2, also in the `loss` of fit, which has the penalties of the rows that a batch names;
+    `val_loss`, `evaluate` and `value_and_grad` have those of all rows.  max_norm is of a row, after the steps that name
+    it.  `value_and_grad` gives the whole gradient.  Numbers outside 0..n-1 are a ValueError.
     """
 
     n: int
@@ -41,10 +43,11 @@ class Embedding(Layer):
     init: Any = field(default="auto", kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     op: ClassVar[str] = "embedding"
-    saved: ClassVar[tuple[str, ...]] = ("n", "units")
+    saved: ClassVar[tuple[str, ...]] = ("n", "units", *Regularised.saved)
 
     def __post_init__(self) -> None:
-        for name in ("n", "units"):
+        super().__post_init__()
+        for name in ("n", "units", *Regularised.saved):
             object.__setattr__(self, name, _validate.integer(name, getattr(self, name), 1, _validate.MAX_UNITS))
         if isinstance(self.init, str):
             _validate.choice("init", self.init, INITS)
@@ -53,7 +56,7 @@ class Embedding(Layer):
         named(self.name)
 
     def __repr__(self) -> str:
-        return f"Embedding({self.n}, {self.units})"
+        return f"Embedding({self.n}, {self.units}{self._options()})"
 
     def check_integer(self, inputs: Sequence[Symbol]) -> None:
         for symbol in inputs:

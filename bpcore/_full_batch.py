@@ -6,25 +6,33 @@ from typing import Any
 
 from bpcore._data import Data
 from bpcore._model import Model
-from bpcore._optimizers import Optimizer
+from bpcore._optimizers import Optimizer, Rule
 
 
 def check(optimizer: Optimizer, model: Model, data: Data, batch: int) -> None:
-    """ValueError where a batch is less than all examples, or a layer draws: then no two costs would be comparable."""
+    """ValueError where a batch is less than all examples, or a layer draws: then no two costs would be comparable; and,
+    of methods that move all parameters alike, where a layer wants others."""
     name = type(optimizer).__name__
     if batch < data.n:
         raise ValueError(f"batch_size: {name} takes all examples at once; use batch_size=None")
     drawing = [node.name for node in model.graph.nodes if node.layer.draws]
     if drawing:
         raise ValueError(f"optimizer: {name} is for networks that draw nothing, and {drawing[0]} does; leave it out")
+    for parameter, p in model.graph.parameters.items():
+        rate, l1, _, max_norm = p.treatment
+        if not isinstance(optimizer, Rule) and (l1 or max_norm or rate != 1):
+            raise ValueError(
+                f"optimizer: {name} knows penalties by l2 alone, and {parameter} has "
+                f"{'l1' if l1 else 'max_norm' if max_norm else 'lr_scale'}"
+            )
 
 
 class Run:
     """What `fit` asks of a run (see _core.Run), for methods that are written in Python.  cost, costs: before the last
-    step, of all and of each output."""
+    step, of all and of each output.  l2: joins that of every weight."""
 
-    def __init__(self, model: Model, data: Data, n_threads: int, settings: Any) -> None:
-        self.model, self.data, self.n_threads, self.settings = model, data, n_threads, settings
+    def __init__(self, model: Model, data: Data, n_threads: int, settings: Any, l2: float) -> None:
+        self.model, self.data, self.n_threads, self.settings, self.l2 = model, data, n_threads, settings, l2
         self.steps = self.t = self.done = 0
         self.cost = float("nan")
         self.costs: list[tuple[float, float, float]] = []
@@ -32,7 +40,7 @@ class Run:
     def random(self, seed: int, step: int) -> None:
         """Nothing is drawn."""
 
-    def optimizer(self, kind: str, states: Any, t: int, **settings: Any) -> None:
+    def optimizer(self, kind: str, states: Any, t: int, *, l2: float, **settings: Any) -> None:
         """The settings, and the count of steps made so far."""
         self.settings, self.t = type(self.settings)(**settings), t
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bpcore._layers import Dense, Input, Layer
+from bpcore._layers import Dense, Input, Layer, Treatment
 from bpcore._symbols import Shape, Symbol
 
 MAX_PARAMS = 2**40
@@ -25,6 +25,7 @@ class Parameter:
     cols: int
     decay: bool
     shape: Shape
+    treatment: Treatment = Treatment()
 
     def of(self, vector: np.ndarray) -> np.ndarray:
         """The view of a vector that is laid out as theta."""
@@ -234,7 +235,8 @@ def lay_out(inputs: list[Symbol], outputs: list[Symbol], names: dict[int, str] |
                 rows, cols = cols, 1
             full = f"{base}.{letter}"
             if full not in table:
-                table[full] = Parameter(offset, rows, cols, spec.decay, spec.shape)
+                treatment = symbol.layer.treatment(spec)
+                table[full] = Parameter(offset, rows, cols, spec.decay, spec.shape, treatment)
                 offset += rows * cols
             elif table[full].shape != spec.shape:
                 raise ValueError(

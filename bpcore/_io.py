@@ -23,7 +23,7 @@ from bpcore import _checkpoint, _optimizers, _validate
 from bpcore._activations import NAMES, Activation
 from bpcore._function import Function
 from bpcore._graph import Graph, lay_out, symbols
-from bpcore._layers import KINDS, Input
+from bpcore._layers import KINDS, Input, Regularised
 from bpcore._model import Model
 from bpcore._schedules import Schedule
 from bpcore._symbols import Symbol
@@ -32,7 +32,7 @@ from bpcore._symbols import Symbol
 # names of columns, ensembles
 FORMATS = ("1", "2")
 _LATER_LAYERS = {"rms_norm", "group_norm", "alpha_dropout", "gaussian_noise"}
-_LATER_SETTINGS = {"noise_shape"}
+_LATER_SETTINGS = {"noise_shape", *Regularised.saved}
 _FIRST_OPTIMIZERS = {
     "sgd": {"lr", "momentum", "nesterov", "weight_decay"},
     "adam": {"lr", "beta1", "beta2", "eps", "weight_decay"},

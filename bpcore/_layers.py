@@ -77,10 +77,19 @@ def draw(to: np.ndarray, init: str, activation: Any, n_in: int, n_out: int, *at:
 
 
 class Spec(NamedTuple):
-    """A parameter that a layer asks for; weight decay touches it or not."""
+    """A parameter that a layer asks for; weight decay and penalties touch it (a weight) or not (a bias, a scale)."""
 
     shape: Shape
     decay: bool
+
+
+class Treatment(NamedTuple):
+    """How training treats a parameter: see Regularised; max_norm 0 is no bound."""
+
+    rate: float = 1.0
+    l1: float = 0.0
+    l2: float = 0.0
+    max_norm: float = 0.0
 
 
 KINDS: dict[str, type[Any]] = {}  # every kind of layer, by the name that a file gives it
@@ -188,6 +197,10 @@ class Layer:
         """The parameters it needs, by letter, in their order in theta."""
         return {}
 
+    def treatment(self, spec: Spec) -> Treatment:
+        """How training treats a parameter of it."""
+        return Treatment()
+
     def draw(self, to: Mapping[str, np.ndarray], shapes: Sequence[Shape], seed: int, layer: int) -> None:
         """Writes the first values of the parameters, which are 0, by letter; its draws are counted by the number
         `layer`."""
@@ -214,6 +227,39 @@ class Layer:
         """Whether C can compute it without the GIL."""
         f = getattr(self, "activation", None)
         return not isinstance(f, Activation) or f.is_low_level
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Regularised(Layer):
+    """A layer with weights, and how training treats them.
+
+    l1, l2: l1 |W| + l2/2 |W|^2, sums over the layer's weights, never its biases, are part of the cost: of `fit` (whose
+    own l2 is added), `evaluate`, `value_and_grad`, `backward`, `hvp`.  A frozen layer has none.
+    max_norm: after each step of `fit` the weights into a unit (a column of W) whose norm is larger are scaled to it
+    (Srivastava et al. 2014); None: no bound.
+    lr_scale: a factor of the learning rate of all the layer's parameters.
+    """
+
+    l1: float = field(default=0.0, kw_only=True)
+    l2: float = field(default=0.0, kw_only=True)
+    max_norm: float | None = field(default=None, kw_only=True)
+    lr_scale: float = field(default=1.0, kw_only=True)
+    saved: ClassVar[tuple[str, ...]] = ("l1", "l2", "max_norm", "lr_scale")
+    optional: ClassVar[dict[str, Any]] = {"l1": 0.0, "l2": 0.0, "max_norm": None, "lr_scale": 1.0}
+
+    def __post_init__(self) -> None:
+        for name in self.optional:
+            value = getattr(self, name)
+            if value is not self.optional[name]:
+                object.__setattr__(self, name, _validate.real(name, value, open_low=name == "max_norm"))
+
+    def treatment(self, spec: Spec) -> Treatment:
+        return Treatment(self.lr_scale, *((self.l1, self.l2, self.max_norm or 0.0) if spec.decay else ()))
+
+    def _options(self) -> str:
+        """Those that are set, as in a call."""
+        values = {name: getattr(self, name) for name in Regularised.saved}
+        return "".join(f", {name}={value!r}" for name, value in values.items() if value != self.optional[name])
 
 
 def named(name: Any) -> None:
@@ -278,7 +324,7 @@ class Input(Symbol, Layer):
 
 
 @dataclass(frozen=True, eq=False)
-class Dense(Layer):
+class Dense(Regularised):
     """A fully connected layer: z = a W^T + b, a = f(z) (Nielsen 2015, ch. 2).
 
     Of a sequence or an image it takes the last axis, at each position: (time, features) becomes (time, units).
@@ -286,6 +332,8 @@ class Dense(Layer):
     init: how W is drawn: a name, or an array shaped as W[l], (units, n_in).  "auto" is he_uniform for rectifiers (relu
     and its kin), lecun_normal for selu, else glorot_uniform (Glorot and Bengio 2010; He et al. 2015).
     bias_init: "zeros", "ones" or an array (units,).
+    l1, l2: of W, l1 |W| + l2/2 |W|^2 is part of the cost.  max_norm: most of the norm of a unit's row of W, after each
+    step.  lr_scale: a factor of the learning rate.
     Layers compare by identity: one Dense used twice is one set of weights.
     """
 
@@ -296,9 +344,10 @@ class Dense(Layer):
     bias_init: Any = field(default="zeros", kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     op: ClassVar[str] = "dense"
-    saved: ClassVar[tuple[str, ...]] = ("units", "activation", "bias")
+    saved: ClassVar[tuple[str, ...]] = ("units", "activation", "bias", *Regularised.saved)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "units", _validate.integer("units", self.units, 1, _validate.MAX_UNITS))
         object.__setattr__(self, "activation", _activations.resolve(self.activation))
         object.__setattr__(self, "bias", _validate.flag("bias", self.bias))
@@ -312,7 +361,8 @@ class Dense(Layer):
         named(self.name)
 
     def __repr__(self) -> str:
-        return f"Dense({self.units}, {_activations.label(self.activation)!r}{'' if self.bias else ', bias=False'})"
+        bias = "" if self.bias else ", bias=False"
+        return f"Dense({self.units}, {_activations.label(self.activation)!r}{bias}{self._options()})"
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return (*shapes[0][:-1], self.units)

@@ -45,8 +45,8 @@ class Run(_full_batch.Run):
     the network's theta and at x, as Data.gradient has it.  accepted: x, until the network has it.
     """
 
-    def __init__(self, model: Model, data: Data, n_threads: int) -> None:
-        super().__init__(model, data, n_threads, LBFGS())
+    def __init__(self, model: Model, data: Data, n_threads: int, l2: float) -> None:
+        super().__init__(model, data, n_threads, LBFGS(), l2)
         free = np.ones(model.theta.size, bool)
         for name in model.frozen_parameters:
             model.graph.parameters[name].of(free)[...] = False
@@ -139,7 +139,7 @@ class Run(_full_batch.Run):
             self.trial[self.free] = x
         if not np.isfinite(self.trial).all():
             raise _NotFinite(_core.NONFINITE_PARAM)
-        loss, grad, sums = self.data.gradient(self.model, self.n_threads, self.trial)
+        loss, grad, sums = self.data.gradient(self.model, self.n_threads, self.trial, self.l2)
         if not np.isfinite(loss):
             raise _NotFinite(_core.NONFINITE_LOSS)
         if not np.isfinite(grad).all():

@@ -38,16 +38,16 @@ def _share(weighted: Weighted, shape: Shape) -> float:
 class Run(_full_batch.Run):
     """A slice is a step."""
 
-    def __init__(self, model: Model, data: Data, n_threads: int) -> None:
-        super().__init__(model, data, n_threads, LevenbergMarquardt())
+    def __init__(self, model: Model, data: Data, n_threads: int, l2: float) -> None:
+        super().__init__(model, data, n_threads, LevenbergMarquardt(), l2)
 
     def _normal_equations(self) -> tuple[np.ndarray, np.ndarray]:
-        """J^T W J / sum w, its upper triangle, and J^T W r / sum w, with r = a - y, in float64, a block of rows after
-        the other; W: an example's weight times its output's share."""
+        """J^T W J / sum w + l2, its upper triangle, and J^T W r / sum w + l2 theta, with r = a - y, in float64, a block
+        of rows after the other; W: an example's weight times its output's share."""
         from scipy.linalg.blas import dgemv, dsyrk
 
         model, data = self.model, self.data
-        n_params = model.theta.size
+        n_params, l2 = model.theta.size, model.l2_of_each(self.l2)
         A, g = np.zeros((n_params, n_params), order="F"), np.zeros(n_params)
         weight = np.ones(data.n) if data.weight is None else np.asarray(data.weight, float)
         shares = [_share(weighted, node.shape) for weighted, node in zip(data.losses, model.outputs, strict=True)]
@@ -64,7 +64,11 @@ class Run(_full_batch.Run):
                 if not (w == 1).all():
                     J *= np.sqrt(w)[:, None]
                 A = dsyrk(1.0, J.T, beta=1.0, c=A, overwrite_c=True)
-        return A / weight.sum(), g / weight.sum()
+        A, g = A / weight.sum(), g / weight.sum()
+        if l2.any():
+            A[np.diag_indices(n_params)] += l2
+            g += l2 * model.theta
+        return A, g
 
     def slice(self, n_threads: int, seconds: float, max_steps: int = -1, fresh: bool = True) -> int:
         """One step; none where no damping makes the cost fall."""
@@ -78,7 +82,7 @@ class Run(_full_batch.Run):
         from scipy.linalg import LinAlgError, cho_factor, cho_solve  # 120 ms, for those who need it
 
         model, settings = self.model, self.settings
-        losses = self.data.evaluate(model, n_threads)
+        losses = self.data.evaluate(model, n_threads, self.l2)
         self.cost = losses["loss"]
         if not np.isfinite(self.cost):
             return _core.NONFINITE_LOSS
@@ -97,7 +101,7 @@ class Run(_full_batch.Run):
             except (LinAlgError, ValueError):
                 return np.inf, before
             model.theta[:] = theta
-            cost = self.data.evaluate(model, n_threads)["loss"] if np.isfinite(model.theta).all() else np.inf
+            cost = self.data.evaluate(model, n_threads, self.l2)["loss"] if np.isfinite(model.theta).all() else np.inf
             return (cost if np.isfinite(cost) else np.inf), model.theta.copy()
 
         best = self.cost, before

@@ -43,6 +43,7 @@ def fit_many(
     metrics: Any = (),
     train_metrics: bool = False,
     callbacks: Any = (),
+    l2: float = 0.0,
     n_threads: int | None = None,
     seed: Any = None,
     check_finite: bool = True,
@@ -73,7 +74,7 @@ def fit_many(
         each, X, y, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, rows=rows,
         validation_data=validation_data, sample_weight=sample_weight, class_weight=class_weight, metrics=metrics,
         train_metrics=train_metrics, callbacks=callbacks, n_threads=n_threads, seed=seed, check_finite=check_finite,
-        verbose=verbose,
+        verbose=verbose, l2=l2,
     )  # fmt: skip
     _train(calls, threads)
     return [call.state.history for call in calls]
@@ -110,7 +111,7 @@ def fit_restarts(
 
 def _loss(call: _training.Call, n_threads: int) -> float:
     """Of the network now, or of its average."""
-    return (call.validation or call.data).evaluate(call.model.averaged(), n_threads)["loss"]
+    return (call.validation or call.data).evaluate(call.model.averaged(), n_threads, call.l2)["loss"]
 
 
 # ---- arguments ----

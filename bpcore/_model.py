@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -12,7 +12,7 @@ import numpy as np
 
 from bpcore import _checkpoint, _core, _validate
 from bpcore._arrays import aligned, copied
-from bpcore._graph import Graph, Node
+from bpcore._graph import Graph, Node, Parameter
 from bpcore._optimizers import Memory, Optimizer
 from bpcore._plan_cache import PlanCache
 
@@ -52,15 +52,16 @@ class Views(dict[str, np.ndarray]):
 class Model:
     """A graph, its parameters, and how far they are trained.
 
-    theta: all parameters; params: views of it by name.  frozen: names of layers that `fit` leaves alone.  step, epoch:
-    counted over all fits.  memory: what the optimiser keeps from one fit to the next.  fitting: held by a fit; whoever
-    reads theta while another thread may fit uses `reading`.
+    theta: all parameters; params: views of it by name; penalised: those with an l1 or l2 of their own.  frozen: names
+    of layers that `fit` leaves alone.  step, epoch: counted over all fits.  memory: what the optimiser keeps from one
+    fit to the next.  fitting: held by a fit; whoever reads theta while another thread may fit uses `reading`.
     plans: those that were used last, see _plans.take.  feature_names: of the columns of the data frames that `fit` saw,
     by input.
     """
 
     theta: np.ndarray
     params: Views
+    penalised: dict[str, Parameter]
     fitting: _core.OneAtATime
     plans: PlanCache
     feature_names: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # also of pickles that have none
@@ -84,6 +85,7 @@ class Model:
         self.theta = theta
         views = ((name, p.of(theta)) for name, p in self.graph.parameters.items())
         self.params = Views(views)
+        self.penalised = {n: p for n, p in self.graph.parameters.items() if p.treatment.l1 or p.treatment.l2}
         self.fitting = _core.OneAtATime()
         self.forget_plans()
 
@@ -122,6 +124,31 @@ class Model:
     def frozen_parameters(self) -> set[str]:
         """Names of the parameters of frozen layers."""
         return {name for node in self.graph.nodes if node.base in self.frozen for name in node.parameters}
+
+    @property
+    def penalties(self) -> int:
+        """The flag of plans whose cost has penalties of layers, or 0."""
+        return _core.PENALTY if self.penalised and self.penalised.keys() - self.frozen_parameters else 0
+
+    def _penalised(self, l2: float) -> Iterator[tuple[str, float, float]]:
+        """Names of the parameters that have penalties, l2 joining that of all weights, and their l1 and l2."""
+        if not l2 and not self.penalised:
+            return
+        frozen = self.frozen_parameters
+        for name, p in (self.graph.parameters if l2 else self.penalised).items():
+            if name not in frozen:
+                yield name, p.treatment.l1, p.treatment.l2 + (l2 if p.decay else 0.0)
+
+    def penalty(self, l2: float = 0.0) -> float:
+        """What penalties add to the cost; l2 joins that of all weights."""
+        return sum(_core.penalty(self.params[name], l1, own) for name, l1, own in self._penalised(l2))
+
+    def l2_of_each(self, l2: float = 0.0) -> np.ndarray:
+        """The l2 of each parameter, (n_params,) float64: the second derivative of the penalties."""
+        each = np.zeros(self.theta.size)
+        for name, _, own in self._penalised(l2):
+            self.graph.parameters[name].of(each)[...] = own
+        return each
 
     def state_arrays(self, n: int) -> tuple[np.ndarray, ...]:
         """n arrays of zeros, shaped as theta, for an optimiser's state."""
@@ -183,7 +210,7 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         state = vars(copy.copy(self)).copy()
-        for name in ("params", "fitting", "plans", "jacobians"):
+        for name in ("params", "penalised", "fitting", "plans", "jacobians"):
             del state[name]
         return state
 

@@ -412,6 +412,7 @@ class Network:
         metrics: Any = (),
         train_metrics: bool = False,
         callbacks: Any = (),
+        l2: float = 0.0,
         n_threads: int | None = None,
         seed: int | None = None,
         check_finite: bool = True,
@@ -430,6 +431,8 @@ class Network:
         not there; or "balanced": sum of w / (classes * sum of w over the class's rows), learnt from X and y (King and
         Zeng 2001).  For targets that are a class each: labels, rows of one 1 and else 0, the two values of a single
         output.  `loss` and `val_loss` are weighted so, accuracy is not.
+        l2: l2/2 |W|^2 over all weights, never biases, joins the cost, and so `loss` and `val_loss`; the layers' own
+        (see `Dense`) is added to it.
         optimizer: an object such as bp.Adam(), or its name; None: the last one (see `optimizer`), at first SGD().  One
         that differs from the last in numbers alone (lr, weight_decay, nesterov, bounds) goes on with its memory; one of
         another kind, or with other arrays (momentum from or to 0, amsgrad), begins anew; a UserWarning says so where it
@@ -465,6 +468,7 @@ class Network:
             seed=seed,
             check_finite=check_finite,
             verbose=verbose,
+            l2=l2,
         )
 
     # ---- answering ----
@@ -608,7 +612,8 @@ class Network:
     ) -> tuple[list[np.ndarray], np.ndarray, float, float]:
         """w delta by layer, w dE/dx, and the sums of w E and of w; fills theta with dC/dtheta."""
         n = len(tape.a[0])
-        with _plans.take(self._model, data.key(_plans.REVERSE, n, threads), theta=tape.theta) as lent:
+        key = data.key(_plans.REVERSE | self._model.penalties, n, threads)
+        with _plans.take(self._model, key, theta=tape.theta) as lent:
             compiled, run = lent.compiled, lent.run
             known: dict[int, np.ndarray] = {}
             for arrays, buffers in ((tape.a, compiled.a), (tape.z, compiled.z), (tape.df, compiled.df)):

@@ -84,8 +84,11 @@ def _make_plan(model: Model, key: Key, cuts: list[int]) -> Compiled:
     by_inputs = key.flags & _core.INPUT_GRAD and key.cotangents
     frozen = set(graph.parameters) if by_inputs else model.frozen_parameters
     slots = {
-        name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen) for name, p in graph.parameters.items()
+        name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen, p.treatment.rate)
+        for name, p in graph.parameters.items()
     }
+    for name, p in graph.parameters.items():
+        plan.regularise(slots[name], p.treatment.l1, p.treatment.l2, p.treatment.max_norm)
     for number, node in enumerate(graph.nodes):
         if isinstance(node.layer, Input):
             a = plan.buffer(node.n_out, integer=node.layer.integer)

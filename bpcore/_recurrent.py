@@ -10,7 +10,7 @@ import numpy as np
 
 from bpcore import _activations, _core, _validate
 from bpcore._core import Plan
-from bpcore._layers import INITS, Layer, Spec, draw, named, normal
+from bpcore._layers import INITS, Regularised, Spec, draw, named, normal
 from bpcore._operations import permuted
 from bpcore._symbols import Shape
 
@@ -75,7 +75,7 @@ class _Steps:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Recurrent(Layer):
+class Recurrent(Regularised):
     """What recurrent layers share.
 
     Parameters, the gates beside each other: W [features, gates units], U [units, gates units], b (gates units,).
@@ -94,6 +94,7 @@ class Recurrent(Layer):
     many: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "units", _validate.integer("units", self.units, 1, _validate.MAX_UNITS))
         for name in ("sequences", "reverse", "bias"):
             object.__setattr__(self, name, _validate.flag(name, getattr(self, name)))
@@ -107,7 +108,7 @@ class Recurrent(Layer):
         shown = [str(self.units)]
         shown += [f"{name}=True" for name in ("sequences", "reverse") if getattr(self, name)]
         shown += [f"truncate={self.truncate}"] if self.truncate else []
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return f"{type(self).__name__}({', '.join(shown)}{self._options()})"
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes) > 2:
@@ -195,7 +196,7 @@ class Recurrent(Layer):
         return {"h": _H, "c": _C} if self.cell == _LSTM else {"h": _H}
 
 
-_SAVED = ("units", "sequences", "reverse", "truncate", "bias")
+_SAVED = ("units", "sequences", "reverse", "truncate", "bias", *Regularised.saved)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -210,6 +211,7 @@ class SimpleRNN(Recurrent):
     reverse: from the last step to the first; h_t then stands at t, and the last state is that of step 0.
     truncate: no gradient flows from step k, 2k, ... to the step before it (Williams and Peng 1990), where steps are
     counted in the order in which they are taken; the states themselves go on.
+    l1, l2, max_norm, lr_scale: as in `Dense`; of W and of U, a unit's weights in each being bounded by themselves.
     bias: whether there is b.  init, recurrent_init: how W and U are drawn, "auto" is glorot_uniform; first b is 0.
     Called with a second symbol, SimpleRNN(8)(x, mask), mask (time,): where it is 0, the state is carried over
     unchanged, so that the last state is that of the last step that counts.

@@ -55,6 +55,7 @@ class Call:
     watched: Mapping[str, str]
     seed: int
     verbose: bool
+    l2: float
     label: str = ""
 
 
@@ -74,6 +75,7 @@ def check(
     train_metrics: Any,
     seed: Any,
     verbose: Any,
+    l2: Any,
     label: str = "",
 ) -> Call:
     """The call for this data; ValueError or TypeError for what does not fit it."""
@@ -81,6 +83,7 @@ def check(
     optimizer = _optimizers.resolve(optimizer, model.memory.optimizer)
     _optimizers.check(optimizer, model.dtype)
     epochs = _validate.integer("epochs", epochs, 0, 2**31)
+    l2 = _validate.real("l2", l2)
     batch = n if batch_size is None else min(n, _validate.integer("batch_size", batch_size, 1, 2**62))
     if optimizer.full_batch:
         _full_batch.check(optimizer, model, data, batch)
@@ -97,7 +100,7 @@ def check(
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
     return Call(
         model, state, data, validation, names, optimizer, epochs, batch, shuffled, callbacks, watched, seed, verbose,
-        label,
+        l2, label,
     )  # fmt: skip
 
 
@@ -227,11 +230,11 @@ class Loop:
             memory = _optimizers.succeeded(model.memory, optimizer)
         else:
             memory = model.new_memory(optimizer)
-        self.flags = optimizer.flags
+        self.flags = self._flags(optimizer)
         steps = -(-data.n // call.batch)
         self.lengths = _optimizers.Call(memory.updates, max(1, call.epochs) * steps, steps)
         method = _METHODS.get(optimizer.kind)
-        self.run: Any = method(model, data, n_threads) if method else self._new_run()
+        self.run: Any = method(model, data, n_threads, call.l2) if method else self._new_run()
         self._use(memory, memory.updates)
         self._draw_from(model.step)
         self.steps_before = self.run.progress()[5]  # the epoch
@@ -248,17 +251,23 @@ class Loop:
         run.outside = _Outside(self)
         return run
 
+    def _flags(self, optimizer: _optimizers.Optimizer) -> int:
+        """What the plan must be compiled with; with an l2 for all weights, moves are not fused with sums."""
+        if self.call.l2:
+            return optimizer.flags & ~_core.FUSE | _core.PENALTY
+        return optimizer.flags | self.model.penalties
+
     def _use(self, memory: _optimizers.Memory, first: int) -> None:
         """Goes on with this memory, in another run where its numbers need another plan; first: updates when the epoch
         began, or would have begun if all of it had been trained so."""
         before, optimizer = self.run, memory.optimizer
         assert optimizer is not None
         numbers = _optimizers.numbers(memory, first, self.lengths)  # which may refuse, with nothing changed
-        if optimizer.flags != self.flags:
-            self.flags = optimizer.flags
+        if self._flags(optimizer) != self.flags:
+            self.flags = self._flags(optimizer)
             self.run = self._new_run()
         self.memory, self.state.optimizer, self.numbers, self.first = memory, optimizer, numbers, first
-        self.run.optimizer(optimizer.kind, memory.states, memory.updates, **numbers)
+        self.run.optimizer(optimizer.kind, memory.states, memory.updates, l2=self.call.l2, **numbers)
         if self.run is not before:
             self.run.follow(before)
 
@@ -365,7 +374,7 @@ class Loop:
             result = self.data.evaluate(self.model, self.n_threads)
             self._record({self.data.column(measure.key): result[measure.key] for measure in self.data.measures})
         if self.validation is not None:
-            result = self.validation.evaluate(self.model.averaged(), self.n_threads)
+            result = self.validation.evaluate(self.model.averaged(), self.n_threads, self.call.l2)
             self._record({f"val_{self.validation.column(name)}": value for name, value in result.items()})
         self.state.history._show()
         if self.call.verbose:

@@ -38,6 +38,7 @@ int bp_takes_step(const bp_plan *plan, const bp_op *op) {
 static int is_fused(const bp_plan *plan, const bp_param *p) {
     if (plan->shards || p->first_use < 0 || p->first_use != p->last_use) return 0;
     if (!(plan->flags & BP_DO_FUSE) || plan->flags & BP_DO_BOUNDARY) return 0;
+    if (plan->flags & BP_DO_PENALTY && (p->l1 > 0 || p->l2 > 0)) return 0;
     const bp_use *use = &plan->uses[p->first_use];
     return !use->slot && bp_takes_step(plan, &plan->ops[use->op]);
 }
@@ -92,10 +93,11 @@ static void cut_parameters(bp_plan *plan, int segment) {
         if (!plan->shards && p->segment != segment) continue;
         int busy = uses_of(plan, p) >= BUSY;
         if (busy) small = NULL;
+        const bp_param *first = small ? &plan->params[small->param] : NULL;
         if (small && !bp_forced.parallel_always && small->at + small->width == p->offset &&
             (small->width + n) * (int64_t)plan->size <= BLOCK_BYTES) {
-            small->one_rate &= p->rate == plan->params[small->param].rate;
-            small->one_decay &= p->decay == plan->params[small->param].decay;
+            small->one_rate &= p->rate == first->rate && (p->max_norm > 0) == (first->max_norm > 0);
+            small->one_decay &= p->decay == first->decay;
             small->end++;
             small->width = small->ld += n;
             continue;

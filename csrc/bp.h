@@ -16,6 +16,7 @@
  *   rows.c       rows:  gather, forward, loss, delta                                (each thread its own rows)
  *   sums.c       sums:  the gradient of each block of theta comes to its home       (each thread its own blocks)
  *   moves.c      moves: a rule (rules.h) changes the block, given its gradient
+ *   penalties.c  what l1 and l2 add to the sums, and bounds of norms once all has moved
  *   op.h         what authors of operations and losses need; kernels/ has one file an operation
  *
  * Sums are cut by shapes alone, and each has one fixed order, so the bits of a result do not depend on the number of
@@ -150,7 +151,8 @@ enum {
     BP_DO_FUSE = 256,     /* moves may be made in the registers of the product that sums the gradient */
     BP_DO_BOUNDARY = 512, /* the whole gradient is known before anything moves */
     BP_DO_STRIPS = 1024,  /* theta is read as bp_plan_pack leaves it: for bp_answer alone */
-    BP_DO_AVERAGE = 2048  /* an average of theta is kept, in which all rows of tables move */
+    BP_DO_AVERAGE = 2048, /* an average of theta is kept, in which all rows of tables move */
+    BP_DO_PENALTY = 4096  /* penalties join the cost and its gradient: see bp_plan_regularise */
 };
 
 bp_plan *bp_plan_new(bp_dtype dtype);
@@ -160,6 +162,12 @@ int bp_plan_buffer(bp_plan *plan, bp_kind kind, int64_t cols);
 /* theta[offset : offset + rows * cols] as [rows, cols]; factors of the learning rate and of the weight decay (0 for
  * biases): finite and not negative. */
 int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int flags, double rate, double decay);
+/* Of a parameter's elements: the penalty l1 |w| + l2 w^2 / 2, in plans that do BP_DO_PENALTY; and what the norm of a
+ * column (of a table: of a row that the batch names) may be once theta has moved, 0: any.  BP_E_SHAPE unless all are
+ * finite and not negative. */
+bp_status bp_plan_regularise(bp_plan *plan, int param, double l1, double l2, double max_norm);
+/* Sum of l1 |w| + l2 w^2 / 2 over n elements. */
+double bp_penalty(bp_dtype dtype, const void *w, int64_t n, double l1, double l2);
 /* Adds an operation; *out is the number of its output buffer. */
 bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int *in, int n_params, const int *param,
                      const void *detail, int tag, int *out);
@@ -255,10 +263,11 @@ typedef struct {
     double clip_value; /* most that an element of dC/dtheta may be; 0: no bound */
     void *average;     /* shaped as theta, or NULL: theta after the first move, then ema average + (1 - ema) theta; */
     double ema;        /* elements of what is frozen stay as they are */
+    double l2;         /* joins that of each parameter whose factor of the decay is not 0 */
     int64_t t;         /* moves made so far */
 } bp_opt;
 
-/* Flags that a plan must be compiled with for this optimiser: of BP_DO_MOVE, FUSE, BOUNDARY, AVERAGE. */
+/* Flags that a plan must be compiled with for this optimiser: of BP_DO_MOVE, FUSE, BOUNDARY, AVERAGE, PENALTY. */
 int bp_opt_flags(const bp_opt *opt);
 
 /* ---- run -------------------------------------------------------------------------------------------------- */

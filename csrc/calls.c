@@ -4,6 +4,7 @@
 
 #include "data.h"
 #include "moves.h"
+#include "penalties.h"
 #include "rows.h"
 #include "sums.h"
 
@@ -15,7 +16,7 @@ enum { MAX_TILES = 4, MAX_CALLS = 256 };
 typedef bp_status bp_call_fn(bp_run *run, bp_call *call, size_t shift);
 struct bp_call {
     bp_call_fn *fn; /* unless a product is prepared */
-    int number;     /* of a port, an item, or a use of a parameter */
+    int number;     /* of a port, an item, a use of a parameter, or a block */
     bp_tile tile;
     bp_cell cell;
     char *to;       /* rows of a port, or G: of thread 0, those of others lie `shift` bytes further */
@@ -126,6 +127,10 @@ static bp_status do_gradient(bp_run *run, bp_call *call, size_t shift) {
     return BP_OK;
 }
 
+static bp_status do_penalty(bp_run *run, bp_call *call, size_t shift) {
+    return bp_note_penalty(run, call->number, bp_penalise_block(run, call->block, call->to + shift, call->ld));
+}
+
 static bp_status do_move(bp_run *run, bp_call *call, size_t shift) {
     return bp_move_block(run, call->block, call->to + shift, call->ld);
 }
@@ -162,6 +167,9 @@ static bp_call *list_block(bp_run *run, bp_call *call, const bp_block *block) {
             note_follower(run, call, op);
         }
     }
+    if (plan->flags & BP_DO_PENALTY)
+        *call++ = (bp_call){.fn = do_penalty, .block = block, .number = (int)(block - plan->blocks), .to = G,
+                            .ld = block->width};
     *call = (bp_call){.fn = do_move, .block = block, .to = G, .ld = block->width};
     return call + 1;
 }
@@ -173,7 +181,8 @@ static int64_t count_calls(const bp_run *run, int64_t rows) {
     const bp_plan *plan = run->plan;
     int64_t tiles = tiles_of(rows, plan->row_tile), n = tiles * (plan->n_items + run->n_in) + plan->n_blocks;
     int one_stage = plan->n_stages == 1 && plan->stages[0].scope == BP_SCOPE_ROWS && rows <= plan->chunk_rows;
-    int apart = plan->windowed || plan->n_tables || plan->flags & BP_DO_BOUNDARY;
+    int apart = plan->windowed || plan->n_tables || plan->n_norms || plan->flags & BP_DO_BOUNDARY;
+    if (plan->flags & BP_DO_PENALTY) n += plan->n_blocks;
     if (!bp_moves(run) || apart || !one_stage || tiles > MAX_TILES) return 0;
     if (rows >= plan->long_rows) return 0; /* its phases may have rounds */
     for (int i = 0; i < plan->n_blocks && n <= MAX_CALLS; i++) {

@@ -182,7 +182,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     if (flags & (BP_DO_LOSS | BP_DO_BACKWARD) && !plan->n_losses) return BP_E_SHAPE;
     if ((plan->cotangents || flags & BP_DO_EACH) && !(flags & BP_DO_BACKWARD)) return BP_E_SHAPE;
     if (plan->cotangents && (plan->n_losses != 1 || plan->losses[0].fused)) return BP_E_SHAPE;
-    int moves = flags & (BP_DO_MOVE | BP_DO_FUSE | BP_DO_BOUNDARY | BP_DO_AVERAGE);
+    int moves = flags & (BP_DO_MOVE | BP_DO_FUSE | BP_DO_BOUNDARY | BP_DO_AVERAGE | BP_DO_PENALTY);
     if (moves && (plan->cotangents || flags & BP_DO_EACH || !(flags & BP_DO_BACKWARD))) return BP_E_SHAPE;
     if (flags & BP_DO_STRIPS && flags & ~(BP_DO_FORWARD | BP_DO_REUSE | BP_DO_STRIPS)) return BP_E_SHAPE;
     plan->flags = flags;
@@ -236,6 +236,8 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     if (!status && sums) status = bp_add_replicas(plan);
     if (!status) status = bp_cut_stages(plan);
     if (!status && sums) status = bp_cut_blocks(plan);
+    for (int i = 0; i < plan->n_params && sums; i++) plan->n_norms += bp_norm_tasks(plan, &plan->params[i]);
+    plan->after_sums = plan->n_norms > 0 || flags & (BP_DO_BOUNDARY | BP_DO_PENALTY);
     if (!status && flags & BP_DO_STRIPS) bp_find_strips(plan);
     if (!status) status = bp_lay_out(plan);
     if (!status) plan->long_rows = rows_of_a_long_step(plan);

@@ -7,6 +7,7 @@
 
 #include "calls.h"
 #include "moves.h"
+#include "penalties.h"
 #include "rows.h"
 #include "snapshot.h"
 #include "sums.h"
@@ -40,6 +41,8 @@ static void count_tasks(bp_run *run, bp_phase phase, int stage) {
     } else if (phase == BP_TABLES) {
         run->n_tasks = bp_average_tasks(run);
         flops = bp_average_flops(run);
+    } else if (phase == BP_NORMS) {
+        run->n_tasks = plan->n_norms;
     } else {
         run->n_tasks = phase == BP_AHEAD ? plan->n_waiting : bp_sum_tasks(run);
         if (run->is_long) flops = bp_flops_before(run, run->n_tasks);
@@ -97,6 +100,8 @@ static bp_status do_task(bp_run *run, int64_t task, int thread) {
         return BP_OK;
     case BP_SUMS:
         return bp_has_calls(run) ? bp_do_calls(run, task, thread) : bp_do_sum(run, task, thread);
+    case BP_NORMS:
+        return bp_do_norm(run, task);
     case BP_TABLES:
         bp_average_part(run, task);
         return BP_OK;
@@ -110,7 +115,7 @@ static int64_t first_of_share(const bp_run *run, int64_t from, int64_t end, int6
     if (shares == 1) return share ? end : from; /* small steps have no time for a division */
     const bp_stage *stage = &run->plan->stages[run->stage];
     int64_t first = run->phase == BP_ROWS && stage->scope == BP_SCOPE_BLOCKS ? stage->first_block : 0;
-    int alike = run->phase == BP_SAVING || run->phase == BP_TABLES;
+    int alike = run->phase == BP_SAVING || run->phase == BP_NORMS || run->phase == BP_TABLES;
     if (alike || (run->phase == BP_ROWS && stage->scope != BP_SCOPE_BLOCKS))
         return from + (end - from) * share / shares;
     return bp_first_sum(run, first + from, first + end, share, shares) - first;
@@ -209,10 +214,17 @@ static void stop(bp_run *run, bp_status status) {
     bp_set_batch(run);
 }
 
-/* Rows have moved, and so must the average of all rows of their tables. */
+/* Behind the moves: whether norms are to be bounded; or rows have moved, and so must the average of all rows of their
+ * tables. */
 static int averages_tables(bp_run *run) {
     if (!run->opt.average || !run->plan->n_tables || !bp_is_last_chunk(run)) return 0;
     begin_phase(run, BP_TABLES, 0);
+    return 1;
+}
+
+static int begin_norms(bp_run *run) {
+    if (!run->plan->n_norms) return averages_tables(run);
+    begin_phase(run, BP_NORMS, 0);
     return 1;
 }
 
@@ -242,7 +254,9 @@ static int next_phase(bp_run *run) {
         begin_phase(run, BP_SUMS, 0);
         return 1;
     case BP_SUMS:
-        if (!(run->plan->flags & BP_DO_BOUNDARY) || !bp_is_last_chunk(run)) return averages_tables(run);
+        if (!run->plan->after_sums || !bp_is_last_chunk(run)) return averages_tables(run);
+        if (bp_penalises(run)) bp_collect_penalties(run, run->n_tasks);
+        if (!(run->plan->flags & BP_DO_BOUNDARY)) return begin_norms(run);
         if ((status = bp_cross_boundary(run))) {
             stop(run, status);
             return 1;
@@ -254,6 +268,8 @@ static int next_phase(bp_run *run) {
         run->phase = BP_ROWS; /* no process had a row of weight: nothing moves, and `advance` counts no step */
         return 0;
     case BP_MOVES:
+        return begin_norms(run);
+    case BP_NORMS:
         return averages_tables(run);
     default:
         return 0;
@@ -272,8 +288,9 @@ static void advance(bp_run *run, int n_threads) {
     }
     int last_chunk = bp_is_last_chunk(run), saving = run->phase == BP_SAVING;
     if (++run->round < run->rounds || next_phase(run)) { /* a slice does more than save, or it would save for ever */
+        int moved = run->phase == BP_NORMS; /* theta is not whole before its norms are */
         int is_long = run->is_long || (run->phase == BP_TABLES && run->rounds > 1);
-        if (is_long && (!saving || run->phase == BP_SAVING)) look_at_clock(run, 0);
+        if (is_long && !moved && (!saving || run->phase == BP_SAVING)) look_at_clock(run, 0);
         return;
     }
     if (last_chunk) end_batch(run, run->phase != BP_ROWS);

@@ -51,9 +51,10 @@ static int chain_of(const bp_plan *plan, bp_lane_layer layers[BP_LANE_LAYERS]) {
 /* The one rule over shapes: chains of few weights, whose gradients are summed and moved at once. */
 static int fits(const bp_plan *plan) {
     int flags = BP_DO_MOVE | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD;
-    if ((plan->flags & (flags | BP_DO_BOUNDARY | BP_DO_AVERAGE)) != flags || plan->n_losses != 1) return 0;
+    if ((plan->flags & (flags | BP_DO_BOUNDARY | BP_DO_AVERAGE | BP_DO_PENALTY)) != flags || plan->n_losses != 1) return 0;
     if (plan->n_theta > MAX_THETA || plan->rows > min64(plan->chunk_rows, MAX_ROWS)) return 0;
-    if (plan->n_tables || plan->by_part || plan->undoes || plan->n_waiting || plan->n_replicas || plan->keeps_lost)
+    if (plan->n_tables || plan->by_part || plan->undoes || plan->n_waiting || plan->n_replicas || plan->keeps_lost ||
+        plan->n_norms)
         return 0;
     if (plan->row_tile > BP_LANE_CHAIN || (plan->shards && plan->n_tiles > plan->shards)) return 0;
     const bp_loss *loss = &plan->losses[0];

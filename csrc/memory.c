@@ -194,6 +194,9 @@ bp_status bp_lay_out(bp_plan *plan) {
         if (plan->keeps_lost) take(&total, plan->n_theta - plan->kept_from, plan->size);
         if (plan->undoes) plan->undo = take(&total, plan->n_theta, plan->size);
         if (plan->flags & BP_DO_BOUNDARY) plan->squares = take(&total, plan->n_blocks + 1, sizeof(double));
+        int64_t tasks = plan->n_blocks + 1;
+        for (int i = 0; i < plan->n_tables; i++) tasks += ceil_div(plan->tables[i].most, BP_TABLE_ROWS);
+        if (plan->flags & BP_DO_PENALTY) plan->penalties = take(&total, tasks, sizeof(double));
     }
     for (int i = 0; i < plan->n_tables; i++) {
         bp_table *t = &plan->tables[i];

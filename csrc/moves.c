@@ -8,8 +8,7 @@
 
 enum { AVERAGED = 1 << 16 }; /* elements of tables that a task averages */
 
-/* n elements from `at` on have moved. */
-static void average(bp_run *run, int64_t at, int64_t n) {
+void bp_average(bp_run *run, int64_t at, int64_t n) {
     size_t first = (size_t)at * run->plan->size;
     bp_active->average[run->plan->dtype](run->move.ema, n, run->theta + first, (char *)run->opt.average + first);
 }
@@ -33,7 +32,7 @@ static int move(bp_run *run, const bp_param *p, int64_t at, int64_t n, char *G) 
     for (int i = 0; i < BP_MAX_STATES; i++) state[i] = run->opt.state[i] ? (char *)run->opt.state[i] + first : NULL;
     int spoilt = bp_move_elements(run->kernel, &run->move, run->plan->dtype, p->rate, p->decay, n, G,
                                   run->theta + first, state);
-    if (run->opt.average && !bp_is_table(p)) average(run, at, n);
+    if (run->opt.average && !bp_is_table(p) && p->max_norm == 0) bp_average(run, at, n);
     return spoilt;
 }
 
@@ -84,5 +83,5 @@ void bp_average_part(bp_run *run, int64_t task) {
         if (task < tasks) break;
         task -= tasks;
     }
-    average(run, p->offset + task * AVERAGED, min64(AVERAGED, p->rows * p->cols - task * AVERAGED));
+    bp_average(run, p->offset + task * AVERAGED, min64(AVERAGED, p->rows * p->cols - task * AVERAGED));
 }

@@ -21,6 +21,9 @@ int bp_move_elements(bp_rule_fn *kernel, const bp_move *m, bp_dtype dtype, doubl
 bp_status bp_move_run(bp_run *run, const bp_param *p, int64_t at, int64_t n, char *G);
 /* A block, whose rows of sums are ld apart. */
 bp_status bp_move_block(bp_run *run, const bp_block *block, char *G, int64_t ld);
+/* n elements from `at` on have moved, and so does their average: that of a table's is a task of BP_TABLES, that of what
+ * has a max_norm of BP_NORMS. */
+void bp_average(bp_run *run, int64_t at, int64_t n);
 /* Tasks of BP_TABLES: the average of some elements of all tables. */
 int64_t bp_average_tasks(const bp_run *run);
 double bp_average_flops(const bp_run *run);

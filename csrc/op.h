@@ -63,6 +63,8 @@ typedef struct {
     int64_t rows, cols;
     int flags;      /* a sum of BP_PARAM_... */
     double rate, decay;      /* factors of the learning rate and of the weight decay */
+    double l1, l2;           /* penalties: l1 |w| + l2 w^2 / 2 of each element */
+    double max_norm;         /* of a column (of a table: a row) once it has moved, at most; 0: any */
     int first_use, last_use; /* in plan order; a weight used twice has two; -1: none */
     int segment;    /* its gradient is summed as soon as backward has left this one; 0: when it has left all */
     int strips;     /* its columns lie in strips, one [rows, BP_STRIP_BYTES] after the other: see bp_plan_pack */
@@ -74,7 +76,8 @@ enum {
     BP_STEP_ROWS = 512,   /* rows times positions that one chain may sum; panels of `step` stay in L2 */
     BP_PACK_COLS = 240,   /* columns that a product packs at once: whole panels of every instruction set */
     BP_NEAR_BYTES = 2048, /* between rows of weights: beyond, a product packs them */
-    BP_CUT_COLS = 16      /* a product's columns are cut at multiples: whole vectors of every instruction set */
+    BP_CUT_COLS = 16,     /* a product's columns are cut at multiples: whole vectors of every instruction set */
+    BP_NORM_COLS = 64     /* columns whose norms are bounded together */
 };
 
 /* What an operation's tasks may be cut into. */

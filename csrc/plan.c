@@ -68,6 +68,18 @@ int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int
     return plan->n_params++;
 }
 
+bp_status bp_plan_regularise(bp_plan *plan, int param, double l1, double l2, double max_norm) {
+    const double numbers[] = {l1, l2, max_norm};
+    if (param < 0 || param >= plan->n_params) return BP_E_SHAPE;
+    for (int i = 0; i < 3; i++)
+        if (!(numbers[i] >= 0 && numbers[i] <= DBL_MAX)) return BP_E_SHAPE;
+    bp_param *p = &plan->params[param];
+    p->l1 = l1;
+    p->l2 = l2;
+    p->max_norm = max_norm;
+    return BP_OK;
+}
+
 bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int *in, int n_params, const int *param,
                      const void *detail, int tag, int *out) {
     if (n_in < 1 || n_in > BP_MAX_OPERANDS || n_params > BP_MAX_OPERANDS) return BP_E_LIMIT;

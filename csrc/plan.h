@@ -23,10 +23,11 @@
  *                                        slot     of a table: the place of a row in the list of those that were named
  *                                        lost     what rounding took from a gradient: beside it, where sums are long
  *
- * In time: a step has phases (rows, sums, moves; `bp_phase` in run.h).  Between sums and moves there may be a boundary,
- * where the whole gradient is known and nothing has moved.  A phase is walked in rounds of whole tasks, or of parts of
- * tasks that take long; a slice, which is what the caller asks for at a time, may end after any round of a long step.
- * Where the caller goes no further, a step that has moved some of its blocks is made whole: undone, or ended.
+ * In time: a step has phases (rows, sums, moves, norms; `bp_phase` in run.h).  Between sums and moves there may be a
+ * boundary, where the whole gradient is known and nothing has moved.  A phase is walked in rounds of whole tasks, or of
+ * parts of tasks that take long; a slice, which is what the caller asks for at a time, may end after any round of a
+ * long step, but not between its moves and its norms.  Where the caller goes no further, a step that has moved some of
+ * its blocks is made whole: undone, or ended.
  *
  * A replica is the copy of an operation that backward computes again; a safety copy is the theta and state that a run
  * goes back to.  A cotangent is a unit vector that stands for dC/da^L where derivatives of outputs are wanted.
@@ -143,6 +144,8 @@ struct bp_plan {
     int64_t long_rows;   /* of a batch, from which on a slice may end within its step */
     int n_items, n_stages, n_blocks;
     int n_waiting;         /* blocks up to the last that waits */
+    int64_t n_norms;       /* tasks behind the moves: see penalties.c */
+    int after_sums;        /* something comes behind a batch's sums: penalties, a boundary, norms */
     bp_item *items;
     bp_stage *stages;
     bp_block *blocks;
@@ -164,6 +167,7 @@ struct bp_plan {
     size_t undo;                   /* where it undoes: (n_theta,), blocks as they were before they moved */
     size_t loss_sums;              /* (losses, tiles of a chunk, 3) doubles */
     size_t squares;                /* (n_blocks + 1,) doubles: of blocks' gradients, where there is a boundary */
+    size_t penalties;              /* doubles: of each task of sums, where it has penalties */
 };
 
 /* A step of so many flops is long, and runs on all threads; see pace.c. */
@@ -180,6 +184,8 @@ static inline double bp_move_flops(const bp_plan *plan) { return 9 * BP_FLOPS_A_
 static inline double bp_largest_block(const bp_plan *plan, double rows) {
     return 2 * rows * (double)plan->most_work + bp_move_flops(plan) * (double)plan->most_moved;
 }
+
+enum { BP_TABLE_ROWS = 64 }; /* of a table, in one task of its sums */
 
 /* Rows of a tile, at least, so that one of one column is whole cache lines. */
 enum { BP_LEAST_TILE = 16 };
@@ -224,6 +230,12 @@ static inline bp_op *bp_maker_of(const bp_plan *plan, int buffer) {
 
 static inline int bp_is_frozen(const bp_param *p) { return p->flags & BP_PARAM_FROZEN; }
 static inline int bp_is_table(const bp_param *p) { return p->flags & BP_PARAM_TABLE && !bp_is_frozen(p); }
+
+/* Tasks that bound the norms of a parameter's columns; of a table each row is bounded as it moves. */
+static inline int64_t bp_norm_tasks(const bp_plan *plan, const bp_param *p) {
+    int bounded = p->max_norm > 0 && plan->flags & BP_DO_MOVE && !bp_is_frozen(p) && !bp_is_table(p);
+    return bounded ? ceil_div(p->cols, BP_NORM_COLS) : 0;
+}
 
 static inline double bp_flops_of(const bp_plan *plan, const bp_op *op) {
     return op->type->flops ? op->type->flops(plan, op) : (double)plan->buffers[op->out].cols;

@@ -78,8 +78,10 @@ void bp_move_numbers(bp_move *m, const bp_opt *opt, int64_t step) {
 
 int bp_opt_flags(const bp_opt *opt) {
     if (!opt->rule) return 0;
-    int bare = opt->weight_decay.value == 0 && !opt->weight_decay.steps && opt->clip_value == 0 && !opt->average;
+    int bare = opt->weight_decay.value == 0 && !opt->weight_decay.steps && opt->clip_value == 0 && opt->l2 == 0;
+    bare = bare && !opt->average;
     for (int i = 0; i < BP_MAX_STATES; i++) bare = bare && !opt->state[i];
     return (opt->rule->moves ? BP_DO_MOVE : 0) | (opt->rule->fuses && bare ? BP_DO_FUSE : 0) |
-           (opt->clip_norm > 0 ? BP_DO_BOUNDARY : 0) | (opt->average ? BP_DO_AVERAGE : 0);
+           (opt->clip_norm > 0 ? BP_DO_BOUNDARY : 0) | (opt->l2 > 0 ? BP_DO_PENALTY : 0) |
+           (opt->average ? BP_DO_AVERAGE : 0);
 }

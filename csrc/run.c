@@ -157,7 +157,8 @@ bp_status bp_run_optimizer(bp_run *run, const bp_opt *opt) {
     int needs = bp_opt_flags(opt), has = run->plan->flags;
     if (opt->rule && (run->plan->by_tile || !(has & BP_DO_BACKWARD))) return BP_E_SHAPE;
     if ((has ^ needs) & BP_DO_MOVE && opt->rule) return BP_E_SHAPE;
-    if (opt->rule && (has & ~needs & BP_DO_FUSE || needs & ~has & (BP_DO_BOUNDARY | BP_DO_AVERAGE))) return BP_E_SHAPE;
+    int asked = BP_DO_BOUNDARY | BP_DO_AVERAGE | BP_DO_PENALTY;
+    if (opt->rule && (has & ~needs & BP_DO_FUSE || needs & ~has & asked)) return BP_E_SHAPE;
     bp_drop_snapshot(run);
     run->call_rows = 0;
     run->opt = *opt;

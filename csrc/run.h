@@ -22,6 +22,7 @@ typedef enum {
     BP_AHEAD,  /* gradients of blocks that wait come to their homes */
     BP_SUMS,   /* gradients come to their homes; without a boundary, each block moves at once */
     BP_MOVES,  /* behind the boundary */
+    BP_NORMS,  /* behind all moves: what spans blocks, the norms of columns */
     BP_TABLES  /* where an average is kept: that of all rows of tables, when those that were named have moved */
 } bp_phase;
 

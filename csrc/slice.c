@@ -64,14 +64,14 @@ bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps
 }
 
 int bp_run_is_whole(const bp_run *run) {
-    if (run->phase == BP_TABLES) return run->round == run->rounds; /* the rest of the step was done before */
+    if (run->phase == BP_NORMS || run->phase == BP_TABLES) return run->round == run->rounds; /* behind all moves */
     int moves = run->phase == BP_MOVES || (run->phase == BP_SUMS && bp_sums_move(run));
     return !moves || run->round == 0 || run->round == run->rounds;
 }
 
 void bp_run_make_whole(bp_run *run) {
     if (bp_run_is_whole(run)) return;
-    int64_t moved = bp_first_of_round(run, run->round);
+    int64_t moved = run->plan->undoes ? bp_first_of_round(run, run->round) : 0;
     if (run->plan->undoes && moved <= run->plan->n_blocks) { /* rows of tables are not put back */
         bp_put_back(run, moved);
         bp_set_batch(run);

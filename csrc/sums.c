@@ -4,6 +4,7 @@
 
 #include "dispatch.h"
 #include "moves.h"
+#include "penalties.h"
 #include "snapshot.h"
 #include "undo.h"
 
@@ -11,8 +12,7 @@
 #include <string.h>
 
 enum {
-    TABLE_ROWS = 64,   /* of a table, in one task */
-    TABLE_WORK = 4096, /* of such a task, as blocks count it: elements times their uses in an example */
+    TABLE_WORK = 4096 /* of a task on a table's rows, as blocks count it: elements times their uses in an example */
 };
 
 /* ---- blocks ---- */
@@ -110,6 +110,9 @@ static bp_status do_block(bp_run *run, int64_t number, int thread) {
     char *G = home_of(run, block, thread, &ld);
     if (!block->early && !block->waits) sum_block(run, block, G, ld);
     if (!bp_is_last_chunk(run)) return BP_OK;
+    bp_status status = BP_OK;
+    if (bp_penalises(run)) status = bp_note_penalty(run, number, bp_penalise_block(run, block, G, ld));
+    if (status) return status;
     if (!(plan->flags & BP_DO_BOUNDARY)) return bp_move_block(run, block, G, ld);
     squares_of(run)[number] = squares(plan, block, G, ld);
     return BP_OK;
@@ -119,7 +122,7 @@ static bp_status do_block(bp_run *run, int64_t number, int thread) {
 
 static int64_t table_tasks(const bp_run *run) {
     int64_t n = 0;
-    for (int i = 0; i < run->plan->n_tables; i++) n += tiles_of(run->slots[i].touched, TABLE_ROWS);
+    for (int i = 0; i < run->plan->n_tables; i++) n += tiles_of(run->slots[i].touched, BP_TABLE_ROWS);
     return n;
 }
 
@@ -134,10 +137,10 @@ typedef struct {
 static some_slots slots_of(const bp_run *run, int64_t task) {
     const bp_plan *plan = run->plan;
     int i = 0;
-    for (int64_t n; task >= (n = tiles_of(run->slots[i].touched, TABLE_ROWS)); i++) task -= n;
+    for (int64_t n; task >= (n = tiles_of(run->slots[i].touched, BP_TABLE_ROWS)); i++) task -= n;
     const bp_table *t = &plan->tables[i];
-    int64_t end = min64(run->slots[i].touched, (task + 1) * TABLE_ROWS);
-    return (some_slots){i, t, &plan->params[t->param], task * TABLE_ROWS, end};
+    int64_t end = min64(run->slots[i].touched, (task + 1) * BP_TABLE_ROWS);
+    return (some_slots){i, t, &plan->params[t->param], task * BP_TABLE_ROWS, end};
 }
 
 /* Where the gradient of a slot's row is: in the arena, or in a thread's scratch until it has moved. */
@@ -155,7 +158,8 @@ static inline bp_status move_slot(bp_run *run, const some_slots *s, int64_t slot
         bp_copy_row(run, s->i, row, log->at + slot, 0);
         log->row[log->at + slot] = (int32_t)row;
     }
-    return bp_move_run(run, s->param, s->param->offset + row * s->param->cols, s->param->cols, G);
+    bp_status status = bp_move_run(run, s->param, s->param->offset + row * s->param->cols, s->param->cols, G);
+    return status || s->param->max_norm == 0 ? status : bp_bound_row(run, s->param, row);
 }
 
 /* The row of a slot that comes soon is fetched meanwhile. */
@@ -166,15 +170,19 @@ static inline void fetch(const bp_run *run, const some_slots *s, int64_t slot) {
 
 static bp_status do_slots(bp_run *run, int64_t task, int thread) {
     some_slots s = slots_of(run, task);
-    int moves = bp_sums_move(run);
+    int moves = bp_sums_move(run), penalises = bp_penalises(run);
     bp_status status = BP_OK, failure;
+    double penalty = 0;
     for (int64_t slot = s.first; slot < s.end; slot++) {
         char *G = slot_gradient(run, &s, slot, thread), *lost = bp_lost_of(run->plan, BP_HOME_SCRATCH, G);
         if (lost && s.table->keeps) lost = G - s.table->grad + s.table->lost;
         fetch(run, &s, slot);
         bp_table_gradient(run->plan, s.i, run->arena, run->slots, slot, run->rows, G, lost);
+        int64_t at = s.param->offset + bp_table_row(s.table, run->arena, slot) * s.param->cols;
+        if (penalises) penalty += bp_penalise(run, s.param, at, s.param->cols, G);
         if (moves && (failure = move_slot(run, &s, slot, G))) status = failure;
     }
+    if (penalises && (failure = bp_note_penalty(run, run->plan->n_blocks + task, penalty))) status = failure;
     return status;
 }
 

@@ -46,16 +46,18 @@ _UNBOUNDED = {name: o for name, o in OPTIMIZERS.items() if o.clip_norm is o.clip
 every_unbounded_optimizer = pytest.mark.parametrize("optimizer", _UNBOUNDED.values(), ids=_UNBOUNDED)
 
 
-def move(optimizer, params, gradients, states):
-    """One step of the oracle in place: params, each (array, whether it decays), their gradients, and a dict each.  The
+def move(optimizer, params, gradients, states, rates=None):
+    """One step of the oracle in place: params, each (array, whether it decays), their gradients, a dict each, and
+    rates, the lr of each, if not the optimiser's.  The
     average of theta is test_ema.py's."""
     settings = dict(vars(optimizer))
     del settings["ema"]
     clip_norm, clip_value, decay = (settings.pop(name) for name in ("clip_norm", "clip_value", "weight_decay"))
     norm = np.sqrt(sum((g**2).sum() for g in gradients))
     factor = 1.0 if clip_norm is None else min(1.0, clip_norm / (norm + 1e-6))
-    for (p, decays), g, state in zip(params, gradients, states, strict=True):
+    rates = rates or [settings["lr"]] * len(params)
+    for (p, decays), g, state, lr in zip(params, gradients, states, rates, strict=True):
         g = g * factor
         if clip_value is not None:
             g = np.clip(g, -clip_value, clip_value)
-        getattr(ref, optimizer.kind)(p, g, state, weight_decay=decay if decays else 0.0, **settings)
+        getattr(ref, optimizer.kind)(p, g, state, weight_decay=decay if decays else 0.0, **{**settings, "lr": lr})

@@ -19,7 +19,7 @@ cdef extern from "bp.h" nogil:
         BP_MAX_OPERANDS, BP_MAX_THREADS, BP_MAX_SETTINGS, BP_MAX_OUTER, BP_MAX_NUMBERS, BP_MAX_STATES, BP_PARAM_FROZEN
         BP_JOB_COLS
         BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE, BP_DO_EACH
-        BP_DO_MOVE, BP_DO_FUSE, BP_DO_BOUNDARY, BP_DO_STRIPS, BP_DO_AVERAGE
+        BP_DO_MOVE, BP_DO_FUSE, BP_DO_BOUNDARY, BP_DO_STRIPS, BP_DO_AVERAGE, BP_DO_PENALTY
     ctypedef struct bp_plan
     ctypedef struct bp_run
     ctypedef struct bp_op_type
@@ -69,7 +69,7 @@ cdef extern from "bp.h" nogil:
         bp_number lr, weight_decay
         bp_number number[6]
         void *state[4]
-        double clip_norm, clip_value, ema
+        double clip_norm, clip_value, ema, l2
         void *average
         int64_t t
     ctypedef struct bp_in_port:
@@ -125,6 +125,8 @@ cdef extern from "bp.h" nogil:
     void bp_plan_free(bp_plan *)
     int bp_plan_buffer(bp_plan *, bp_kind, int64_t)
     int bp_plan_param(bp_plan *, int64_t, int64_t, int64_t, int, double, double)
+    bp_status bp_plan_regularise(bp_plan *, int, double, double, double)
+    double bp_penalty(bp_dtype, const void *, int64_t, double, double)
     bp_status bp_plan_op(bp_plan *, const bp_op_type *, int, const int *, int, const int *, const void *, int, int *)
     bp_status bp_plan_loss(bp_plan *, const char *, int, int, const double *, int, int, int64_t, double)
     void bp_plan_keep(bp_plan *, int)

@@ -39,6 +39,12 @@ cdef class Plan:
             raise MemoryError
         return number
 
+    def regularise(self, int param, double l1, double l2, double max_norm):
+        """Penalties of a parameter's elements, l1 |w| + l2 w^2 / 2, and most of the norm of its columns; 0: none."""
+        cdef bp_status status = bp_plan_regularise(self.plan, param, l1, l2, max_norm)
+        if status:
+            _raise(status)
+
     def op(self, str name, inputs, params=(), function=None, settings=None):
         """Adds operation `name`; `function` is an activation's name, a pair (f, df) or what an operation of the user's
         needs, `settings` a pair of lists of integers and reals (see csrc/kernels/settings.h).  Number of its output."""

@@ -75,13 +75,13 @@ cdef int _number(bp_number *number, str name, dict numbers, list kept) except -1
     return True
 
 
-cdef _fill(bp_opt *opt, str rule, states, int64_t t, dict numbers, clip_norm, clip_value, ema):
+cdef _fill(bp_opt *opt, str rule, states, int64_t t, dict numbers, clip_norm, clip_value, ema, double l2):
     """opt of a rule's name, numbers and states (None: they do not lie anywhere yet); returns what it points to."""
     cdef list kept = list(states or ())
     cdef int i = 0, k = 0, needs
     cdef int[BP_MAX_NUMBERS] given
     memset(opt, 0, sizeof(bp_opt))
-    opt.rule, opt.t = bp_rule_find(rule.encode()), t
+    opt.rule, opt.t, opt.l2 = bp_rule_find(rule.encode()), t, l2
     if clip_norm is not None:
         opt.clip_norm = clip_norm
     if clip_value is not None:
@@ -111,11 +111,26 @@ cdef _fill(bp_opt *opt, str rule, states, int64_t t, dict numbers, clip_norm, cl
     return kept
 
 
-def optimizer_flags(str rule, *, clip_norm=None, clip_value=None, ema=None, **numbers):
-    """What a plan must be compiled with: of MOVE, FUSE, BOUNDARY, AVERAGE."""
+def optimizer_flags(str rule, *, clip_norm=None, clip_value=None, ema=None, double l2=0.0, **numbers):
+    """What a plan must be compiled with: of MOVE, FUSE, BOUNDARY, AVERAGE, PENALTY."""
     cdef bp_opt opt
-    _fill(&opt, rule, None, 0, numbers, clip_norm, clip_value, ema)
+    _fill(&opt, rule, None, 0, numbers, clip_norm, clip_value, ema, l2)
     return bp_opt_flags(&opt)
+
+
+# ---- penalties ----
+
+def penalty(cnp.ndarray w, double l1, double l2):
+    """Sum of l1 |w| + l2 w^2 / 2 over a contiguous array of float32 or float64."""
+    cdef bp_dtype dtype = BP_F64 if w.itemsize == 8 else BP_F32
+    cdef int64_t first = 0, n, size = w.size, bytes = w.itemsize
+    cdef double total = 0
+    while first < size:
+        n = min(BETWEEN_SIGNALS, size - first)
+        total += bp_penalty(dtype, <const char *>cnp.PyArray_DATA(w) + first * bytes, n, l1, l2)
+        PyErr_CheckSignals()
+        first += n
+    return total
 
 
 # ---- run ----
@@ -191,16 +206,18 @@ cdef class Run:
         self.arrays = (list(ins), list(outs))
         self.target_shapes = target_shapes
 
-    def optimizer(self, str rule, states=(), int64_t t=0, *, clip_norm=None, clip_value=None, ema=None, **numbers):
+    def optimizer(self, str rule, states=(), int64_t t=0, *, clip_norm=None, clip_value=None, ema=None, double l2=0.0,
+                  **numbers):
         """rule: a name of RULES; states: those of its arrays that are kept, shaped as theta, and with ema the average;
-        t: moves made so far; numbers: lr, weight_decay and the rule's own, each one number or a float64 array of one for each step of an
-        epoch.  The rule `gradient` writes dC/dtheta to its state."""
+        t: moves made so far; numbers: lr, weight_decay and the rule's own, each one number or a float64 array of one
+        for each step of an epoch; l2: joins that of every weight.  The rule `gradient` writes dC/dtheta to its
+        state."""
         cdef bp_opt opt
         for state in states:
             _check_written("optimizer: state", state, self.plan.dtype)
             if state.size < self.theta.size:
                 raise ValueError(f"optimizer: state: expected an array shaped as theta, got {state.shape}")
-        kept = _fill(&opt, rule, states, t, numbers, clip_norm, clip_value, ema)
+        kept = _fill(&opt, rule, states, t, numbers, clip_norm, clip_value, ema, l2)
         if bp_rule_moves(opt.rule):
             _check_written("theta", self.theta, self.plan.dtype)
         cdef bp_status status = bp_run_optimizer(self.run, &opt)
