@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from bpcore import _core, _validate
+from bpcore._words import Worded
 
 # C also knows the derivatives as functions: tanh' and the like
 NAMES = ("identity", *(name for name in _core.ACTIVATIONS if not name.endswith("'")), "softmax")
 
 
 @dataclass(frozen=True, eq=False)
-class Activation:
+class Activation(Worded):
     """An elementwise activation of your own, with its derivative.
 
     a = f(z), df = f'(z).  `f` and `df` take an array (rows, units) in the network's dtype and return one of the same

@@ -11,6 +11,7 @@ from bpcore._history import History
 from bpcore._model import Snapshot
 from bpcore._optimizers import Rprop
 from bpcore._schedules import Schedule
+from bpcore._words import Worded
 
 if TYPE_CHECKING:
     from bpcore._network import Network
@@ -86,7 +87,7 @@ class State:
         return self._loop
 
 
-class Callback:
+class Callback(Worded):
     """Override what is needed.  Parameters may be read and written; an exception ends `fit` at the last whole step.
 
     `state.snapshot()` and `state.restore(snapshot)` keep and bring back all that training changes.

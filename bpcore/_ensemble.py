@@ -19,11 +19,12 @@ from bpcore._network import Network
 from bpcore._operations import concat
 from bpcore._schedules import Schedule
 from bpcore._symbols import Symbol
+from bpcore._words import Worded
 
 _CONCATENATED = 8  # inputs that Concat takes
 
 
-class Ensemble:
+class Ensemble(Worded):
     """Networks of the same inputs, outputs and dtype, trained side by side; an answer is the mean of theirs.
 
         ensemble = bp.Ensemble([bp.Network(layers, seed=k) for k in range(16)])

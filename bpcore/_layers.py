@@ -14,6 +14,7 @@ from bpcore import _activations, _core, _validate
 from bpcore._activations import Activation
 from bpcore._core import Plan
 from bpcore._symbols import Shape, Symbol
+from bpcore._words import Worded
 
 if TYPE_CHECKING:
     from bpcore._tangents import Tangents
@@ -99,7 +100,7 @@ def _itself(layer: Any) -> Any:
     return layer
 
 
-class Layer:
+class Layer(Worded):
     """What every layer is: called on symbols it gives a symbol, and it tells the plan what to compute.
 
     Layers compare by identity: one layer used twice is one set of weights.  What `Network.layers` shows under a name of

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bpcore import _validate
+from bpcore._words import Worded
 
 if TYPE_CHECKING:
     from bpcore._tangents import Tangents
@@ -23,7 +24,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class BuiltIn:
+class BuiltIn(Worded):
     """A loss that C computes.
 
     `slope` and `curvature` are for second derivatives, as operations of a plan, which `t` adds; x is what the loss
@@ -615,7 +616,7 @@ def _less_smoothed(t: Tangents, a: int, y: int, smoothing: float, mean: float) -
 
 
 @dataclass(frozen=True, eq=False)
-class Loss:
+class Loss(Worded):
     """A loss of your own, with its derivative.
 
     `value(a, y)` gives (n,) and `gradient(a, y)` gives (n, n_L): E and dE/da per example, unweighted, divided by

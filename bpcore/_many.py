@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from bpcore._layers import SHUFFLE
 from bpcore._model import Model
 from bpcore._network import Network
 from bpcore._optimizers import Optimizer
+from bpcore._words import refuse, worded
 
 _PER_THREAD = 16  # networks in training at a time: threads that are done with one find another
 _ARENA_BYTES = 64 << 20  # theirs together, unless each thread's one network takes more
@@ -26,6 +28,7 @@ _EPOCHS = 256  # of a network, in one call of C
 _SHUFFLED_IN_C = 1 << 18  # rows; Ctrl-C is heard while more are shuffled
 
 
+@worded
 def fit_many(
     nets: Iterable[Network],
     X: Any,
@@ -97,9 +100,9 @@ def fit_restarts(
     n = _validate.integer("n", n, 1, 2**31)
     first = net.seed if seed is None else _validate.seed(seed)
     nets = [net._anew((first + i) % 2**64) for i in range(n)]
-    defaults: dict[str, Any] = dict(fit_many.__kwdefaults__ or {})
-    if unknown := settings.keys() - defaults.keys():
-        raise TypeError(f"fit_restarts: expected keywords of fit_many, got {', '.join(sorted(unknown))}")
+    keywords = inspect.signature(fit_many).parameters.values()
+    defaults = {p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY}
+    refuse("fit_restarts", settings, ("n", *defaults))
     calls, threads = _calls(nets, X, y, **{**defaults, **settings})
     _train(calls, threads)
     histories = [call.state.history for call in calls]

@@ -26,11 +26,12 @@ from bpcore._schedules import Schedule
 from bpcore._stepper import Stepper
 from bpcore._symbols import Shape, Symbol
 from bpcore._tape import Gradients, Tape
+from bpcore._words import Worded, worded
 
 _LossLike = Any  # a name, an object of bp.losses or bp.Loss; of several outputs a list of them, or a dict by name
 
 
-class Network:
+class Network(Worded):
     """A network: a list of layers, an `Input` first, or the inputs and outputs of a graph.
 
         Network([Input(784), Dense(128, "relu"), Dense(10, "softmax")])
@@ -396,6 +397,7 @@ class Network:
 
     # ---- training ----
 
+    @worded
     def fit(
         self,
         X: Any,
@@ -473,6 +475,7 @@ class Network:
 
     # ---- answering ----
 
+    @worded
     def predict(self, X: Any, *, n_threads: int | None = None) -> Any:
         """The outputs for every row of X (n, n_0): (n, n_L) in the network's dtype.  A row has the same bits in every
         batch.
@@ -486,6 +489,7 @@ class Network:
             answers = _data.predict(model, arrays, threads)
         return answers[0] if len(answers) == 1 else tuple(answers)
 
+    @worded
     def predictor(self, *, n_threads: int | None = None) -> _core.Predictor:
         """The network as it is now, to be asked from any number of threads: `answer = net.predictor()`.
 
@@ -524,6 +528,7 @@ class Network:
             theta = copied(model.theta)
         return Stepper(self._model, theta, n, n_threads)
 
+    @worded
     def evaluate(
         self, X: Any, y: Any, *, loss: _LossLike = "auto", sample_weight: Any = None, metrics: Any = (),
         n_threads: int | None = None,
@@ -747,6 +752,7 @@ class Network:
         self._own(copy.copy(model))  # which copies the optimiser's arrays
 
 
+@worded
 def load(
     path: str | os.PathLike[str], *, custom: Mapping[str, Activation | Function | Schedule] | None = None
 ) -> Network:

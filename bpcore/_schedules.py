@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 import numpy as np
 
 from bpcore import _validate
+from bpcore._words import Worded
 
 __all__ = [
     "Constant", "Cosine", "Epochs", "Exponential", "Function", "InverseTime", "OneCycle", "Piecewise", "Polynomial",
@@ -53,7 +54,7 @@ def _length(name: str, value: Any, low: int) -> Any:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Schedule:
+class Schedule(Worded):
     """Any schedule; `kind` is its name, also in files.
 
     Steps are the optimiser's, from 0.  A length is a number of steps (int), a share of the run (float, at most 1: the

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bpcore import _core
+from bpcore._words import did_you_mean
 
 MAX_UNITS = 2**31 - 1
 
@@ -93,17 +94,6 @@ def switch(name: str, value: Any) -> bool:
     return flag(name, bool(value) if isinstance(value, (int, np.integer)) and value in (0, 1) else value)
 
 
-# What other libraries call it.
-ELSEWHERE = {
-    "sigmoid": "logistic", "linear": "identity", "swish": "silu", "leakyrelu": "leaky_relu",
-    "hardsigmoid": "hard_sigmoid", "hardtanh": "hard_tanh",
-    "mean_squared_error": "mse", "mseloss": "mse", "l2": "mse", "crossentropyloss": "cross_entropy",
-    "categorical_crossentropy": "cross_entropy", "sparse_categorical_crossentropy": "cross_entropy",
-    "log_loss": "cross_entropy", "nll": "cross_entropy", "binary_crossentropy": "binary_cross_entropy",
-    "bce": "binary_cross_entropy", "bceloss": "binary_cross_entropy",
-}  # fmt: skip
-
-
 def choice(name: str, value: Any, valid: Iterable[str]) -> str:
     """One of the valid names; the error lists them and the nearest."""
     names = list(valid)
@@ -112,18 +102,6 @@ def choice(name: str, value: Any, valid: Iterable[str]) -> str:
     if value not in names:
         raise ValueError(f"{name}: there is no {value!r}.{did_you_mean(value, names)} Valid names: {', '.join(names)}")
     return value
-
-
-def did_you_mean(value: str, names: Sequence[str]) -> str:
-    """A question after the nearest of the names, whatever its case: what others call so, or spelt alike."""
-    import difflib
-
-    by_lower = {name.lower(): name for name in reversed(names)}
-    near = difflib.get_close_matches(value.lower(), by_lower, 1, 0.5)
-    name = ELSEWHERE.get(value.lower())
-    if name not in names:
-        name = by_lower[near[0]] if near else None
-    return f" Did you mean {name!r}?" if name else ""
 
 
 def key(name: str, value: Any, valid: Iterable[str]) -> str:

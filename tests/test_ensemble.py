@@ -415,7 +415,7 @@ def test_wrong_input_is_refused_and_changes_nothing():
         (lambda: nets.fit(X, LABELS, seed=[1, 2]), TypeError, "seed: expected an integer"),
         (lambda: nets.fit(X[:, :4], LABELS, bootstrap=True), ValueError, "X: expected shape"),
         (lambda: nets.fit(X, LABELS[:9], bootstrap=True), ValueError, "y"),
-        (lambda: nets.fit(X, LABELS, epoch=3), TypeError, "unexpected keyword argument 'epoch'"),
+        (lambda: nets.fit(X, LABELS, epoch=3), TypeError, "^epoch: .*Did you mean 'epochs'"),
         (lambda: nets.rows(0), ValueError, "n: expected an integer from 1"),
         (lambda: bp.Ensemble.load(3), TypeError, "path: expected a file name"),
     ]  # fmt: skip

@@ -542,7 +542,7 @@ def test_restarts_keep_frozen_layers_and_leave_out_what_diverged():
         bp.fit_restarts(net, X, Y, 2, optimizer=bp.SGD(lr=1e30))
     with pytest.raises(TypeError, match="net: expected a bp.Network, got 'net'"):
         bp.fit_restarts("net", X, Y, 2)
-    with pytest.raises(TypeError, match="fit_restarts: expected keywords of fit_many, got epoch"):
+    with pytest.raises(TypeError, match="^epoch: .*Did you mean 'epochs'.*fit_restarts takes n, loss"):
         bp.fit_restarts(net, X, Y, 2, epoch=3)
 
 
