@@ -47,7 +47,7 @@ class Embedding(Regularised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("n", "units", *Regularised.saved):
+        for name in ("n", "units"):
             object.__setattr__(self, name, _validate.integer(name, getattr(self, name), 1, _validate.MAX_UNITS))
         if isinstance(self.init, str):
             _validate.choice("init", self.init, INITS)

@@ -269,7 +269,7 @@ def test_files_copies_and_pickles_keep_them(tmp_path):
     net.save(tmp_path / "net")
     for twin in (bp.load(tmp_path / "net"), net.copy(), pickle.loads(pickle.dumps(net)), copy.deepcopy(net)):
         for layer, other in zip(net.layers[1:], twin.layers[1:], strict=True):
-            assert [getattr(layer, name) for name in layer.options] == [getattr(other, name) for name in layer.options]
+            assert [getattr(layer, name) for name in layer.optional] == [getattr(other, name) for name in layer.optional]
         assert twin.evaluate(X, Y) == net.evaluate(X, Y)
     assert b'"bpcore_format": "2"' in (tmp_path / "net").read_bytes()
     part = net.part("input", "dense_2")

@@ -17,7 +17,8 @@ LAYERS = [
     bp.Input((3, 2)), bp.Dense(2, bp.Activation(np.sin, np.cos, name="sin")), bp.Conv2D(2, 3, "relu"),
     bp.Conv1D(2, 3), bp.TimeDelay(2, 3), bp.MaxPool1D(2), bp.MaxPool2D(2), bp.AveragePool1D(2), bp.AveragePool2D(2),
     bp.GlobalAveragePool(), bp.GlobalMaxPool(), bp.SimpleRNN(2), bp.GRU(2), bp.LSTM(2), bp.Embedding(5, 2),
-    bp.LayerNorm(), bp.Dropout(0.5), bp.Activate("relu"), bp.Scale(), bp.Bias(), bp.Add(), bp.Multiply(), bp.Concat(),
+    bp.LayerNorm(), bp.RMSNorm(), bp.GroupNorm(2), bp.Dropout(0.5), bp.AlphaDropout(0.5), bp.GaussianNoise(0.1),
+    bp.Activate("relu"), bp.Scale(), bp.Bias(), bp.Add(), bp.Multiply(), bp.Concat(),
     bp.MatMul(), bp.Permute((1, 0)), bp.Reshape(-1), bp.Slice(0), bp.Function(np.sin, np.cos, name="sin"),
 ]  # fmt: skip
 SCHEDULES = [
@@ -44,7 +45,7 @@ def objects():
     tape = net.forward(X)
     values = [
         *LAYERS, *SCHEDULES, *OPTIMIZERS.values(), *LOSSES, *METRICS,
-        bp.LevenbergMarquardt(),
+        bp.LevenbergMarquardt(), bp.LBFGS(), bp.Rprop(),
         bp.Activation(np.sin, np.cos), bp.EarlyStopping(), bp.ReduceOnPlateau(), bp.Callback(), bp.History(),
         bp.DivergenceError("loss", 1, 2, "Do."),
         bp.Dense(3)(bp.Input(2)), net, net.fit(X, Y, epochs=2), tape, net.backward(tape, Y), net.predictor(),
