@@ -51,7 +51,8 @@ static int chain_of(const bp_plan *plan, bp_lane_layer layers[BP_LANE_LAYERS]) {
 /* The one rule over shapes: chains of few weights, whose gradients are summed and moved at once. */
 static int fits(const bp_plan *plan) {
     int flags = BP_DO_MOVE | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD;
-    if ((plan->flags & (flags | BP_DO_BOUNDARY | BP_DO_AVERAGE | BP_DO_PENALTY)) != flags || plan->n_losses != 1) return 0;
+    int without = BP_DO_BOUNDARY | BP_DO_AVERAGE | BP_DO_PENALTY;
+    if ((plan->flags & (flags | without)) != flags || plan->n_losses != 1) return 0;
     if (plan->n_theta > MAX_THETA || plan->rows > min64(plan->chunk_rows, MAX_ROWS)) return 0;
     if (plan->n_tables || plan->by_part || plan->undoes || plan->n_waiting || plan->n_replicas || plan->keeps_lost ||
         plan->n_norms)
@@ -77,7 +78,8 @@ static int port_of(const bp_run *run, int buffer) {
 static int is_ready(const bp_run *run) {
     const bp_plan *plan = run->plan;
     int between_steps = run->phase == BP_ROWS && !run->off && !run->stage && !run->round && run->replay_left < 0;
-    if (!bp_moves(run) || run->opt.rule->by_cost || run->hook || !between_steps || run->n_in != 2 + (run->weight_port >= 0)) return 0;
+    if (!bp_moves(run) || run->opt.rule->by_cost || run->hook || !between_steps) return 0;
+    if (run->n_in != 2 + (run->weight_port >= 0)) return 0;
     if (run->weight_port >= 0 && plan->buffers[run->in[run->weight_port].buffer].cols != 1) return 0;
     for (int i = 0; i < run->n_in; i++)
         if (run->repeat[i]) return 0;

@@ -42,7 +42,7 @@
     RULE(adagrad, MOVES, APART, NULL, NUMBERS("eps"), STATES(ALWAYS("sum")))                                          \
     RULE(adadelta, MOVES, APART, NULL, NUMBERS("rho", "eps"), STATES(ALWAYS("square"), ALWAYS("moved")))              \
     RULE(lion, MOVES, APART, NULL, NUMBERS("beta1", "beta2"), STATES(ALWAYS("mean")))                                  \
-    RULE(rprop, BY_COST, APART, NULL, NUMBERS("eta_minus", "eta_plus", "min_step", "max_step", "improved"),             \
+    RULE(rprop, BY_COST, APART, NULL, NUMBERS("eta_minus", "eta_plus", "min_step", "max_step", "improved"),           \
          STATES(ALWAYS("gradient"), ALWAYS("step"), WITH("cost", "improved")))
 
 #define BP_RULE_NUMBER(name, ...) BP_RULE_##name,

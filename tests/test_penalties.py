@@ -269,7 +269,7 @@ def test_files_copies_and_pickles_keep_them(tmp_path):
     net.save(tmp_path / "net")
     for twin in (bp.load(tmp_path / "net"), net.copy(), pickle.loads(pickle.dumps(net)), copy.deepcopy(net)):
         for layer, other in zip(net.layers[1:], twin.layers[1:], strict=True):
-            assert [getattr(layer, name) for name in layer.optional] == [getattr(other, name) for name in layer.optional]
+            assert all(getattr(layer, name) == getattr(other, name) for name in layer.optional)
         assert twin.evaluate(X, Y) == net.evaluate(X, Y)
     assert b'"bpcore_format": "2"' in (tmp_path / "net").read_bytes()
     part = net.part("input", "dense_2")
@@ -305,3 +305,34 @@ def test_the_page_runs():
     text = (Path(__file__).parent.parent / "docs/regularisation.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(compile(snippet, "docs/regularisation.md", "exec"), {})
+
+
+def test_an_average_is_of_bounded_weights():
+    """theta has been scaled to max_norm before it joins the average."""
+    def make():
+        layers = [bp.Input(4), bp.Dense(8, "tanh", max_norm=0.5), bp.Dense(2)]
+        return bp.Network(layers, seed=0, dtype="float64")
+
+    rng = np.random.default_rng(0)
+    A, t = rng.standard_normal((30, 4)), rng.standard_normal((30, 2))
+    net, twin, average = make(), make(), None
+    net.fit(A, t, epochs=4, batch_size=None, optimizer=bp.SGD(lr=0.5, ema=0.9))
+    for _ in range(4):
+        twin.fit(A, t, batch_size=None, optimizer=bp.SGD(lr=0.5))
+        average = twin.theta.copy() if average is None else 0.9 * average + 0.1 * twin.theta
+    assert np.abs(net.averaged().theta - average).max() < 1e-14 and np.abs(twin.theta - average).max() > 1e-3
+
+
+def test_lbfgs_has_the_l2_of_fit_and_refuses_what_treats_parameters_apart():
+    rng = np.random.default_rng(0)
+    A, t = rng.standard_normal((30, 4)), rng.standard_normal((30, 2))
+    nets = [bp.Network([bp.Input(4), bp.Dense(2, l2=l2)], seed=0, dtype="float64") for l2 in (0.0, 0.1)]
+    nets[0].fit(A, t, epochs=100, batch_size=None, optimizer=bp.LBFGS(), l2=0.1)
+    nets[1].fit(A, t, epochs=100, batch_size=None, optimizer=bp.LBFGS())
+    assert nets[0].theta.tobytes() == nets[1].theta.tobytes()
+    W = nets[0].W[1]
+    assert np.linalg.norm(W) > 1e-3 and np.abs(nets[1].value_and_grad(A, t)[1]).max() < 1e-5
+    for option in ({"l1": 0.1}, {"max_norm": 1.0}, {"lr_scale": 0.5}):
+        net = bp.Network([bp.Input(4), bp.Dense(2, **option)], seed=0)
+        with pytest.raises(ValueError, match=f"LBFGS knows penalties by l2 alone, .* has {next(iter(option))}"):
+            net.fit(A, t, batch_size=None, optimizer=bp.LBFGS())
