@@ -2,8 +2,6 @@
 
 import copy
 import pickle
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,13 +296,6 @@ def test_wrong_settings_are_refused(options, words):
     plan = _core.Plan("float32")
     with pytest.raises(ValueError):
         plan.regularise(plan.param(0, 1, 1, True), -1.0, 0.0, 0.0)
-
-
-def test_the_page_runs():
-    """Its snippet asserts for itself."""
-    text = (Path(__file__).parent.parent / "docs/regularisation.md").read_text(encoding="utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    exec(compile(snippet, "docs/regularisation.md", "exec"), {})
 
 
 def test_an_average_is_of_bounded_weights():
