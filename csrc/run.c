@@ -86,7 +86,7 @@ bp_status bp_run_bind(bp_run *run, void *theta, int64_t n_params) {
     run->hook = NULL;
     run->at = (bp_position){0};
     run->first_step = 0;
-    run->replay_left = -1;
+    run->replay_left = run->restored = -1;
     run->call_rows = 0;
     run->x.theta = theta;
     run->x.buffers = run->plan->buffers;

@@ -104,6 +104,7 @@ struct bp_run {
     double snapshot_time, snapshot_cost; /* the cost is estimated from its bytes */
     int has_snapshot;
     int64_t replay_left;     /* batches from the snapshot to the last finite step; -1: no replay */
+    int64_t restored;        /* elements of theta that have gone back to the snapshot, or -1 where none are to */
 
     double deadline;
     double warm_time;        /* when the slice's first step was done, 0 before: the threads are awake by then */

@@ -33,18 +33,22 @@ void bp_run_follow(bp_run *run, const bp_run *from) {
     bp_set_batch(run);
 }
 
-/* From the safety copy, with the same bits, to the last step that was finite; in slices, as training is. */
+/* Back to the safety copy, then with the same bits to the last step that was finite; in slices, as training is. */
 static bp_status replay(bp_run *run, int n_threads, double seconds) {
-    while (run->replay_left > 0) {
+    double end = bp_now() + seconds;
+    for (;;) {
+        while (run->restored >= 0) {
+            if (!bp_restore_some(run)) bp_set_batch(run);
+            else if (bp_now() > end) return BP_PAUSED;
+        }
+        if (run->replay_left <= 0) break;
         int64_t before = run->at.done.batch;
         bp_status status = bp_slice(run, n_threads, seconds, run->replay_left);
         run->replay_left -= run->at.done.batch - before;
         if (status == BP_PAUSED && run->replay_left) return BP_PAUSED;
         if (status == BP_PAUSED || status == BP_DONE) continue;
         /* a function of the user's answers otherwise than before: what is left is the copy itself */
-        bp_restore_snapshot(run);
-        bp_set_batch(run);
-        break;
+        run->replay_left = run->restored = 0;
     }
     run->replay_left = -1;
     run->has_snapshot = 0;
@@ -58,12 +62,12 @@ bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps
     status = bp_slice(run, n_threads, seconds, max_steps);
     if (status != BP_E_NONFINITE_PARAM || !bp_moves(run)) return status;
     run->replay_left = run->at.done.batch - run->snapshot_at.done.batch;
-    bp_restore_snapshot(run);
-    bp_set_batch(run);
+    run->restored = 0;
     return replay(run, n_threads, seconds);
 }
 
 int bp_run_is_whole(const bp_run *run) {
+    if (run->restored >= 0) return 0;
     if (run->phase == BP_NORMS || run->phase == BP_TABLES) return run->round == run->rounds; /* behind all moves */
     int moves = run->phase == BP_MOVES || (run->phase == BP_SUMS && bp_sums_move(run));
     return !moves || run->round == 0 || run->round == run->rounds;

@@ -6,7 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LOG_BYTES = 8 << 20, SAVED = 1 << 16 }; /* of a table's old rows, at least; elements that a task copies */
+enum {
+    LOG_BYTES = 8 << 20, /* of a table's old rows, at least */
+    SAVED = 1 << 16,     /* elements that a task copies */
+    RESTORED = 1 << 20   /* elements that go back between two looks at the clock */
+};
 static const double SNAPSHOT_SHARE = 0.01; /* of the time may go into safety copies */
 static const double COPY_SPEED = 1e10;     /* bytes a second, about */
 
@@ -113,14 +117,20 @@ bp_status bp_take_snapshot(bp_run *run, int fresh) {
     return BP_OK;
 }
 
-void bp_restore_snapshot(bp_run *run) {
+int bp_restore_some(bp_run *run) {
     const bp_plan *plan = run->plan;
-    copy_range(run, 0, plan->n_theta, 1);
-    for (int i = 0; i < plan->n_tables; i++) {
+    int64_t end = min64(run->restored + RESTORED, plan->n_theta), rows = RESTORED;
+    copy_range(run, run->restored, end, 1);
+    run->restored = end;
+    for (int i = 0; i < plan->n_tables && end == plan->n_theta; i++) {
         bp_log *log = &run->logs[i];
-        for (int64_t k = log->n - 1; k >= 0; k--)
+        for (; log->n > 0 && rows > 0; rows -= plan->params[plan->tables[i].param].cols) {
+            int64_t k = --log->n;
             if (log->row[k] >= 0) bp_copy_row(run, i, log->row[k], k, 1);
-        log->n = 0;
+        }
     }
+    if (end < plan->n_theta || rows <= 0) return 1;
+    run->restored = -1;
     run->at = run->snapshot_at;
+    return 0;
 }

@@ -332,6 +332,30 @@ def test_a_safety_copy_that_is_half_made_begins_anew_where_theta_was_written(for
         assert status == _core.NONFINITE_PARAM and slices > 10 and net.theta.tobytes() == whole.tobytes()
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_going_back_to_the_safety_copy_comes_in_slices(interrupted):
+    """The third step overflows: 3 M weights and their means go back in four parts, and two steps are made again."""
+    net, X, rates = bp.Network([bp.Input(1800), bp.Dense(1800)], seed=0), np.ones((3, 1800), "f4"), [1e-3, 1e-3, 1e308]
+    data, thetas = Data(net._model, X, X, "squared_error", None), [net.theta.copy()]
+    with _plans.take(net._model, data.key(_plans.TRAIN | bp.Adam().flags, 1, 1)) as lent:
+        run = data.feed(lent)
+        states = [np.zeros_like(net.theta) for _ in range(2)]
+        run.optimizer("adam", states, lr=np.array(rates), beta1=0.9, beta2=0.999, eps=1e-8)
+        run.begin(3, 1)
+        halves = 0
+        while (status := run.slice(1, 0.0, fresh=False)) == _core.PAUSED:
+            if run.is_whole() and run.progress()[5] == len(thetas):
+                thetas.append(net.theta.copy())
+            halves += not run.is_whole()
+            if interrupted and halves == 2:
+                run.make_whole()
+                break
+    assert halves >= 2 and len(thetas) == 3 and run.is_whole()
+    assert status == (_core.PAUSED if interrupted else _core.NONFINITE_PARAM)
+    assert net.theta.tobytes() == thetas[run.progress()[5]].tobytes()
+    assert interrupted or run.progress()[5] == 2
+
+
 @pytest.mark.parametrize("optimizer", [bp.SGD(lr=1e-3), bp.Adam()], ids=["undone", "ended"])
 def test_an_interrupted_update_leaves_a_whole_step(optimizer, force, monkeypatch):
     X, y = wide_data()
