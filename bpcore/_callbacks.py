@@ -124,7 +124,8 @@ class EarlyStopping(Callback):
 
     monitor: what the history holds: "loss", "val_loss", "val_accuracy"; of several outputs also "val_digit_loss" and
     the like; and what fit(metrics=...) adds, "val_roc_auc", of which it knows which way is better.  NaN is worst.
-    `best` is the best value, and `best_epoch` its epoch.
+    `best` is the best value, and `best_epoch` its epoch, counted as `net.epoch` is.  With an optimiser that keeps an
+    average (`ema=`), what is validated, and so what is best, is `net.averaged()`.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bpcore import _core, _data, _io, _threads, _validate
+from bpcore import _core, _data, _errors, _io, _threads, _validate
 from bpcore._activations import Activation
 from bpcore._function import Function
 from bpcore._history import History
@@ -97,6 +97,11 @@ class Ensemble(Worded):
             known = self._feature_names()
             n = len(_validate.inputs(X, first.inputs, first.dtype, check_finite=False, known=known)[0])
             settings["rows"] = self.rows(n, bootstrap=bootstrap, folds=folds, seed=number)
+        elif number is None and settings.get("rows") is None and self._some_are_equal():
+            _errors.warn(
+                "nets: some members have equal weights and seeds, and stay equal; give each bp.Network(..., seed=k), "
+                "or fit a seed, bootstrap=True or folds"
+            )
         seeds = None if number is None else [(number + k) % 2**64 for k in range(len(self._members))]
         return fit_many(self._members, X, y, seed=seeds, **settings)
 
@@ -123,6 +128,14 @@ class Ensemble(Worded):
         fold_of[_core.permutation(n, number, FOLDS)] = np.arange(n) % k
         parts = [np.flatnonzero(fold_of != fold) for fold in range(min(k, len(places)))]
         return [parts[place % k] for place in places]
+
+    def _some_are_equal(self) -> bool:
+        """Whether training on the same rows would leave two members the same."""
+        first: dict[int, Network] = {}
+        return any(
+            np.array_equal(first.setdefault(net.seed, net).theta, net.theta) and first[net.seed] is not net
+            for net in self._members
+        )
 
     # ---- answering ----
 

@@ -17,7 +17,10 @@ def check(optimizer: Optimizer, model: Model, data: Data, batch: int) -> None:
         raise ValueError(f"batch_size: {name} takes all examples at once; use batch_size=None")
     drawing = [node.name for node in model.graph.nodes if node.layer.draws]
     if drawing:
-        raise ValueError(f"optimizer: {name} is for networks that draw nothing, and {drawing[0]} does; leave it out")
+        raise ValueError(
+            f"optimizer: {name} is for networks that draw nothing, and {drawing[0]} does; use bp.Adam(), or a network "
+            "without this layer"
+        )
     for parameter, p in model.graph.parameters.items():
         rate, l1, _, max_norm = p.treatment
         if not isinstance(optimizer, Rule) and (l1 or max_norm or rate != 1):

@@ -93,7 +93,8 @@ def fit_restarts(
     `net` stays as it is.  settings: keywords of `fit_many`.
 
     The best has the lowest loss once trained: on `validation_data` where it is given, else on the rows of X that it was
-    trained on.  Networks that diverged (`history.error`) are out; DivergenceError where all have.
+    trained on; with `ema=` it is that of each network's average, `best.averaged()`.  Networks that diverged
+    (`history.error`) are out; DivergenceError where all have.
     """
     if not isinstance(net, Network):
         raise TypeError(f"net: expected a bp.Network, got {net!r} of type {type(net).__name__}")

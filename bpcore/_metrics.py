@@ -492,7 +492,8 @@ class Metric:
     """A metric of your own: f(y, a) gives a number.
 
     better: "higher" or "lower", for callbacks that watch it.  name: in a history, after `val_`; f's own unless given.
-    y has the rows you gave, a is (n, *shape) in the network's dtype, as `predict` gives it; both are copies.  Where the
+    y has the rows you gave, a is (n, *shape) in the network's dtype, as `predict` gives it, but (n,) where y is (n,)
+    and the network has one output, so that y - a is (n,); both are copies.  Where the
     data have weights, it is f(y, a, sample_weight=w): f takes them, or the call is refused.
     """
 
@@ -522,7 +523,8 @@ class Metric:
     def of(self, truths: Truths, outputs: np.ndarray) -> float:
         """What f says."""
         settings = {} if truths.weight is None else {"sample_weight": truths.weight.copy()}
-        value = self.f(truths.y.copy(), outputs.copy(), **settings)
+        given = outputs[:, 0] if truths.y.ndim == 1 and outputs.shape[1:] == (1,) else outputs
+        value = self.f(truths.y.copy(), given.copy(), **settings)
         try:
             return float(value)
         except (TypeError, ValueError):

@@ -439,7 +439,8 @@ class Network(Worded):
         that differs from the last in numbers alone (lr, weight_decay, nesterov, bounds) goes on with its memory; one of
         another kind, or with other arrays (momentum from or to 0, amsgrad), begins anew; a UserWarning says so where it
         drops arrays.
-        validation_data: (X, y) or (X, y, sample_weight); the history has `val_loss` of it, what `evaluate` says.
+        validation_data: (X, y) or (X, y, sample_weight); the history has `val_loss` of it, what `evaluate`
+        says, with this call's class_weight and l2, and of the average where the optimiser keeps one (`ema=`).
         metrics: names or objects of bp.metrics, one or several; of several outputs a dict by name.  The history has
         them after each epoch as `val_<name>`, and with train_metrics=True also of X and y, as `<name>`.
         With an optimiser that keeps an average of the parameters (`ema=`) validation uses that; see `averaged`.

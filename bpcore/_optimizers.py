@@ -130,7 +130,7 @@ class SGD(Rule):
 
     g = grad + weight_decay * theta;  v = momentum * v + g;  theta -= lr * (g + momentum * v if nesterov else v)
 
-    `lr` is eta; decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.  Rumelhart,
+    `lr` is eta; decay touches weights, not biases.  clip_norm, clip_value, ema: see `Adam`.  Rumelhart,
     Hinton and Williams (1986), as PyTorch writes it.  lr, momentum and weight_decay may be schedules: see bp.schedules.
     """
 
@@ -157,6 +157,8 @@ class Adam(Rule):
     touches weights, not biases.  clip_norm: where the norm of grad, over all parameters, is larger, grad is scaled by
     clip_norm / (norm + 1e-6).  clip_value: each element of grad is brought into -clip_value..clip_value, after
     clip_norm.  None: no bound.
+    ema: theta after the first step, then ema * average + (1 - ema) * theta after each; validation, and what watches it,
+    is of this average, and `net.averaged()` is a network of it.  None: no average.
     """
 
     lr: Number = 0.001
@@ -175,7 +177,7 @@ class AdamW(Rule):
     m = beta1 m + (1 - beta1) grad;  v = beta2 v + (1 - beta2) grad^2;
     theta = (1 - lr * weight_decay) theta - lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 
-    amsgrad: as in `Adam`.  Decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
+    amsgrad: as in `Adam`.  Decay touches weights, not biases.  clip_norm, clip_value, ema: see `Adam`.
     """
 
     lr: Number = 0.001
@@ -195,7 +197,7 @@ class Nadam(Rule):
     mu_t = beta1 (1 - 0.96^(t * momentum_decay) / 2);  c_t = 1 - mu_1 mu_2 ... mu_t;
     theta -= lr * ((1 - mu_t) / c_t * g + mu_(t+1) / c_(t+1) * m) / (sqrt(v / (1 - beta2^t)) + eps)
 
-    Decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
+    Decay touches weights, not biases.  clip_norm, clip_value, ema: see `Adam`.
     """
 
     lr: Number = 0.002
@@ -214,7 +216,7 @@ class Adamax(Rule):
     g = grad + weight_decay * theta;  m = beta1 m + (1 - beta1) g;  u = max(beta2 u, |g| + eps);
     theta -= lr * (m / (1 - beta1^t)) / u
 
-    Decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
+    Decay touches weights, not biases.  clip_norm, clip_value, ema: see `Adam`.
     """
 
     lr: Number = 0.002
@@ -233,7 +235,7 @@ class RMSprop(Rule):
     v = momentum * v + u;  theta -= lr * v
 
     centered: m = rho m + (1 - rho) g, and s - m^2 stands for s in the root (Graves 2013).  Decay touches weights, not
-    biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
+    biases.  clip_norm, clip_value, ema: see `Adam`.
     """
 
     lr: Number = 0.001
@@ -251,7 +253,7 @@ class Adagrad(Rule):
 
     g = grad + weight_decay * theta;  s = s + g^2;  theta -= lr * g / (sqrt(s) + eps)
 
-    Decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
+    Decay touches weights, not biases.  clip_norm, clip_value, ema: see `Adam`.
     """
 
     lr: Number = 0.01
@@ -267,7 +269,7 @@ class Adadelta(Rule):
     g = grad + weight_decay * theta;  s = rho s + (1 - rho) g^2;  u = g * sqrt(r + eps) / sqrt(s + eps);
     r = rho r + (1 - rho) u^2;  theta -= lr * u
 
-    Decay touches weights, not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
+    Decay touches weights, not biases.  clip_norm, clip_value, ema: see `Adam`.
     """
 
     lr: Number = 1.0
@@ -285,7 +287,7 @@ class Lion(Rule):
     theta = (1 - lr * weight_decay) theta - lr * sign(c)
 
     The paper advises a third to a tenth of Adam's lr, and as many times AdamW's weight_decay.  Decay touches weights,
-    not biases.  clip_norm, clip_value: bounds of grad; see `Adam`.
+    not biases.  clip_norm, clip_value, ema: see `Adam`.
     """
 
     lr: Number = 0.0001
@@ -305,9 +307,10 @@ class Rprop(Rule):
     theta -= s * sign(g);  h = g
 
     But where g h < 0, theta takes back its last step, and h = 0: with improved=True only where the cost, C of the
-    batch, has grown since, else it stays.  Needs batch_size=None; lr is a number, which the first step alone reads.
+    batch, has grown since, else it stays.  Needs batch_size=None, and a network without layers that draw (Dropout,
+    noise), whose gradients would turn by chance; lr is a number, which the first step alone reads.
     PyTorch's Rprop never takes a step back.  Decay touches weights, not biases, and is no part of the cost.
-    clip_norm, clip_value: bounds of grad; see `Adam`.
+    clip_norm, clip_value, ema: see `Adam`.
     """
 
     lr: float = 0.01

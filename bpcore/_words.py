@@ -17,6 +17,7 @@ NAMES = {
     "categorical_crossentropy": "cross_entropy", "sparse_categorical_crossentropy": "cross_entropy",
     "log_loss": "cross_entropy", "nll": "cross_entropy", "binary_crossentropy": "binary_cross_entropy",
     "bce": "binary_cross_entropy", "bceloss": "binary_cross_entropy",
+    "auc": "roc_auc", "val_auc": "val_roc_auc", "f1_score": "f1", "mean_absolute_error": "mae",
 }  # fmt: skip
 
 _RATE = "the optimiser has it, optimizer=bp.Adam(lr=...)"
@@ -39,6 +40,7 @@ KEYWORDS: dict[str, tuple[str, str]] = {
     "clip_norm": ("", _NORM), "clipvalue": ("clip_value", ""), "clip_value": ("", _NORM.replace("norm", "value")),
     "decay": ("weight_decay", _SCHEDULE), "lr_decay": ("", _SCHEDULE), "lr_scheduler": ("", _SCHEDULE),
     "initial_learning_rate": ("peak", _SCHEDULE), "max_lr": ("peak", _SCHEDULE), "decay_steps": ("length every", ""),
+    "ema_decay": ("ema", ""),
     "total_steps": ("length", ""), "T_max": ("length", ""), "decay_rate": ("factor", ""), "gamma": ("factor", ""),
     "step_size": ("every", ""), "eta_min": ("end", ""), "warmup_steps": ("warmup", _SCHEDULE),
     "milestones": ("boundaries", ""),
@@ -78,6 +80,7 @@ KEYWORDS: dict[str, tuple[str, str]] = {
     "validation_fraction": ("", "give validation_data=(Xv, yv)"),
     "early_stopping": ("", "it is a callback, callbacks=bp.EarlyStopping(...)"), "tol": ("min_delta", ""),
     "restore_best_weights": ("restore_best", ""),
+    "mode": ("", "metrics know which way is better"),
 }  # fmt: skip
 
 

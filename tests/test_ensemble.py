@@ -5,6 +5,7 @@ import json
 import pickle
 import threading
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -430,3 +431,14 @@ def test_c_reads_no_further_than_the_answers():
     assert mean.tolist() == [[2, 3], [8, 9]]
     np.testing.assert_allclose(spread, np.sqrt(8 / 3), rtol=1e-15)
     assert _core.mean_of(np.empty((0, 6), "float32"), 3, True)[1].shape == (0, 2)
+
+
+def test_members_that_would_stay_equal_are_said():
+    layers = [bp.Input(3), bp.Dense(2)]
+    A, t = np.random.default_rng(0).standard_normal((2, 20, 3))
+    with pytest.warns(UserWarning, match="some members have equal weights and seeds, and stay equal; give each"):
+        bp.Ensemble([bp.Network(layers, seed=0) for _ in range(2)]).fit(A, t[:, :2])
+    for nets, settings in (((0, 1), {}), ((0, 0), {"bootstrap": True}), ((0, 0), {"seed": 3})):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            bp.Ensemble([bp.Network(layers, seed=seed) for seed in nets]).fit(A, t[:, :2], batch_size=5, **settings)

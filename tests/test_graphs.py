@@ -668,7 +668,7 @@ FINE = {
 @pytest.mark.parametrize("kind", bp._layers.KINDS.values(), ids=list(bp._layers.KINDS))
 def test_every_kind_of_layer_is_public_and_its_errors_name_it(kind):
     assert getattr(bp, kind.__name__) is kind and kind.__doc__ and kind.__name__ in bp.__all__
-    with pytest.raises(TypeError, match=rf"\b{kind.__name__}\.__init__"):
+    with pytest.raises(TypeError, match=rf"^nothing: there is no such keyword\..*\({kind.__name__} takes"):
         kind(nothing=1)
 
 

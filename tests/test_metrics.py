@@ -566,3 +566,14 @@ def test_the_page_names_all_and_runs():
     names: dict[str, object] = {}
     for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(snippet, str(PAGE), "exec"), names)
+
+
+def test_a_metric_of_ones_own_gets_answers_shaped_as_y():
+    """y (n,) less a (n, 1) would be (n, n)."""
+    rng = np.random.default_rng(0)
+    A, t = rng.standard_normal((30, 3)), rng.standard_normal(30)
+    net = bp.Network([bp.Input(3), bp.Dense(1)], seed=0, dtype="float64")
+    mse = bp.metrics.Metric(lambda y, a: np.mean((y - a) ** 2), better="lower", name="own_mse")
+    for y in (t, t[:, None]):
+        result = net.evaluate(A, y, loss="mse", metrics=mse)
+        assert result["own_mse"] == pytest.approx(result["loss"], rel=1e-12)
