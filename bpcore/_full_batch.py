@@ -11,7 +11,7 @@ from bpcore._optimizers import Optimizer, Rule
 
 def check(optimizer: Optimizer, model: Model, data: Data, batch: int) -> None:
     """ValueError where a batch is less than all examples, or a layer draws: then no two costs would be comparable; and,
-    of methods that move all parameters alike, where a layer wants others."""
+    where a layer wants steps that the method does not make."""
     name = type(optimizer).__name__
     if batch < data.n:
         raise ValueError(f"batch_size: {name} takes all examples at once; use batch_size=None")
@@ -21,13 +21,13 @@ def check(optimizer: Optimizer, model: Model, data: Data, batch: int) -> None:
             f"optimizer: {name} is for networks that draw nothing, and {drawing[0]} does; use bp.Adam(), or a network "
             "without this layer"
         )
+    alike = not isinstance(optimizer, Rule)
     for parameter, p in model.graph.parameters.items():
         rate, l1, _, max_norm = p.treatment
-        if not isinstance(optimizer, Rule) and (l1 or max_norm or rate != 1):
-            raise ValueError(
-                f"optimizer: {name} knows penalties by l2 alone, and {parameter} has "
-                f"{'l1' if l1 else 'max_norm' if max_norm else 'lr_scale'}"
-            )
+        if max_norm or rate != 1 or (l1 and alike):
+            option = "l1" if l1 and alike else "max_norm" if max_norm else "lr_scale"
+            known = "knows penalties by l2 alone" if alike else "finds the size of each step itself"
+            raise ValueError(f"optimizer: {name} {known}, and {parameter} has {option}")
 
 
 class Run:

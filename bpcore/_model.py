@@ -161,6 +161,13 @@ class Model:
             memory.average[:] = self.theta
         return memory
 
+    def settle_average(self, memory: Memory) -> None:
+        """The average of what is frozen is theta, so that it is when it thaws."""
+        average = memory.average
+        for name in self.frozen_parameters if average is not None else ():
+            assert average is not None
+            self.graph.parameters[name].of(average)[...] = self.params[name]
+
     def averaged(self) -> Model:
         """The same with the average in place of theta, to be read alone; this one where none is kept."""
         average = self.memory.average

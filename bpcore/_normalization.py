@@ -11,6 +11,7 @@ import numpy as np
 
 from bpcore import _validate
 from bpcore._core import Plan
+from bpcore._dropout import Dropout as Dropout  # where pickles of bpcore 0.1 look for it
 from bpcore._layers import Layer, Spec, named
 from bpcore._operations import permuted
 from bpcore._symbols import Shape

@@ -117,6 +117,11 @@ def _flags(rule: Rule) -> int:
     return _core.optimizer_flags(rule.kind, **{**vars(rule), **dict.fromkeys(schedules(rule), np.ones(1))})
 
 
+def _levels(value: Number | None) -> tuple[float, ...]:
+    """Numbers between which it stays."""
+    return value.levels if isinstance(value, Schedule) else () if value is None else (value,)
+
+
 def _check_level(name: str, level: float, schedule: Schedule, when: str = "") -> None:
     try:
         _validate.real(name, level, **_RANGES[name])
@@ -327,6 +332,10 @@ class Rprop(Rule):
         if isinstance(self.lr, Schedule):
             raise TypeError(f"lr: expected a number, since the first step alone reads it, got {self.lr!r}")
         super().__post_init__()
+        if self.lr == 0:
+            raise ValueError("lr: expected the size of the first steps, above 0, got 0.0")
+        if max(_levels(self.min_step)) > min(_levels(self.max_step)):
+            raise ValueError(f"max_step: expected at least min_step={self.min_step}, got {self.max_step}")
 
 
 @_optimizer
@@ -419,7 +428,7 @@ def check(optimizer: Optimizer, dtype: np.dtype[Any]) -> None:
     """ValueError for a setting that vanishes in the network's dtype."""
     for name in ("eps", "clip_norm", "clip_value", "min_step"):
         value = getattr(optimizer, name, None)
-        for level in value.levels if isinstance(value, Schedule) else () if value is None else (value,):
+        for level in _levels(value):
             if level < np.finfo(dtype).tiny:
                 raise ValueError(f"{name}: expected a number that {dtype} can hold, got {value}")
 

@@ -230,6 +230,7 @@ class Loop:
             memory = _optimizers.succeeded(model.memory, optimizer)
         else:
             memory = model.new_memory(optimizer)
+        model.settle_average(memory)
         self.flags = self._flags(optimizer)
         steps = -(-data.n // call.batch)
         self.lengths = _optimizers.Call(memory.updates, max(1, call.epochs) * steps, steps)

@@ -255,7 +255,10 @@ static int next_phase(bp_run *run) {
         return 1;
     case BP_SUMS:
         if (!run->plan->after_sums || !bp_is_last_chunk(run)) return averages_tables(run);
-        if (bp_penalises(run)) bp_collect_penalties(run, run->n_tasks);
+        if (bp_penalises(run)) {
+            bp_collect_penalties(run, run->n_tasks);
+            run->move.cost = run->sum[0] * run->move.scale;
+        }
         if (!(run->plan->flags & BP_DO_BOUNDARY)) return begin_norms(run);
         if ((status = bp_cross_boundary(run))) {
             stop(run, status);

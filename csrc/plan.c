@@ -151,16 +151,15 @@ static double stretch_by_tile(const bp_plan *plan) {
         for (int k = 0; k < plan->n_ops && item->kind == BP_PARAM_GRADS; k++) /* a parameter of a row */
             longest = fmax(longest, plan->ops[k].n_params ? bp_flops_of(plan, &plan->ops[k]) : 0);
     }
-    for (int i = 0; i < plan->n_params && plan->flags & BP_DO_EACH; i++) { /* its gradient is written */
-        double elements = (double)plan->params[i].rows * (double)plan->params[i].cols;
-        longest = fmax(longest, BP_FLOPS_A_MOVED_BYTE * (double)plan->size * elements);
-    }
-    return longest;
+    int64_t elements = 0; /* of a gradient that is written */
+    for (int i = 0; i < plan->n_params && plan->flags & BP_DO_EACH; i++)
+        elements = max64(elements, plan->params[i].rows * plan->params[i].cols);
+    return fmax(longest, BP_FLOPS_A_MOVED_BYTE * (double)plan->size * (double)elements);
 }
 
 /* The same of a plan: of its stages, then of its sums.  A stage of the user's Python is none. */
 static double longest_stretch(const bp_plan *plan) {
-    double longest = 0, rows = (double)min64(plan->rows, plan->chunk_rows), sums[2] = {0, 0};
+    double longest = 0, rows = (double)min64(plan->rows, plan->chunk_rows);
     if (plan->by_tile && plan->by_part) return stretch_by_tile(plan);
     for (int i = 0; i < plan->n_stages; i++) {
         const bp_stage *stage = &plan->stages[i];
@@ -169,12 +168,12 @@ static double longest_stretch(const bp_plan *plan) {
         if (stage->scope == BP_SCOPE_ROWS || stage->scope == BP_SCOPE_CELLS)
             longest = fmax(longest, stretch_of(plan, stage->flops_row * rows, tasks));
     }
-    for (int i = 0; i < plan->n_blocks; i++) {
-        double flops = 2 * rows * (double)(plan->work_before[i + 1] - plan->work_before[i]);
-        if (!plan->blocks[i].early && !plan->shards) sums[plan->blocks[i].waits] += flops;
-    }
+    int64_t work[2] = {0, 0}; /* of sums, and of those that are made ahead */
+    for (int i = 0; i < plan->n_blocks && !plan->shards; i++)
+        if (!plan->blocks[i].early) work[plan->blocks[i].waits] += plan->work_before[i + 1] - plan->work_before[i];
+    double sums = 2 * rows * (double)max64(work[0], work[1]);
     double most = plan->round_flops, largest = bp_largest_block(plan, rows); /* see cut_rounds */
-    double all = fmax(sums[0], sums[1]) + bp_move_flops(plan) * (double)bp_moved(plan);
+    double all = sums + bp_move_flops(plan) * (double)bp_moved(plan);
     return fmax(longest, fmin(all, fmax(most, most / 2 + largest)));
 }
 

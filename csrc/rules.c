@@ -82,6 +82,6 @@ int bp_opt_flags(const bp_opt *opt) {
     bare = bare && !opt->average;
     for (int i = 0; i < BP_MAX_STATES; i++) bare = bare && !opt->state[i];
     return (opt->rule->moves ? BP_DO_MOVE : 0) | (opt->rule->fuses && bare ? BP_DO_FUSE : 0) |
-           (opt->clip_norm > 0 ? BP_DO_BOUNDARY : 0) | (opt->l2 > 0 ? BP_DO_PENALTY : 0) |
+           (opt->clip_norm > 0 || opt->rule->by_cost ? BP_DO_BOUNDARY : 0) | (opt->l2 > 0 ? BP_DO_PENALTY : 0) |
            (opt->average ? BP_DO_AVERAGE : 0);
 }

@@ -5,7 +5,9 @@
  *
  *   name      what bp_rule_find looks for; the kernel is rule_<name>
  *   moves     MOVES: it changes theta.  All that training needs follows from it: safety copy, the stop at a loss that
- *             is not finite, tables that move the rows of a batch, Dropout.  WRITES: it writes to its state alone
+ *             is not finite, tables that move the rows of a batch, Dropout.  BY_COST: so, and it reads the batch's
+ *             cost, so that sums are made apart, and networks have no step in common (lanes.c).  WRITES: it writes to
+ *             its state alone
  *   fuses     FUSES: where it keeps no state, and decay and clip_value are 0, it is theta -= lr (scale G), which a
  *             product may do in its registers (bp_op_type.step).  APART: it never is
  *   prepare   NULL, or a function of rules.c that computes from the numbers of a step what all its blocks share

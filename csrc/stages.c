@@ -112,7 +112,7 @@ static double item_bytes(const bp_plan *plan, const bp_item *item) {
         numbers = (double)plan->buffers[loss->in].cols;
         if (!plan->cotangents) numbers = 2 * numbers + (double)plan->buffers[loss->target].cols;
     }
-    for (int i = 0; i < plan->n_buffers; i++) {
+    for (int i = 0; i < plan->n_buffers && (item->kind == BP_GATHER || item->kind == BP_SCATTER); i++) {
         int gathered = item->kind == BP_GATHER && plan->buffers[i].maker == BP_GATHERED;
         int scattered = item->kind == BP_SCATTER && plan->buffers[i].kept;
         if (gathered || scattered) numbers += 2 * (double)plan->buffers[i].cols;

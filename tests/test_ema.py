@@ -195,3 +195,23 @@ def test_where_none_is_kept_it_takes_no_memory():
     rule, kept = bp.Adam(), bp.Adam(ema=EMA)
     assert rule.states == ("mean", "variance") and kept.states == ("mean", "variance", "average")
     assert "ema" not in repr(rule) and repr(kept).endswith("ema=0.9)")
+
+
+def test_the_average_of_what_does_not_move_stays():
+    """ema and 1 - ema, each rounded to float32, would not add to 1."""
+    net = bp.Network([bp.Input(1), bp.Dense(1)], seed=1)
+    theta = net.theta.copy()
+    net.fit(np.ones((20_000, 1), "f4"), np.ones(20_000, "f4"), optimizer=bp.SGD(lr=0.0, ema=0.999999), batch_size=1)
+    assert net.averaged().theta.tobytes() == theta.tobytes()
+
+
+def test_a_layer_that_thaws_has_the_average_that_it_had_while_frozen():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((64, 3)), rng.standard_normal((64, 1))
+    net = bp.Network([bp.Input(3), bp.Dense(6, "tanh"), bp.Dense(1)], dtype="float64", seed=1)
+    net.fit(X, y, optimizer=bp.SGD(lr=0.2, ema=0.999), epochs=50)
+    net.frozen = {"dense_1"}
+    net.fit(X, y, epochs=50)
+    net.frozen = set()
+    net.fit(X, y, optimizer=bp.SGD(lr=0.0, ema=0.999))
+    assert np.abs(net.averaged().params["dense_1.W"] - net.params["dense_1.W"]).max() < 1e-14

@@ -72,7 +72,7 @@ def test_memory_is_saved_and_shown():
 def test_many_layers_are_placed_in_linear_time():
     import time
 
-    def seconds(depth):
+    def seconds(depth):  # of the processor
         layers = [bp.Input(1)]
         for _ in range(depth):
             layers += [bp.Scale(), bp.Activate("tanh")]
@@ -82,7 +82,7 @@ def test_many_layers_are_placed_in_linear_time():
         return time.process_time() - begin
 
     seconds(100)
-    assert seconds(4000) < 12 * max(seconds(1000), 0.01)
+    assert min(seconds(4000) for _ in range(3)) < 12 * max(min(seconds(1000) for _ in range(3)), 0.01)
 
 
 def test_states_lie_on_whole_lines_at_places_of_their_own(tmp_path):

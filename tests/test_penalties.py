@@ -327,3 +327,17 @@ def test_lbfgs_has_the_l2_of_fit_and_refuses_what_treats_parameters_apart():
         net = bp.Network([bp.Input(4), bp.Dense(2, **option)], seed=0)
         with pytest.raises(ValueError, match=f"LBFGS knows penalties by l2 alone, .* has {next(iter(option))}"):
             net.fit(A, t, batch_size=None, optimizer=bp.LBFGS())
+
+
+def test_rprop_takes_steps_back_by_the_cost_with_its_penalties():
+    rng = np.random.default_rng(0)
+    A, t = rng.standard_normal((64, 3)), rng.standard_normal((64, 1))
+    for bound in ({}, {"clip_norm": 1e3}):
+        net = bp.Network([bp.Input(3), bp.Dense(6, "tanh", l2=0.3), bp.Dense(1)], dtype="float64", seed=1)
+        cost = net.evaluate(A, t)["loss"]
+        net.fit(A, t, optimizer=bp.Rprop(lr=0.1, **bound), batch_size=None)
+        assert net._model.memory.states[2] == pytest.approx(cost, rel=1e-12)  # the state "cost", in every element
+    for option in ({"max_norm": 1.0}, {"lr_scale": 0.5}):
+        net = bp.Network([bp.Input(3), bp.Dense(1, **option)], seed=0)
+        with pytest.raises(ValueError, match=f"Rprop finds the size of each step itself, .* has {next(iter(option))}"):
+            net.fit(A, t, batch_size=None, optimizer=bp.Rprop())

@@ -129,3 +129,9 @@ def test_params_are_a_dict_that_is_read_only():
         assert type(twin) is dict and same(twin, dict(params))
         twin["dense_1.W"][...] = 7
     assert not (net.theta == 7).any()
+
+
+def test_pickles_of_older_versions_find_what_has_moved():
+    from bpcore import _normalization
+
+    assert _normalization.Dropout is bp.Dropout

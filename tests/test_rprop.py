@@ -176,3 +176,13 @@ def test_refused():
     for name, value in (("eta_minus", 1.0), ("eta_minus", 0.0), ("eta_plus", 0.9), ("min_step", 0.0), ("max_step", -1)):
         with pytest.raises(ValueError, match=f"{name}: expected"):
             bp.Rprop(**{name: value})
+
+
+def test_bounds_of_steps_that_contradict_each_other():
+    for settings, words in (
+        ({"lr": 0.0}, "lr: expected the size of the first steps, above 0, got 0.0"),
+        ({"min_step": 1.0, "max_step": 0.01}, "max_step: expected at least min_step=1.0, got 0.01"),
+        ({"max_step": bp.schedules.Piecewise([1.0, 1e-9], [5])}, "max_step: expected at least min_step=1e-06, got"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            bp.Rprop(**settings)

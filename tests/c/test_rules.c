@@ -424,6 +424,43 @@ static void test_many(void) {
     data_free(&d);
 }
 
+/* Rows of zeros have no gradient but that of the penalties; then the norms of columns are bounded. */
+static void test_penalties(void) {
+    const double w[4] = {1, -2, 0.5, 3}, zeros[4] = {0};
+    const float single[3] = {1, -2, 0.5f};
+    CHECK(bp_penalty(BP_F64, w, 4, 0.5, 2) == 0.5 * 6.5 + 14.25 && bp_penalty(BP_F32, single, 3, 1, 0) == 3.5);
+    for (int bounded = 0; bounded < 2; bounded++) {
+        double theta[4];
+        memcpy(theta, w, sizeof w);
+        int z, flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | BP_DO_MOVE | BP_DO_PENALTY;
+        bp_plan *plan = bp_plan_new(BP_F64);
+        int x = bp_plan_buffer(plan, BP_REAL, 2), y = bp_plan_buffer(plan, BP_REAL, 2);
+        int W = bp_plan_param(plan, 0, 2, 2, 0, 1, 1);
+        CHECK(bp_plan_regularise(plan, W, -1, 0, 0) == BP_E_SHAPE);
+        CHECK(bp_plan_regularise(plan, W, 0, NAN, 0) == BP_E_SHAPE && bp_plan_regularise(plan, W + 1, 0, 0, 0));
+        CHECK(!bp_plan_regularise(plan, W, 0.25, 0.5, bounded ? 2 : 0));
+        CHECK(!bp_plan_op(plan, bp_op_find("dense"), 1, &x, 1, &W, NULL, -1, &z));
+        CHECK(!bp_plan_loss(plan, "squared_error", z, y, NULL, 0, 1, 1, 1) && !bp_plan_compile(plan, flags, 2, 1));
+        bp_run *run = run_new(plan, theta, 4);
+        bp_in_port in[2] = {{x, plain_array(zeros, 2, 2, BP_DOUBLE)}, {y, plain_array(zeros, 2, 2, BP_DOUBLE)}};
+        static const optimizer sgd = {.rule = "sgd", .lr = 0.1};
+        bp_opt opt = opt_new(&sgd, 0);
+        CHECK(!bp_run_ports(run, 2, in, 0, NULL, -1) && !bp_run_optimizer(run, &opt));
+        bp_run_begin(run, 2, 2, NULL);
+        CHECK(bp_epoch(run, 1, INFINITY, -1, 1) == BP_DONE);
+        CHECK(fabs(bp_run_progress(run).loss - 2 * bp_penalty(BP_F64, w, 4, 0.25, 0.5)) < 1e-14);
+        double norm[2] = {0, 0}, moved[4];
+        for (int i = 0; i < 4; i++) moved[i] = w[i] - 0.1 * ((w[i] > 0 ? 0.25 : -0.25) + 0.5 * w[i]);
+        for (int i = 0; i < 4; i++) norm[i % 2] += moved[i] * moved[i];
+        for (int i = 0; i < 4; i++) {
+            double most = bounded && norm[i % 2] > 4 ? 2 / sqrt(norm[i % 2]) : 1;
+            CHECK(fabs(theta[i] - moved[i] * most) < 1e-14);
+        }
+        bp_run_free(run);
+        bp_plan_free(plan);
+    }
+}
+
 void test_rules(void) {
     test_table();
     test_refusals();
@@ -436,6 +473,7 @@ void test_rules(void) {
     test_failing_hook();
     test_hook_without_weight();
     test_endless_norm();
+    test_penalties();
     test_chunks();
     bp_set_parallel_always(0);
 }
