@@ -630,11 +630,6 @@ def target(
     a = _rows(name, value, n, len(shape) == 1 and (classes or shape[-1] == 1))
     n_out, short_shape = shape[-1], (n, *shape[:-1])
     if classes and a.ndim == len(shape):
-        if n_out == 1:
-            raise ValueError(
-                f"{name}: expected a network of several outputs for class labels, got one of 1; use "
-                "bp.Dense(2, 'softmax'), or for 0 and 1 bp.Dense(1, 'logistic')"
-            )
         if a.dtype.kind == "f":
             _find(name, a, np.dtype(np.float64), -math.inf, math.inf)
             whole = (a == np.floor(a)).all()
@@ -645,7 +640,10 @@ def target(
         try:
             _find(name, a, np.dtype(np.float64), 0, n_out - 1)
         except ValueError as error:
-            raise ValueError(f"{error}; class labels count from 0, and the network has {n_out} outputs") from None
+            cure = f"class labels count from 0, and the network has {n_out} outputs"
+            if n_out == 1:
+                cure = "the network has one output; use bp.Dense(2, 'softmax'), or for 0 and 1 bp.Dense(1, 'logistic')"
+            raise ValueError(f"{error}; {cure}") from None
         return Target(a, math.prod(shape[:-1]), True, shape[:-1])
     if a.shape != (n, *shape) and not (n_out == 1 and a.shape == short_shape):
         words = ", ".join(map(str, shape))
