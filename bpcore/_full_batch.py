@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from bpcore._data import Data
 from bpcore._model import Model
 from bpcore._optimizers import Optimizer, Rule
@@ -32,13 +34,15 @@ def check(optimizer: Optimizer, model: Model, data: Data, batch: int) -> None:
 
 class Run:
     """What `fit` asks of a run (see _core.Run), for methods that are written in Python.  cost, costs: before the last
-    step, of all and of each output.  l2: joins that of every weight."""
+    step, of all and of each output.  l2: joins that of every weight.  accepted: theta and the counts of steps as of the
+    next step, until the network has them."""
 
     def __init__(self, model: Model, data: Data, n_threads: int, settings: Any, l2: float) -> None:
         self.model, self.data, self.n_threads, self.settings, self.l2 = model, data, n_threads, settings, l2
         self.steps = self.t = self.done = 0
         self.cost = float("nan")
         self.costs: list[tuple[float, float, float]] = []
+        self.accepted: tuple[np.ndarray, int, int] | None = None
 
     def random(self, seed: int, step: int) -> None:
         """Nothing is drawn."""
@@ -55,8 +59,15 @@ class Run:
         """A slice is a step."""
         return True
 
+    def accept(self, theta: np.ndarray) -> None:
+        """This is the next step, which `make_whole` makes."""
+        self.accepted = theta, self.steps + 1, self.t + 1
+
     def make_whole(self) -> None:
-        """Nothing is half made."""
+        """Makes the step that was accepted; again, where a signal came within it."""
+        if self.accepted is not None:
+            self.model.theta[:], self.steps, self.t = self.accepted
+            self.accepted = None
 
     def updates(self) -> int:
         """Steps made on this network with this optimiser."""

@@ -42,7 +42,7 @@ class Run(_full_batch.Run):
     """A slice moves the network to the point that SciPy has accepted; costs are computed elsewhere.
 
     free: which elements of theta are not frozen: SciPy's x.  trial: theta of the last cost.  here, tried: the cost at
-    the network's theta and at x, as Data.gradient has it.  accepted: x, until the network has it.
+    the network's theta and at x, as Data.gradient has it.
     """
 
     def __init__(self, model: Model, data: Data, n_threads: int, l2: float) -> None:
@@ -54,7 +54,6 @@ class Run(_full_batch.Run):
         self.trial = copied(model.theta)
         self.here: tuple[float, Any] | None = None
         self.tried: tuple[np.ndarray, float, Any] = (np.empty(0), float("nan"), [])
-        self.accepted: np.ndarray | None = None
 
     def train(self, loop: Loop) -> None:
         """All epochs of a fit."""
@@ -64,10 +63,7 @@ class Run(_full_batch.Run):
 
     def slice(self, n_threads: int, seconds: float, max_steps: int = -1, fresh: bool = True) -> int:
         """One step; none where SciPy found none."""
-        if self.accepted is not None:
-            self.model.theta[self.free], self.accepted = self.accepted, None
-            self.steps += 1
-            self.t += 1
+        self.make_whole()
         self.done = 1
         return _core.DONE
 
@@ -96,7 +92,10 @@ class Run(_full_batch.Run):
             if not np.array_equal(x, self.tried[0]):
                 cost(x)
             assert self.here is not None
-            (self.cost, self.costs), self.here, self.accepted = self.here, self.tried[1:], x.copy()
+            (self.cost, self.costs), self.here = self.here, self.tried[1:]
+            theta = model.theta.copy()
+            theta[self.free] = x
+            self.accept(theta)
             try:
                 with _blas_given_back():
                     loop.epoch(None, start)

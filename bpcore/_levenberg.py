@@ -121,9 +121,9 @@ class Run(_full_batch.Run):
             if trial[0] < best[0]:
                 best = trial
         finally:
-            model.theta[:] = best[1]
+            model.theta[:] = before
+            if best[1] is not before:
+                self.accept(best[1])
+                self.make_whole()
         self.done = 1
-        moved = best[1] is not before
-        self.steps += moved
-        self.t += moved
         return _core.DONE

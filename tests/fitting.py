@@ -1,6 +1,13 @@
 """What the tests of `fit` share: data, a small network, what it has become, and callbacks."""
 
+import contextlib
+import os
+import signal
+import threading
+import time
+
 import numpy as np
+import pytest
 
 import bpcore as bp
 
@@ -16,6 +23,28 @@ def make(seed=1, n_out=2, output="identity", dtype="float64", **settings):
 
 def state_of(net):
     return [a.tobytes() for a in (net.theta, *net._model.memory.states)], net.step, net._model.memory.updates
+
+
+@contextlib.contextmanager
+def interrupted(begun, seconds=0.05):
+    """Ctrl-C so long after `begun()` is first true; it must come out of the block."""
+    over = threading.Event()
+
+    def send():
+        while not begun():
+            if over.wait(0.001):
+                return
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    sender = threading.Thread(target=send)
+    with pytest.raises(KeyboardInterrupt):
+        sender.start()
+        try:
+            yield
+        finally:
+            over.set()
+            sender.join()
 
 
 class Recorder(bp.Callback):

@@ -546,8 +546,13 @@ def test_ctrl_c_while_python_functions_run():
     X, y = rng.standard_normal((500, 3)), rng.standard_normal((500, 2))
     f = bp.Activation(np.tanh, lambda z: 1 - np.tanh(z) ** 2)
     net = bp.Network([bp.Input(3), bp.Dense(4, f), bp.Dense(2)])
-    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
+
+    def interrupt():
+        while not net.step:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     try:
         net.fit(X, y, epochs=10**6)
     except KeyboardInterrupt:
