@@ -2,10 +2,6 @@
  * except that blocks whose home is a product's registers are moved by `step` of the operation, as rule sgd would. */
 #include "moves.h"
 
-#include "dispatch.h"
-
-#include <float.h>
-
 enum { AVERAGED = 1 << 16 }; /* elements of tables that a task averages */
 
 void bp_average(bp_run *run, int64_t at, int64_t n) {
@@ -13,39 +9,13 @@ void bp_average(bp_run *run, int64_t at, int64_t n) {
     bp_active->average[run->plan->dtype](run->move.ema, n, run->theta + first, (char *)run->opt.average + first);
 }
 
-int bp_move_elements(bp_rule_fn *kernel, const bp_move *m, bp_dtype dtype, double rate, double decay, int64_t n,
-                     void *G, void *theta, void *const state[BP_MAX_STATES]) {
-    bp_move clipped;
-    if (m->clip_value > 0 || m->scale < FLT_MIN) {
-        bp_active->clip[dtype](G, n, m->scale, m->clip_value > 0 ? m->clip_value : INFINITY);
-        clipped = *m;
-        clipped.scale = 1;
-        m = &clipped;
-    }
-    return kernel(m, m->lr * rate, m->weight_decay * decay, n, G, theta, state);
-}
-
-/* n elements from `at` on, all of parameters with the factors of p. */
-static int move(bp_run *run, const bp_param *p, int64_t at, int64_t n, char *G) {
-    size_t first = (size_t)at * run->plan->size;
-    void *state[BP_MAX_STATES];
-    for (int i = 0; i < BP_MAX_STATES; i++) state[i] = run->opt.state[i] ? (char *)run->opt.state[i] + first : NULL;
-    int spoilt = bp_move_elements(run->kernel, &run->move, run->plan->dtype, p->rate, p->decay, n, G,
-                                  run->theta + first, state);
-    if (run->opt.average && !bp_is_table(p) && p->max_norm == 0) bp_average(run, at, n);
-    return spoilt;
-}
-
-bp_status bp_move_run(bp_run *run, const bp_param *p, int64_t at, int64_t n, char *G) {
-    return move(run, p, at, n, G) ? BP_E_NONFINITE_PARAM : BP_OK;
-}
-
 /* A block of several parameters, each with factors of its own. */
 static int move_each(bp_run *run, const bp_block *block, char *G) {
     int spoilt = 0;
     for (int i = block->param; i < block->end; i++) {
         const bp_param *p = &run->plan->params[i];
-        spoilt |= move(run, p, p->offset, p->rows * p->cols, G + (size_t)(p->offset - block->at) * run->plan->size);
+        char *sums = G + (size_t)(p->offset - block->at) * run->plan->size;
+        spoilt |= bp_move_run(run, p, p->offset, p->rows * p->cols, sums);
     }
     return spoilt;
 }
@@ -57,7 +27,7 @@ bp_status bp_move_block(bp_run *run, const bp_block *block, char *G, int64_t ld)
     int flat = block->rows == 1 || (block->width == block->ld && ld == block->ld); /* one run of memory */
     int64_t rows = flat ? 1 : block->rows, n = flat ? block->rows * block->width : block->width;
     for (int64_t r = 0; r < rows; r++)
-        spoilt |= move(run, p, block->at + r * block->ld, n, G + (size_t)(r * ld) * run->plan->size);
+        spoilt |= bp_move_run(run, p, block->at + r * block->ld, n, G + (size_t)(r * ld) * run->plan->size);
     return spoilt ? BP_E_NONFINITE_PARAM : BP_OK;
 }
 

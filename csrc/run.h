@@ -144,8 +144,7 @@ static inline int bp_shards_of(const bp_run *run) {
 }
 
 /* A row of table i, of theta or of the optimiser's state. */
-static inline char *bp_row_of(const bp_run *run, int i, int64_t row, void *array) {
-    const bp_param *p = &run->plan->params[run->plan->tables[i].param];
+static inline char *bp_row_of(const bp_run *run, const bp_param *p, int64_t row, void *array) {
     return (char *)array + (size_t)(p->offset + row * p->cols) * run->plan->size;
 }
 

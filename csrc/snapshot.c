@@ -15,10 +15,11 @@ static const double SNAPSHOT_SHARE = 0.01; /* of the time may go into safety cop
 static const double COPY_SPEED = 1e10;     /* bytes a second, about */
 
 void bp_copy_row(bp_run *run, int i, int64_t row, int64_t entry, int restore) {
-    size_t bytes = (size_t)run->plan->params[run->plan->tables[i].param].cols * run->plan->size;
+    const bp_param *p = &run->plan->params[run->plan->tables[i].param];
+    size_t bytes = (size_t)p->cols * run->plan->size;
     char *old = run->logs[i].old + (size_t)entry * bytes * (size_t)run->n_live;
     for (int k = 0; k < run->n_live; k++, old += bytes) {
-        char *at = bp_row_of(run, i, row, run->live[k]);
+        char *at = bp_row_of(run, p, row, run->live[k]);
         memcpy(restore ? at : old, restore ? old : at, bytes);
     }
 }

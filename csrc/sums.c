@@ -131,6 +131,7 @@ typedef struct {
     int i;
     const bp_table *table;
     const bp_param *param;
+    const int32_t *row; /* by slot */
     int64_t first, end;
 } some_slots;
 
@@ -140,7 +141,8 @@ static some_slots slots_of(const bp_run *run, int64_t task) {
     for (int64_t n; task >= (n = tiles_of(run->slots[i].touched, BP_TABLE_ROWS)); i++) task -= n;
     const bp_table *t = &plan->tables[i];
     int64_t end = min64(run->slots[i].touched, (task + 1) * BP_TABLE_ROWS);
-    return (some_slots){i, t, &plan->params[t->param], task * BP_TABLE_ROWS, end};
+    const int32_t *row = bp_table_rows(t, run->arena);
+    return (some_slots){i, t, &plan->params[t->param], row, task * BP_TABLE_ROWS, end};
 }
 
 /* Where the gradient of a slot's row is: in the arena, or in a thread's scratch until it has moved. */
@@ -152,20 +154,21 @@ static char *slot_gradient(const bp_run *run, const some_slots *s, int64_t slot,
 
 /* A row moves; of a large table, its old numbers go to the log. */
 static inline bp_status move_slot(bp_run *run, const some_slots *s, int64_t slot, char *G) {
-    int64_t row = bp_table_row(s->table, run->arena, slot);
+    int64_t row = s->row[slot];
     if (s->table->logged) {
         bp_log *log = &run->logs[s->i];
         bp_copy_row(run, s->i, row, log->at + slot, 0);
         log->row[log->at + slot] = (int32_t)row;
     }
-    bp_status status = bp_move_run(run, s->param, s->param->offset + row * s->param->cols, s->param->cols, G);
-    return status || s->param->max_norm == 0 ? status : bp_bound_row(run, s->param, row);
+    int64_t cols = s->param->cols;
+    if (bp_move_run(run, s->param, s->param->offset + row * cols, cols, G)) return BP_E_NONFINITE_PARAM;
+    return s->param->max_norm == 0 ? BP_OK : bp_bound_row(run, s->param, row);
 }
 
 /* The row of a slot that comes soon is fetched meanwhile. */
 static inline void fetch(const bp_run *run, const some_slots *s, int64_t slot) {
-    int64_t row = bp_table_row(s->table, run->arena, min64(slot + 8, s->end - 1));
-    for (int k = 0; k < run->n_live; k++) __builtin_prefetch(bp_row_of(run, s->i, row, run->live[k]), 1);
+    int64_t row = s->row[min64(slot + 8, s->end - 1)];
+    for (int k = 0; k < run->n_live; k++) __builtin_prefetch(bp_row_of(run, s->param, row, run->live[k]), 1);
 }
 
 static bp_status do_slots(bp_run *run, int64_t task, int thread) {
@@ -178,8 +181,10 @@ static bp_status do_slots(bp_run *run, int64_t task, int thread) {
         if (lost && s.table->keeps) lost = G - s.table->grad + s.table->lost;
         fetch(run, &s, slot);
         bp_table_gradient(run->plan, s.i, run->arena, run->slots, slot, run->rows, G, lost);
-        int64_t at = s.param->offset + bp_table_row(s.table, run->arena, slot) * s.param->cols;
-        if (penalises) penalty += bp_penalise(run, s.param, at, s.param->cols, G);
+        if (penalises) {
+            int64_t at = s.param->offset + s.row[slot] * s.param->cols;
+            penalty += bp_penalise(run, s.param, at, s.param->cols, G);
+        }
         if (moves && (failure = move_slot(run, &s, slot, G))) status = failure;
     }
     if (penalises && (failure = bp_note_penalty(run, run->plan->n_blocks + task, penalty))) status = failure;

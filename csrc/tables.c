@@ -80,8 +80,6 @@ void bp_tables_collect(const bp_plan *plan, char *arena, bp_slots *slots, int64_
     }
 }
 
-int32_t bp_table_row(const bp_table *t, char *arena, int64_t slot) { return at(arena, t->row)[slot]; }
-
 void bp_table_gradient(const bp_plan *plan, int table, char *arena, const bp_slots *slots, int64_t slot, int64_t rows,
                        void *G, void *lost) {
     const bp_table *t = &plan->tables[table];
