@@ -32,7 +32,7 @@ from bpcore._losses import Loss  # noqa: E402
 from bpcore._many import fit_many, fit_restarts  # noqa: E402
 from bpcore._matmul import MatMul  # noqa: E402
 from bpcore._network import Network, load  # noqa: E402
-from bpcore._normalization import GroupNorm, LayerNorm, RMSNorm  # noqa: E402
+from bpcore._normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm  # noqa: E402
 from bpcore._operations import (  # noqa: E402
     Activate,
     Add,
@@ -97,6 +97,7 @@ __all__ = [
     "AlphaDropout",
     "AveragePool1D",
     "AveragePool2D",
+    "BatchNorm",
     "Bias",
     "Callback",
     "Concat",

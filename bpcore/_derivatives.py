@@ -131,7 +131,8 @@ def _hidden_jacobian(model: Model, threads: int) -> _core.Predictor | None:
     J = plan.op("hidden_jacobian", [d], [slots[0][0], slots[1][0]])
     plan.keep(J)
     plan.compile(_plans.PREDICT, 1, threads)
-    return _core.Predictor(plan, model.theta, {"input": (x, (n_in,))}, {"jacobian": (J, (n_out * n_in,))}, threads)
+    shape = (n_out * n_in,)
+    return _core.Predictor(plan, model.theta, model.state, {"input": (x, (n_in,))}, {"jacobian": (J, shape)}, threads)
 
 
 # ---- of each example ----

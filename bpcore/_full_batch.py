@@ -24,6 +24,11 @@ def check(optimizer: Optimizer, model: Model, data: Data, batch: int) -> None:
             "without this layer"
         )
     alike = not isinstance(optimizer, Rule)
+    if alike and (meeting := model.meeting):
+        raise ValueError(
+            f"optimizer: {name} needs costs in which rows are independent, and {meeting[0]} normalises by the batch; "
+            f"use net.frozen = {{{meeting[0].partition('@')[0]!r}}} to keep its state, or bp.Adam()"
+        )
     for parameter, p in model.graph.parameters.items():
         rate, l1, _, max_norm = p.treatment
         if max_norm or rate != 1 or (l1 and alike):

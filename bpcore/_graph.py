@@ -33,14 +33,29 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class State:
+    """Where n numbers of a layer's state lie, and what they are at first."""
+
+    offset: int
+    n: int
+    first: float
+
+    def of(self, vector: np.ndarray) -> np.ndarray:
+        """The view of a vector that is laid out as the state."""
+        return vector[self.offset : self.offset + self.n]
+
+
+@dataclass(frozen=True)
 class Node:
-    """A layer in its place: `inputs` are numbers of earlier nodes, `parameters` names in the network's table."""
+    """A layer in its place: `inputs` are numbers of earlier nodes, `parameters` and `states` names in the network's
+    tables."""
 
     name: str
     layer: Any
     shape: Shape
     inputs: tuple[int, ...] = ()
     parameters: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
     n_labels: int = 0  # an input of whole numbers: they lie in 0..n_labels - 1
 
     @property
@@ -56,12 +71,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in topological order; inputs and outputs are their numbers; parameters by name, in the order of theta."""
+    """Nodes in topological order; inputs and outputs are their numbers; parameters and states by name, in the order of
+    theta and of the state."""
 
     nodes: tuple[Node, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     parameters: dict[str, Parameter]
+    states: dict[str, State]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"states": {}, **state})  # pickles of bpcore 0.1 have none
 
     def without_origins(self) -> Graph:
         """The same, its layers named as here, without the networks that their first weights came from."""
@@ -219,6 +239,7 @@ def lay_out(inputs: list[Symbol], outputs: list[Symbol], names: dict[int, str] |
     order = ordered(inputs, outputs)
     number = {id(symbol): i for i, symbol in enumerate(order)}
     table: dict[str, Parameter] = {}
+    states: dict[str, State] = {}
     n_labels: dict[int, int] = {}
     for symbol in order:
         for read in symbol.inputs:
@@ -243,10 +264,14 @@ def lay_out(inputs: list[Symbol], outputs: list[Symbol], names: dict[int, str] |
                     f"layers: {base} is used twice, with {letter} of shape {table[full].shape} and {spec.shape}; its "
                     "weights fit only one width"
                 )
+        kept = symbol.layer.keeps(*(read.shape for read in symbol.inputs)) if symbol.inputs else {}
+        for letter, (n, first) in kept.items():
+            states.setdefault(f"{base}.{letter}", State(sum(state.n for state in states.values()), n, first))
         numbers = tuple(number[id(read)] for read in symbol.inputs)
         names_of = tuple(f"{base}.{letter}" for letter in specs)
-        nodes.append(Node(name, symbol.layer, symbol.shape, numbers, names_of, n_labels.get(id(symbol), 0)))
+        own = tuple(f"{base}.{letter}" for letter in kept)
+        nodes.append(Node(name, symbol.layer, symbol.shape, numbers, names_of, own, n_labels.get(id(symbol), 0)))
     if offset > MAX_PARAMS:
         raise ValueError(f"layers: {offset:,} parameters are more than bpcore can hold; make the layers smaller")
     at = [tuple(number[id(symbol)] for symbol in ends) for ends in (inputs, outputs)]
-    return Graph(tuple(nodes), at[0], at[1], table)
+    return Graph(tuple(nodes), at[0], at[1], table, states)

@@ -31,7 +31,7 @@ from bpcore._symbols import Symbol
 # a file has the oldest that can hold it; 2: layers, optimisers and settings of them that 1 does not know, schedules,
 # names of columns, ensembles
 FORMATS = ("1", "2")
-_LATER_LAYERS = {"rms_norm", "group_norm", "alpha_dropout", "gaussian_noise"}
+_LATER_LAYERS = {"batch_norm", "rms_norm", "group_norm", "alpha_dropout", "gaussian_noise"}
 _LATER_SETTINGS = {"noise_shape", *Regularised.saved}
 _FIRST_OPTIMIZERS = {
     "sgd": {"lr", "momentum", "nesterov", "weight_decay"},
@@ -111,7 +111,7 @@ def _write(metadata: dict[str, str], tensors: dict[str, np.ndarray], path: str |
 
 def _tensors(model: Model) -> dict[str, np.ndarray]:
     """All that a file holds, contiguous views by name, in the order in which it holds them."""
-    tensors = dict(model.params)
+    tensors = dict(model.params) | dict(model.states)
     if model.memory.optimizer is not None:
         for state, vector in zip(model.memory.optimizer.states, model.memory.states, strict=True):
             tensors |= {f"{_STATE}{state}.{name}": p.of(vector) for name, p in model.graph.parameters.items()}
@@ -238,6 +238,8 @@ def _read(path: str | os.PathLike[str], custom: Custom | None, ensemble: bool) -
                 for block in _blocks(tensor):
                     if file.readinto(block.data.cast("B")) != block.nbytes:
                         raise _bad(target, f"it ends within tensor {_of_member(k, name)!r}")
+                    if name in layout.states and name.endswith(".variance") and (block < 0).any():
+                        raise _bad(target, f"tensor {_of_member(k, name)!r} has values below 0")
                     if not np.isfinite(block).all():
                         raise _bad(target, f"tensor {_of_member(k, name)!r} has values that are not finite")
     return models
@@ -462,5 +464,8 @@ def _settings(path: str, training: dict[str, Any], custom: Mapping[str, Any]) ->
 def _expected(layout: Graph, optimizer: _optimizers.Optimizer | None) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors that the graph calls for; nothing of their size is allocated."""
     shapes = {name: p.shape for name, p in layout.parameters.items()}
+    own = {name: (state.n,) for name, state in layout.states.items()}
     states = () if optimizer is None else optimizer.states
-    return {**shapes, **{f"{_STATE}{state}.{name}": shape for state in states for name, shape in shapes.items()}}
+    return {
+        **shapes, **own, **{f"{_STATE}{state}.{name}": shape for state in states for name, shape in shapes.items()}
+    }  # fmt: skip

@@ -161,6 +161,11 @@ class Layer(Worded):
         return False
 
     @property
+    def meets(self) -> bool:
+        """Whether `fit` computes with all rows of a batch together, unless it is frozen."""
+        return False
+
+    @property
     def itself(self) -> Any:
         """The layer, where this is what a network shows of it."""
         return self.__dict__.get("_itself", self)
@@ -198,6 +203,10 @@ class Layer(Worded):
         """The parameters it needs, by letter, in their order in theta."""
         return {}
 
+    def keeps(self, *shapes: Shape) -> dict[str, tuple[int, float]]:
+        """What it keeps from step to step beside the parameters, by letter: how many numbers, and their first value."""
+        return {}
+
     def treatment(self, spec: Spec) -> Treatment:
         """How training treats a parameter of it."""
         return Treatment()
@@ -207,7 +216,8 @@ class Layer(Worded):
         `layer`."""
 
     def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        """Adds its operations to a plan; the number of the output's buffer."""
+        """Adds its operations to a plan; the number of the output's buffer.  slots: of the parameters, then of what
+        `keeps` names."""
         raise NotImplementedError
 
     def build_moving(

@@ -22,6 +22,7 @@ class Snapshot:
     """All that training changes, as it was at a moment: see State.snapshot."""
 
     theta: np.ndarray
+    state: np.ndarray
     memory: Memory
     step: int
     epoch: int
@@ -35,13 +36,18 @@ def _known(value: Any) -> Any:
 
 
 class Views(dict[str, np.ndarray]):
-    """Views of theta by name, a read-only dict; copied or pickled, a dict of these arrays or of copies."""
+    """Views of theta, or of the state, by name, a read-only dict; copied or pickled, a dict of these arrays or of
+    copies.  called: what the network calls it."""
+
+    called = "params"
 
     def __missing__(self, name: str) -> np.ndarray:
-        return self[_validate.key("params", name, self)]
+        return self[_validate.key(self.called, name, self)]
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError("params: expected to be read only; net.params[name][...] = numbers writes to a parameter")
+        raise TypeError(
+            f"{self.called}: expected to be read only; net.{self.called}[name][...] = numbers writes to its arrays"
+        )
 
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
@@ -49,10 +55,17 @@ class Views(dict[str, np.ndarray]):
         return dict, (dict(self),)
 
 
+class StateViews(Views):
+    """Those of the state."""
+
+    called = "state"
+
+
 class Model:
     """A graph, its parameters, and how far they are trained.
 
-    theta: all parameters; params: views of it by name; penalised: those with an l1 or l2 of their own.  frozen: names
+    theta: all parameters; params: views of it by name.  state: what layers keep from step to step beside theta, (n,);
+    states: views of it by name.  penalised: those with an l1 or l2 of their own.  frozen: names
     of layers that `fit` leaves alone.  step, epoch: counted over all fits.  memory: what the optimiser keeps from one
     fit to the next.  fitting: held by a fit; whoever reads theta while another thread may fit uses `reading`.
     plans: those that were used last, see _plans.take.  feature_names: of the columns of the data frames that `fit` saw,
@@ -60,7 +73,9 @@ class Model:
     """
 
     theta: np.ndarray
+    state: np.ndarray = np.empty(0)  # also of pickles that have none
     params: Views
+    states: StateViews
     penalised: dict[str, Parameter]
     fitting: _core.OneAtATime
     plans: PlanCache
@@ -78,11 +93,15 @@ class Model:
         self.checkpoint, self.frozen = checkpoint, frozen
         self.step = self.epoch = 0
         self.memory = Memory()
-        self._bind(aligned(sum(p.rows * p.cols for p in graph.parameters.values()), dtype))
+        state = aligned(sum(s.n for s in graph.states.values()), dtype)
+        for s in graph.states.values():
+            s.of(state)[...] = s.first
+        self._bind(aligned(sum(p.rows * p.cols for p in graph.parameters.values()), dtype), state)
 
-    def _bind(self, theta: np.ndarray) -> None:
-        """Makes theta the parameters, with nothing compiled for them yet."""
-        self.theta = theta
+    def _bind(self, theta: np.ndarray, state: np.ndarray) -> None:
+        """Makes theta the parameters and state the layers' state, with nothing compiled for them yet."""
+        self.theta, self.state = theta, state
+        self.states = StateViews((name, s.of(state)) for name, s in self.graph.states.items())
         views = ((name, p.of(theta)) for name, p in self.graph.parameters.items())
         self.params = Views(views)
         self.penalised = {n: p for n, p in self.graph.parameters.items() if p.treatment.l1 or p.treatment.l2}
@@ -105,7 +124,7 @@ class Model:
         twin.__dict__.update(vars(self))
         if memory:
             twin.memory = self.memory.copy()
-        twin._bind(copied(self.theta))
+        twin._bind(copied(self.theta), copied(self.state))
         if not memory:
             twin.plans = self.plans
         return twin
@@ -124,6 +143,11 @@ class Model:
     def frozen_parameters(self) -> set[str]:
         """Names of the parameters of frozen layers."""
         return {name for node in self.graph.nodes if node.base in self.frozen for name in node.parameters}
+
+    @property
+    def meeting(self) -> list[str]:
+        """Names of the nodes for which `fit` takes all rows of a batch together."""
+        return [node.name for node in self.graph.nodes if node.layer.meets and node.base not in self.frozen]
 
     @property
     def penalties(self) -> int:
@@ -189,7 +213,7 @@ class Model:
             raise
 
     def _put(self, snapshot: Snapshot, memory: Memory) -> None:
-        self.theta[:] = snapshot.theta
+        self.theta[:], self.state[:] = snapshot.theta, snapshot.state
         self.memory, self.step, self.epoch = memory, snapshot.step, snapshot.epoch
 
     def signature(self) -> Any:
@@ -205,9 +229,9 @@ class Model:
         return self.dtype, nodes, self.graph.inputs, self.graph.outputs, self.checkpoint, self.frozen
 
     def like(self, dtype: Any) -> Model:
-        """The same with the same parameters in another dtype, without memory of training."""
+        """The same with the same parameters and state in another dtype, without memory of training."""
         twin = Model(self.graph, np.dtype(dtype), self.seed, self.checkpoint, self.frozen)
-        twin.theta[:] = self.theta
+        twin.theta[:], twin.state[:] = self.theta, self.state
         twin.feature_names = self.feature_names
         return twin
 
@@ -217,7 +241,7 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         state = vars(copy.copy(self)).copy()
-        for name in ("params", "penalised", "fitting", "plans", "jacobians"):
+        for name in ("params", "states", "penalised", "fitting", "plans", "jacobians"):
             del state[name]
         return state
 
@@ -225,4 +249,4 @@ class Model:
         # arrays are copied on both sides: a pickle's buffers may be out of band, and then belong to someone else
         self.__dict__.update(state)
         self.memory = self.memory.copy()
-        self._bind(copied(state["theta"]))
+        self._bind(copied(self.theta), copied(self.state))

@@ -90,6 +90,8 @@ class Network(Worded):
                 with network._model.reading() as model:
                     for full in node.parameters:
                         self.params[full][...] = model.params[f"{name}.{full.partition('.')[2]}"]
+                    for full in node.states:
+                        self.state[full][...] = model.states[f"{name}.{full.partition('.')[2]}"]
             drawn.add(node.parameters[0])
 
     def _anew(self, seed: int) -> Network:
@@ -99,6 +101,9 @@ class Network(Worded):
             net._draw(model.graph)
             for name in model.frozen_parameters:
                 net.params[name][...] = model.params[name]
+            for name in model.states:
+                if name.partition(".")[0] in model.frozen:
+                    net.state[name][...] = model.states[name]
         return net
 
     # ---- as a layer, and parts of it ----
@@ -176,6 +181,8 @@ class Network(Worded):
         with self._model.reading() as model:
             for name, view in part.params.items():
                 view[...] = model.params[name]
+            for name, view in part.states.items():
+                view[...] = model.states[name]
         return self._of(part)
 
     @property
@@ -335,6 +342,13 @@ class Network(Worded):
     def params(self) -> Mapping[str, np.ndarray]:
         """Views of theta by name, as they lie: "dense_1.W" is [n_0, n_1], "dense_1.b" is (n_1,)."""
         return self._model.params
+
+    @property
+    def state(self) -> Mapping[str, np.ndarray]:
+        """What layers keep from step to step and no optimiser moves, by name: "batch_norm_1.mean" and
+        "batch_norm_1.variance", (units,).  Not in theta; copies, pickles and files have it.  Its arrays may be written
+        to while no `fit` runs."""
+        return self._model.states
 
     @property
     def W(self) -> tuple[Any, ...]:
@@ -508,13 +522,15 @@ class Network(Worded):
         unheard = compiled.plan.describe()["flops"] > _core.UNHEARD_FLOPS  # a row takes longer than Ctrl-C may
         with self._model.reading() as model:
             compiled.plan.pack(model.theta, theta)
+            state = model.state.copy()
             slow = functools.partial(_data.predict, copy.copy(model)) if calls_python or unheard else None
         limit = _threads.get_num_threads if n_threads is None else None
         inputs, outputs = (
             {name: (buffer, shape) for buffer, (name, shape) in zip(buffers, ends.items(), strict=True)}
             for buffers, ends in ((compiled.inputs, self.inputs), (compiled.outputs, self.outputs))
         )
-        return _core.Predictor(compiled.plan, theta, inputs, outputs, threads, limit, slow, self._model.feature_names)
+        known = self._model.feature_names
+        return _core.Predictor(compiled.plan, theta, state, inputs, outputs, threads, limit, slow, known)
 
     def stepper(self, *, streams: int | None = None, n_threads: int | None = None) -> Stepper:
         """The recurrent network as it is now, to be fed one time step after the other: `step = net.stepper()`.
@@ -526,8 +542,8 @@ class Network(Worded):
         """
         n = None if streams is None else _validate.integer("streams", streams, 1, 2**31 - 1)
         with self._model.reading() as model:
-            theta = copied(model.theta)
-        return Stepper(self._model, theta, n, n_threads)
+            theta, state = copied(model.theta), copied(model.state)
+        return Stepper(self._model, theta, state, n, n_threads)
 
     @worded
     def evaluate(

@@ -1,4 +1,4 @@
-"""Normalisation over an example."""
+"""Normalisation over an example, or over the batch."""
 
 from __future__ import annotations
 
@@ -164,3 +164,66 @@ class GroupNorm(Layer):
         turned = [self._turned(t.plan, x, shapes[0]) for x in (*inputs, *moves)]
         Rn = t.plan.op("layer_norm_product", turned, settings=self._settings(shapes[0]))
         return t.add_up(t.plan.op("scale", [self._turned(t.plan, Rn, shapes[0], True)], slots[:1]), of_parameters)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm(Layer):
+    """s (a - mean) / sqrt(variance + eps) + b in each unit, the last axis, over the batch (Ioffe and Szegedy 2015).
+
+    In `fit`, mean and variance are those of the whole batch, at all positions (the variance is the mean square distance
+    from the mean): sample weights weigh them, and rows and time steps of weight 0 take no part.  After each step
+    running = momentum * running + (1 - momentum) * batch; `net.state` has the running mean and variance, (units,),
+    first 0 and 1.  Everything but `fit` computes with these (`predict`, `evaluate`, `value_and_grad`, `hvp`, ...); so
+    does `fit` where the layer is frozen, and for a batch in which one row alone has weight.  The gain s and the bias b,
+    (units,), are learned, first 1 and 0.
+
+    A batch is not cut into chunks: the memory of a step grows with it.  `fit` raises ValueError for batch_size=1, and
+    for LBFGS and LevenbergMarquardt, unless the layer is frozen.
+    """
+
+    momentum: float = field(default=0.9, kw_only=True)
+    eps: float = field(default=1e-5, kw_only=True)
+    name: str | None = field(default=None, kw_only=True, repr=False)
+    op: ClassVar[str] = "batch_norm"
+    saved: ClassVar[tuple[str, ...]] = ("momentum", "eps")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "momentum", _validate.real("momentum", self.momentum, 0.0, 1.0, open_high=True))
+        object.__setattr__(self, "eps", _validate.real("eps", self.eps, 1e-30, 1.0))
+        named(self.name)
+
+    @property
+    def meets(self) -> bool:
+        return True
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def parameters(self, *shapes: Shape) -> dict[str, Spec]:
+        return {"s": Spec(shapes[0][-1:], False), "b": Spec(shapes[0][-1:], False)}
+
+    def keeps(self, *shapes: Shape) -> dict[str, tuple[int, float]]:
+        return {"mean": (shapes[0][-1], 0.0), "variance": (shapes[0][-1], 1.0)}
+
+    def draw(self, to: Mapping[str, np.ndarray], shapes: Sequence[Shape], seed: int, layer: int) -> None:
+        to["s"][...] = 1
+
+    @property
+    def _settings(self) -> tuple[list[int], list[float]]:
+        return [], [self.eps, self.momentum]  # BATCH_NORM_EPS, BATCH_NORM_MOMENTUM
+
+    def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
+        s, b, mean, variance = slots
+        return plan.op("batch_norm", inputs, [mean, variance, s, b], settings=self._settings)
+
+    def tangent(
+        self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
+        shapes: Sequence[Shape],
+    ) -> int:  # fmt: skip
+        """With n = (a - mean) / d of the running mean and variance: R{s n + b} = s Ra / d + v_s n + v_b"""
+        of_parameters = self.build(t.plan, inputs, v, shapes, 0)
+        if moves[0] < 0:
+            return of_parameters
+        s, _, mean, variance = slots
+        of_input = t.plan.op("batch_norm", moves, [mean, variance, s], settings=self._settings)
+        return t.add_up(of_input, of_parameters)

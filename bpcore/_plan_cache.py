@@ -62,17 +62,18 @@ class PlanCache:
 
 
 class Lent:
-    """A run for one call, bound to theta.  `with` it, or give it back; where the call fails, it is dropped."""
+    """A run for one call, bound to theta and state.  `with` it, or give it back; where the call fails, it is
+    dropped."""
 
     __slots__ = ("_entry", "compiled", "run")
 
-    def __init__(self, entry: Entry, theta: Any) -> None:
+    def __init__(self, entry: Entry, theta: Any, state: Any) -> None:
         self._entry, self.compiled = entry, entry.compiled
         try:
             self.run = entry.idle.pop()
         except IndexError:
             self.run = _core.Run(entry.compiled.plan)
-        self.run.bind(theta)
+        self.run.bind(theta, state)
 
     def __enter__(self) -> Lent:
         return self

@@ -89,13 +89,15 @@ def _make_plan(model: Model, key: Key, cuts: list[int]) -> Compiled:
     }
     for name, p in graph.parameters.items():
         plan.regularise(slots[name], p.treatment.l1, p.treatment.l2, p.treatment.max_norm)
+    slots |= {name: plan.state(state.offset, state.n) for name, state in graph.states.items()}
     for number, node in enumerate(graph.nodes):
         if isinstance(node.layer, Input):
             a = plan.buffer(node.n_out, integer=node.layer.integer)
         else:
             shapes = [graph.nodes[i].shape for i in node.inputs]
             inputs = [compiled.a[i] for i in node.inputs]
-            a = node.layer.build(plan, inputs, [slots[name] for name in node.parameters], shapes, number)
+            own = [slots[name] for name in (*node.parameters, *node.states)]
+            a = node.layer.build(plan, inputs, own, shapes, number)
         layer = node.layer
         compiled.z.append(-1 if type(layer) is not Dense else a if layer.activation == "identity" else plan.reads(a))
         compiled.a.append(a)
@@ -143,6 +145,7 @@ Make = Callable[[Model, Key], Compiled]
 
 
 def take(model: Model, key: Key, make: Make = make_plan, theta: np.ndarray | None = None) -> Lent:
-    """`with` it: a run of the plan that `make` makes for `key`, this call's alone, with theta (None: the model's)."""
+    """`with` it: a run of the plan that `make` makes for `key`, this call's alone, with theta (None: the model's) and
+    the model's state."""
     entry = model.plans.entry((make, key), lambda: make(model, key))
-    return Lent(entry, model.theta if theta is None else theta)
+    return Lent(entry, model.theta if theta is None else theta, model.state)

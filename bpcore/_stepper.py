@@ -16,7 +16,7 @@ from bpcore._recurrent import Recurrent
 
 # layers that make of each time step, alone, a time step
 _ELEMENTWISE = ("add", "multiply", "dropout", "alpha_dropout", "gaussian_noise", "embedding")
-_ON_THE_LAST_AXIS = ("dense", "scale", "bias", "layer_norm", "rms_norm")
+_ON_THE_LAST_AXIS = ("dense", "scale", "bias", "layer_norm", "rms_norm", "batch_norm")
 
 
 def _keeps_time(layer: Any, axes: int) -> bool:
@@ -71,7 +71,9 @@ class Stepper:
     sequence so far.  The bits are those of `predict`.  Later training of the network does not change it.
     """
 
-    def __init__(self, model: Model, theta: np.ndarray, streams: int | None, n_threads: int | None) -> None:
+    def __init__(
+        self, model: Model, theta: np.ndarray, state: np.ndarray, streams: int | None, n_threads: int | None
+    ) -> None:  # fmt: skip
         graph = model.graph
         timed = _over_time(graph.nodes)
         self._one, self._n, self._asked = streams is None, streams or 1, n_threads
@@ -84,13 +86,14 @@ class Stepper:
         self._feed: list[np.ndarray] = []
         plan = _core.Plan(model.dtype)
         slots = {name: plan.param(p.offset, p.rows, p.cols, p.decay) for name, p in graph.parameters.items()}
+        slots |= {name: plan.state(s.offset, s.n) for name, s in graph.states.items()}
         buffers: list[int] = []
         ins: list[tuple[int, np.ndarray]] = []
         outs: list[tuple[int, np.ndarray]] = []
         for number, node in enumerate(graph.nodes):
             layer, shape = node.layer, (1, *node.shape[1:]) if timed[number] else node.shape
             node = dataclasses.replace(node, shape=shape)
-            inputs, own = [buffers[i] for i in node.inputs], [slots[name] for name in node.parameters]
+            inputs, own = [buffers[i] for i in node.inputs], [slots[name] for name in (*node.parameters, *node.states)]
             if isinstance(layer, Input):
                 buffers.append(plan.buffer(node.n_out, integer=layer.integer))
             elif isinstance(layer, Recurrent):
@@ -118,7 +121,7 @@ class Stepper:
         for buffer, _ in outs:
             plan.keep(buffer)
         plan.compile(_plans.PREDICT, min(self._n, _plans.INFERENCE_ROWS), self._n_threads)
-        self._run = _core.Run(plan, theta)
+        self._run = _core.Run(plan, theta, state)
         self._run.ports(ins, outs)
 
     def __reduce__(self) -> Any:

@@ -25,6 +25,7 @@ class Tangents:
         self.before: dict[int, tuple[int, int]] = {}  # z and Rz of what ends in an activation, by a
         n, table, frozen = model.theta.size, model.graph.parameters, model.frozen_parameters
         self._theta = {name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen) for name, p in table.items()}
+        self._states = {name: plan.state(s.offset, s.n) for name, s in model.graph.states.items()}
         self._v = {name: plan.param(n + p.offset, p.rows, p.cols, p.decay, True) for name, p in table.items()}
 
     def add_input(self, buffer: int) -> None:
@@ -38,10 +39,11 @@ class Tangents:
         inputs = [self.a[i] for i in node.inputs]
         moves = [self.Ra[i] for i in node.inputs]
         shapes = [self.graph.nodes[i].shape for i in node.inputs]
-        slots = [self._theta[name] for name in node.parameters]
+        states = [self._states[name] for name in node.states]
+        slots = [*(self._theta[name] for name in node.parameters), *states]
         a = node.layer.build_moving(self.plan, inputs, slots, shapes, number)
         self.a.append(a)
-        v = [self._v[name] for name in node.parameters]
+        v = [*(self._v[name] for name in node.parameters), *states]
         if not v and all(move < 0 for move in moves):
             self.Ra.append(-1)
         else:

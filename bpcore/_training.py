@@ -89,6 +89,11 @@ def check(
         _full_batch.check(optimizer, model, data, batch)
     if isinstance(optimizer, _optimizers.LevenbergMarquardt):
         _levenberg.check(model, data)
+    if batch == 1 and (meeting := model.meeting):
+        raise ValueError(
+            f"batch_size: {meeting[0]} normalises by the batch, and expected at least 2 rows in one, got 1; use "
+            f"bp.LayerNorm or bp.GroupNorm, or net.frozen = {{{meeting[0].partition('@')[0]!r}}} to keep its state"
+        )
     shuffled = _validate.switch("shuffle", shuffle) and batch < n
     seed = model.seed if seed is None else _validate.seed(seed)
     verbose = _validate.switch("verbose", verbose)
@@ -245,7 +250,7 @@ class Loop:
     def _new_run(self) -> Any:
         key = self.data.key(_plans.TRAIN | self.flags, self.call.batch, self.n_threads)
         if self.flags in self.lent:
-            self.lent[self.flags].run.bind(self.model.theta)
+            self.lent[self.flags].run.bind(self.model.theta, self.model.state)
         else:
             self.lent[self.flags] = _plans.take(self.model, key)
         run = self.data.feed(self.lent[self.flags])
@@ -284,7 +289,8 @@ class Loop:
     def snapshot(self, settled: bool = False) -> Snapshot:
         """See State.snapshot; settled: with the optimiser that all callbacks leave."""
         memory = self.memory._replace(updates=self.run.updates()).copy()
-        snapshot = Snapshot(self.model.theta.copy(), memory, self.model.step, self.model.epoch)
+        model = self.model
+        snapshot = Snapshot(model.theta.copy(), model.state.copy(), memory, model.step, model.epoch)
         if settled:
             self.fresh.append(snapshot)
         return snapshot

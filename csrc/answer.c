@@ -119,13 +119,18 @@ static void prepare(void *arg, int n_threads, bp_fpenv caller) {
 }
 
 _Static_assert(2 * BP_LEAST_TILE >= BP_INFER_TILE, "rows that two threads share have room in their windows");
-bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, int n_in, const bp_in_port *in, int n_out,
-                    const bp_out_port *out, int n_threads) {
+bp_status bp_answer(const bp_plan *plan, const void *theta, const void *state, void *arena, int n_in,
+                    const bp_in_port *in, int n_out, const bp_out_port *out, int n_threads) {
     if (!plan->compiled || !plan->windowed || plan->flags & ~(BP_DO_FORWARD | BP_DO_REUSE | BP_DO_STRIPS))
         return BP_E_SHAPE;
     bp_barrier meeting;
     answer a = {.plan = plan,
-                .x = {.buffers = plan->buffers, .params = plan->params, .arena = arena, .theta = theta},
+                .x = {.buffers = plan->buffers,
+                      .params = plan->params,
+                      .arena = arena,
+                      .theta = theta,
+                      .state = state,
+                      .weights = -1},
                 .n_in = n_in,
                 .n_out = n_out,
                 .in = in,

@@ -80,7 +80,8 @@ typedef enum { BP_REAL, BP_INT32 } bp_kind;
 
 enum {
     BP_PARAM_FROZEN = 1, /* it is not trained: its gradient is taken for zero */
-    BP_PARAM_TABLE = 2   /* whole numbers name its rows, and only those that a batch names move (set by an operation) */
+    BP_PARAM_TABLE = 2,  /* whole numbers name its rows, and only those that a batch names move (set by an operation) */
+    BP_PARAM_STATE = 4   /* it lies in the run's state, not in theta, and only its operation moves it */
 };
 
 /* Settings of an operation; kernels/settings.h names them. */
@@ -159,8 +160,8 @@ bp_plan *bp_plan_new(bp_dtype dtype);
 void bp_plan_free(bp_plan *plan);
 /* These return the new number, or -1 when memory or the limits do not allow it. */
 int bp_plan_buffer(bp_plan *plan, bp_kind kind, int64_t cols);
-/* theta[offset : offset + rows * cols] as [rows, cols]; factors of the learning rate and of the weight decay (0 for
- * biases): finite and not negative. */
+/* theta[offset : offset + rows * cols] as [rows, cols], or of a BP_PARAM_STATE these numbers of the state; factors of
+ * the learning rate and of the weight decay (0 for biases): finite and not negative. */
 int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int flags, double rate, double decay);
 /* Of a parameter's elements: the penalty l1 |w| + l2 w^2 / 2, in plans that do BP_DO_PENALTY; and what the norm of a
  * column (of a table: of a row that the batch names) may be once theta has moved, 0: any.  BP_E_SHAPE unless all are
@@ -292,8 +293,9 @@ typedef struct {
 /* An idle run may be bound again and given other ports; it keeps its arena, its safety copy's memory and its pace. */
 bp_run *bp_run_new(const bp_plan *plan, const bp_blas *blas);
 void bp_run_free(bp_run *run);
-/* Begins anew with these parameters, without ports, optimiser or callback; BP_E_SHAPE where theta is too short. */
-bp_status bp_run_bind(bp_run *run, void *theta, int64_t n_params);
+/* Begins anew with these parameters and this state (what layers keep from step to step beside theta, NULL for none),
+ * without ports, optimiser or callback; BP_E_SHAPE where one is too short. */
+bp_status bp_run_bind(bp_run *run, void *theta, int64_t n_params, void *state, int64_t n_state);
 bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, const bp_out_port *out,
                        int weight_port); /* index into `in` of the weights, or -1 */
 /* Row r of the data is row r / repeat % rows of this port's array, rather than row r or that of an order. */
@@ -369,10 +371,10 @@ bp_status bp_many(bp_job *const *jobs, int64_t n, int n_threads, double seconds)
 void bp_plan_pack(const bp_plan *plan, const void *theta, void *to);
 
 /* Forward for all rows of the inputs, as many in each, to data of the outputs.  The plan, compiled to do nothing but
- * forward and without functions of the user's Python, and theta are only read: callers may share them.  The arena,
- * bp_plan_describe(plan).arena_bytes, aligned to BP_ALIGN, is this call's alone. */
-bp_status bp_answer(const bp_plan *plan, const void *theta, void *arena, int n_in, const bp_in_port *in, int n_out,
-                    const bp_out_port *out, int n_threads);
+ * forward and without functions of the user's Python, theta and the state (NULL for none) are only read: callers may
+ * share them.  The arena, bp_plan_describe(plan).arena_bytes, aligned to BP_ALIGN, is this call's alone. */
+bp_status bp_answer(const bp_plan *plan, const void *theta, const void *state, void *arena, int n_in,
+                    const bp_in_port *in, int n_out, const bp_out_port *out, int n_threads);
 
 /* ---- threads ---------------------------------------------------------------------------------------------- */
 

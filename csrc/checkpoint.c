@@ -20,11 +20,11 @@ static int sums_early(const bp_plan *plan, const bp_op *op) {
 }
 
 /* Whether an operation's values stay where they are: those of the last segment, which is walked back at once; of one
- * that runs the user's Python, which is called once; of one whose parameters' gradients are summed later, and of a
- * function that would need what stays. */
+ * that runs the user's Python, which is called once, or of the batch, for which tiles would meet again; of one
+ * whose parameters' gradients are summed later, and of a function that would need what stays. */
 static int stays(const bp_plan *plan, const bp_op *op, int last) {
     const bp_op *before = bp_maker_of(plan, op->in[0]);
-    if (op->segment == last || op->skip || op->scope == BP_SCOPE_CHUNK) return 1;
+    if (op->segment == last || op->skip || op->scope == BP_SCOPE_CHUNK || op->of_batch) return 1;
     for (int i = 0; i < op->n_params; i++)
         if (is_trained(plan, op, i) && plan->params[op->param[i]].segment < op->segment) return 1;
     return op->type->elementwise && before && before->segment == op->segment && before->stays;

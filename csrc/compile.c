@@ -109,9 +109,20 @@ static int sums_are_long(const bp_plan *plan) {
     return 0;
 }
 
+/* Operations that train on the whole batch: where theta moves, and theirs is not frozen. */
+static void find_batch_ops(bp_plan *plan) {
+    for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_MOVE; i++) {
+        bp_op *op = &plan->ops[i];
+        int trained = 0;
+        for (int j = 0; j < op->n_params; j++) trained |= !bp_is_frozen(&plan->params[op->param[j]]);
+        op->of_batch = op->type->of_batch[plan->dtype] && trained;
+        plan->of_batch |= op->of_batch;
+    }
+}
+
 /* Shards pay where many rows meet few weights: a tile's activations outweigh the gradient it is added to. */
 static int choose_shards(const bp_plan *plan, int64_t units, int has_chunk_op) {
-    int none = !(plan->flags & BP_DO_BACKWARD) || plan->by_tile || has_chunk_op || !plan->n_theta;
+    int none = !(plan->flags & BP_DO_BACKWARD) || plan->by_tile || plan->of_batch || has_chunk_op || !plan->n_theta;
     if (none || bp_forced.sums == 1) return 0;
     int64_t tiles = ceil_div(plan->rows, plan->row_tile);
     if (bp_forced.sums == 2 || (tiles >= 4 && plan->n_theta <= TRAIN_TILE * units))
@@ -163,6 +174,7 @@ static double size_chunks(bp_plan *plan) {
     plan->flops_row *= passes;
     plan->flops = plan->flops_row * (double)plan->rows;
     int64_t limit = max64((int64_t)fmin(most, MAX_CHUNK_ROWS) / plan->row_tile, 1) * plan->row_tile;
+    if (plan->of_batch) limit = round_up(plan->rows, plan->row_tile);
     plan->chunk_rows = round_up(ceil_div(plan->rows, ceil_div(plan->rows, limit)), plan->row_tile);
     plan->n_tiles = ceil_div(plan->chunk_rows, plan->row_tile);
     return tile;
@@ -199,6 +211,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
         has_chunk_op |= !loss->type;
     }
 
+    find_batch_ops(plan);
     plan->inference = !(flags & BP_DO_BACKWARD);
     int64_t units = 0;
     for (int i = 0; i < plan->n_ops; i++) {

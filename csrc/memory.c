@@ -71,6 +71,7 @@ static void find_lives(const bp_plan *plan, bp_life *lives) {
         const bp_item *item = &plan->items[i];
         const bp_op *op = &plan->ops[item->op];
         if (item->kind == BP_FORWARD || item->kind == BP_BACKWARD) touch_op(plan, lives, op, item->kind, i);
+        for (int j = 0; item->kind == BP_SUM_FORWARD && j < op->n_aux; j++) touch(lives, op->aux + j, i);
         if (item->kind == BP_LOSS) {
             const bp_loss *loss = &plan->losses[item->op];
             touch(lives, loss->in, i);
@@ -173,6 +174,14 @@ bp_status bp_lay_out(bp_plan *plan) {
     if (status) return status;
     size_t buffers = total;
     plan->loss_sums = take(&total, plan->n_losses * plan->n_tiles, 3 * sizeof(double));
+    int64_t n_sums = 0;
+    for (int i = 0; i < plan->n_ops && plan->of_batch; i++) {
+        bp_op *op = &plan->ops[i];
+        if (!op->of_batch) continue;
+        op->joined = take(&total, op->n_joined, sizeof(double));
+        n_sums = max64(n_sums, op->n_sums);
+    }
+    plan->tile_sums = take(&total, plan->n_tiles, (size_t)n_sums * sizeof(double));
     size_t theta = (size_t)plan->n_theta * plan->size;
     if (plan->flags & BP_DO_EACH && plan->keeps_lost) plan->each_lost = take(&total, plan->n_threads, theta);
     if (plan->flags & BP_DO_BACKWARD && !plan->by_tile) {

@@ -109,6 +109,17 @@ static inline int bp_begins(const bp_cell *cell) { return !cell->part; }
 static inline int bp_ends(const bp_cell *cell) { return cell->part + 1 >= cell->parts; }
 
 typedef bp_status bp_cell_fn(const bp_context *x, const bp_op *op, const bp_cell *cell);
+/* Of an operation that trains on the whole batch: in plans that move theta (op->of_batch) each tile leaves sums before
+ * forward, and before backward; when all have, one thread joins them, and then the tiles go on, with what it left in
+ * op->joined.  Such a plan has all rows of a batch in one chunk. */
+typedef struct {
+    /* op->n_sums doubles of a tile, before forward and before backward; a part of a cell is some of them */
+    bp_status (*sums[2])(const bp_context *x, const bp_op *op, const bp_cell *cell, double *sums);
+    /* those of all tiles, one after the other, to op->n_joined doubles; BP_E_NONFINITE_LOSS where they overflow */
+    bp_status (*join[2])(const bp_context *x, const bp_op *op, int64_t tiles, const double *sums);
+    /* when the step is made: the state moves */
+    void (*track)(const bp_context *x, const bp_op *op, void *state);
+} bp_batch_fns;
 typedef void bp_param_fn(const bp_context *x, const bp_op *op, int slot, int64_t r0, int64_t r1, const bp_cell *block,
                          void *G, void *lost, int64_t ld, int add);
 typedef int bp_step_fn(const bp_context *x, const bp_op *op, int64_t r0, int64_t r1, const bp_cell *block, double rate,
@@ -131,6 +142,7 @@ struct bp_op_type {
     bp_cell_fn *backward[2];
     bp_param_fn *param_grad[2];   /* NULL without parameters */
     bp_step_fn *step[2];          /* may be NULL */
+    const bp_batch_fns *of_batch[2]; /* NULL: rows are independent */
     double (*flops)(const bp_plan *plan, const bp_op *op); /* NULL: one per output */
     int64_t (*parts)(const bp_plan *plan, const bp_op *op); /* at most, of forward and backward; NULL: 1 */
 };
@@ -146,6 +158,9 @@ struct bp_op {
     int n_aux;
     int n_params, param[BP_MAX_OPERANDS];
     int native; /* products by bpcore's own kernels; else by BLAS */
+    int of_batch; /* rows are not independent here: see bp_batch_fns */
+    int64_t n_sums, n_joined; /* doubles: of each tile, and of all */
+    size_t joined; /* where these are in the arena */
     int skip; /* forward is not needed: a fused loss works on the input */
     int segment; /* between checkpoints; the operations of each but the last are computed again in backward */
     int back;    /* the operation whose backward runs: itself, or its replica, which reads what is computed again */
@@ -184,6 +199,8 @@ struct bp_context {
     const bp_blas *blas;
     char *arena;
     const char *theta;
+    const char *state; /* of layers */
+    int weights;       /* the buffer of the rows' weights, or -1; the loss scales those of positions in place */
     int cache;         /* df is wanted */
     int training;      /* a rule moves theta: Dropout drops */
     uint64_t seed;     /* of what is drawn in training */

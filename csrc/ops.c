@@ -33,6 +33,7 @@ static void bind(const bp_kernels *k) {
         memcpy(builtin[i]->param_grad, k->operations[i].param_grad, sizeof builtin[i]->param_grad);
         memcpy(builtin[i]->step, k->operations[i].step, sizeof builtin[i]->step);
     }
+    for (int i = 0; i < 2; i++) batch_norm_type.of_batch[i] = &k->batch_norm[i];
 }
 
 const char *bp_isa_name(int i) {

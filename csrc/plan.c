@@ -62,9 +62,11 @@ int bp_plan_param(bp_plan *plan, int64_t offset, int64_t rows, int64_t cols, int
     bp_param *grown = bp_grow(plan->params, plan->n_params, sizeof *grown);
     if (!grown) return -1;
     plan->params = grown;
+    if (flags & BP_PARAM_STATE) flags |= BP_PARAM_FROZEN;
     grown[plan->n_params] = (bp_param){.offset = offset, .rows = rows, .cols = cols, .flags = flags, .rate = rate,
                                        .decay = decay, .first_use = -1, .last_use = -1};
-    plan->n_theta = max64(plan->n_theta, end);
+    if (flags & BP_PARAM_STATE) plan->n_state = max64(plan->n_state, end);
+    else plan->n_theta = max64(plan->n_theta, end);
     return plan->n_params++;
 }
 
@@ -194,7 +196,7 @@ bp_plan_info bp_plan_describe(const bp_plan *plan) {
 
 int bp_wants_backward(const bp_plan *plan, const bp_op *op) {
     if (op->skip || plan->buffers[op->out].grad < 0) return 0;
-    if (op->type->backward_first) return 1;
+    if (op->type->backward_first || op->of_batch) return 1;
     for (int j = 0; j < op->n_in; j++)
         if (plan->buffers[op->in[j]].grad >= 0) return 1;
     return 0;

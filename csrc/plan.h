@@ -47,7 +47,17 @@ typedef struct {
     int op, slot, next;
 } bp_use;
 
-typedef enum { BP_GATHER, BP_FORWARD, BP_LOSS, BP_BACKWARD, BP_PARAM_GRADS, BP_SCATTER } bp_item_kind;
+typedef enum {
+    BP_GATHER,
+    BP_SUM_FORWARD, /* of a tile, before the forward of an operation that is of the batch; so is SUM_BACKWARD */
+    BP_FORWARD,
+    BP_LOSS,
+    BP_SUM_BACKWARD,
+    BP_BACKWARD,
+    BP_PARAM_GRADS,
+    BP_SCATTER
+} bp_item_kind;
+static inline int bp_is_sum(bp_item_kind kind) { return kind == BP_SUM_FORWARD || kind == BP_SUM_BACKWARD; }
 typedef struct {
     bp_item_kind kind;
     int op;       /* or loss; of BP_PARAM_GRADS the parameters' segment */
@@ -134,11 +144,13 @@ struct bp_plan {
     int by_part;         /* a tile takes longer than a round: stages are cut, and operations come in parts */
     int keeps_lost;      /* beside each gradient lies what rounding took from it: its sums are long */
     int undoes;          /* fused moves take longer than a round, since their sums do, and can be taken back: undo.c */
+    int of_batch;        /* some operation is: all rows of a batch are one chunk */
     int by_tile;         /* cotangents or BP_DO_EACH: a tile goes forward and back by itself, nothing is summed */
     int64_t cotangents;  /* see bp_plan_cotangents */
     int64_t rows, chunk_rows, row_tile;
     int64_t n_tiles;     /* of a chunk */
     int64_t n_theta;     /* end of the last parameter */
+    int64_t n_state;     /* the same of the state */
     double flops_row, flops;
     double round_flops;  /* between two moments at which a slice may end, at most */
     int64_t long_rows;   /* of a batch, from which on a slice may end within its step */
@@ -166,6 +178,7 @@ struct bp_plan {
     size_t each_lost;              /* the same, of EACH: (n_threads, n_theta) */
     size_t undo;                   /* where it undoes: (n_theta,), blocks as they were before they moved */
     size_t loss_sums;              /* (losses, tiles of a chunk, 3) doubles */
+    size_t tile_sums;              /* (tiles of a chunk, n_sums) doubles, of one operation after the other */
     size_t squares;                /* (n_blocks + 1,) doubles: of blocks' gradients, where there is a boundary */
     size_t penalties;              /* doubles: of each task of sums, where it has penalties */
 };

@@ -223,8 +223,35 @@ static bp_status loss(bp_run *run, int number, const bp_tile *t, const bp_cell *
     return bp_do_loss(run, number, t, &call);
 }
 
+/* What a tile leaves for the others, before an operation of the batch. */
+static bp_status tile_sums(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell) {
+    const bp_plan *plan = run->plan;
+    const bp_op *op = &plan->ops[item->op];
+    double *sums = (double *)(void *)(run->arena + plan->tile_sums);
+    return op->type->of_batch[plan->dtype]->sums[item->kind == BP_SUM_BACKWARD](&run->x, op, cell,
+                                                                                sums + t->number * op->n_sums);
+}
+
+bp_status bp_join_tiles(bp_run *run) {
+    const bp_plan *plan = run->plan;
+    const bp_stage *stage = &plan->stages[run->stage];
+    const bp_item *item = &plan->items[stage->first + stage->count - 1]; /* behind it all meet */
+    const bp_op *op = &plan->ops[item->op];
+    if (!plan->of_batch || stage->scope != BP_SCOPE_ROWS || !bp_is_sum(item->kind)) return BP_OK;
+    const double *sums = (const double *)(const void *)(run->arena + plan->tile_sums);
+    return op->type->of_batch[plan->dtype]->join[item->kind == BP_SUM_BACKWARD](
+        &run->x, op, tiles_of(run->rows, plan->row_tile), sums);
+}
+
+void bp_track_batch(bp_run *run) {
+    const bp_plan *plan = run->plan;
+    for (int i = 0; i < plan->n_ops && plan->of_batch; i++)
+        if (plan->ops[i].of_batch) plan->ops[i].type->of_batch[plan->dtype]->track(&run->x, &plan->ops[i], run->state);
+}
+
 bp_status bp_do_item(bp_run *run, const bp_item *item, const bp_tile *t, const bp_cell *cell) {
     if (item->call) return item->call(&run->x, item->on, cell);
+    if (bp_is_sum(item->kind)) return tile_sums(run, item, t, cell);
     if (item->kind == BP_LOSS && !run->plan->cotangents) return loss(run, item->op, t, cell);
     if (item->kind == BP_LOSS) write_cotangents(run, t, cell);
     else if (item->kind == BP_GATHER) gather(run, t, cell);

@@ -72,11 +72,12 @@ void bp_run_free(bp_run *run) {
     free(run);
 }
 
-bp_status bp_run_bind(bp_run *run, void *theta, int64_t n_params) {
-    if (n_params < run->plan->n_theta) return BP_E_SHAPE;
+bp_status bp_run_bind(bp_run *run, void *theta, int64_t n_params, void *state, int64_t n_state) {
+    if (n_params < run->plan->n_theta || n_state < run->plan->n_state) return BP_E_SHAPE;
     bp_drop_snapshot(run);
     free_ports(run);
     run->theta = theta;
+    run->state = state;
     run->n_params = n_params;
     run->weight_port = -1;
     run->first_cotangent = 0;
@@ -89,6 +90,8 @@ bp_status bp_run_bind(bp_run *run, void *theta, int64_t n_params) {
     run->replay_left = run->restored = -1;
     run->call_rows = 0;
     run->x.theta = theta;
+    run->x.state = state;
+    run->x.weights = -1;
     run->x.buffers = run->plan->buffers;
     run->x.training = 0;
     run->x.seed = 0;
@@ -121,6 +124,7 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
     run->n_in = n_in;
     run->n_out = n_out;
     run->weight_port = weight_port;
+    run->x.weights = weight_port < 0 ? -1 : in[weight_port].buffer;
     run->call_rows = 0;
     return BP_OK;
 }

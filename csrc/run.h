@@ -59,7 +59,7 @@ struct bp_run {
     const bp_plan *plan;
     char *arena;
     bp_context x;
-    char *theta;
+    char *theta, *state; /* state: of layers */
     int64_t n_params;
     int n_in, n_out, weight_port;
     bp_in_port *in;
@@ -98,7 +98,7 @@ struct bp_run {
 
     char *copy;              /* memory for a safety copy, kept for the next: fresh pages cost as much as the copy */
     size_t copy_bytes;
-    char *snapshot;          /* `copy`, in use: theta, optimiser state; without the tables that are logged */
+    char *snapshot;          /* `copy`, in use: theta, optimiser state, without tables that are logged; then `state` */
     bp_log *logs;            /* by table */
     bp_position snapshot_at;
     double snapshot_time, snapshot_cost; /* the cost is estimated from its bytes */

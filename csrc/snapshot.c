@@ -62,6 +62,18 @@ static void copy_range(bp_run *run, int64_t first, int64_t end, int restore) {
     }
 }
 
+/* Bytes of theta and the optimiser's state, without tables that are logged. */
+static size_t theta_bytes(const bp_run *run) {
+    return (size_t)(run->n_live * (run->n_params - logged_before(run, run->n_params))) * run->plan->size;
+}
+
+/* The state of layers, which is small, to or from the copy, behind theta. */
+static void copy_state(bp_run *run, int restore) {
+    char *saved = run->snapshot + theta_bytes(run);
+    size_t bytes = (size_t)run->plan->n_state * run->plan->size;
+    if (bytes) memcpy(restore ? run->state : saved, restore ? saved : run->state, bytes);
+}
+
 int64_t bp_save_tasks(const bp_run *run) { return tiles_of(run->plan->n_theta, SAVED); }
 void bp_save_part(bp_run *run, int64_t task) { copy_range(run, task * SAVED, (task + 1) * SAVED, 0); }
 
@@ -69,8 +81,7 @@ void bp_save_part(bp_run *run, int64_t task) { copy_range(run, task * SAVED, (ta
 static bp_status new_snapshot(bp_run *run) {
     const bp_plan *plan = run->plan;
     int64_t arrays = run->n_live;
-    int64_t elements = run->n_params - logged_before(run, run->n_params);
-    size_t bytes = (size_t)(arrays * elements) * plan->size;
+    size_t bytes = theta_bytes(run) + (size_t)plan->n_state * plan->size;
     if (!run->copy || run->copy_bytes < bytes) {
         free(run->copy);
         run->copy = bp_large_alloc(bytes);
@@ -112,6 +123,7 @@ bp_status bp_take_snapshot(bp_run *run, int fresh) {
     run->round = 0;
     double flops = 2 * BP_FLOPS_A_MOVED_BYTE * run->snapshot_cost * COPY_SPEED; /* a byte is read and written */
     run->rounds = run->is_long ? max64(min64((int64_t)ceil(flops / plan->round_flops), run->n_tasks), 1) : 1;
+    copy_state(run, 0);
     run->snapshot_at = run->at;
     run->snapshot_time = now;
     run->has_snapshot = 1;
@@ -132,6 +144,7 @@ int bp_restore_some(bp_run *run) {
     }
     if (end < plan->n_theta || rows <= 0) return 1;
     run->restored = -1;
+    copy_state(run, 1);
     run->at = run->snapshot_at;
     return 0;
 }

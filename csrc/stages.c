@@ -92,11 +92,14 @@ static int walk_back(bp_plan *plan, int n) {
                 plan->items[n++] =
                     (bp_item){.kind = BP_FORWARD, .op = back, .cols = plan->buffers[plan->ops[i].out].cols};
         }
-        for (int i = end - 1; i >= first; i--)
-            if (bp_wants_backward(plan, &plan->ops[i]) && !plan->ops[i].fused_backward)
-                plan->items[n++] = (bp_item){.kind = BP_BACKWARD,
-                                             .op = plan->ops[i].back,
-                                             .cols = plan->buffers[plan->ops[i].in[0]].cols};
+        for (int i = end - 1; i >= first; i--) {
+            if (!bp_wants_backward(plan, &plan->ops[i]) || plan->ops[i].fused_backward) continue;
+            bp_item back = {.kind = BP_BACKWARD,
+                            .op = plan->ops[i].back,
+                            .cols = plan->buffers[plan->ops[i].in[0]].cols};
+            if (plan->ops[i].of_batch) plan->items[n++] = (bp_item){.kind = BP_SUM_BACKWARD, .op = back.op};
+            plan->items[n++] = back;
+        }
         if (segment && has_gradients(plan, segment))
             plan->items[n++] = (bp_item){.kind = BP_PARAM_GRADS, .op = segment};
     }
@@ -117,7 +120,7 @@ static double item_bytes(const bp_plan *plan, const bp_item *item) {
         int scattered = item->kind == BP_SCATTER && plan->buffers[i].kept;
         if (gathered || scattered) numbers += 2 * (double)plan->buffers[i].cols;
     }
-    if (item->kind == BP_FORWARD || item->kind == BP_BACKWARD) {
+    if (item->kind == BP_FORWARD || item->kind == BP_BACKWARD || bp_is_sum(item->kind)) {
         numbers = (double)plan->buffers[op->out].cols;
         for (int i = 0; i < op->n_in; i++) numbers += (double)plan->buffers[op->in[i]].cols;
     }
@@ -141,6 +144,7 @@ double bp_tile_flops(const bp_plan *plan, int passes_back) {
         bp_item forward = {.kind = BP_FORWARD, .op = i}, back = {.kind = BP_BACKWARD, .op = i};
         if (bp_is_grid(plan, &forward)) continue;
         flops += item_flops(plan, &forward);
+        if (plan->ops[i].of_batch) flops += 2 * item_flops(plan, &(bp_item){.kind = BP_SUM_FORWARD, .op = i});
         if (passes_back) flops += cotangents * item_flops(plan, &back);
         if (passes_back > 1) flops += cotangents * bp_flops_of(plan, &plan->ops[i]);
     }
@@ -165,20 +169,23 @@ static int64_t parts_of(const bp_plan *plan, const bp_item *item) {
     if (item->kind == BP_LOSS && plan->cotangents) return plan->row_tile;
     if (item->kind == BP_LOSS && plan->losses[item->op].type)
         most = (double)(plan->row_tile * plan->losses[item->op].call.positions / bp_loss_rows(&plan->losses[item->op]));
+    if (bp_is_sum(item->kind)) most = (double)(op->n_sums / BP_CUT_COLS);
     if (item->call && op->type->parts) most = (double)op->type->parts(plan, op);
     return (int64_t)fmax(fmin(most, rounds), 1);
 }
 
 bp_status bp_cut_stages(bp_plan *plan) {
-    size_t room = (size_t)(3 * plan->n_ops + plan->n_replicas + plan->n_losses + 3);
+    size_t room = (size_t)(5 * plan->n_ops + plan->n_replicas + plan->n_losses + 3);
     plan->items = malloc(sizeof(bp_item) * room);
     plan->stages = calloc(room, sizeof(bp_stage));
     if (!plan->items || !plan->stages) return BP_E_NOMEM;
     int n = 0;
     plan->items[n++] = (bp_item){.kind = BP_GATHER};
-    for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_FORWARD; i++)
-        if (!plan->ops[i].skip && !plan->ops[i].fused_forward)
-            plan->items[n++] = (bp_item){.kind = BP_FORWARD, .op = i, .cols = plan->buffers[plan->ops[i].out].cols};
+    for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_FORWARD; i++) {
+        if (plan->ops[i].skip || plan->ops[i].fused_forward) continue;
+        if (plan->ops[i].of_batch) plan->items[n++] = (bp_item){.kind = BP_SUM_FORWARD, .op = i};
+        plan->items[n++] = (bp_item){.kind = BP_FORWARD, .op = i, .cols = plan->buffers[plan->ops[i].out].cols};
+    }
     for (int i = 0; i < plan->n_losses && plan->flags & BP_DO_LOSS; i++)
         plan->items[n++] = (bp_item){.kind = BP_LOSS, .op = i};
     if (plan->flags & BP_DO_BACKWARD) n = walk_back(plan, n);
@@ -202,6 +209,7 @@ bp_status bp_cut_stages(bp_plan *plan) {
         int passes = item->kind == BP_BACKWARD || item->kind == BP_PARAM_GRADS;
         double flops = item->flops * (passes && plan->cotangents ? (double)plan->cotangents : 1);
         int fits = !plan->by_part || plan->by_tile;
+        if (i && bp_is_sum(plan->items[i - 1].kind)) stage = NULL; /* all tiles meet */
         if (!plan->windowed && (item->kind == BP_FORWARD || item->kind == BP_BACKWARD)) {
             if (plan->ops[item->op].segment != segment) stage = NULL; /* behind a barrier all sizes can share memory */
             segment = plan->ops[item->op].segment;

@@ -78,6 +78,7 @@ SHAPES = {
         (bp.GroupNorm(2), (3, 2, 6)), (bp.GroupNorm(1, eps=0.1), (4, 3)), (bp.GroupNorm(3, eps=1), (6,)),
         (bp.GroupNorm(5, eps=0.1), (7, 5)),
     ],
+    "batch_norm": [(bp.BatchNorm(), (5,)), (bp.BatchNorm(eps=0.1), (2, 70)), (bp.BatchNorm(eps=1), (3, 2, 6))],
     "dropout": [(bp.Dropout(0.5), (4,)), (bp.Dropout(0.5, noise_shape=(1, None)), (3, 4))],
     "alpha_dropout": [(bp.AlphaDropout(0.5), (4,)), (bp.AlphaDropout(0.5, noise_shape=(None, 1)), (3, 4))],
     "gaussian_noise": [(bp.GaussianNoise(0.5), (4,))],
@@ -99,6 +100,8 @@ def _example(layer, shapes, below, rows, seed):
                 for i, (x, shape) in enumerate(zip(inputs, shapes, strict=True))]  # fmt: skip
     net = bp.Network(inputs, bp.Dense(2, "tanh", name="above")(layer(*read)), dtype="float64")
     net.theta[:] = 0.7 * rng.standard_normal(net.n_params)
+    for array in net.state.values():
+        array[...] = rng.uniform(0.5, 2, array.shape)
     sizes = [(rows, *shape) for shape in shapes]
     X = [rng.integers(0, layer.n, size) if integer else rng.standard_normal(size) for size in sizes]
     if masked:

@@ -282,6 +282,7 @@ LAYERS = {
     "group_norm": _group_norm,
     "alpha_dropout": _alpha_dropout,
     "gaussian_noise": lambda pick, a, pool: bp.GaussianNoise(0.3)(a),
+    "batch_norm": lambda pick, a, pool: bp.BatchNorm(eps=0.1)(a),
 }
 OPERATIONS = {**LAYERS, "arithmetic": _arithmetic, "again": _again}
 REAL = tuple(name for name in OPERATIONS if name != "embedding")  # of real inputs, which Jacobians are by
@@ -344,6 +345,12 @@ def _group_norm_value(np_, layer, parameters, inputs):
     d = grouped - grouped.mean((1, 3), keepdims=True)
     n = d / np_.xp.sqrt((d * d).mean((1, 3), keepdims=True) + layer.eps)
     return s * n.reshape(x.shape) + b
+
+
+def _batch_norm_value(np_, layer, parameters, inputs):
+    """But in fit."""
+    (x,), (s, b, mean, variance) = inputs, parameters
+    return s * (x - mean) / (variance + layer.eps) ** 0.5 + b
 
 
 def padding(layer, axis, n, size, dilation):
@@ -450,7 +457,7 @@ def index_of(layer):
     return tuple(slice(*part) if isinstance(part, list) else ... if part == "..." else part for part in layer.index)
 
 
-# what each layer makes of its parameters and its inputs, (n, *shape) each
+# what each layer makes of its parameters and state and its inputs, (n, *shape) each
 VALUES = {
     "dense": _dense_value,
     "add": _add_value,
@@ -468,6 +475,7 @@ VALUES = {
     "layer_norm": _layer_norm_value,
     "rms_norm": _rms_norm_value,
     "group_norm": _group_norm_value,
+    "batch_norm": _batch_norm_value,
     "matmul": lambda np_, layer, parameters, inputs: turned(np_, inputs[0], layer.transpose_a)
     @ turned(np_, inputs[1], layer.transpose_b),
     **dict.fromkeys(  # but in fit
@@ -494,9 +502,8 @@ def values(net, params, X, np_=NUMPY, table=VALUES):
         found[i] = x
     for i, node in enumerate(graph.nodes):
         if node.inputs:
-            value = table[node.layer.op](
-                np_, node.layer, [params[name] for name in node.parameters], [found[k] for k in node.inputs]
-            )
+            own = [*(params[name] for name in node.parameters), *(net.state[name] for name in node.states)]
+            value = table[node.layer.op](np_, node.layer, own, [found[k] for k in node.inputs])
             found[i] = value.reshape(len(value), *node.shape)
     return found
 
@@ -626,6 +633,8 @@ def _case(pick, ends, rng, n, dtype="float64"):
     masks = {id(x) for symbol in made if symbol.layer.op in RECURRENT for x in symbol.inputs[1:]}
     net = bp.Network(inputs, ends, dtype=dtype)
     net.theta = 0.6 * rng.standard_normal(net.n_params)
+    for array in net.state.values():
+        array[...] = rng.uniform(0.5, 2, array.shape)
     X = []
     for x, node in zip(inputs, net._model.inputs, strict=True):
         shape = (n, *x.shape)

@@ -187,3 +187,24 @@ def rprop(
     state["move"] = np.where(g * h < 0, back, -s * np.sign(g))
     state["h"], state["cost"] = np.where(g * h < 0, 0, g), cost
     theta += state["move"]
+
+
+def batch_norm(a, s, b, eps=1e-5, w=None):
+    """In training: out = s n + b, n = (a - mean) / d, d = sqrt(variance + eps), over all axes but the last, with
+    weights w shaped as these; out, mean, variance, and what its backward needs (Ioffe & Szegedy 2015)."""
+    w = np.ones(a.shape[:-1]) if w is None else w
+    w = w[..., None] / w.sum()
+    axes = tuple(range(a.ndim - 1))
+    mean = np.sum(w * a, axes)
+    variance = np.sum(w * (a - mean) ** 2, axes)
+    d = np.sqrt(variance + eps)
+    n = (a - mean) / d
+    return s * n + b, mean, variance, (n, d, s, w)
+
+
+def batch_norm_backward(g, kept):
+    """da, ds and db for g = dC/dout, of the whole cost."""
+    n, d, s, w = kept
+    axes = tuple(range(g.ndim - 1))
+    db, ds = g.sum(axes), (g * n).sum(axes)
+    return s / d * (g - w * (db + n * ds)), ds, db

@@ -26,6 +26,10 @@ for dtype in ("float32", "float64"):
     wide = bp.Network([bp.Input(37), bp.Dense(400, "relu"), bp.Dense(700), bp.Dense(5, "softmax")], dtype=dtype)
     found |= {f"{dtype}.theta": net.theta, f"{dtype}.predict": net.predict(X), f"{dtype}.one": one.theta,
               f"{dtype}.wide": wide.value_and_grad(X, y)[1]}
+    norm = bp.Network([bp.Input(37), bp.BatchNorm(), bp.Dense(70), bp.BatchNorm(), bp.Activate("tanh"), bp.Dense(2)],
+                      dtype=dtype, seed=0)
+    norm.fit(X + 3, X[:, :2], sample_weight=y % 3, batch_size=100, epochs=2)
+    found[f"{dtype}.norm"] = np.concatenate([norm.theta, *norm.state.values(), norm.predict(X).ravel()])
     for inner in ("relu", "gelu"):
         odd = bp.Network([bp.Input(37), bp.Dense(403, inner), bp.Dense(709, inner), bp.Dense(577)], dtype=dtype)
         answer, wanted = odd.predictor(), odd.predict(X)  # weights of one lie in strips, of the other as they were made

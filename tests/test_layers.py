@@ -167,7 +167,7 @@ import bpcore as bp
 import numpy as np
 from layer_examples import examples
 found = {}
-for op in ("simple_rnn", "lstm", "gru", "layer_norm", "rms_norm", "group_norm", "max_pool2d"):
+for op in ("simple_rnn", "lstm", "gru", "layer_norm", "rms_norm", "group_norm", "batch_norm", "max_pool2d"):
     for dtype in ("float32", "float64"):
         for i, each in enumerate(examples(op, rows=40)):
             net = bp.Network._of(each.net._model.like(dtype))

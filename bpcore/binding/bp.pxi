@@ -17,6 +17,7 @@ cdef extern from "bp.h" nogil:
         BP_LONGDOUBLE
     enum:
         BP_MAX_OPERANDS, BP_MAX_THREADS, BP_MAX_SETTINGS, BP_MAX_OUTER, BP_MAX_NUMBERS, BP_MAX_STATES, BP_PARAM_FROZEN
+        BP_PARAM_STATE
         BP_JOB_COLS
         BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE, BP_DO_EACH
         BP_DO_MOVE, BP_DO_FUSE, BP_DO_BOUNDARY, BP_DO_STRIPS, BP_DO_AVERAGE, BP_DO_PENALTY
@@ -145,7 +146,7 @@ cdef extern from "bp.h" nogil:
     int bp_opt_flags(const bp_opt *)
     bp_run *bp_run_new(const bp_plan *, const bp_blas *)
     void bp_run_free(bp_run *)
-    bp_status bp_run_bind(bp_run *, void *, int64_t)
+    bp_status bp_run_bind(bp_run *, void *, int64_t, void *, int64_t)
     bp_status bp_run_ports(bp_run *, int, const bp_in_port *, int, const bp_out_port *, int)
     void bp_run_repeat(bp_run *, int, int64_t)
     void bp_run_cotangents(bp_run *, int64_t, int64_t)
@@ -159,7 +160,8 @@ cdef extern from "bp.h" nogil:
     bp_status bp_many(bp_job **, int64_t, int, double)
     bp_progress bp_run_progress(const bp_run *)
     void bp_plan_pack(const bp_plan *, const void *, void *)
-    bp_status bp_answer(const bp_plan *, const void *, void *, int, const bp_in_port *, int, const bp_out_port *, int)
+    bp_status bp_answer(const bp_plan *, const void *, const void *, void *, int, const bp_in_port *, int,
+                        const bp_out_port *, int)
     const double *bp_run_loss(const bp_run *, int)
     int64_t bp_run_updates(const bp_run *)
     int bp_run_is_whole(const bp_run *)

@@ -39,6 +39,13 @@ cdef class Plan:
             raise MemoryError
         return number
 
+    def state(self, int64_t offset, int64_t n):
+        """Number of n numbers of the network's state, from `offset` on, that an operation takes as a parameter [n, 1]."""
+        cdef int number = bp_plan_param(self.plan, offset, n, 1, BP_PARAM_STATE, 1.0, 0.0)
+        if number < 0:
+            raise MemoryError
+        return number
+
     def regularise(self, int param, double l1, double l2, double max_norm):
         """Penalties of a parameter's elements, l1 |w| + l2 w^2 / 2, and most of the norm of its columns; 0: none."""
         cdef bp_status status = bp_plan_regularise(self.plan, param, l1, l2, max_norm)

@@ -22,7 +22,7 @@ cdef class Predictor:
     Nothing in it changes but the list of free arenas, which is used with the GIL held: a call takes one, or makes one.
     """
     cdef Plan plan
-    cdef cnp.ndarray theta
+    cdef cnp.ndarray theta, state
     cdef object dtype, slow, limit, names
     cdef dict inputs, outputs
     cdef int input, output, n_threads, number, n_free
@@ -32,12 +32,13 @@ cdef class Predictor:
     cdef double flops_row
     cdef void *free[ARENAS]
 
-    def __cinit__(self, Plan plan, cnp.ndarray theta, dict inputs, dict outputs, int n_threads, limit=None,
+    def __cinit__(self, Plan plan, cnp.ndarray theta, cnp.ndarray state, dict inputs, dict outputs, int n_threads, limit=None,
                   slow=None, names=None):
         """inputs, outputs: (buffer, an example's shape) by name; limit: how many of n_threads a call may have; slow: the
         outputs for a list of inputs (n, *shape) and a number of threads, in place of the plan, where that calls
         Python or a row takes too long to be done at once; names: of the columns that data frames must have, by input."""
-        self.plan, self.theta, self.slow, self.dtype, self.names = plan, theta, slow, plan.dtype, names or {}
+        self.plan, self.theta, self.state, self.slow = plan, theta, state, slow
+        self.dtype, self.names = plan.dtype, names or {}
         self.inputs, self.outputs, self.n_threads, self.limit = inputs, outputs, n_threads, limit
         self.n_in, self.n_out = (sum(math.prod(shape) for _, shape in ends.values()) for ends in (inputs, outputs))
         (self.input, first), (self.output, last) = next(iter(inputs.values())), next(iter(outputs.values()))
@@ -223,13 +224,14 @@ cdef class Predictor:
                     _enter(False)
                     try:
                         with nogil:
-                            status = bp_answer(self.plan.plan, cnp.PyArray_DATA(self.theta), arena, n_in, ins, n_out,
-                                               outs, n_threads)
+                            status = bp_answer(self.plan.plan, cnp.PyArray_DATA(self.theta),
+                                               cnp.PyArray_DATA(self.state), arena, n_in, ins, n_out, outs, n_threads)
                     finally:
                         _leave(False, generation)
                     PyErr_CheckSignals()
                 else:
-                    status = bp_answer(self.plan.plan, cnp.PyArray_DATA(self.theta), arena, n_in, ins, n_out, outs, 1)
+                    status = bp_answer(self.plan.plan, cnp.PyArray_DATA(self.theta), cnp.PyArray_DATA(self.state), arena,
+                                       n_in, ins, n_out, outs, 1)
                 rows -= some
                 if rows == 0 or status:
                     break

@@ -147,34 +147,37 @@ cdef class Run:
     """A plan walked over data: parameters, ports, an optimiser, then slices."""
     cdef bp_run *run
     cdef readonly Plan plan
-    cdef object theta, arrays, order, states, each_, error, target_shapes
+    cdef object theta, state, arrays, order, states, each_, error, target_shapes
     cdef public object outside  # `with` it the user's Python is called
     cdef int64_t steps      # of the shortest array of numbers, or -1
     cdef int64_t batches    # of the epoch
 
-    def __cinit__(self, Plan plan, cnp.ndarray theta=None):
+    def __cinit__(self, Plan plan, cnp.ndarray theta=None, cnp.ndarray state=None):
         self.plan = plan
         self.run = bp_run_new(plan.plan, &_blas)
         if self.run == NULL:
             raise MemoryError("bpcore: out of memory")
         if theta is not None:
-            self.bind(theta)
+            self.bind(theta, state)
 
     def __dealloc__(self):
         bp_run_free(self.run)
 
-    def bind(self, cnp.ndarray theta):
-        """Begins anew with these parameters, without ports and optimiser."""
-        cdef bp_status status = bp_run_bind(self.run, cnp.PyArray_DATA(theta), theta.shape[0])
+    def bind(self, cnp.ndarray theta, cnp.ndarray state=None):
+        """Begins anew with these parameters and this state of layers, without ports and optimiser."""
+        cdef void *own = NULL if state is None else cnp.PyArray_DATA(state)
+        cdef bp_status status = bp_run_bind(self.run, cnp.PyArray_DATA(theta), theta.shape[0], own,
+                                            0 if state is None else state.shape[0])
         if status:
-            raise ValueError("theta is shorter than the plan's parameters")
+            raise ValueError("theta or state is shorter than the plan's parameters")
+        self.state = state
         self.theta, self.arrays, self.order, self.states, self.each_, self.error = theta, (), None, (), None, None
         self.target_shapes, self.steps, self.batches, self.outside = (), -1, 0, None
         bp_run_callback(self.run, _callback, <void *>self)
 
     def release(self):
         """Lets go of all that it borrowed; `bind` makes it ready again."""
-        self.outside = None
+        self.outside = self.state = None
         self.theta, self.arrays, self.order, self.states, self.each_, self.error = None, (), None, (), None, None
 
     def ports(self, ins, outs=(), int weight=-1, target_shapes=(), repeats=()):
@@ -220,6 +223,8 @@ cdef class Run:
         kept = _fill(&opt, rule, states, t, numbers, clip_norm, clip_value, ema, l2)
         if bp_rule_moves(opt.rule):
             _check_written("theta", self.theta, self.plan.dtype)
+            if self.state is not None:
+                _check_written("state", self.state, self.plan.dtype)
         cdef bp_status status = bp_run_optimizer(self.run, &opt)
         if status:
             raise ValueError(f"optimizer: this plan was compiled for another kind than {rule}")

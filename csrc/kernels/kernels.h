@@ -68,6 +68,7 @@ enum { BP_MAX_LANE_LOSSES = 4, BP_LANE_LOSS_COLS = 16 /* of one, at most */ };
 typedef struct {
     const char *isa;
     bp_op_kernels operations[BP_N_OPERATIONS];
+    bp_batch_fns batch_norm[2];
     /* n elements of the user's, `stride` bytes apart, to the real type */
     void (*convert[2])(const char *source, int64_t stride, bp_source type, int swapped, int64_t n, void *out);
     /* adds elements first..end-1 of a sparse matrix to a row of `cols` columns */

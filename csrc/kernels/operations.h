@@ -28,6 +28,7 @@
     OPERATION(layer_norm, BOTH(layer_norm_forward), BOTH(layer_norm_backward), BOTH(layer_norm_param_grad), NONE)      \
     OPERATION(normalise, BOTH(normalise_forward), BOTH(normalise_backward), NONE, NONE)                               \
     OPERATION(layer_norm_product, BOTH(layer_norm_product_forward), BOTH(layer_norm_product_backward), NONE, NONE)    \
+    OPERATION(batch_norm, BOTH(batch_norm_forward), BOTH(batch_norm_backward), BOTH(batch_norm_param_grad), NONE)      \
     OPERATION(dropout, BOTH(dropout_forward), BOTH(elementwise_backward), NONE, NONE)                                 \
     OPERATION(noise, BOTH(noise_forward), BOTH(shift_backward), NONE, NONE)                                           \
     OPERATION(matmul, BOTH(matmul_forward), BOTH(matmul_backward), NONE, NONE)                                        \

@@ -15,6 +15,25 @@ enum {
     ADD_CONSTANT = BP_MAX_OPERANDS /* added once to each element */
 };
 
+/* x of batch_norm (bpcore/_normalization.py) */
+enum {
+    BATCH_NORM_EPS,     /* is added to the variance */
+    BATCH_NORM_MOMENTUM /* of the running mean and variance, from 0 to below 1 */
+};
+/* parameters of batch_norm */
+enum { BATCH_NORM_RUNNING_MEAN, BATCH_NORM_RUNNING_VARIANCE, BATCH_NORM_S, BATCH_NORM_B };
+/* what it leaves of the batch, (units,) each */
+enum {
+    BATCH_NORM_MEAN,
+    BATCH_NORM_VARIANCE,
+    BATCH_NORM_INVERSE,   /* 1 / d */
+    BATCH_NORM_LEVEL,     /* of the gradient: sum g / W */
+    BATCH_NORM_SLOPE,     /* sum g n / (W d) */
+    BATCH_NORM_SUM,       /* double: sum g */
+    BATCH_NORM_SUM_ALONG, /* double: sum g n */
+    BATCH_NORM_N_JOINED
+};
+
 /* n of concat (bpcore/_operations.py) */
 enum {
     CONCAT_OUTER /* product of the lengths of the axes before the one that grows */

@@ -153,7 +153,7 @@ void *theta_new(const spec *s) {
 
 bp_run *run_new(const bp_plan *plan, void *theta, int64_t n) {
     bp_run *run = bp_run_new(plan, &naive_blas);
-    if (!run || !bp_run_bind(run, theta, n)) return run;
+    if (!run || !bp_run_bind(run, theta, n, NULL, 0)) return run;
     bp_run_free(run);
     return NULL;
 }

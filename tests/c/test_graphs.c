@@ -241,7 +241,7 @@ static void *ask(void *arg) {
     for (int64_t rows = 1; rows <= a->d->rows; rows += rows < 4 ? 1 : 21) {
         bp_in_port in = {a->n->x, plain_array(a->d->X, rows, 5, BP_DOUBLE)};
         bp_out_port to = {a->n->a[2], out};
-        a->wrong |= bp_answer(a->n->plan, a->theta, arena, 1, &in, 1, &to, a->n_threads) != BP_OK;
+        a->wrong |= bp_answer(a->n->plan, a->theta, NULL, arena, 1, &in, 1, &to, a->n_threads) != BP_OK;
         a->wrong |= memcmp(out, a->wanted, (size_t)rows * a->row) != 0;
     }
     free(arena);
@@ -277,7 +277,7 @@ static void check_answers(const spec *s, const data *d, const void *theta, const
     bp_in_port in = {n.x, plain_array(d->X, 1, 5, BP_DOUBLE)};
     bp_out_port to = {n.a[2], NULL};
     if (!strcmp(s->f[1], "python_function")) {
-        CHECK(bp_answer(n.plan, theta, NULL, 1, &in, 1, &to, 1) == BP_E_SHAPE);
+        CHECK(bp_answer(n.plan, theta, NULL, NULL, 1, &in, 1, &to, 1) == BP_E_SHAPE);
         net_close(&n);
         return;
     }
@@ -305,7 +305,7 @@ static void check_answers(const spec *s, const data *d, const void *theta, const
     free(packed);
     net_close(&n);
     CHECK(!net_open(&n, s, BP_DO_FORWARD | BP_DO_CACHE, 1, 1)); /* does more than answer */
-    CHECK(bp_answer(n.plan, theta, NULL, 1, &in, 1, &to, 1) == BP_E_SHAPE);
+    CHECK(bp_answer(n.plan, theta, NULL, NULL, 1, &in, 1, &to, 1) == BP_E_SHAPE);
     net_close(&n);
 }
 
@@ -330,7 +330,7 @@ static void test_answers_of_several(void) {
     bp_out_port to[2] = {{last, out}, {h, inner}};
     for (int always = 0; always < 2; always++) {
         bp_set_parallel_always(always);
-        CHECK(bp_answer(plan, theta, arena, 2, in, 2, to, 3) == BP_OK);
+        CHECK(bp_answer(plan, theta, NULL, arena, 2, in, 2, to, 3) == BP_OK);
         double most = 0;
         for (int r = 0; r < ROWS; r++)
             for (int j = 0; j < N_IN; j++) {
@@ -346,7 +346,7 @@ static void test_answers_of_several(void) {
             }
         CHECK(most < 1e-13);
         product_fails[0] = 9;
-        CHECK(bp_answer(plan, theta, arena, 2, in, 2, to, 3) == BP_E_FUNCTION && product_codes[0] == 9);
+        CHECK(bp_answer(plan, theta, NULL, arena, 2, in, 2, to, 3) == BP_E_FUNCTION && product_codes[0] == 9);
         product_fails[0] = 0;
     }
     bp_set_parallel_always(0);

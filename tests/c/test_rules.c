@@ -320,7 +320,7 @@ static void test_refusals(void) {
     run = run_new(n.plan, theta, n_theta(&deep));
     CHECK(!bp_run_optimizer(run, &apart) && !bp_run_optimizer(run, &fused));
     CHECK(bp_run_optimizer(run, &norm) == BP_E_SHAPE && bp_run_hook(run, tripled, NULL) == BP_E_SHAPE);
-    CHECK(bp_run_bind(run, theta, n_theta(&deep) - 1) == BP_E_SHAPE && !bp_run_bind(run, theta, 80));
+    CHECK(bp_run_bind(run, theta, n_theta(&deep) - 1, NULL, 0) == BP_E_SHAPE && !bp_run_bind(run, theta, 80, NULL, 0));
     bp_run_free(run);
     net_close(&n);
     CHECK(net_open(&n, &deep, BP_DO_FORWARD | BP_DO_LOSS | BP_DO_MOVE, BATCH, 1) == BP_E_SHAPE);
