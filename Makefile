@@ -45,6 +45,7 @@ bench: $(BENCH) $(BUILT) ## measure against other libraries, write the README's 
 	$(PY) bench/bench_jacobian.py
 	$(PY) bench/bench_checkpoint.py
 	$(PY) bench/bench_clip.py
+	$(PY) bench/bench_normalization.py
 	$(PY) bench/bench_many.py
 	$(PY) bench/report.py
 
@@ -60,6 +61,7 @@ bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
 	$(PY) bench/bench_jacobian.py --quick
 	$(PY) bench/bench_checkpoint.py --quick
 	$(PY) bench/bench_clip.py --quick
+	$(PY) bench/bench_normalization.py --quick
 	$(PY) bench/bench_many.py --quick
 	$(PY) bench/bench_versions.py --quick --before . 2-8-1/4 residual call:fit
 
