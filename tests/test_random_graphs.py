@@ -327,7 +327,7 @@ def test_a_predictor_has_the_bits_of_predict(case):
 
 
 def test_files(tmp_path):
-    @many(150)
+    @many(150, rows=(2, 6))
     def check(case):
         net = case.net
         net.fit(*case.args, **case.options, optimizer=bp.Adam(lr=1e-3), batch_size=2)

@@ -86,6 +86,19 @@ def user(_, layer, parameters, inputs):
     return {"bend": lambda: a / (1 + a * a), "ratio": lambda: a / (1 + b * b)}[layer.name]()
 
 
+def group_norm(_, layer, parameters, inputs):
+    """F's refuses a group of one number; PyTorch 2.13 crashes on strides of axes of one, which contiguous() leaves."""
+    x = inputs[0].movedim(-1, 1).clone(memory_format=torch.contiguous_format)
+    return torch.group_norm(x, layer.groups, *parameters, eps=layer.eps).movedim(1, -1)
+
+
+def batch_norm(_, layer, parameters, inputs):
+    """But in fit, which test_torch_batch_norm.py has."""
+    (x,), (s, b, mean, variance) = inputs, parameters
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    return F.batch_norm(rows, torch.tensor(mean), torch.tensor(variance), s, b, eps=layer.eps).reshape(x.shape)
+
+
 TABLE = {
     "dense": dense,
     "add": add,
@@ -105,9 +118,8 @@ TABLE = {
     "rms_norm": lambda _, layer, parameters, inputs: F.rms_norm(
         inputs[0], inputs[0].shape[-1:], *parameters, eps=layer.eps
     ),
-    "group_norm": lambda _, layer, parameters, inputs: torch.group_norm(  # F's refuses a group of one number
-        inputs[0].movedim(-1, 1).contiguous(), layer.groups, *parameters, eps=layer.eps
-    ).movedim(1, -1),
+    "group_norm": group_norm,
+    "batch_norm": batch_norm,
     "matmul": lambda _, layer, parameters, inputs: (
         (inputs[0].mT if layer.transpose_a else inputs[0]) @ (inputs[1].mT if layer.transpose_b else inputs[1])
     ),
