@@ -73,7 +73,7 @@ class Model:
     """
 
     theta: np.ndarray
-    state: np.ndarray = np.empty(0)  # also of pickles that have none
+    state: np.ndarray
     params: Views
     states: StateViews
     penalised: dict[str, Parameter]
@@ -243,10 +243,12 @@ class Model:
         state = vars(copy.copy(self)).copy()
         for name in ("params", "states", "penalised", "fitting", "plans", "jacobians"):
             del state[name]
+        if not self.state.size:
+            del state["state"]  # pickles of bpcore 0.1 have none
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # arrays are copied on both sides: a pickle's buffers may be out of band, and then belong to someone else
         self.__dict__.update(state)
         self.memory = self.memory.copy()
-        self._bind(copied(self.theta), copied(self.state))
+        self._bind(copied(self.theta), copied(state.get("state", np.empty(0, self.dtype))))

@@ -70,6 +70,7 @@ MOVING = {
     "mean": (lambda: bp.Network([bp.Input((3800, 3800, 4)), bp.GlobalAveragePool()]), 16),
     "softmax": (lambda: bp.Network([bp.Input(1), bp.Dense(10**6, "softmax")]), 16),
     "norm": (lambda: bp.Network([bp.Input((40_000, 512)), bp.LayerNorm(), bp.RMSNorm(), bp.GroupNorm(64)]), 16),
+    "batch": (lambda: bp.Network([bp.Input((40_000, 512)), bp.BatchNorm(), bp.Activate("relu")]), 16),
     "turned": (lambda: bp.Network([bp.Input((40_000, 512)), bp.Permute((1, 0)), bp.Reshape(-1)]), 16),
     "table": (lambda: bp.Network([bp.Input(20_000, integer=True), bp.Embedding(10, 512)]), 16),
     "elements": (lambda: elements(40_000, 512), 16),
@@ -143,8 +144,8 @@ SMALL = {
          bp.GlobalMaxPool(), bp.Dense(20, "softmax"), bp.Dense(3)], seed=0),
     "elements": lambda: elements(7, 5),
     "norm": lambda: bp.Network(
-        [bp.Input((5, 8)), bp.LayerNorm(), bp.RMSNorm(), bp.GroupNorm(4), bp.Permute((1, 0)), bp.Dense(3, "softmax"),
-         bp.Dense(2)], seed=0),
+        [bp.Input((5, 8)), bp.LayerNorm(), bp.RMSNorm(), bp.GroupNorm(4), bp.BatchNorm(), bp.Permute((1, 0)),
+         bp.Dense(3, "softmax"), bp.Dense(2)], seed=0),
     "table": lambda: bp.Network(
         [bp.Input(9, integer=True), bp.Embedding(5, 6), bp.AveragePool1D(4, stride=2), bp.MaxPool1D(2, stride=1)],
         seed=0),

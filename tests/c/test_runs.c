@@ -271,6 +271,80 @@ static void test_draws(void) {
     }
 }
 
+/* Mean and variance of the whole batch, weighted, over positions; rows of weight 0 take no part.  The state moves, and
+ * answers are computed with it. */
+static void test_batch(void) {
+    enum { N = 100, COLS = T * N_IN };
+    numbers *d = drawn();
+    double state[3][2 * N_IN], theta[3][2 * N_IN], mean[N_IN] = {0}, variance[N_IN] = {0}, W = 0;
+    bp_settings set = {.x = {1e-3, 0.75}};
+    context("batch");
+    for (int i = 0; i < 3; i++) {
+        bp_plan *plan = bp_plan_new(BP_F64), *forward = bp_plan_new(BP_F64);
+        int flags = bp_opt_flags(&(bp_opt){.rule = bp_rule_find("sgd")});
+        int x = -1, y = -1, target = -1, weight = -1;
+        for (int k = 0; k < 2; k++) {
+            bp_plan *p = k ? forward : plan;
+            x = bp_plan_buffer(p, BP_REAL, COLS);
+            int params[] = {bp_plan_param(p, 0, N_IN, 1, BP_PARAM_STATE, 1, 0),
+                            bp_plan_param(p, N_IN, N_IN, 1, BP_PARAM_STATE, 1, 0),
+                            bp_plan_param(p, 0, N_IN, 1, 0, 1, 0), bp_plan_param(p, N_IN, N_IN, 1, 0, 1, 0)};
+            CHECK(!bp_plan_op(p, bp_op_find("batch_norm"), 1, &x, 4, params, &set, -1, &y));
+        }
+        target = bp_plan_buffer(plan, BP_REAL, COLS);
+        weight = bp_plan_buffer(plan, BP_REAL, 1);
+        CHECK(!bp_plan_loss(plan, "mse", y, target, NULL, 0, 0, T, 1));
+        bp_plan_keep(forward, y);
+        CHECK(!bp_plan_compile(plan, BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | flags, N, i + 1));
+        CHECK(!bp_plan_compile(forward, BP_DO_FORWARD | BP_DO_REUSE, N, 1));
+        for (int c = 0; c < N_IN; c++) {
+            state[i][c] = 0;
+            state[i][N_IN + c] = theta[i][c] = 1;
+            theta[i][N_IN + c] = 0;
+        }
+        bp_run *run = bp_run_new(plan, NULL);
+        CHECK(bp_run_bind(run, theta[i], 2 * N_IN, state[i], 2 * N_IN - 1) == BP_E_SHAPE);
+        CHECK(!bp_run_bind(run, theta[i], 2 * N_IN, state[i], 2 * N_IN));
+        bp_in_port in[] = {{x, plain_array(d->X, N, COLS, BP_DOUBLE)},
+                           {target, plain_array(d->y[0], N, COLS, BP_DOUBLE)},
+                           {weight, plain_array(d->w, N, 1, BP_DOUBLE)}};
+        CHECK(!bp_run_ports(run, 3, in, 0, NULL, 2));
+        bp_opt opt = opt_new(&(optimizer){.rule = "sgd", .lr = 0.1}, 0);
+        CHECK(!bp_run_optimizer(run, &opt));
+        bp_run_begin(run, N, N, NULL);
+        CHECK(bp_epoch(run, i + 1, INFINITY, -1, 1) == BP_DONE && bp_run_progress(run).steps == 1);
+        bp_run_free(run);
+        double out[COLS];
+        bp_out_port to = {y, out};
+        void *arena = NULL;
+        if (posix_memalign(&arena, BP_ALIGN, bp_plan_describe(forward).arena_bytes)) abort();
+        in[0].array.rows = 1;
+        CHECK(!bp_answer(forward, theta[i], state[i], arena, 1, in, 1, &to, 1));
+        for (int c = 0; c < COLS; c++) {
+            double m = state[i][c % N_IN], v = state[i][N_IN + c % N_IN];
+            double want = theta[i][c % N_IN] * (d->X[c] - m) / sqrt(v + 1e-3) + theta[i][N_IN + c % N_IN];
+            CHECK(fabs(out[c] - want) < 1e-14);
+        }
+        free(arena);
+        bp_plan_free(plan);
+        bp_plan_free(forward);
+    }
+    for (int pass = 0; pass < 2; pass++)
+        for (int k = 0; k < N * COLS; k++) {
+            double w = d->w[k / COLS], off = d->X[k] - mean[k % N_IN] / (pass ? W : 1);
+            if (pass) variance[k % N_IN] += w * off * off;
+            else mean[k % N_IN] += w * d->X[k];
+            W += pass || k % N_IN ? 0 : w;
+        }
+    for (int c = 0; c < N_IN; c++) {
+        CHECK(fabs(state[0][c] - 0.25 * mean[c] / W) < 1e-15);
+        CHECK(fabs(state[0][N_IN + c] - 0.75 - 0.25 * variance[c] / W) < 1e-15 && theta[0][c] != 1);
+    }
+    CHECK(!memcmp(state[1], state[0], sizeof state[0]) && !memcmp(state[2], state[0], sizeof state[0]));
+    CHECK(!memcmp(theta[1], theta[0], sizeof theta[0]) && !memcmp(theta[2], theta[0], sizeof theta[0]));
+    free(d);
+}
+
 void test_runs(void) {
     numbers *d = drawn();
     bp_set_parallel_always(1);
@@ -280,6 +354,7 @@ void test_runs(void) {
     test_each(d);
     test_cotangents(d);
     test_draws();
+    test_batch();
     bp_set_parallel_always(0);
     free(d);
 }
