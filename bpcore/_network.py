@@ -187,8 +187,9 @@ class Network(Worded):
 
     @property
     def frozen(self) -> frozenset[str]:
-        """Names of layers whose parameters `fit` leaves alone (their gradients are taken for zero); may be assigned:
-        net.frozen = {"dense_1"}; RuntimeError while `fit` runs."""
+        """Names of layers whose parameters and state `fit` leaves alone (their gradients are taken for zero); may be
+        assigned: net.frozen = {"dense_1"}; RuntimeError while `fit` runs.  A frozen BatchNorm normalises by its running
+        mean and variance in `fit`, too."""
         return self._model.frozen
 
     @frozen.setter
@@ -658,7 +659,10 @@ class Network(Worded):
     def value_and_grad(
         self, X: Any, y: Any, *, loss: _LossLike = "auto", sample_weight: Any = None, n_threads: int | None = None
     ) -> tuple[float, np.ndarray]:
-        """C over X and y, and dC/dtheta: (n_params,), in the order of theta; what scipy.optimize.minimize wants."""
+        """C over X and y, and dC/dtheta: (n_params,), in the order of theta; what scipy.optimize.minimize wants.
+
+        C is what `evaluate` gives: nothing is drawn, and BatchNorm normalises by its running mean and variance.
+        """
         data, threads = Data(self._model, X, y, loss, sample_weight), _threads.resolve(n_threads)
         with self._model.reading() as model:
             return data.value_and_grad(model, threads)

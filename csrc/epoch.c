@@ -160,7 +160,7 @@ static int64_t execute(bp_run *run, int thread, int n_threads) {
 
 static void end_batch(bp_run *run, int updated) {
     bp_progress *done = &run->at.done;
-    if (updated) bp_track_batch(run);
+    if (updated && run->plan->of_batch) bp_track_batch(run);
     done->loss += run->sum[0];
     done->weight += run->sum[1];
     done->hits += run->sum[2];
@@ -237,7 +237,7 @@ static int next_phase(bp_run *run) {
         begin_phase(run, BP_ROWS, 0);
         return 1;
     case BP_ROWS:
-        if ((status = bp_join_tiles(run))) {
+        if (run->plan->of_batch && (status = bp_join_tiles(run))) {
             stop(run, status);
             return 1;
         }

@@ -237,7 +237,7 @@ bp_status bp_join_tiles(bp_run *run) {
     const bp_stage *stage = &plan->stages[run->stage];
     const bp_item *item = &plan->items[stage->first + stage->count - 1]; /* behind it all meet */
     const bp_op *op = &plan->ops[item->op];
-    if (!plan->of_batch || stage->scope != BP_SCOPE_ROWS || !bp_is_sum(item->kind)) return BP_OK;
+    if (stage->scope != BP_SCOPE_ROWS || !bp_is_sum(item->kind)) return BP_OK;
     const double *sums = (const double *)(const void *)(run->arena + plan->tile_sums);
     return op->type->of_batch[plan->dtype]->join[item->kind == BP_SUM_BACKWARD](
         &run->x, op, tiles_of(run->rows, plan->row_tile), sums);
@@ -245,7 +245,7 @@ bp_status bp_join_tiles(bp_run *run) {
 
 void bp_track_batch(bp_run *run) {
     const bp_plan *plan = run->plan;
-    for (int i = 0; i < plan->n_ops && plan->of_batch; i++)
+    for (int i = 0; i < plan->n_ops; i++)
         if (plan->ops[i].of_batch) plan->ops[i].type->of_batch[plan->dtype]->track(&run->x, &plan->ops[i], run->state);
 }
 

@@ -11,7 +11,7 @@ bp_loss_call bp_loss_operands(const bp_run *run, int number, const bp_tile *t);
 bp_status bp_do_loss(bp_run *run, int number, const bp_tile *t, bp_loss_call *call);
 int64_t bp_stage_tasks(const bp_run *run, const bp_stage *stage);
 bp_status bp_do_stage_task(bp_run *run, const bp_stage *stage, int64_t task, int thread);
-/* Behind a stage, by one thread: what its tiles left for an operation of the batch. */
+/* Of plans that are of the batch.  Behind a stage, by one thread: what its tiles left for an operation. */
 bp_status bp_join_tiles(bp_run *run);
 /* When a step is made: the state of operations of the batch moves. */
 void bp_track_batch(bp_run *run);
