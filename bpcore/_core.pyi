@@ -94,6 +94,27 @@ class Predictor:
     ) -> None: ...
     def __call__(self, x: Any, out: Any = None) -> Any: ...
 
+class Members:
+    fits: bool
+    n_inputs: int
+    n_outputs: int
+    def __init__(
+        self,
+        plan: Plan,
+        input: str,
+        n_in: int,
+        output: int,
+        n_out: int,
+        n: int,
+        rows: int,
+        n_threads: int,
+        limit: Callable[[], int] | None = None,
+        names: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None: ...
+    def set(self, member: int, theta: np.ndarray) -> None: ...
+    def __call__(self, x: Any, spread: bool) -> Any: ...
+    def predict(self, rows: Any, spread: bool, n_threads: int) -> tuple[np.ndarray, Any]: ...
+
 def mean_of(answers: np.ndarray, members: int, spread: bool) -> tuple[np.ndarray, Any]: ...
 
 class SparseRows:

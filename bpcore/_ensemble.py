@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 
-from bpcore import _core, _data, _errors, _io, _threads, _validate
+from bpcore import _core, _data, _errors, _io, _plans, _threads, _validate
 from bpcore._activations import Activation
 from bpcore._function import Function
 from bpcore._history import History
@@ -16,10 +16,10 @@ from bpcore._layers import BOOTSTRAP, FOLDS, Input
 from bpcore._many import fit_many, listed
 from bpcore._model import Model
 from bpcore._network import Network
-from bpcore._operations import concat
+from bpcore._operations import Activate, concat
 from bpcore._schedules import Schedule
 from bpcore._symbols import Symbol
-from bpcore._words import Worded
+from bpcore._words import Worded, worded
 
 _CONCATENATED = 8  # inputs that Concat takes
 
@@ -48,6 +48,8 @@ class Ensemble(Worded):
                     f"nets[{k}]: expected {_words(self._members[0])}, as nets[0] has, got {_words(self._members[k])}"
                 )
         self._feature_names()
+        architecture = self._members[0]._model.architecture()
+        self._alike = all(net._model.architecture() == architecture for net in self._members)
 
     def _feature_names(self) -> Mapping[str, tuple[str, ...]]:
         """Of columns, by input, that any member knows."""
@@ -66,22 +68,39 @@ class Ensemble(Worded):
         """The networks, in the order in which their answers are added."""
         return self._members
 
+    def __len__(self) -> int:
+        """How many members."""
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Network]:
+        """The members."""
+        return iter(self._members)
+
+    @overload
+    def __getitem__(self, place: int) -> Network: ...
+    @overload
+    def __getitem__(self, place: slice) -> Ensemble: ...
+    def __getitem__(self, place: int | slice) -> Network | Ensemble:
+        """ensemble[0] is a member, ensemble[1:] an ensemble of some of the same networks."""
+        return type(self)(self._members[place]) if isinstance(place, slice) else self._members[place]
+
     def __repr__(self) -> str:
         first, n = self._members[0], len(self._members)
-        if len({net._model.signature() for net in self._members}) == 1:
+        if self._alike:
             return f"<Ensemble of {n} x {first!r}>"
         return f"<Ensemble of {n} networks, {_words(first)}, {sum(net.n_params for net in self._members):,} parameters>"
 
     # ---- training ----
 
     def fit(
-        self, X: Any, y: Any, *, bootstrap: bool = False, folds: int | None = None, seed: int | None = None,
-        **settings: Any,
+        self, X: Any, y: Any, *, bootstrap: bool = False, folds: int | None = None, stratify: Any = None,
+        seed: int | None = None, **settings: Any,
     ) -> list[History]:  # fmt: skip
         """Trains the members on X and y side by side, as `fit_many` does; returns their histories.
 
         bootstrap=True: each member is trained on a sample of its own, as many rows as X has, drawn with repetition.
         folds=k: X is cut into k folds at random, and member i is not trained on fold i mod k.  `rows` tells which rows.
+        stratify: (n,) labels, y for class labels: each fold has its share of the rows of each label.
         seed: of these draws, unless given the first member's; and where it is given, member i shuffles (and draws) by
         seed + i instead of its own.  A second `fit` with the same seed trains each member on the same rows.
         settings: keywords of `fit_many`, `rows` among them where neither bootstrap nor folds says which.
@@ -91,12 +110,12 @@ class Ensemble(Worded):
         """
         first = self._members[0]._model
         number = None if seed is None else _validate.seed(seed)
-        if _validate.switch("bootstrap", bootstrap) or folds is not None:
+        if _validate.switch("bootstrap", bootstrap) or folds is not None or stratify is not None:
             if settings.get("rows") is not None:
                 raise ValueError("rows: expected None beside bootstrap=True or folds, which say the rows themselves")
             known = self._feature_names()
             n = len(_validate.inputs(X, first.inputs, first.dtype, check_finite=False, known=known)[0])
-            settings["rows"] = self.rows(n, bootstrap=bootstrap, folds=folds, seed=number)
+            settings["rows"] = self.rows(n, bootstrap=bootstrap, folds=folds, stratify=stratify, seed=number)
         elif number is None and settings.get("rows") is None and self._some_are_equal():
             _errors.warn(
                 "nets: some members have equal weights and seeds, and stay equal; give each bp.Network(..., seed=k), "
@@ -106,8 +125,9 @@ class Ensemble(Worded):
         return fit_many(self._members, X, y, seed=seeds, **settings)
 
     def rows(
-        self, n: int, *, bootstrap: bool = False, folds: int | None = None, seed: int | None = None
-    ) -> list[np.ndarray]:
+        self, n: int, *, bootstrap: bool = False, folds: int | None = None, stratify: Any = None,
+        seed: int | None = None,
+    ) -> list[np.ndarray]:  # fmt: skip
         """Which of n rows `fit` with these settings trains each member on: (m,) int64 each.
 
         The others, np.setdiff1d(np.arange(n), rows[i]), are new to member i.
@@ -115,6 +135,8 @@ class Ensemble(Worded):
         n = _validate.integer("n", n, 1, 2**62)
         number = self._members[0].seed if seed is None else _validate.seed(seed)
         bootstrap, places = _validate.switch("bootstrap", bootstrap), range(len(self._members))
+        if stratify is not None and folds is None:
+            raise ValueError("stratify: expected None without folds, the number of parts that are to be alike")
         if folds is None:
             if not bootstrap:
                 return [np.arange(n)] * len(places)
@@ -124,9 +146,17 @@ class Ensemble(Worded):
         k = _validate.integer("folds", folds, 2, max(2, n))
         if n < k:
             raise ValueError(f"folds: expected at most one for each row, got {k} for {n} rows")
+        if k > len(places):
+            raise ValueError(
+                f"folds: expected at most one for each member, got {k} for {len(places)}, and no member "
+                f"would hold {k - len(places)} of them out; make an Ensemble of {k} networks"
+            )
+        order = _core.permutation(n, number, FOLDS)
+        if stratify is not None:  # rows of a label follow each other, and are dealt to the folds in turn
+            order = order[np.argsort(_label_numbers(stratify, n)[order], kind="stable")]
         fold_of = np.empty(n, np.int64)
-        fold_of[_core.permutation(n, number, FOLDS)] = np.arange(n) % k
-        parts = [np.flatnonzero(fold_of != fold) for fold in range(min(k, len(places)))]
+        fold_of[order] = np.arange(n) % k
+        parts = [np.flatnonzero(fold_of != fold) for fold in range(k)]
         return [parts[place % k] for place in places]
 
     def _some_are_equal(self) -> bool:
@@ -151,6 +181,13 @@ class Ensemble(Worded):
         spread, threads = _validate.switch("spread", spread), _threads.resolve(n_threads)
         first = self._members[0]._model
         arrays = _validate.inputs(X, first.inputs, first.dtype, known=self._feature_names(), empty=True)
+        return _result(self._answers(arrays, spread, threads), spread)
+
+    def _answers(self, arrays: list[Any], spread: bool, threads: int) -> list[tuple[np.ndarray, Any]]:
+        """Mean and spread, or None, of each output, for checked inputs."""
+        members = self._side_by_side(len(arrays[0]), threads)
+        if members is not None:
+            return [members.predict(arrays[0], spread, threads)]
         sums: list[_Sums] = []
         for net in self._members:  # one after the other, each on all threads
             with net._model.reading() as model:
@@ -160,7 +197,43 @@ class Ensemble(Worded):
                 for each, answer in zip(sums, answers, strict=True):
                     each.add(answer)
         with np.errstate(all="ignore"):
-            return _result([each.result() for each in sums], spread)
+            return [each.result() for each in sums]
+
+    @worded
+    def evaluate(
+        self, X: Any, y: Any, *, loss: Any = "auto", sample_weight: Any = None, metrics: Any = (),
+        n_threads: int | None = None,
+    ) -> dict[str, float]:  # fmt: skip
+        """{"loss": C of the mean that `predict` gives, "accuracy": ..., ...}: as `Network.evaluate` of a network, whose
+        arguments, results and errors it has, but for penalties of layers, which are left out."""
+        first, threads = self._members[0]._model, _threads.resolve(n_threads)
+        known = self._feature_names()
+        data = _data.Data(first, X, y, loss, sample_weight, known=known)
+        data.measure(metrics)
+        data.advise()
+        means = self._answers(data.arrays, False, threads)
+        data.arrays = [mean for mean, _ in means]
+        return data.evaluate(_passing(first), threads)
+
+    def _side_by_side(
+        self, rows: int, n_threads: int, limit: Callable[[], int] | None = None
+    ) -> _core.Members | None:  # fmt: skip
+        """Copies of the members as they are, each a lane of the vectors; None unless they are alike, small chains of
+        Dense layers, and calls of about so many rows gain by it."""
+        first = self._members[0]._model
+        ends = (*first.inputs, *first.outputs)
+        if not self._alike or len(ends) > 2 or any(len(node.shape) > 1 for node in ends):
+            return None
+        key = _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, 1)
+        compiled = first.plans.entry((_plans.make_plan, key), lambda: _plans.make_plan(first, key)).compiled
+        members = _core.Members(
+            compiled.plan, ends[0].name, ends[0].n_out, compiled.outputs[0], ends[1].n_out, len(self._members), rows,
+            n_threads, limit, self._feature_names(),
+        )  # fmt: skip
+        for k, net in enumerate(self._members if members.fits else ()):
+            with net._model.reading() as model:
+                members.set(k, model.theta)
+        return members if members.fits else None
 
     def predictor(self, *, n_threads: int | None = None) -> EnsemblePredictor:
         """The ensemble as it is now, to be asked from any number of threads: `answer = ensemble.predictor()`.
@@ -169,7 +242,13 @@ class Ensemble(Worded):
         gives (mean, spread).  The bits are those of `predict`.  All members answer in one call, which is made for a row
         or some; for rows of which all members' answers would take much memory, use `predict`.  See Network.predictor.
         """
-        return EnsemblePredictor([net._model for net in self._members], self._feature_names(), n_threads)
+        threads = _threads.resolve(n_threads)
+        members = self._side_by_side(1, threads, _threads.get_num_threads if n_threads is None else None)
+        if members is None:
+            joined = _joined([net._model for net in self._members])
+            joined._model.feature_names = self._feature_names()
+            return EnsemblePredictor(joined.predictor(n_threads=n_threads), len(self._members))
+        return EnsemblePredictor(members, len(self._members))
 
     # ---- keeping ----
 
@@ -198,17 +277,16 @@ class Ensemble(Worded):
 class EnsemblePredictor:
     """Answers of an ensemble as it was when this was made; see Ensemble.predictor."""
 
-    def __init__(
-        self, models: Sequence[Model], known: Mapping[str, tuple[str, ...]], n_threads: int | None
-    ) -> None:  # fmt: skip
-        self._n = len(models)
-        joined = _joined(models)
-        joined._model.feature_names = known
-        self._answer = joined.predictor(n_threads=n_threads)
+    def __init__(self, answer: _core.Members | _core.Predictor, n: int) -> None:
+        """answer: of n members, their mean and spread, or their outputs one after the other."""
+        self._answer, self._n = answer, n
+        self._members = answer if isinstance(answer, _core.Members) else None
 
     def __call__(self, x: Any, *, spread: bool = False) -> Any:
         """The mean for a row x (n_0,): (n_L,); or for rows (n, n_0): (n, n_L); with spread=True (mean, spread)."""
-        answers = self._answer(x)
+        if self._members is not None:
+            return self._members(x, spread)
+        answers = self._answer(x)  # type: ignore[call-arg]
         if type(answers) is np.ndarray:
             both = _core.mean_of(answers, self._n, spread)
             return both if spread else both[0]
@@ -222,7 +300,7 @@ class EnsemblePredictor:
     @property
     def n_outputs(self) -> int:
         """Numbers of an answer, of all outputs."""
-        return self._answer.n_outputs // self._n
+        return self._answer.n_outputs if self._members else self._answer.n_outputs // self._n
 
     def __reduce__(self) -> Any:
         raise TypeError("a predictor cannot be pickled or copied; pickle the ensemble, and call predictor() there")
@@ -264,15 +342,32 @@ def _joined(models: Sequence[Model]) -> Network:
     ]
     answers = [Network._of(_whole(model))(*inputs) for model in models]
     by_output = zip(*(each if isinstance(each, list) else [each] for each in answers), strict=True)
-    return Network(inputs, [_side_by_side(list(symbols)) for symbols in by_output], dtype=first.dtype)
+    return Network(inputs, [_concatenated(list(symbols)) for symbols in by_output], dtype=first.dtype)
 
 
-def _side_by_side(symbols: list[Symbol]) -> Symbol:
+def _concatenated(symbols: list[Symbol]) -> Symbol:
     """Any number of them, one after the other along the last axis."""
     while len(symbols) > 1:
         groups = [symbols[i : i + _CONCATENATED] for i in range(0, len(symbols), _CONCATENATED)]
         symbols = [concat(group) if len(group) > 1 else group[0] for group in groups]
     return symbols[0]
+
+
+def _label_numbers(stratify: Any, n: int) -> np.ndarray:
+    """(n,) integers, equal where labels are."""
+    labels = np.asarray(stratify)
+    if labels.shape != (n,):
+        raise ValueError(f"stratify: expected a label for each of {n} rows, got shape {labels.shape}")
+    try:
+        return np.unique(labels, return_inverse=True)[1]
+    except TypeError as error:
+        raise TypeError(f"stratify: expected labels that can be sorted: {error}") from None
+
+
+def _passing(model: Model) -> Model:
+    """Its inputs are the outputs of `model`, and its outputs the same."""
+    inputs = [Input(node.shape if len(node.shape) > 1 else node.n_out) for node in model.outputs]
+    return Network(inputs, [Activate("identity")(symbol) for symbol in inputs], dtype=model.dtype)._model
 
 
 # ---- mean and spread ----

@@ -217,7 +217,11 @@ class Model:
         self.memory, self.step, self.epoch = memory, snapshot.step, snapshot.epoch
 
     def signature(self) -> Any:
-        """Equal for models that compile to the same plans; functions of the user's must be the same objects."""
+        """Equal for models that compile to the same plans."""
+        return *self.architecture(), self.checkpoint, self.frozen
+
+    def architecture(self) -> Any:
+        """Equal for models that answer by the same plans; functions of the user's must be the same objects."""
         nodes = tuple(
             (
                 type(node.layer),
@@ -226,7 +230,7 @@ class Model:
             )
             for node in self.graph.nodes
         )
-        return self.dtype, nodes, self.graph.inputs, self.graph.outputs, self.checkpoint, self.frozen
+        return self.dtype, nodes, self.graph.inputs, self.graph.outputs
 
     def like(self, dtype: Any) -> Model:
         """The same with the same parameters and state in another dtype, without memory of training."""

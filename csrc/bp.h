@@ -376,6 +376,21 @@ void bp_plan_pack(const bp_plan *plan, const void *theta, void *to);
 bp_status bp_answer(const bp_plan *plan, const void *theta, const void *state, void *arena, int n_in,
                     const bp_in_port *in, int n_out, const bp_out_port *out, int n_threads);
 
+/* Members of an ensemble side by side: n networks of one plan, compiled as for bp_answer without strips, whose answers
+ * are the mean of theirs.  It owns what it keeps of their parameters; the plan must outlive it. */
+typedef struct bp_members bp_members;
+/* *members: NULL, with BP_OK, where `out`, the plan's only output, is not that of a chain of dense layers, or where
+ * calls of about so many rows gain nothing. */
+bp_status bp_members_new(const bp_plan *plan, int out, int64_t n, int64_t rows, bp_members **members);
+void bp_members_free(bp_members *members);
+/* Copies a member's theta: those of all members, in their order, once, before the first answer. */
+void bp_members_set(bp_members *members, int64_t member, const void *theta);
+size_t bp_members_arena(const bp_members *members, int n_threads); /* bytes */
+/* Mean and, unless NULL, spread (rows, n_out) of what the members answer to rows x (rows, n_in), of which first..end-1
+ * are done: sums in double, in the order of members.  The arena, aligned to BP_ALIGN, is this call's alone. */
+bp_status bp_members_answer(const bp_members *members, void *arena, const bp_array *x, int64_t first, int64_t end,
+                            void *mean, void *spread, int n_threads);
+
 /* ---- threads ---------------------------------------------------------------------------------------------- */
 
 /* Tasks done by each thread of the pool since the last reset; for tests. */

@@ -28,13 +28,12 @@ enum {
 
 /* ---- which runs ---- */
 
-/* Dense layers in a row, each with a function after it or none, up to the loss; how many, or 0 where it is not so. */
-static int chain_of(const bp_plan *plan, bp_lane_layer layers[BP_LANE_LAYERS]) {
+int bp_lane_chain(const bp_plan *plan, int end, bp_lane_layer layers[BP_LANE_LAYERS]) {
     const bp_op_type *dense = bp_op_find("dense"), *activation = bp_op_find("activation");
     int n = 0, at = plan->n_ops ? plan->ops[0].in[0] : -1;
-    for (int i = 0; i < plan->n_ops && !plan->ops[i].skip; i++) {
+    for (int i = 0; i < plan->n_ops && at != end; i++) {
         const bp_op *op = &plan->ops[i];
-        if (op->in[0] != at || plan->buffers[op->out].consumers > 1) return 0;
+        if (op->skip || op->in[0] != at || plan->buffers[op->out].consumers > 1) return 0;
         at = op->out;
         if (op->type == activation && n && !layers[n - 1].f) {
             layers[n - 1].f = op->detail;
@@ -45,7 +44,7 @@ static int chain_of(const bp_plan *plan, bp_lane_layer layers[BP_LANE_LAYERS]) {
         int64_t b = op->n_params > 1 ? plan->params[op->param[1]].offset : -1;
         layers[n++] = (bp_lane_layer){.n_in = W->rows, .n_out = W->cols, .W = W->offset, .b = b};
     }
-    return at == plan->losses[0].in ? n : 0;
+    return at == end ? n : 0;
 }
 
 /* The one rule over shapes: chains of few weights, whose gradients are summed and moved at once. */
@@ -64,7 +63,7 @@ static int fits(const bp_plan *plan) {
         if (plan->blocks[i].home != BP_HOME_SCRATCH && plan->blocks[i].home != BP_HOME_SHARDS) return 0;
     for (int i = 0; i < plan->n_params; i++)
         if (plan->params[i].first_use < 0 || plan->params[i].first_use != plan->params[i].last_use) return 0;
-    return chain_of(plan, (bp_lane_layer[BP_LANE_LAYERS]){0}) > 0;
+    return bp_lane_chain(plan, loss->in, (bp_lane_layer[BP_LANE_LAYERS]){0}) > 0;
 }
 
 /* The number of the port that feeds a buffer, or -1. */
@@ -204,7 +203,7 @@ bp_lanes *bp_lanes_new(bp_run *const *runs, int n) {
     for (int l = 0; l < g->lanes; l++) g->run[l] = runs[l < n ? l : 0];
     g->loss = &plan->losses[0];
     g->lane_loss = lane_loss_of(g->loss, g->dtype);
-    g->n_layers = chain_of(plan, g->layers);
+    g->n_layers = bp_lane_chain(plan, g->loss->in, g->layers);
     g->n_arrays = first->n_live;
     for (int i = 0, k = 1; i < BP_MAX_STATES; i++) g->state_of[i] = first->opt.state[i] ? k++ : 0;
     g->theta_ld = round_up(plan->n_theta, g->lanes);

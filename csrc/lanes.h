@@ -5,6 +5,9 @@
 
 #include "lane_step.h"
 
+/* Dense layers in a row, from the plan's first buffer to the buffer `end`, each with a function after it or none; how
+ * many, or 0 where it is not so. */
+int bp_lane_chain(const bp_plan *plan, int end, bp_lane_layer layers[BP_LANE_LAYERS]);
 /* How many runs like this one a group takes, at most, and how many it must have to be worth it; most 0: they go on
  * alone.  Between slices. */
 typedef struct {

@@ -2,22 +2,27 @@
 
 import copy
 import json
+import os
 import pickle
+import subprocess
+import sys
 import threading
 import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse
 from random_graphs import Seeded, graph
 from safetensors import safe_open
 
 import bpcore as bp
-from bpcore import _core
+from bpcore import _core, _validate
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((60, 5))
 LABELS = rng.integers(0, 3, 60)
+LANE_FUNCTIONS = ["relu", "tanh", "logistic", "identity", "gelu", "softplus"]
 
 
 def make(seed=0, dtype="float32", last="softmax", inner=(8,)):
@@ -201,6 +206,168 @@ def test_rows_of_many_members_take_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 * rows.shape[0] * 3 * 8  # all answers would be 20
+
+
+# ---- side by side ----
+
+
+def check_lanes(seed):
+    """Small chains of any number, shape and rows: the bits of each member's own answers, however they are asked for."""
+    pick = np.random.default_rng(seed)
+    K, dtype = int(pick.integers(2, 41)), f"float{32 << seed % 2}"
+    n_in, n_out = int(pick.integers(1, 9)), int(pick.choice([1, 2, 3, 7, 20]))
+    inside = [bp.Dense(int(pick.integers(1, 9)), str(pick.choice(LANE_FUNCTIONS))) for _ in range(seed % 4)]
+    last = str(pick.choice(["softmax" if n_out > 1 else "logistic", "identity", "tanh"]))
+    layers = [bp.Input(n_in), *inside, bp.Dense(n_out, last)]
+    nets = bp.Ensemble([bp.Network(layers, dtype=dtype, seed=k) for k in range(K)])
+    assert nets._side_by_side(1, 1) is not None
+    rows = pick.standard_normal((int(pick.choice([1, 2, 33, 300])), n_in)).astype(str(pick.choice(["f4", "f8", ">f8"])))
+    mean, spread = nets.predict(rows, spread=True, n_threads=1)
+    check_answers(nets.members, rows, mean, spread)
+    apart = bp.Ensemble(nets.members)
+    apart._alike = False
+    for asked, threads in ((nets, 1 + seed % 4), (apart, 1)):
+        answer = asked.predictor(n_threads=threads)
+        for both in (asked.predict(rows, spread=True, n_threads=threads), answer(rows, spread=True)):
+            assert [part.tobytes() for part in both] == [mean.tobytes(), spread.tobytes()]
+        assert answer(rows).tobytes() == asked.predict(rows, n_threads=threads).tobytes() == mean.tobytes()
+        assert [part.tobytes() for part in answer(rows[-1], spread=True)] == [mean[-1].tobytes(), spread[-1].tobytes()]
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_small_members_answer_side_by_side_with_their_own_bits(seed):
+    check_lanes(seed)
+
+
+def test_these_bits_are_there_on_every_instruction_set():
+    program = "import test_ensemble; [test_ensemble.check_lanes(seed) for seed in range(3)]"
+    for isa in _core.isa()[1][1:]:
+        environment = {**os.environ, "BPCORE_ISA": isa, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+
+
+def test_these_bits_are_there_where_threads_share_few_rows(force):
+    force(True, "")
+    for seed in range(6):
+        check_lanes(seed)
+
+
+def test_who_answers_side_by_side():
+    wide = [bp.Network([bp.Input(5), bp.Dense(3000), bp.Dense(20)], seed=k) for k in range(64)]
+    normed = [bp.Network([bp.Input(5), bp.Dense(4), bp.LayerNorm(), bp.Dense(1)], seed=k) for k in range(2)]
+    for members in (wide, [make(0), make(1, inner=(4,))], normed, [ends(), ends().copy()]):
+        assert bp.Ensemble(members)._side_by_side(1, 1) is None
+    some = ensemble(3, inner=(30, 30))
+    many = ensemble(64, inner=(30, 30))  # all lanes of every instruction set
+    assert some._side_by_side(1000, 1) is None and many._side_by_side(1000, 1) is not None
+    frozen = ensemble(2)
+    frozen.members[1].frozen = {"dense_1"}
+    assert frozen._side_by_side(1, 1) is not None
+
+
+def test_rows_of_any_kind_are_read_side_by_side():
+    nets = ensemble(3)
+    wanted = nets.predict(X.astype(np.float32))
+    answer = nets.predictor()
+    for rows in (np.asfortranarray(X), np.repeat(X, 2, axis=0)[::2], X.astype(">f8"), X.tolist()):
+        assert answer(rows).tobytes() == nets.predict(rows).tobytes() == wanted.tobytes()
+    sparse = _core.SparseRows(_validate.csr("X", scipy.sparse.csr_array(X)))
+    assert nets.predict(sparse).tobytes() == nets.predict(X).tobytes()
+    assert answer([1, 0, 0, 2, 1]).tobytes() == nets.predict([[1, 0, 0, 2, 1]])[0].tobytes()
+    for wrong in (X[:, :4], X[None], 3.0):
+        with pytest.raises(ValueError, match=r"x: expected"):
+            answer(wrong)
+    with pytest.raises(TypeError):
+        answer(X, X)
+    assert answer.n_inputs == 5 and answer.n_outputs == 3
+
+
+def test_a_child_of_a_fork_may_ask():
+    nets = ensemble(3)
+    rows = np.repeat(X, 300, axis=0)
+    answer, wanted = nets.predictor(n_threads=2), nets.predict(rows, n_threads=2).tobytes()
+    child = os.fork()
+    if not child:
+        same = answer(rows).tobytes() == nets.predict(rows, n_threads=2).tobytes() == wanted
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+# ---- as a sequence, and its score ----
+
+
+def test_it_is_a_sequence_of_its_members():
+    nets = ensemble(4)
+    assert len(nets) == 4 and list(nets) == list(nets.members) and nets[1] is nets.members[1] is nets[-3]
+    part = nets[1:3]
+    assert type(part) is bp.Ensemble and part.members == nets.members[1:3]
+    with pytest.raises(IndexError):
+        nets[4]
+    with pytest.raises(ValueError, match="at least one network, got none"):
+        nets[4:]
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_evaluate_is_the_score_of_the_mean(n):
+    nets = ensemble(n, dtype="float64")
+    nets.fit(X, LABELS, epochs=20, optimizer=bp.Adam(lr=0.02))
+    p, w = nets.predict(X), rng.uniform(0, 2, 60)
+    losses, right = -np.log(p[np.arange(60), LABELS]), p.argmax(axis=1) == LABELS
+    found = nets.evaluate(X, LABELS, metrics=["roc_auc", "f1_macro"])
+    assert found["loss"] == pytest.approx(losses.mean(), rel=1e-12) and found["accuracy"] == right.mean()
+    assert set(found) == {"loss", "accuracy", "roc_auc", "f1_macro"}
+    own = bp.Network([bp.Input(3), bp.Activate("softmax")], dtype="float64").evaluate(
+        np.log(p), LABELS, metrics=["roc_auc", "f1_macro"]
+    )
+    for name in found:
+        assert found[name] == pytest.approx(own[name], rel=1e-9)
+    weighted = nets.evaluate(X, LABELS, sample_weight=w)
+    assert weighted["loss"] == pytest.approx(np.average(losses, weights=w), rel=1e-12)
+    assert weighted["accuracy"] == pytest.approx(np.average(right, weights=w), rel=1e-12)
+    with pytest.raises(ValueError, match="y: expected"):
+        nets.evaluate(X, LABELS[:-1])
+    with pytest.raises(TypeError, match="n_threads"):
+        nets.evaluate(X, LABELS, threads=2)
+
+
+def test_evaluate_of_numbers_and_of_several_outputs():
+    nets = ensemble(3, last="identity")
+    loss = nets.evaluate(X, X[:, :3], loss="mse")
+    assert loss == {"loss": pytest.approx(np.mean((nets.predict(X) - X[:, :3]) ** 2), rel=1e-5)}
+    several = bp.Ensemble([ends(), ends().copy()])
+    given = {"b": X[:, :2], "a": rng.standard_normal((60, 4, 3))}
+    y = [rng.standard_normal((60, 4, 2)), rng.standard_normal((60, 1))]
+    found = several.evaluate(given, y)
+    assert found == pytest.approx(several.members[0].evaluate(given, y), rel=1e-5)
+
+
+def test_folds_say_who_holds_them():
+    nets = ensemble(3)
+    for ask in (lambda: nets.rows(60, folds=5), lambda: nets.fit(X, LABELS, folds=5)):
+        with pytest.raises(ValueError, match="folds: expected at most one for each member, got 5 for 3"):
+            ask()
+
+
+def test_folds_have_their_share_of_each_label():
+    nets = ensemble(6)
+    y = rng.permutation(np.repeat(["a", "b", "c"], [31, 20, 9]))
+    parts = nets.rows(60, folds=6, stratify=y, seed=3)
+    held = [np.setdiff1d(np.arange(60), part) for part in parts]
+    assert [len(part) for part in held] == [10] * 6
+    for label, n in (("a", 31), ("b", 20), ("c", 9)):
+        counts = [np.sum(y[part] == label) for part in held]
+        assert sum(counts) == n and max(counts) - min(counts) <= 1
+    assert any((a != b).any() for a, b in zip(parts, nets.rows(60, folds=6, stratify=y, seed=4), strict=True))
+    twins = ensemble(6)
+    nets.fit(X, LABELS, folds=6, stratify=y, seed=3)
+    bp.fit_many(twins.members, X, LABELS, rows=parts, seed=list(range(3, 9)))
+    assert [net.theta.tobytes() for net in nets] == [net.theta.tobytes() for net in twins]
+    with pytest.raises(ValueError, match="stratify: expected None without folds"):
+        nets.fit(X, LABELS, stratify=LABELS)
+    with pytest.raises(ValueError, match=r"stratify: expected a label for each of 60 rows, got shape \(59,\)"):
+        nets.rows(60, folds=3, stratify=LABELS[1:])
+    with pytest.raises(TypeError, match="stratify: expected labels that can be sorted"):
+        nets.rows(2, folds=2, stratify=np.array(["a", 1], object))
 
 
 # ---- training ----

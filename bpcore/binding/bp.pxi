@@ -162,6 +162,13 @@ cdef extern from "bp.h" nogil:
     void bp_plan_pack(const bp_plan *, const void *, void *)
     bp_status bp_answer(const bp_plan *, const void *, const void *, void *, int, const bp_in_port *, int,
                         const bp_out_port *, int)
+    ctypedef struct bp_members:
+        pass
+    bp_status bp_members_new(const bp_plan *, int, int64_t, int64_t, bp_members **)
+    void bp_members_free(bp_members *)
+    void bp_members_set(bp_members *, int64_t, const void *)
+    size_t bp_members_arena(const bp_members *, int)
+    bp_status bp_members_answer(const bp_members *, void *, const bp_array *, int64_t, int64_t, void *, void *, int)
     const double *bp_run_loss(const bp_run *, int)
     int64_t bp_run_updates(const bp_run *)
     int bp_run_is_whole(const bp_run *)

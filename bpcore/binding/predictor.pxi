@@ -16,21 +16,48 @@ for name in ("i4", "i8", "f4", "f8", "u1"):
 
 
 @cython.final
-cdef class Predictor:
-    """Answers of a network as it was when this was made; see Network.predictor.
+cdef class Arenas:
+    """Memory for calls: each takes an arena, or makes one, and gives it back, with the GIL held."""
+    cdef int n_free
+    cdef size_t bytes
+    cdef void *free[ARENAS]
 
-    Nothing in it changes but the list of free arenas, which is used with the GIL held: a call takes one, or makes one.
-    """
+    def __cinit__(self, size_t bytes):
+        self.bytes = bytes
+
+    def __dealloc__(self):
+        for i in range(self.n_free):
+            free(self.free[i])
+
+    cdef void *take(self) except NULL:
+        cdef void *arena = NULL
+        if self.n_free > 0:
+            self.n_free -= 1
+            return self.free[self.n_free]
+        if posix_memalign(&arena, 64, self.bytes + 64):
+            raise MemoryError("bpcore: out of memory")
+        return arena
+
+    cdef void give_back(self, void *arena) noexcept:
+        if self.n_free < ARENAS:
+            self.free[self.n_free] = arena
+            self.n_free += 1
+        else:
+            free(arena)
+
+
+@cython.final
+cdef class Predictor:
+    """Answers of a network as it was when this was made; see Network.predictor.  Nothing in it changes but the arenas."""
     cdef Plan plan
     cdef cnp.ndarray theta, state
     cdef object dtype, slow, limit, names
     cdef dict inputs, outputs
-    cdef int input, output, n_threads, number, n_free
+    cdef int input, output, n_threads, number
     cdef bint flat  # one input and one output, of one axis each
     cdef cnp.npy_intp n_in, n_out
-    cdef size_t arena_bytes
     cdef double flops_row
-    cdef void *free[ARENAS]
+    cdef Arenas arenas
 
     def __cinit__(self, Plan plan, cnp.ndarray theta, cnp.ndarray state, dict inputs, dict outputs, int n_threads, limit=None,
                   slow=None, names=None):
@@ -45,11 +72,7 @@ cdef class Predictor:
         self.flat = len(inputs) == len(outputs) == len(first) == len(last) == 1
         self.number = plan.dtype.num
         cdef bp_plan_info info = bp_plan_describe(plan.plan)
-        self.arena_bytes, self.flops_row = info.arena_bytes, info.flops / plan.rows
-
-    def __dealloc__(self):
-        for i in range(self.n_free):
-            free(self.free[i])
+        self.arenas, self.flops_row = Arenas(info.arena_bytes), info.flops / plan.rows
 
     def __reduce__(self):
         raise TypeError("a predictor cannot be pickled or copied; pickle the network, and call predictor() there")
@@ -77,26 +100,10 @@ cdef class Predictor:
         cdef bp_out_port answers
         if not self.flat:
             return self.shaped(x, out)
-        a = x if cnp.PyArray_CheckExact(x) else self.real(x, "x", next(iter(self.inputs)))
-        cdef int ndim = cnp.PyArray_NDIM(a), number = cnp.PyArray_TYPE(a)
-        if not (0 < ndim < 3) or a.shape[ndim - 1] != self.n_in:
-            from bpcore._validate import as_rows
-            raise ValueError(f"x: expected shape ({self.n_in},) or (n, {self.n_in}), got {np.shape(a)}"
-                             f"{as_rows('x', x, np.shape(a), (self.n_in,))}")
-        if 0 <= number < 32 and _SOURCE_OF[number] >= 0 and cnp.PyArray_ISNOTSWAPPED(a):
-            port.array.data = <const char *>cnp.PyArray_DATA(a)
-            port.array.type = <bp_source>_SOURCE_OF[number]
-            port.array.swapped = 0
-        else:
-            a = _real(a)
-            port.array = _describe(a)
+        a = x if cnp.PyArray_CheckExact(x) else _named(x, "x", next(iter(self.inputs)), self.names)
+        a = _rows(&port, x, a, self.n_in)
+        cdef int ndim = cnp.PyArray_NDIM(a)
         port.buffer = self.input
-        port.array.rows = 1 if ndim == 1 else a.shape[0]
-        port.array.n_outer = 0
-        port.array.indices = NULL
-        port.array.cols = self.n_in
-        port.array.col_stride = a.strides[ndim - 1]
-        port.array.row_stride = a.strides[0] if ndim == 2 else port.array.col_stride * self.n_in
         shape[0], shape[ndim - 1] = port.array.rows, self.n_out
         if out is None:
             to = cnp.PyArray_SimpleNew(ndim, shape, self.number)
@@ -118,7 +125,7 @@ cdef class Predictor:
 
         xs, lead = [], None
         for (name, given), (key, (_, shape)) in zip(parts("x", x, list(self.inputs)), self.inputs.items(), strict=True):
-            value = self.real(given, name, key)
+            value = _named(given, name, key, self.names)
             before = value.shape[:value.ndim - len(shape)]
             if value.shape[len(before):] != shape or len(before) > 1:
                 words = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
@@ -144,13 +151,6 @@ cdef class Predictor:
         else:
             self.answer_all(xs, outs)
         return outs[0] if len(outs) == 1 else tuple(outs)
-
-    cdef real(self, x, str name, str key):
-        """x as an array of real numbers; a data frame must have the columns of its input."""
-        if self.names and not cnp.PyArray_CheckExact(x):
-            from bpcore._validate import columns
-            columns(name, x, self.names, key)
-        return _real(x, name)
 
     cdef answer_all(self, list xs, list outs):
         cdef bp_in_port *ins = <bp_in_port *>calloc(len(xs), sizeof(bp_in_port))
@@ -202,14 +202,9 @@ cdef class Predictor:
         cdef bint release = self.flops_row * rows > _RELEASE_FLOPS
         cdef int n_threads = 1
         cdef unsigned long generation = _generation
-        cdef void *arena = NULL
         cdef bp_status status = BP_OK
         cdef int i
-        if self.n_free > 0:
-            self.n_free -= 1
-            arena = self.free[self.n_free]
-        elif posix_memalign(&arena, 64, self.arena_bytes + 64):
-            raise MemoryError("bpcore: out of memory")
+        cdef void *arena = self.arenas.take()
         try:
             if release and (rows > 1 or self.flops_row > _TOGETHER_FLOPS):
                 n_threads = self.threads()
@@ -240,15 +235,42 @@ cdef class Predictor:
                 for i, (_, shape) in enumerate(self.outputs.values()):
                     outs[i].data = <char *>outs[i].data + some * <int64_t>(math.prod(shape) * self.dtype.itemsize)
         finally:
-            if self.n_free < ARENAS:
-                self.free[self.n_free] = arena
-                self.n_free += 1
-            else:
-                free(arena)
+            self.arenas.give_back(arena)
         if status == BP_E_LABEL:
             raise ValueError("x: expected whole numbers from 0 to n - 1 of each Embedding; net.predict(x) says which is not")
         if status:
             self.plan.fail(status)
+
+
+cdef _named(x, str name, str key, names):
+    """x as an array of real numbers; a data frame must have the columns of its input."""
+    if names and not cnp.PyArray_CheckExact(x):
+        from bpcore._validate import columns
+        columns(name, x, names, key)
+    return _real(x, name)
+
+
+cdef cnp.ndarray _rows(bp_in_port *port, x, cnp.ndarray a, cnp.npy_intp n_in):
+    """The port reads a, made of x: one row (n_in,), or rows (n, n_in); returns what it points to."""
+    cdef int ndim = cnp.PyArray_NDIM(a), number = cnp.PyArray_TYPE(a)
+    if not (0 < ndim < 3) or a.shape[ndim - 1] != n_in:
+        from bpcore._validate import as_rows
+        raise ValueError(f"x: expected shape ({n_in},) or (n, {n_in}), got {np.shape(a)}"
+                         f"{as_rows('x', x, np.shape(a), (n_in,))}")
+    if 0 <= number < 32 and _SOURCE_OF[number] >= 0 and cnp.PyArray_ISNOTSWAPPED(a):
+        port.array.data = <const char *>cnp.PyArray_DATA(a)
+        port.array.type = <bp_source>_SOURCE_OF[number]
+        port.array.swapped = 0
+    else:
+        a = _real(a)
+        port.array = _describe(a)
+    port.array.rows = 1 if ndim == 1 else a.shape[0]
+    port.array.n_outer = 0
+    port.array.indices = NULL
+    port.array.cols = n_in
+    port.array.col_stride = a.strides[ndim - 1]
+    port.array.row_stride = a.strides[0] if ndim == 2 else port.array.col_stride * n_in
+    return a
 
 
 cdef inline void _extent(cnp.ndarray a, const char **low, const char **high) noexcept:

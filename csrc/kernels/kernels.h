@@ -98,6 +98,12 @@ typedef struct {
     void (*separate[2])(const void *from, int64_t n, void *to, int64_t ld);
     void (*broadcast[2])(const void *from, int64_t n, void *to); /* the same of all networks */
     void (*lane_labels[2])(const int32_t *from, int64_t ld, int64_t n, void *to);
+    /* answers of an ensemble's members, ld apart, n elements each: sums (3, n) of answers and, unless `first`, the
+     * first member's, is NULL, of differences from that and of their squares, in the order of members; mean and
+     * spread */
+    void (*add_answers[2])(const void *answers, int64_t ld, int64_t members, int64_t n, const void *first,
+                           double *sums);
+    void (*finish_answers[2])(const double *sums, int64_t members, int64_t n, void *mean, void *spread);
     struct {
         const char *name;
         int fused;
