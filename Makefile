@@ -63,6 +63,7 @@ bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
 	$(PY) bench/bench_clip.py --quick
 	$(PY) bench/bench_normalization.py --quick
 	$(PY) bench/bench_many.py --quick
+	$(PY) bench/bench_ensemble.py --quick
 	$(PY) bench/bench_versions.py --quick --before . 2-8-1/4 residual call:fit
 
 wheel: $(ENVIRONMENT) ## build sdist and wheel into dist

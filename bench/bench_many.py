@@ -1,7 +1,7 @@
 """Many networks trained at once: fit_many against fit of one after the other, jax.vmap and torch.func.vmap.
 
     python bench/bench_many.py                                       # five nets, 64 networks of each
-    python bench/bench_many.py --nets 2-8-1/4 --networks 1 16 256    # results/many_part.json
+    python bench/bench_many.py --networks 1 4 16 64 250 1000         # a sweep of K; results/many_part.json
     python bench/bench_many.py --optimizer adam                      # results/many_adam.json
     python bench/bench_many.py --quick
 

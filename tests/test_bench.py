@@ -127,6 +127,7 @@ def test_every_table_has_its_place():
         ("bench_backward", "--widths 4", "backward_part.json"),
         ("bench_many", "--optimizer adam --networks 64", "many_adam.json"),
         ("bench_many", "--networks 1 16", "many_part.json"),
+        ("bench_ensemble", "--members 4", "ensemble_part.json"),
         ("bench_graph", "--cases gru --quick", "graph_quick.json"),  # the others' results are kept
     ],
 )
@@ -275,6 +276,18 @@ def test_ratios_are_of_the_same_round(monkeypatch):
     options = Namespace(threads=[1], rounds=3, seconds=0.1)
     (result,) = bench_versions.measure([Still, Still], ((2, 2), 4), "sgd", options)
     assert result["ratio"] == {"median": 2.0, "min": 0.5, "max": 4.0}
+
+
+def test_an_ensemble_is_compared_with_one_member_and_with_all_in_turn():
+    import bench_ensemble
+    import harness
+    from adapters import Spec
+
+    for spread in (False, True):
+        options = Namespace(libraries=bench_ensemble.LIBRARIES, rounds=1, seconds=0.001, spread=spread)
+        with harness.workers(options.libraries, [1]) as crew:
+            result = bench_ensemble.measure(crew, Spec((4, 6, 3), batch=1), 3, 2, options)
+        assert result["answers_agree"] and len(bench_ensemble.row(result, options.libraries)) == 8
 
 
 def test_many_networks_are_compared_with_one_after_the_other(monkeypatch):

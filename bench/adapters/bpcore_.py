@@ -1,5 +1,5 @@
-"""bpcore: the timed region of Train is fit() itself. A variant is the backend of products, or "apart": many networks
-one after the other instead of by fit_many."""
+"""bpcore: the timed region of Train is fit() itself. A variant is the backend of products; or "apart": many networks
+one after the other instead of by fit_many, or by Ensemble; or "one": the first of them alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from adapters import Prediction, Spec
 
-VARIANTS = ("", "blas", "native", "apart")
+VARIANTS = ("", "blas", "native", "apart", "one")
 bp: Any  # imported by load, after the environment
 _variant = ""
 
@@ -100,6 +100,31 @@ class Predict(Prediction):
         net.theta = theta
         self.answer = net.predictor()
         self.x = X[0] if len(X) == 1 else X
+
+
+class Ensemble(Prediction):
+    """A predictor of many members, theta (K, n_params): their mean, or with `spread` (mean, standard deviation)."""
+
+    def __init__(self, spec: Spec, theta: NDArray, X: NDArray, spread: bool) -> None:
+        first = network(spec)
+        nets = [first.copy() for _ in theta]
+        for net, own in zip(nets, theta, strict=True):
+            net.theta = own
+        self.x = X[0] if len(X) == 1 else X
+        together = bp.Ensemble(nets).predictor()
+        answers = [net.predictor() for net in nets]
+
+        def apart(x: NDArray) -> Any:
+            each = [answer(x) for answer in answers]
+            mean = np.mean(each, axis=0, dtype=np.float64).astype(spec.dtype)
+            return (mean, np.std(each, axis=0, dtype=np.float64).astype(spec.dtype)) if spread else mean
+
+        ways: dict[str, Any] = {
+            "": (lambda x: together(x, spread=True)) if spread else together,
+            "apart": apart,
+            "one": answers[0],
+        }
+        self.answer = ways[_variant]
 
 
 class Jacobian(Prediction):
