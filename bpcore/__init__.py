@@ -60,6 +60,7 @@ from bpcore._optimizers import (  # noqa: E402
     Rprop,
 )
 from bpcore._recurrent import GRU, LSTM, SimpleRNN  # noqa: E402
+from bpcore._standardize import Standardize  # noqa: E402
 from bpcore._symbols import Symbol  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
 from bpcore._threads import get_num_threads, set_num_threads  # noqa: E402
@@ -136,6 +137,7 @@ __all__ = [
     "Scale",
     "SimpleRNN",
     "Slice",
+    "Standardize",
     "Symbol",
     "Tape",
     "TimeDelay",

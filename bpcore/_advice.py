@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from bpcore import _core
+from bpcore import _core, _standardize
 from bpcore._data import Data
 from bpcore._losses import BuiltIn
 from bpcore._model import Model
@@ -18,7 +18,7 @@ _BLOCK = 1 << 20  # elements: a signal is heard between blocks
 
 def on_divergence(model: Model, data: Data, lr: float | None) -> str:
     """Sentences: what of X and y is large, whether the loss is stable with the output, and the learning rate."""
-    sentences = [_to_scale(name, top) for name, top in _numbers(model, data) if top > LARGE]
+    sentences = [_to_scale(name, top, cure) for name, top, cure in _numbers(model, data) if top > LARGE]
     for weighted, node in zip(data.losses, data.outputs, strict=True):
         loss, activation = weighted.loss, getattr(node.layer, "activation", None)
         if isinstance(loss, BuiltIn) and loss.fused_with not in (None, activation):
@@ -30,22 +30,26 @@ def on_divergence(model: Model, data: Data, lr: float | None) -> str:
     return " ".join(sentences)
 
 
-def _to_scale(name: str, top: float) -> str:
+def _to_scale(name: str, top: float, cure: str) -> str:
     if not math.isfinite(top):
         return f"{name} has numbers that are not finite: without check_finite=False the error says where."
-    return f"{name} reaches {top:.3g}: scale it, ({name} - {name}.mean(axis=0)) / {name}.std(axis=0)."
+    return f"{name} reaches {top:.3g}: scale it, ({name} - {name}.mean(axis=0)) / {name}.std(axis=0){cure}."
 
 
-def _numbers(model: Model, data: Data) -> list[tuple[str, float]]:
-    """The largest |x| of each array of real numbers, by what the caller calls it; those of y that are no classes."""
+def _numbers(model: Model, data: Data) -> list[tuple[str, float, str]]:
+    """The largest |x| of each array of real numbers that the network reads as it is, by what the caller calls it, and
+    what else would scale it; those of y that are no classes."""
+    graph, cure = model.graph, ", or by bp.Standardize() behind its bp.Input"
     several = len(model.inputs) > 1
-    named = [(f"X[{node.name!r}]" if several else "X", array)
-             for node, array in zip(model.inputs, data.arrays, strict=True) if not node.layer.integer]  # fmt: skip
+    named = [(f"X[{node.name!r}]" if several else "X", array, cure)
+             for number, node, array in zip(graph.inputs, model.inputs, data.arrays, strict=True)
+             if not node.layer.integer and graph.is_read(number)]  # fmt: skip
     several = len(data.outputs) > 1
-    named += [(f"y[{name!r}]" if several else "y", target.array)
-              for name, weighted, target in zip(data.names, data.losses, data.targets, strict=True)
-              if not getattr(weighted.loss, "takes_classes", False)]  # fmt: skip
-    return [(name, _largest(array, data.rows)) for name, array in named]
+    for node, weighted, target in zip(data.outputs, data.losses, data.targets, strict=True):
+        if not getattr(weighted.loss, "takes_classes", False) and node.name not in model.target_moments:
+            cure = ", or by fit(standardize_y=True) of a new network" if _standardize.suits(weighted, node) else ""
+            named.append((f"y[{node.name!r}]" if several else "y", target.array, cure))
+    return [(name, _largest(array, data.rows), cure) for name, array, cure in named]
 
 
 def _largest(array: np.ndarray | _core.SparseRows, rows: np.ndarray | None = None) -> float:

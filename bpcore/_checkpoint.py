@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from bpcore import _validate
 from bpcore._graph import Graph
-from bpcore._layers import Input, Layer
+from bpcore._layers import Layer
 from bpcore._symbols import Symbol
 
 Checkpoint = Literal[True] | tuple[str, ...] | None
@@ -36,7 +36,7 @@ def resolve(graph: Graph, value: Any) -> Checkpoint:
 
 def _places(graph: Graph) -> list[str]:
     """Names of the nodes behind which a cut has layers on both sides."""
-    return [node.name for node in graph.nodes[:-1] if not isinstance(node.layer, Input)]
+    return [node.name for node in graph.nodes[:-1] if not node.layer.gathered]
 
 
 def _name(graph: Graph, value: Any) -> str:
@@ -74,7 +74,7 @@ def _automatic(graph: Graph) -> list[int]:
     for i, node in enumerate(graph.nodes):
         for k in node.inputs:
             last[k] = i
-    sizes = [0 if isinstance(node.layer, Input) else node.n_out for node in graph.nodes]
+    sizes = [0 if node.layer.gathered else node.n_out for node in graph.nodes]
     parts, total = round(math.sqrt(2 * (len(sizes) - len(graph.inputs)))), sum(sizes)
     ending: dict[int, list[int]] = {}
     for i, size in enumerate(sizes):
@@ -85,7 +85,7 @@ def _automatic(graph: Graph) -> list[int]:
         before += size
         crossing += size - sum(ending.get(i, ()))
         at = before * parts / total
-        if 0 < round(at) < parts and last[i] > i:
+        if 0 < round(at) < parts and last[i] > i and not graph.nodes[i].layer.gathered:
             here = (crossing, abs(at - round(at)), i)
             best[round(at)] = min(here, best.get(round(at), here))
     return [i for _, _, i in best.values()]

@@ -85,8 +85,8 @@ class Predictor:
         plan: Plan,
         theta: np.ndarray,
         state: np.ndarray,
-        inputs: dict[str, tuple[int, tuple[int, ...]]],
-        outputs: dict[str, tuple[int, tuple[int, ...]]],
+        inputs: Mapping[str, Any],
+        outputs: Mapping[str, Any],
         n_threads: int,
         limit: Callable[[], int] | None = None,
         slow: Callable[[list[np.ndarray], int], list[np.ndarray]] | None = None,
@@ -116,6 +116,10 @@ class Members:
     def predict(self, rows: Any, spread: bool, n_threads: int) -> tuple[np.ndarray, Any]: ...
 
 def mean_of(answers: np.ndarray, members: int, spread: bool) -> tuple[np.ndarray, Any]: ...
+
+class Scaled:
+    rows: np.ndarray
+    def __init__(self, rows: np.ndarray, shift: np.ndarray, factor: np.ndarray) -> None: ...
 
 class SparseRows:
     shape: tuple[int, int]

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from bpcore import _core, _errors, _losses, _metrics, _plans, _validate
+from bpcore import _core, _errors, _losses, _metrics, _plans, _standardize, _validate
 from bpcore._model import Model
+from bpcore._moments import Moments
 from bpcore._plan_cache import Lent
 
 SLICE_SECONDS = 0.015  # and a stage more may pass before Ctrl-C is heard
@@ -45,6 +46,7 @@ class Data:
                 self.losses, outputs, _validate.parts(called[1], y, self.names), strict=True
             )
         ]
+        self.check_units(model)
         self.rows: np.ndarray | None = None
         self.measures: list[_metrics.Measure] = []
         self._weigh(sample_weight, called[2])
@@ -53,6 +55,13 @@ class Data:
         masked = len(self.outputs) == 1 and not isinstance(self.losses[0].loss, _losses.Loss)
         positions = self.outputs[0].shape[:-1] if masked else ()
         self.weight = _validate.weights(sample_weight, len(self.arrays[0]), positions, self.dtype, name)
+
+    def check_units(self, model: Model) -> None:
+        """Targets of the model's outputs that have units of their own are real numbers; ValueError for another loss."""
+        for i, (weighted, node) in enumerate(zip(self.losses, self.outputs, strict=True)):
+            if own := model.target_moments.get(node.name):
+                _standardize.of_targets(weighted, node, own)
+                self.targets[i] = self.targets[i]._replace(is_integer=False)
 
     def part(self, rows: np.ndarray | None, sample_weight: Any) -> Data:
         """The same arrays, with weights of their own rows, and of these rows alone; nothing is copied."""
@@ -121,18 +130,33 @@ class Data:
         )
         return _plans.Key(flags, rows, n_threads, losses, self.weights)
 
-    def ports(self, compiled: _plans.Compiled) -> list[tuple[int, np.ndarray]]:
+    def target_moments(self, model: Model) -> list[Moments | None]:
+        """Of y of each output, where the losses do not read it as it is."""
+        of = [model.target_moments.get(name) for name in self.names]
+        return [
+            None if own is None else _standardize.of_targets(weighted, node, own)
+            for own, weighted, node in zip(of, self.losses, self.outputs, strict=True)
+        ]
+
+    def in_network_units(self, model: Model) -> list[Any]:
+        """y of each output, as the losses read it."""
+        both = zip(self.targets, self.target_moments(model), strict=True)
+        return [t.array if own is None else own.read(t.array) for t, own in both]
+
+    def ports(self, model: Model, compiled: _plans.Compiled) -> list[tuple[int, Any]]:
         """y and the weights, for the plan's buffers."""
-        used = [t.array for t in self.targets]
+        used = self.in_network_units(model)
         weight = [] if self.weight is None else [(compiled.weight, self.weight)]
         return [*zip(compiled.targets, used, strict=True), *weight]
 
-    def feed(self, lent: Lent, outs: Mapping[int, np.ndarray] = MappingProxyType({})) -> _core.Run:
+    def feed(
+        self, model: Model, lent: Lent, outs: Mapping[int, np.ndarray] = MappingProxyType({})
+    ) -> _core.Run:  # fmt: skip
         """The run, with this data at its ports; outs: where the answers of some outputs go, by number."""
-        ins = [*zip(lent.compiled.inputs, self.arrays, strict=True), *self.ports(lent.compiled)]
+        ins = [*_plans.gathered(model, lent.compiled, self.arrays), *self.ports(model, lent.compiled)]
         lent.run.ports(
             ins,
-            [(lent.compiled.outputs[i], out) for i, out in outs.items()],
+            [(lent.compiled.outputs[i], model.in_units(i, out)) for i, out in outs.items()],
             weight=-1 if self.weight is None else len(ins) - 1,
             target_shapes=[t.shape for t in self.targets],
         )
@@ -146,7 +170,7 @@ class Data:
         outs = {i: np.empty((self.n, *self.outputs[i].shape), self.dtype) for i in numbers}
         key = self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads)
         with _plans.take(model, replace(key, kept=tuple(outs)) if outs else key) as lent:
-            run = self.feed(lent, outs)
+            run = self.feed(model, lent, outs)
             whole(run, self.n, n_threads, self.rows)
             sums = run.losses()
         result = {"loss": model.penalty(l2)}
@@ -175,7 +199,7 @@ class Data:
         grad = np.zeros_like(model.theta)
         key = self.key(_plans.TRAIN | (_core.PENALTY if l2 else model.penalties), self.n, n_threads)
         with _plans.take(model, key, theta=theta) as lent:
-            run = self.feed(lent)
+            run = self.feed(model, lent)
             run.optimizer("gradient", (grad,), l2=l2)
             loss, weight = whole(run, self.n, n_threads, self.rows)[:2]
             return loss / weight, grad, run.losses()
@@ -191,14 +215,16 @@ def whole(run: _core.Run, n: int, n_threads: int, order: np.ndarray | None = Non
     return loss, weight, hits
 
 
-def predict(model: Model, arrays: list[np.ndarray], n_threads: int) -> list[np.ndarray]:
-    """The outputs for checked inputs."""
+def predict(model: Model, arrays: list[np.ndarray], n_threads: int, in_units: bool = True) -> list[np.ndarray]:
+    """The outputs for checked inputs; in_units: of the user, or as losses read them."""
     n = len(arrays[0])
     outs = [np.empty((n, *node.shape), model.dtype) for node in model.outputs]
     if n == 0:
         return outs
     with _plans.take(model, _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, n_threads)) as lent:
-        ins, answers = zip(lent.compiled.inputs, arrays, strict=True), zip(lent.compiled.outputs, outs, strict=True)
-        lent.run.ports(list(ins), list(answers))
+        written = [model.in_units(i, out) if in_units else out for i, out in enumerate(outs)]
+        lent.run.ports(
+            _plans.gathered(model, lent.compiled, arrays), list(zip(lent.compiled.outputs, written, strict=True))
+        )
         whole(lent.run, n, n_threads)
     return outs

@@ -17,7 +17,6 @@ import numpy as np
 
 from bpcore import _core, _plans, _threads, _validate
 from bpcore._data import Data, whole
-from bpcore._layers import Input
 from bpcore._losses import BuiltIn
 from bpcore._model import Model
 from bpcore._tangents import Tangents
@@ -49,12 +48,26 @@ def _pulled(
         key = _pulling(PULL, output, n_out, min(_COTANGENTS, count - done), threads)
         with _plans.take(model, key) as lent:
             compiled, run = lent.compiled, lent.run
-            grads = [compiled.plan.grad(buffer) for buffer in compiled.inputs]
-            wanted = [(g, out[:, done:]) for g, out in zip(grads, outs, strict=True) if out is not None and g >= 0]
-            run.ports(list(zip(compiled.inputs, arrays, strict=True)), wanted)
+            by = [(out, buffer) for out, buffer in zip(outs, compiled.inputs, strict=True) if out is not None]
+            if done == 0:
+                scaled = [np.zeros_like(outs[i]) for _, i, _ in compiled.standardized]
+            by += zip(scaled, (buffer for buffer, _, _ in compiled.standardized), strict=True)
+            grads = [(compiled.plan.grad(buffer), out[:, done:]) for out, buffer in by]
+            run.ports(_plans.gathered(model, compiled, arrays), [pair for pair in grads if pair[0] >= 0])
             run.cotangents(first + done, count)
             whole(run, n, threads)
+    for d, (_, i, name) in zip(scaled, compiled.standardized, strict=True):
+        outs[i] += d / model.moments_of(name).of_rows(d.shape[-1])[1]
+    for d in outs:
+        _in_units(model, d, output, first)
     return outs
+
+
+def _in_units(model: Model, d: np.ndarray | None, output: int, first: int = 0) -> None:
+    """Derivatives (n, some numbers of the output from `first` on, ...) become those of what goes to the user."""
+    own = model.target_moments.get(model.outputs[output].name)
+    if own is not None and d is not None:
+        d *= own.of_rows(model.outputs[output].n_out)[1][first : first + d.shape[1], None]
 
 
 @functools.lru_cache(maxsize=256)
@@ -89,7 +102,9 @@ def input_gradient(model: Model, X: Any, output: Any, n_threads: int | None) -> 
     k = _validate.integer("output", k, -n_out, n_out - 1) % n_out
     quick = _quick(model, threads) if n_out == 1 else None
     if quick is not None:
-        return quick(arrays[0])
+        J = quick(arrays[0])[:, None]
+        _in_units(model, J, 0)
+        return J[:, 0]
     pulled = _pulled(model, arrays, number, k, 1, threads)
     return _one_or_all([None if d is None else d.reshape(x.shape) for d, x in zip(pulled, arrays, strict=True)])
 
@@ -101,7 +116,9 @@ def jacobian(model: Model, X: Any, n_threads: int | None) -> Any:
     quick = _quick(model, threads)
     if quick is not None:
         (first,), (last,) = model.inputs, model.outputs
-        return quick(arrays[0]).reshape(-1, last.shape[0], first.shape[0])
+        J = quick(arrays[0]).reshape(-1, last.shape[0], first.shape[0])
+        _in_units(model, J, 0)
+        return J
     jacobians = [_pulled(model, arrays, i, 0, node.n_out, threads) for i, node in enumerate(model.outputs)]
     return _one_or_all([_one_or_all(by_input) for by_input in jacobians])
 
@@ -117,7 +134,12 @@ def _quick(model: Model, threads: int) -> _core.Predictor | None:
 
 def _hidden_jacobian(model: Model, threads: int) -> _core.Predictor | None:
     nodes = model.graph.nodes
-    if not model.graph.is_chain or len(nodes) != 3 or nodes[2].layer.activation != "identity":
+    if (
+        not model.graph.is_chain
+        or len(nodes) != 3
+        or model.graph.chain is not nodes
+        or nodes[2].layer.activation != "identity"
+    ):
         return None
     n_in, n, n_out = (node.n_out for node in nodes)
     f = nodes[1].layer.activation
@@ -131,8 +153,8 @@ def _hidden_jacobian(model: Model, threads: int) -> _core.Predictor | None:
     J = plan.op("hidden_jacobian", [d], [slots[0][0], slots[1][0]])
     plan.keep(J)
     plan.compile(_plans.PREDICT, 1, threads)
-    shape = (n_out * n_in,)
-    return _core.Predictor(plan, model.theta, model.state, {"input": (x, (n_in,))}, {"jacobian": (J, shape)}, threads)
+    ins, outs = {"input": ((n_in,), [(x, None, None)])}, {"jacobian": ((n_out * n_in,), J, None, None)}
+    return _core.Predictor(plan, model.theta, model.state, ins, outs, threads)
 
 
 # ---- of each example ----
@@ -144,7 +166,7 @@ def per_sample_gradients(model: Model, X: Any, y: Any, loss: Any, n_threads: int
     grads = np.zeros((data.n, model.theta.size), model.dtype)
     threads = _threads.resolve(n_threads)
     with _plans.take(model, data.key(EACH, _plans.INFERENCE_ROWS, threads)) as lent:
-        run = data.feed(lent)
+        run = data.feed(model, lent)
         run.each(grads)
         whole(run, data.n, threads)
     return grads
@@ -158,7 +180,7 @@ def output_gradients(model: Model, arrays: list[np.ndarray], output: int, thread
         key = _pulling(EACH, output, n_out, min(_COTANGENTS, n_out - first), threads)
         with _plans.take(model, key) as lent:
             run = lent.run
-            run.ports(list(zip(lent.compiled.inputs, arrays, strict=True)))
+            run.ports(_plans.gathered(model, lent.compiled, arrays))
             run.each(grads[:, first:])
             run.cotangents(first, n_out)
             whole(run, n, threads)
@@ -192,7 +214,7 @@ def hvp(model: Model, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any, n_t
     with _plans.take(model, key, _directional, both) as lent:
         compiled, run = lent.compiled, lent.run
         ones = [(buffer, np.ones((1, cols), model.dtype)) for buffer, cols in compiled.ones]
-        ins = [*ones, *zip(compiled.inputs, data.arrays, strict=True), *data.ports(compiled)]
+        ins = [*ones, *_plans.gathered(model, compiled, data.arrays), *data.ports(model, compiled)]
         run.ports(ins, weight=-1 if data.weight is None else len(ins) - 1, repeats=(1,) * len(ones))
         run.optimizer("gradient", (grad,))
         whole(run, data.n, threads)
@@ -225,8 +247,8 @@ def _with_tangents(model: Model) -> tuple[_plans.Compiled, Tangents]:
     compiled = _plans.Compiled(plan, [], [], [], [], [], [])
     tangents = Tangents(plan, model)
     for number, node in enumerate(graph.nodes):
-        if isinstance(node.layer, Input):
-            compiled.a.append(plan.buffer(node.n_out, integer=node.layer.integer))
+        if node.layer.gathered:
+            compiled.a.append(_plans.add_gathered(graph, number, compiled))
             tangents.add_input(compiled.a[-1])
         else:
             compiled.a.append(tangents.add(number))
@@ -247,8 +269,8 @@ def gauss_newton_product(
     curved = [np.empty((data.n, node.n_out), model.dtype) for node in data.outputs]
     with _plans.take(model, forward, _curvature, both) as lent:
         compiled, run = lent.compiled, lent.run
-        ins = [*zip(compiled.inputs, data.arrays, strict=True)]
-        read = [t.array for weighted, t in zip(data.losses, data.targets, strict=True)
+        ins = _plans.gathered(model, compiled, data.arrays)
+        read = [y for weighted, y in zip(data.losses, data.in_network_units(model), strict=True)
                 if weighted.loss.curvature_takes_target]  # fmt: skip
         ins += zip(compiled.targets, read, strict=True)
         run.ports(ins, list(zip(compiled.outputs, curved, strict=True)))
@@ -263,7 +285,7 @@ def gauss_newton_product(
     with _plans.take(model, key) as lent:
         compiled, run = lent.compiled, lent.run
         weight = [] if data.weight is None else [(compiled.weight, data.weight)]
-        ins = [*zip(compiled.inputs, data.arrays, strict=True), *zip(compiled.targets, curved, strict=True), *weight]
+        ins = _plans.gathered(model, compiled, data.arrays) + [*zip(compiled.targets, curved, strict=True), *weight]
         run.ports(ins, weight=len(ins) - 1 if weight else -1)
         run.optimizer("gradient", (grad,))
         whole(run, data.n, threads)

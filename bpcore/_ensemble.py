@@ -15,6 +15,7 @@ from bpcore._history import History
 from bpcore._layers import BOOTSTRAP, FOLDS, Input
 from bpcore._many import fit_many, listed
 from bpcore._model import Model
+from bpcore._moments import Moments
 from bpcore._network import Network
 from bpcore._operations import Activate, concat
 from bpcore._schedules import Schedule
@@ -219,10 +220,13 @@ class Ensemble(Worded):
         self, rows: int, n_threads: int, limit: Callable[[], int] | None = None
     ) -> _core.Members | None:  # fmt: skip
         """Copies of the members as they are, each a lane of the vectors; None unless they are alike, small chains of
-        Dense layers, and calls of about so many rows gain by it."""
+        Dense layers in the user's units, and calls of about so many rows gain by it."""
         first = self._members[0]._model
         ends = (*first.inputs, *first.outputs)
         if not self._alike or len(ends) > 2 or any(len(node.shape) > 1 for node in ends):
+            return None
+        standardized = any(node.layer.gathered and node.inputs for node in first.graph.nodes)
+        if standardized or any(net._model.target_moments for net in self._members):
             return None
         key = _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, 1)
         compiled = first.plans.entry((_plans.make_plan, key), lambda: _plans.make_plan(first, key)).compiled
@@ -340,9 +344,25 @@ def _joined(models: Sequence[Model]) -> Network:
         Input(node.shape if len(node.shape) > 1 else node.n_out, integer=node.layer.integer, name=node.name)
         for node in first.inputs
     ]
-    answers = [Network._of(_whole(model))(*inputs) for model in models]
+    members = [_whole(model) for model in models]
+    units = [model.target_moments for model in members]
+    for model in members:
+        model.target_moments = {}  # their outputs are read within; all go to the user's units together
+    answers = [Network._of(model)(*inputs) for model in members]
     by_output = zip(*(each if isinstance(each, list) else [each] for each in answers), strict=True)
-    return Network(inputs, [_concatenated(list(symbols)) for symbols in by_output], dtype=first.dtype)
+    joined = Network(inputs, [_concatenated(list(symbols)) for symbols in by_output], dtype=first.dtype)
+    if any(units):
+        places = enumerate(joined._model.outputs)
+        joined._model.target_moments = {node.name: _units(members, units, number) for number, node in places}
+    return joined
+
+
+def _units(members: Sequence[Model], units: Sequence[Mapping[str, Moments]], number: int) -> Moments:
+    """Of all members' numbers of an output, one after the other."""
+    own = [(model.outputs[number], known) for model, known in zip(members, units, strict=True)]
+    none = [Moments(np.full(node.shape[-1], -0.0), np.ones(node.shape[-1])) for node, _ in own]  # -0 changes no bits
+    each = [known.get(node.name, as_is) for (node, known), as_is in zip(own, none, strict=True)]
+    return Moments(np.concatenate([m.mean for m in each]), np.concatenate([m.scale for m in each]))
 
 
 def _concatenated(symbols: list[Symbol]) -> Symbol:

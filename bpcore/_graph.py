@@ -108,13 +108,24 @@ class Graph:
 
     @property
     def is_chain(self) -> bool:
-        """Whether it is an input of one axis and Dense layers after one another."""
+        """Whether it is an input of one axis, standardised or not, and Dense layers after one another."""
         return (
             len(self.inputs) == len(self.outputs) == 1
             and self.outputs == (len(self.nodes) - 1,)
             and len(self.nodes[0].shape) == 1
-            and all(type(node.layer) is Dense and node.inputs == (i,) for i, node in enumerate(self.nodes[1:]))
+            and all(node.inputs == (i,) for i, node in enumerate(self.nodes[1:]))
+            and len(self.chain) > 1
+            and all(type(node.layer) is Dense for node in self.chain[1:])
         )
+
+    @property
+    def chain(self) -> tuple[Node, ...]:
+        """Of a chain the nodes 0..L: what the first Dense layer reads, and the Dense layers."""
+        return self.nodes[1:] if self.nodes[1].layer.gathered else self.nodes
+
+    def is_read(self, number: int) -> bool:
+        """Whether a layer that computes reads this node, or it is an output."""
+        return number in self.outputs or any(number in n.inputs and not n.layer.gathered for n in self.nodes)
 
 
 def chained(layers: Any) -> tuple[list[Symbol], list[Symbol]]:
@@ -241,7 +252,14 @@ def lay_out(inputs: list[Symbol], outputs: list[Symbol], names: dict[int, str] |
     table: dict[str, Parameter] = {}
     states: dict[str, State] = {}
     n_labels: dict[int, int] = {}
+    standardized: dict[int, Symbol] = {}
     for symbol in order:
+        if symbol.inputs and symbol.layer.gathered:
+            read = standardized.setdefault(id(symbol.layer), symbol.inputs[0])
+            if read is not symbol.inputs[0]:
+                raise ValueError(
+                    f"layers: {symbol.layer!r} stands behind two inputs; give each a bp.Standardize() of its own"
+                )
         for read in symbol.inputs:
             if isinstance(read, Input) and read.integer:  # read by Embedding alone
                 n_labels[id(read)] = min(symbol.layer.n, n_labels.get(id(read), symbol.layer.n))

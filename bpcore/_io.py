@@ -25,13 +25,15 @@ from bpcore._function import Function
 from bpcore._graph import Graph, lay_out, symbols
 from bpcore._layers import KINDS, Input, Regularised
 from bpcore._model import Model
+from bpcore._moments import Moments
 from bpcore._schedules import Schedule
+from bpcore._standardize import Standardize
 from bpcore._symbols import Symbol
 
 # a file has the oldest that can hold it; 2: layers, optimisers and settings of them that 1 does not know, schedules,
-# names of columns, ensembles
+# names of columns, moments, ensembles
 FORMATS = ("1", "2")
-_LATER_LAYERS = {"batch_norm", "rms_norm", "group_norm", "alpha_dropout", "gaussian_noise"}
+_LATER_LAYERS = {"standardize", "batch_norm", "rms_norm", "group_norm", "alpha_dropout", "gaussian_noise"}
 _LATER_SETTINGS = {"noise_shape", *Regularised.saved}
 _FIRST_OPTIMIZERS = {
     "sgd": {"lr", "momentum", "nesterov", "weight_decay"},
@@ -111,11 +113,20 @@ def _write(metadata: dict[str, str], tensors: dict[str, np.ndarray], path: str |
 
 def _tensors(model: Model) -> dict[str, np.ndarray]:
     """All that a file holds, contiguous views by name, in the order in which it holds them."""
-    tensors = dict(model.params) | dict(model.states)
+    tensors = {**model.params, **model.states, **moments_of(model)}
     if model.memory.optimizer is not None:
         for state, vector in zip(model.memory.optimizer.states, model.memory.states, strict=True):
             tensors |= {f"{_STATE}{state}.{name}": p.of(vector) for name, p in model.graph.parameters.items()}
     return tensors
+
+
+def moments_of(model: Model) -> dict[str, np.ndarray]:
+    """See Network.moments."""
+    found: dict[str, np.ndarray] = {}
+    for of, known in (("", model.moments), ("y_", model.target_moments)):
+        for name, own in known.items():
+            found |= {f"{name}.{of}mean": own.mean, f"{name}.{of}scale": own.scale}
+    return found
 
 
 def _blocks(tensor: np.ndarray) -> Iterator[np.ndarray]:
@@ -157,13 +168,15 @@ def _graph(model: Model) -> dict[str, Any]:
         graph["checkpoint"] = model.checkpoint
     if model.feature_names:
         graph["feature_names"] = dict(model.feature_names)
+    if model.moments or model.target_moments:
+        graph["moments"] = {"inputs": list(model.moments), "targets": list(model.target_moments)}
     return graph
 
 
 def _format(graph: dict[str, Any], training: dict[str, Any]) -> str:
     """The oldest format that knows what the file says."""
     later = any(node["op"] in _LATER_LAYERS or _LATER_SETTINGS & set(node["attributes"]) for node in graph["nodes"])
-    if later or "feature_names" in graph or "begun" in training:
+    if later or {"feature_names", "moments"} & set(graph) or "begun" in training:
         return FORMATS[1]
     optimizer = training["optimizer"] or {"kind": "sgd"}
     known = set(optimizer) - {"kind"} <= _FIRST_OPTIMIZERS.get(optimizer["kind"], set())
@@ -222,14 +235,14 @@ def _read(path: str | os.PathLike[str], custom: Custom | None, ensemble: bool) -
             raise _bad(target, f"bpcore_format is {version!r}, and only {least} has all of its keys")
         numbers: list[int | None] = [*range(len(members))] if ensemble else [None]
         expected = {
-            _of_member(k, name): shape
-            for k, (_, layout), optimizer in zip(numbers, layouts, optimizers, strict=True)
-            for name, shape in _expected(layout, optimizer).items()
+            _of_member(k, name): each
+            for k, (graph, _), (dtype, layout), optimizer in zip(numbers, members, layouts, optimizers, strict=True)
+            for name, each in _expected(layout, dtype, optimizer, graph.get("moments")).items()
         }
         begin, (dtype, _) = file.tell(), layouts[0]
         if any(other != dtype for other, _ in layouts):
             raise _bad(target, "its members have several dtypes")
-        places = _places(target, entries, expected, dtype, os.fstat(file.fileno()).st_size - begin)
+        places = _places(target, entries, expected, os.fstat(file.fileno()).st_size - begin)
         models = []
         for k, (graph, training), (_, layout), optimizer in zip(numbers, members, layouts, optimizers, strict=True):
             models.append(_model(layout, dtype, graph, training, optimizer))
@@ -242,6 +255,7 @@ def _read(path: str | os.PathLike[str], custom: Custom | None, ensemble: bool) -
                         raise _bad(target, f"tensor {_of_member(k, name)!r} has values below 0")
                     if not np.isfinite(block).all():
                         raise _bad(target, f"tensor {_of_member(k, name)!r} has values that are not finite")
+            _settle(target, models[-1])
     return models
 
 
@@ -279,7 +293,19 @@ def _model(
         states = model.state_arrays(len(optimizer.states))
         begun = tuple(training.get("begun", {}).items())
         model.memory = _optimizers.Memory(optimizer, states, training["updates"], begun)
+    widths = _moments(layout, graph.get("moments"))
+    model.moments, model.target_moments = (
+        {name: Moments(np.empty(width), np.empty(width)) for name, width in known.items()} for known in widths
+    )
     return model
+
+
+def _settle(path: str, model: Model) -> None:
+    """The moments that were read are numbers that data give, and do not change from now on."""
+    model.moments, model.target_moments = (
+        {name: _attempt(path, name, own.settled) for name, own in known.items()}
+        for known in (model.moments, model.target_moments)
+    )
 
 
 def _open(path: str, file: BinaryIO) -> tuple[dict[str, str], dict[str, Any]]:
@@ -295,24 +321,27 @@ def _open(path: str, file: BinaryIO) -> tuple[dict[str, str], dict[str, Any]]:
     return metadata, entries
 
 
-def _places(
-    path: str, entries: dict[str, Any], expected: dict[str, tuple[int, ...]], dtype: str, size: int
-) -> dict[str, int]:
+_Tensor = tuple[tuple[int, ...], str]  # shape and dtype
+
+
+def _places(path: str, entries: dict[str, Any], expected: dict[str, _Tensor], size: int) -> dict[str, int]:
     """Where each tensor begins: they have the shapes expected, and lie one after the other in `size` bytes."""
     for name, entry in entries.items():
         _keys(path, f"tensor {name!r}", entry, {"dtype", "shape", "data_offsets"})
         for key in ("shape", "data_offsets"):
             if not isinstance(entry[key], list) or not all(type(n) is int for n in entry[key]):
                 raise _bad(path, f"tensor {name!r}: expected {key} to be whole numbers")
-    shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
-    if shapes != expected:
-        name = sorted(set(shapes.items()) ^ set(expected.items()))[0][0]
-        raise _bad(path, f"tensor {name!r}: the graph says {expected.get(name)}, the file {shapes.get(name)}")
+    shapes, said = ({name: tuple(entry["shape"]) for name, entry in entries.items()},
+                    {name: shape for name, (shape, _) in expected.items()})  # fmt: skip
+    if shapes != said:
+        name = sorted(set(shapes.items()) ^ set(said.items()))[0][0]
+        raise _bad(path, f"tensor {name!r}: the graph says {said.get(name)}, the file {shapes.get(name)}")
     places, end = {}, 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+        shape, dtype = expected[name]
         if entry["dtype"] != _KINDS[dtype]:
             raise _bad(path, f"tensor {name!r} is {entry['dtype']}, the graph says {dtype}")
-        places[name], end = end, end + math.prod(expected[name]) * np.dtype(dtype).itemsize
+        places[name], end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
         if entry["data_offsets"] != [places[name], end]:
             raise _bad(path, f"tensor {name!r}: expected it at {[places[name], end]}, got {entry['data_offsets']}")
     if end != size:
@@ -348,7 +377,7 @@ def _strings(path: str, what: str, value: Any) -> list[str]:
 
 def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tuple[str, Graph]:
     """The graph that the file describes: every node is made of earlier ones."""
-    _keys(path, "graph", graph, {"dtype", "nodes"}, {"outputs", "frozen", "checkpoint", "feature_names"})
+    _keys(path, "graph", graph, {"dtype", "nodes"}, {"outputs", "frozen", "checkpoint", "feature_names", "moments"})
     if graph["dtype"] not in ("float32", "float64"):
         raise _bad(path, f"dtype {graph['dtype']!r}")
     if not isinstance(graph["nodes"], list):
@@ -390,6 +419,7 @@ def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tupl
     if not set(_strings(path, "frozen", graph.get("frozen", []))) <= bases:
         raise _bad(path, f"frozen: expected names of layers with parameters, got {graph['frozen']}")
     _feature_names(path, layout, graph.get("feature_names", {}))
+    _check_moments(path, layout, graph.get("moments"))
     checkpoint = graph.get("checkpoint", True)
     if checkpoint is not True:
         _attempt(path, "checkpoint", _checkpoint.resolve, layout, _strings(path, "checkpoint", checkpoint))
@@ -403,6 +433,27 @@ def _feature_names(path: str, layout: Graph, value: Any) -> None:
     for name, names in value.items():
         if len(set(_strings(path, "feature_names", names))) != sizes[name] or len(names) != sizes[name]:
             raise _bad(path, f"feature_names: expected {sizes[name]} names of columns for {name!r}, each once")
+
+
+def _moments(layout: Graph, value: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """Columns of what is said to be learnt, of inputs and of targets, by name."""
+    nodes = {node.name: node.shape[-1] for node in layout.nodes}
+    both = ([], []) if value is None else (value["inputs"], value["targets"])
+    inputs, targets = ({name: nodes[name] for name in known} for known in both)
+    return inputs, targets
+
+
+def _check_moments(path: str, layout: Graph, value: Any) -> None:
+    """Names of Standardize layers, and of outputs."""
+    if value is None:
+        return
+    _keys(path, "moments", value, {"inputs", "targets"})
+    standardized = {node.base for node in layout.nodes if isinstance(node.layer, Standardize)}
+    outputs = {layout.nodes[i].name for i in layout.outputs}
+    for kind, names in (("inputs", standardized), ("targets", outputs)):
+        given = _strings(path, f"moments: {kind}", value[kind])
+        if not set(given) <= names or len(set(given)) < len(given):
+            raise _bad(path, f"moments: {kind}: expected some of {sorted(names)}, each once, got {given}")
 
 
 def _attempt(path: str, what: str, make: Callable[..., Any], /, *arguments: Any, **settings: Any) -> Any:
@@ -461,11 +512,15 @@ def _settings(path: str, training: dict[str, Any], custom: Mapping[str, Any]) ->
     return optimizer
 
 
-def _expected(layout: Graph, optimizer: _optimizers.Optimizer | None) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors that the graph calls for; nothing of their size is allocated."""
+def _expected(
+    layout: Graph, dtype: str, optimizer: _optimizers.Optimizer | None, moments: Any
+) -> dict[str, _Tensor]:  # fmt: skip
+    """Shape and dtype of the tensors that the graph calls for, by name; nothing of their size is allocated."""
     shapes = {name: p.shape for name, p in layout.parameters.items()}
-    own = {name: (state.n,) for name, state in layout.states.items()}
+    tensors = {name: (shape, dtype) for name, shape in shapes.items()}
+    tensors |= {name: ((state.n,), dtype) for name, state in layout.states.items()}
+    for of, known in zip(("", "y_"), _moments(layout, moments), strict=True):
+        for name, width in known.items():
+            tensors |= {f"{name}.{of}{what}": ((width,), "float64") for what in ("mean", "scale")}
     states = () if optimizer is None else optimizer.states
-    return {
-        **shapes, **own, **{f"{_STATE}{state}.{name}": shape for state in states for name, shape in shapes.items()}
-    }  # fmt: skip
+    return tensors | {f"{_STATE}{state}.{name}": (shape, dtype) for state in states for name, shape in shapes.items()}

@@ -112,6 +112,7 @@ class Layer(Worded):
     optional: ClassVar[dict[str, Any]] = {}  # those of them that it leaves out where they have these values
     name: str | None
     many: ClassVar[bool] = False  # takes several inputs
+    gathered: ClassVar[bool] = False  # what it gives is read from the user's arrays: an input
 
     def __init_subclass__(cls) -> None:
         if "op" in vars(cls):
@@ -309,6 +310,7 @@ class Input(Symbol, Layer):
     integer: bool = field(default=False, kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     op: ClassVar[str] = "input"
+    gathered: ClassVar[bool] = True
     saved: ClassVar[tuple[str, ...]] = ("units", "integer")
     optional: ClassVar[dict[str, Any]] = {"integer": False}
 

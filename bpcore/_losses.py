@@ -42,6 +42,7 @@ class BuiltIn(Worded):
     y_sums_to_1: ClassVar[bool] = False
     y_is_a_sign: ClassVar[bool] = False  # -1 or 1
     reads: ClassVar[str] = ""  # the outputs for each target, where they are several
+    scales: ClassVar[bool] = False  # it is of differences from y: y may be in any units, see in_units
 
     @property
     def numbers(self) -> tuple[float, ...]:
@@ -52,6 +53,11 @@ class BuiltIn(Worded):
     def parts(self) -> int:
         """Outputs for each target: (parts, width) of a row of outputs belong to (width,) of y."""
         return 1
+
+    def in_units(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For outputs that belong to (y - mean) / scale: what is added to them, and their factor before that, so that
+        they belong to y; (n_L,) each."""
+        return np.tile(mean, self.parts), np.tile(scale, self.parts)
 
     def check(self, dtype: np.dtype[Any]) -> None:
         """ValueError for a setting that vanishes in the network's dtype."""
@@ -77,6 +83,7 @@ class SquaredError(BuiltIn):
     """E = 1/2 sum_k (a_k - y_k)^2;  dE/da = a - y."""
 
     name: ClassVar[str] = "squared_error"
+    scales: ClassVar[bool] = True
 
     def slope(self, t: Tangents, x: int, a: int, y: int, width: int) -> int:
         """a - y"""
@@ -92,6 +99,7 @@ class MeanSquaredError(BuiltIn):
     """E = 1/n_L sum_k (a_k - y_k)^2;  dE/da = 2 (a - y) / n_L."""
 
     name: ClassVar[str] = "mse"
+    scales: ClassVar[bool] = True
 
     def slope(self, t: Tangents, x: int, a: int, y: int, width: int) -> int:
         """2 (a - y) / n_L"""
@@ -110,6 +118,7 @@ class MeanAbsoluteError(BuiltIn):
     """
 
     name: ClassVar[str] = "mae"
+    scales: ClassVar[bool] = True
 
     def slope(self, t: Tangents, x: int, a: int, y: int, width: int) -> int:
         """sign(a - y) / n_L"""
@@ -126,6 +135,7 @@ class Huber(BuiltIn):
 
     delta: float = 1.0
     name: ClassVar[str] = "huber"
+    scales: ClassVar[bool] = True
     curvature_takes_target: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -158,6 +168,7 @@ class LogCosh(BuiltIn):
     """
 
     name: ClassVar[str] = "log_cosh"
+    scales: ClassVar[bool] = True
     curvature_takes_target: ClassVar[bool] = True
 
     def slope(self, t: Tangents, x: int, a: int, y: int, width: int) -> int:
@@ -180,6 +191,7 @@ class StudentT(BuiltIn):
     df: float = 3.0
     scale: float = 1.0
     name: ClassVar[str] = "student_t"
+    scales: ClassVar[bool] = True
     curvature_takes_target: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -226,6 +238,7 @@ class Quantile(BuiltIn):
 
     levels: float | Sequence[float] = 0.5
     name: ClassVar[str] = "quantile"
+    scales: ClassVar[bool] = True
     reads: ClassVar[str] = "one for each level"
 
     def __post_init__(self) -> None:
@@ -355,12 +368,17 @@ class GaussianNLL(BuiltIn):
     """
 
     name: ClassVar[str] = "gaussian_nll"
+    scales: ClassVar[bool] = True
     reads: ClassVar[str] = "a mean and the log of a variance"
 
     @property
     def parts(self) -> int:
         """m and s."""
         return 2
+
+    def in_units(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of m as of y; to s, the log of a variance, the log of scale^2 is added."""
+        return _with_log_variance(mean, scale)
 
 
 @dataclass(frozen=True)
@@ -372,12 +390,17 @@ class GaussianCRPS(BuiltIn):
     """
 
     name: ClassVar[str] = "crps_gaussian"
+    scales: ClassVar[bool] = True
     reads: ClassVar[str] = "a mean and the log of a variance"
 
     @property
     def parts(self) -> int:
         """m and s."""
         return 2
+
+    def in_units(self, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of m as of y; to s, the log of a variance, the log of scale^2 is added."""
+        return _with_log_variance(mean, scale)
 
 
 @dataclass(frozen=True)
@@ -603,6 +626,10 @@ def _of_softmax(activation: str) -> str | None:
         f"is for outputs that sum to 1, and {{}} has {activation} ones; use softmax, or for classes that do not "
         "exclude each other logistic and binary_cross_entropy"
     )
+
+
+def _with_log_variance(mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([mean, 2 * np.log(scale)]), np.concatenate([scale, np.ones_like(scale)])
 
 
 def _steps(t: Tangents, r: int, below: float, above: float) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bpcore import _callbacks, _class_weights, _core, _optimizers, _threads, _training, _validate
+from bpcore import _callbacks, _class_weights, _core, _optimizers, _standardize, _threads, _training, _validate
 from bpcore._callbacks import Callback, EarlyStopping, State
 from bpcore._data import SLICE_SECONDS, Data
 from bpcore._errors import DivergenceError
@@ -47,6 +47,7 @@ def fit_many(
     train_metrics: bool = False,
     callbacks: Any = (),
     l2: float = 0.0,
+    standardize_y: bool = False,
     n_threads: int | None = None,
     seed: Any = None,
     check_finite: bool = True,
@@ -77,7 +78,7 @@ def fit_many(
         each, X, y, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, rows=rows,
         validation_data=validation_data, sample_weight=sample_weight, class_weight=class_weight, metrics=metrics,
         train_metrics=train_metrics, callbacks=callbacks, n_threads=n_threads, seed=seed, check_finite=check_finite,
-        verbose=verbose, l2=l2,
+        verbose=verbose, l2=l2, standardize_y=standardize_y,
     )  # fmt: skip
     _train(calls, threads)
     return [call.state.history for call in calls]
@@ -199,7 +200,8 @@ def _ends(model: Model) -> Any:
     outputs = tuple(
         (node.name, node.shape, _kind(getattr(node.layer, "activation", None))) for node in model.outputs
     )  # fmt: skip
-    return model.dtype, inputs, outputs, tuple(sorted(model.feature_names.items()))
+    units = tuple(sorted((name, id(moments)) for name, moments in model.target_moments.items()))
+    return model.dtype, inputs, outputs, tuple(sorted(model.feature_names.items())), units
 
 
 def _calls(
@@ -232,6 +234,7 @@ def _calls(
     checked: dict[Any, tuple[Data, Data | None, dict[str, tuple[str, ...]]]] = {}
     parts: dict[int, np.ndarray | None] = {}
     weighed: dict[Any, tuple[Data, Data | None]] = {}
+    known: _standardize.Known = {}
     calls = []
     for k, net in enumerate(nets):
         model = net._model
@@ -257,6 +260,7 @@ def _calls(
             model, State(net, History()), part, validation, names, optimizer=chosen, seed=seeds[k],
             callbacks=each_callbacks[k], metrics=metrics, label=f"nets[{k}]  ", **settings,
         )  # fmt: skip
+        call.learn(known)
         calls.append(call)
     for data, _, _ in checked.values():
         data.advise()
@@ -342,6 +346,7 @@ def _train(calls: list[_training.Call], n_threads: int) -> None:
     first: dict[Any, Model] = {}
     active: deque[_Training] = deque()
     with _core.AllTogether([call.model.fitting for call in calls]), ExitStack() as stack:
+        stack.push(lambda kind, *_: _take_back(calls) if kind else None)
         stack.callback(_close, active)
         for call in calls:
             call.model.plans = first.setdefault(call.model.signature(), call.model).plans  # equal networks share them
@@ -388,9 +393,17 @@ def _is_going_on(training: _Training, step: Callable[[], bool]) -> bool:
     except DivergenceError as error:
         history.error = error
     training.close()
+    if history.error:
+        training.loop.call.take_back()
     if not history.error:
         training.loop.give_back()
     return False
+
+
+def _take_back(calls: list[_training.Call]) -> None:
+    """What networks have learnt that made no step."""
+    for call in calls:
+        call.take_back()
 
 
 def _close(active: Iterable[_Training]) -> None:

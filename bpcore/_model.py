@@ -13,6 +13,7 @@ import numpy as np
 from bpcore import _checkpoint, _core, _validate
 from bpcore._arrays import aligned, copied
 from bpcore._graph import Graph, Node, Parameter
+from bpcore._moments import Moments
 from bpcore._optimizers import Memory, Optimizer
 from bpcore._plan_cache import PlanCache
 
@@ -69,7 +70,8 @@ class Model:
     of layers that `fit` leaves alone.  step, epoch: counted over all fits.  memory: what the optimiser keeps from one
     fit to the next.  fitting: held by a fit; whoever reads theta while another thread may fit uses `reading`.
     plans: those that were used last, see _plans.take.  feature_names: of the columns of the data frames that `fit` saw,
-    by input.
+    by input.  moments: of inputs, by the Standardize layer that reads them; target_moments: of outputs that go to the
+    user in other units than the network has, by output; both are replaced, never changed.
     """
 
     theta: np.ndarray
@@ -79,7 +81,10 @@ class Model:
     penalised: dict[str, Parameter]
     fitting: _core.OneAtATime
     plans: PlanCache
-    feature_names: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # also of pickles that have none
+    # also of pickles that have none:
+    feature_names: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    moments: Mapping[str, Moments] = MappingProxyType({})
+    target_moments: Mapping[str, Moments] = MappingProxyType({})
 
     def __init__(
         self,
@@ -138,6 +143,20 @@ class Model:
     def outputs(self) -> list[Node]:
         """The nodes of the outputs."""
         return [self.graph.nodes[i] for i in self.graph.outputs]
+
+    def moments_of(self, name: str) -> Moments:
+        """Of what the Standardize layer of this name reads."""
+        if name not in self.moments:
+            raise ValueError(
+                f"{name}: expected to know mean and scale of its input, which it has not learnt yet; call "
+                "net.adapt(X), or fit(X, y) first"
+            )
+        return self.moments[name]
+
+    def in_units(self, number: int, array: np.ndarray) -> np.ndarray | _core.Scaled:
+        """What the answers of output `number` are written to, so that an array has them in the user's units."""
+        own = self.target_moments.get(self.outputs[number].name)
+        return array if own is None else own.written(array)
 
     @property
     def frozen_parameters(self) -> set[str]:
@@ -237,6 +256,7 @@ class Model:
         twin = Model(self.graph, np.dtype(dtype), self.seed, self.checkpoint, self.frozen)
         twin.theta[:], twin.state[:] = self.theta, self.state
         twin.feature_names = self.feature_names
+        twin.moments, twin.target_moments = self.moments, self.target_moments
         return twin
 
     def __copy__(self) -> Model:
@@ -249,6 +269,8 @@ class Model:
             del state[name]
         if not self.state.size:
             del state["state"]  # pickles of bpcore 0.1 have none
+        for name in {"moments", "target_moments"} & state.keys():
+            state[name] = dict(state[name])
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -11,9 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from bpcore import _activations, _checkpoint, _core, _data, _derivatives, _io, _plans, _threads, _training, _validate
+from bpcore import (
+    _activations,
+    _checkpoint,
+    _core,
+    _data,
+    _derivatives,
+    _io,
+    _plans,
+    _standardize,
+    _threads,
+    _training,
+    _validate,
+)
 from bpcore._activations import Activation
-from bpcore._arrays import aligned, copied
+from bpcore._arrays import aligned
 from bpcore._callbacks import State
 from bpcore._data import Data, whole
 from bpcore._function import Function
@@ -59,7 +71,9 @@ class Network(Worded):
         cut = _checkpoint.resolve(graph, checkpoint)
         origins = [(node.base, getattr(node.layer, "_origin", None)) for node in graph.nodes]
         frozen = frozenset(base for base, origin in origins if origin and origin[1] in origin[0].frozen)
+        moments = _standardize.inherited(graph)
         self._own(Model(graph.without_origins(), checked, number, cut, frozen))
+        self._model.moments, self._model.target_moments = moments
         self._draw(graph)
 
     def _own(self, model: Model) -> None:
@@ -178,6 +192,11 @@ class Network(Worded):
         part = Model(graph, model.dtype, model.seed, _checkpoint.within(graph, model.checkpoint), frozen)
         names = [node.name for node in part.inputs]
         part.feature_names = {name: each for name, each in model.feature_names.items() if name in names}
+        kept = {node.base for node in graph.nodes}, {node.name for node in part.outputs}
+        moments = model.moments, model.target_moments
+        part.moments, part.target_moments = (
+            {name: each for name, each in own.items() if name in known} for own, known in zip(moments, kept, strict=True)
+        )
         with self._model.reading() as model:
             for name, view in part.params.items():
                 view[...] = model.params[name]
@@ -313,6 +332,13 @@ class Network(Worded):
         return dict(self._model.feature_names)
 
     @property
+    def moments(self) -> dict[str, np.ndarray]:
+        """What `fit` or `adapt` has learnt beside parameters, (columns,) float64 each, not to be written to:
+        "standardize_1.mean" and "standardize_1.scale" of what a Standardize layer reads; with standardize_y=True
+        "dense_2.y_mean" and "dense_2.y_scale", by which the outputs of dense_2 go to y's units, y_mean + y_scale a."""
+        return _io.moments_of(self._model)
+
+    @property
     def _is_list(self) -> bool:
         """Whether each layer's input is the layer before."""
         return all(node.inputs == (i,) for i, node in enumerate(self._model.graph.nodes[1:]))
@@ -368,7 +394,7 @@ class Network(Worded):
         W: list[Any] = [None]
         b: list[Any] = [None]
         graph = self._model.graph
-        for node in graph.nodes[1:]:
+        for node in graph.chain[1:]:
             parts = [graph.parameters[name].of(vector) for name in node.parameters]
             W.append(parts[0].T)
             b.append(parts[1] if len(parts) > 1 else None)
@@ -430,6 +456,7 @@ class Network(Worded):
         train_metrics: bool = False,
         callbacks: Any = (),
         l2: float = 0.0,
+        standardize_y: bool = False,
         n_threads: int | None = None,
         seed: int | None = None,
         check_finite: bool = True,
@@ -450,6 +477,11 @@ class Network(Worded):
         output.  `loss` and `val_loss` are weighted so, accuracy is not.
         l2: l2/2 |W|^2 over all weights, never biases, joins the cost, and so `loss` and `val_loss`; the layers' own
         (see `Dense`) is added to it.
+        standardize_y: the network learns (y - mean) / scale, of each column of y, and answers in y's units: `predict`,
+        `forward`, predictors, metrics.  `loss`, `val_loss` and what `evaluate` and the gradients call the loss are of
+        the scaled y.  Mean and scale are learnt from X's rows in the first `fit`, weighted by sample_weight, and belong
+        to the network from then on (`moments`); later fits keep them, whatever they say.  For outputs without
+        activation, and losses of differences from y.
         optimizer: an object such as bp.Adam(), or its name; None: the last one (see `optimizer`), at first SGD().  One
         that differs from the last in numbers alone (lr, weight_decay, nesterov, bounds) goes on with its memory; one of
         another kind, or with other arrays (momentum from or to 0, amsgrad), begins anew; a UserWarning says so where it
@@ -487,7 +519,25 @@ class Network(Worded):
             check_finite=check_finite,
             verbose=verbose,
             l2=l2,
+            standardize_y=standardize_y,
         )
+
+    def adapt(self, X: Any, *, sample_weight: Any = None) -> None:
+        """The Standardize layers learn mean and scale from X, which is as for `predict`, anew; no parameter moves.
+
+        sample_weight: (n,), w; rows of 0 do not count.  For networks that are trained otherwise than by `fit`, or on a
+        part of the data.  Raises ValueError or TypeError for what does not fit, or where there is no such layer;
+        RuntimeError while this network is being fitted.
+        """
+        model = self._model
+        model.fitting.check("adapt")
+        if not _standardize.standardized(model):
+            raise ValueError("adapt: expected a network with a bp.Standardize layer, and this one has none")
+        arrays = _validate.inputs(X, model.inputs, self.dtype, known=model.feature_names)
+        weight = _validate.weights(sample_weight, len(arrays[0]), (), self.dtype)
+        moments = _standardize.adapted(model, arrays, weight)
+        with model.fitting:
+            model.moments = moments
 
     # ---- answering ----
 
@@ -525,11 +575,8 @@ class Network(Worded):
             compiled.plan.pack(model.theta, theta)
             state = model.state.copy()
             slow = functools.partial(_data.predict, copy.copy(model)) if calls_python or unheard else None
+            inputs, outputs = _plans.ends(model, compiled)
         limit = _threads.get_num_threads if n_threads is None else None
-        inputs, outputs = (
-            {name: (buffer, shape) for buffer, (name, shape) in zip(buffers, ends.items(), strict=True)}
-            for buffers, ends in ((compiled.inputs, self.inputs), (compiled.outputs, self.outputs))
-        )
         known = self._model.feature_names
         return _core.Predictor(compiled.plan, theta, state, inputs, outputs, threads, limit, slow, known)
 
@@ -542,9 +589,7 @@ class Network(Worded):
         the layer, where something needs more than one time step.
         """
         n = None if streams is None else _validate.integer("streams", streams, 1, 2**31 - 1)
-        with self._model.reading() as model:
-            theta, state = copied(model.theta), copied(model.state)
-        return Stepper(self._model, theta, state, n, n_threads)
+        return Stepper(copy.copy(self._model), n, n_threads)
 
     @worded
     def evaluate(
@@ -575,31 +620,40 @@ class Network(Worded):
         (X,) = _validate.inputs(X, self._model.inputs, self.dtype, known=self._model.feature_names)
         threads = _threads.resolve(n_threads)
         key = _plans.Key(_plans.TRACE, _plans.INFERENCE_ROWS, threads)
-        nodes = self._model.graph.nodes
         with self._model.reading() as model:
             theta = model.theta.copy()
-        with _plans.take(self._model, key, theta=theta) as lent:
-            compiled, run = lent.compiled, lent.run
-            filled: dict[int, np.ndarray] = {}
-            for buffer, cols in self._traced(compiled):
-                filled.setdefault(buffer, np.empty((len(X), cols), self.dtype))
-            run.ports([(compiled.a[0], X)], list(filled.items()))
-            whole(run, len(X), threads)
-            for array in (*filled.values(), theta):
+            with _plans.take(self._model, key, theta=theta) as lent:
+                compiled, run = lent.compiled, lent.run
+                filled: dict[int, np.ndarray] = {}
+                for buffer, cols in self._traced(compiled):
+                    filled.setdefault(buffer, np.empty((len(X), cols), self.dtype))
+                last, own = np.empty((len(X), self.n_outputs), self.dtype), model.target_moments
+                answer = [(compiled.outputs[0], model.in_units(0, last))] if own else []
+                run.ports(_plans.gathered(model, compiled, [X]), [*filled.items(), *answer])
+                whole(run, len(X), threads)
+            for array in (*filled.values(), theta, last):
                 array.flags.writeable = False
             df: list[Any] = []
-            for node, z, a, cached in zip(nodes, compiled.z, compiled.a, compiled.df, strict=True):
+            for node, z, a, cached in zip(model.graph.chain, *self._chained(compiled), strict=True):
                 identity = np.broadcast_to(np.ones((), self.dtype), (len(X), node.n_out)) if a == z else None
                 df.append(filled[cached] if cached >= 0 else identity)
-            zs, as_ = (tuple(map(filled.get, buffers)) for buffers in (compiled.z, compiled.a))
-            return Tape(zs, as_, tuple(df), theta, self._activations())
+            zs, as_ = (list(map(filled.get, buffers)) for buffers in self._chained(compiled)[:2])
+            if own:
+                scale = own[model.outputs[0].name].scale.astype(self.dtype)
+                as_[-1], df[-1] = last, np.broadcast_to(scale, last.shape)
+            return Tape(tuple(zs), tuple(as_), tuple(df), theta, self._activations())
 
     def _activations(self) -> tuple[Any, ...]:
-        return tuple(node.layer.activation for node in self._model.graph.nodes[1:])
+        return tuple(node.layer.activation for node in self._model.graph.chain[1:])
+
+    def _chained(self, compiled: _plans.Compiled) -> tuple[list[int], ...]:
+        """Buffers of z, a and df of the nodes 0..L of a chain."""
+        first = len(self._model.graph.nodes) - len(self._model.graph.chain)
+        return compiled.z[first:], compiled.a[first:], compiled.df[first:]
 
     def _traced(self, compiled: _plans.Compiled) -> Iterator[tuple[int, int]]:
         """(buffer, columns) of all that a tape holds."""
-        for node, *buffers in zip(self._model.graph.nodes, compiled.z, compiled.a, compiled.df, strict=True):
+        for node, *buffers in zip(self._model.graph.chain, *self._chained(compiled), strict=True):
             yield from ((buffer, node.n_out) for buffer in buffers if buffer >= 0)
 
     def backward(
@@ -616,7 +670,7 @@ class Network(Worded):
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected what net.forward(X) returned, got {type(tape).__name__}")
         widths = [a.shape[1] for a in tape.a]
-        same = widths == [node.n_out for node in self._model.graph.nodes] and tape.activations == self._activations()
+        same = widths == [node.n_out for node in self._model.graph.chain] and tape.activations == self._activations()
         if not same or tape.theta.shape != self.theta.shape:
             raise ValueError("tape: expected a tape of this network, got one of another")
         if tape.theta.dtype != self.dtype:
@@ -639,21 +693,24 @@ class Network(Worded):
         with _plans.take(self._model, key, theta=tape.theta) as lent:
             compiled, run = lent.compiled, lent.run
             known: dict[int, np.ndarray] = {}
-            for arrays, buffers in ((tape.a, compiled.a), (tape.z, compiled.z), (tape.df, compiled.df)):
+            zs, as_, dfs = self._chained(compiled)
+            for arrays, buffers in ((tape.a, as_), (tape.z, zs), (tape.df, dfs)):
                 for array, buffer in zip(arrays, buffers, strict=True):
                     if buffer >= 0 and array is not None:
                         known[buffer] = array
-            delta = [np.empty((n, node.n_out), self.dtype) for node in self._model.graph.nodes[1:]]
+            delta = [np.empty((n, node.n_out), self.dtype) for node in self._model.graph.chain[1:]]
             x = np.empty((n, self.n_inputs), self.dtype)
-            grads = [compiled.plan.grad(buffer) for buffer in (compiled.a[0], *compiled.z[1:])]
+            grads = [compiled.plan.grad(buffer) for buffer in (as_[0], *zs[1:])]
             run.ports(
-                [*known.items(), *data.ports(compiled)],
+                [*known.items(), *data.ports(self._model, compiled)],
                 list(zip(grads, [x, *delta], strict=True)),
                 weight=len(known) + 1 if data.weight is not None else -1,
                 target_shapes=[target.shape for target in data.targets],
             )
             run.optimizer("gradient", (theta,))
             loss, weight = whole(run, n, threads)[:2]
+            for _, _, name in compiled.standardized:
+                x /= self._model.moments_of(name).scale
         return delta, x, loss, weight
 
     def value_and_grad(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from bpcore import _checkpoint, _core
+from bpcore._graph import Graph
 from bpcore._layers import Dense, Input
 from bpcore._losses import BuiltIn, Loss, SquaredError
 from bpcore._model import Model
@@ -59,11 +61,45 @@ class Compiled:
     z: list[int]
     a: list[int]
     df: list[int]
-    inputs: list[int]
+    inputs: list[int]  # -1: only Standardize layers read it
     outputs: list[int]
     targets: list[int]
     weight: int = -1
+    standardized: list[tuple[int, int, str]] = field(default_factory=list)  # buffer, number of its input, layer
     ones: list[tuple[int, int]] = field(default_factory=list)  # buffers of ones, and their columns
+
+
+def add_gathered(graph: Graph, number: int, compiled: Compiled) -> int:
+    """The buffer of a node whose rows are read from the user's arrays; -1 of an input that none reads as it is."""
+    node, plan = graph.nodes[number], compiled.plan
+    if not isinstance(node.layer, Input):
+        buffer = plan.buffer(node.n_out)
+        compiled.standardized.append((buffer, graph.inputs.index(node.inputs[0]), node.base))
+        return buffer
+    return plan.buffer(node.n_out, integer=node.layer.integer) if graph.is_read(number) else -1
+
+
+def gathered(model: Model, compiled: Compiled, arrays: Sequence[Any]) -> list[tuple[int, Any]]:
+    """Checked inputs, for the plan's buffers."""
+    read = [pair for pair in zip(compiled.inputs, arrays, strict=True) if pair[0] >= 0]
+    return read + [(buffer, model.moments_of(name).read(arrays[i])) for buffer, i, name in compiled.standardized]
+
+
+def ends(model: Model, compiled: Compiled) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs and outputs, as a _core.Predictor has them."""
+    inputs: dict[str, Any] = {}
+    for i, (node, buffer) in enumerate(zip(model.inputs, compiled.inputs, strict=True)):
+        readers: list[tuple[int, Any, Any]] = [(buffer, None, None)] if buffer >= 0 else []
+        for own, number, name in compiled.standardized:
+            if number == i:
+                mean, scale = model.moments_of(name).of_rows(node.n_out)
+                readers.append((own, mean, 1 / scale))
+        inputs[node.name] = node.shape, readers
+    outputs: dict[str, Any] = {}
+    for node, buffer in zip(model.outputs, compiled.outputs, strict=True):
+        moments = model.target_moments.get(node.name)
+        outputs[node.name] = node.shape, buffer, *((None, None) if moments is None else moments.of_rows(node.n_out))
+    return inputs, outputs
 
 
 def make_plan(model: Model, key: Key) -> Compiled:
@@ -91,8 +127,8 @@ def _make_plan(model: Model, key: Key, cuts: list[int]) -> Compiled:
         plan.regularise(slots[name], p.treatment.l1, p.treatment.l2, p.treatment.max_norm)
     slots |= {name: plan.state(state.offset, state.n) for name, state in graph.states.items()}
     for number, node in enumerate(graph.nodes):
-        if isinstance(node.layer, Input):
-            a = plan.buffer(node.n_out, integer=node.layer.integer)
+        if node.layer.gathered:
+            a = add_gathered(graph, number, compiled)
         else:
             shapes = [graph.nodes[i].shape for i in node.inputs]
             inputs = [compiled.a[i] for i in node.inputs]

@@ -16,7 +16,7 @@ from bpcore._recurrent import Recurrent
 
 # layers that make of each time step, alone, a time step
 _ELEMENTWISE = ("add", "multiply", "dropout", "alpha_dropout", "gaussian_noise", "embedding")
-_ON_THE_LAST_AXIS = ("dense", "scale", "bias", "layer_norm", "rms_norm", "batch_norm")
+_ON_THE_LAST_AXIS = ("standardize", "dense", "scale", "bias", "layer_norm", "rms_norm", "batch_norm")
 
 
 def _keeps_time(layer: Any, axes: int) -> bool:
@@ -71,9 +71,7 @@ class Stepper:
     sequence so far.  The bits are those of `predict`.  Later training of the network does not change it.
     """
 
-    def __init__(
-        self, model: Model, theta: np.ndarray, state: np.ndarray, streams: int | None, n_threads: int | None
-    ) -> None:  # fmt: skip
+    def __init__(self, model: Model, streams: int | None, n_threads: int | None) -> None:
         graph = model.graph
         timed = _over_time(graph.nodes)
         self._one, self._n, self._asked = streams is None, streams or 1, n_threads
@@ -88,14 +86,18 @@ class Stepper:
         slots = {name: plan.param(p.offset, p.rows, p.cols, p.decay) for name, p in graph.parameters.items()}
         slots |= {name: plan.state(s.offset, s.n) for name, s in graph.states.items()}
         buffers: list[int] = []
-        ins: list[tuple[int, np.ndarray]] = []
-        outs: list[tuple[int, np.ndarray]] = []
+        ins: list[tuple[int, Any]] = []
+        outs: list[tuple[int, Any]] = []
+        standardized: list[tuple[int, int, str]] = []
         for number, node in enumerate(graph.nodes):
             layer, shape = node.layer, (1, *node.shape[1:]) if timed[number] else node.shape
             node = dataclasses.replace(node, shape=shape)
             inputs, own = [buffers[i] for i in node.inputs], [slots[name] for name in (*node.parameters, *node.states)]
             if isinstance(layer, Input):
-                buffers.append(plan.buffer(node.n_out, integer=layer.integer))
+                buffers.append(plan.buffer(node.n_out, integer=layer.integer) if graph.is_read(number) else -1)
+            elif layer.gathered:
+                buffers.append(plan.buffer(node.n_out))
+                standardized.append((buffers[-1], graph.inputs.index(node.inputs[0]), node.base))
             elif isinstance(layer, Recurrent):
                 arrays = [np.zeros((self._n, layer.units), model.dtype) for _ in layer.states]
                 before = [plan.buffer(layer.units) for _ in arrays]
@@ -109,19 +111,23 @@ class Stepper:
             else:
                 shapes = [(1, *graph.nodes[i].shape[1:]) if timed[i] else graph.nodes[i].shape for i in node.inputs]
                 buffers.append(layer.build(plan, inputs, own, shapes, number))
-        for i in graph.inputs:
+        exact = {number for _, number, _ in standardized}  # which are not to be rounded before
+        for number, i in enumerate(graph.inputs):
             node = graph.nodes[i]
             wide = node.n_out // node.shape[0] if timed[i] else node.n_out
-            self._feed.append(np.zeros((self._n, wide), np.int64 if node.layer.integer else model.dtype))
-            ins.append((buffers[i], self._feed[-1]))
+            kind = np.int64 if node.layer.integer else np.float64 if number in exact else model.dtype
+            self._feed.append(np.zeros((self._n, wide), kind))
+            if buffers[i] >= 0:
+                ins.append((buffers[i], self._feed[-1]))
+        ins += [(buffer, model.moments_of(name).read(self._feed[number])) for buffer, number, name in standardized]
         self._outs = []
-        for i in graph.outputs:
+        for number, i in enumerate(graph.outputs):
             self._outs.append(np.empty((self._n, *graph.nodes[i].shape[timed[i] :]), model.dtype))
-            outs.append((buffers[i], self._outs[-1]))
+            outs.append((buffers[i], model.in_units(number, self._outs[-1])))
         for buffer, _ in outs:
             plan.keep(buffer)
         plan.compile(_plans.PREDICT, min(self._n, _plans.INFERENCE_ROWS), self._n_threads)
-        self._run = _core.Run(plan, theta, state)
+        self._run = _core.Run(plan, model.theta, model.state)
         self._run.ports(ins, outs)
 
     def __reduce__(self) -> Any:

@@ -20,6 +20,7 @@ from bpcore import (
     _metrics,
     _optimizers,
     _plans,
+    _standardize,
     _threads,
     _validate,
 )
@@ -56,7 +57,18 @@ class Call:
     seed: int
     verbose: bool
     l2: float
+    standardize_y: bool
     label: str = ""
+    learnt: _standardize.Learnt | None = None
+
+    def learn(self, known: _standardize.Known | None = None) -> None:
+        """What is to be known of the data before the first step; the model has it when training begins."""
+        self.learnt = _standardize.learn(self.model, self.data, self.standardize_y, known)
+
+    def take_back(self) -> None:
+        """The model does not know it, unless a step was made with it."""
+        if self.learnt is not None:
+            self.learnt.take_back()
 
 
 def check(
@@ -76,6 +88,7 @@ def check(
     seed: Any,
     verbose: Any,
     l2: Any,
+    standardize_y: Any,
     label: str = "",
 ) -> Call:
     """The call for this data; ValueError or TypeError for what does not fit it."""
@@ -84,6 +97,8 @@ def check(
     _optimizers.check(optimizer, model.dtype)
     epochs = _validate.integer("epochs", epochs, 0, 2**31)
     l2 = _validate.real("l2", l2)
+    if standardize_y := _validate.switch("standardize_y", standardize_y):
+        _standardize.check(model, data)
     batch = n if batch_size is None else min(n, _validate.integer("batch_size", batch_size, 1, 2**62))
     if optimizer.full_batch:
         _full_batch.check(optimizer, model, data, batch)
@@ -105,7 +120,7 @@ def check(
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
     return Call(
         model, state, data, validation, names, optimizer, epochs, batch, shuffled, callbacks, watched, seed, verbose,
-        l2, label,
+        l2, standardize_y, label,
     )  # fmt: skip
 
 
@@ -186,10 +201,15 @@ def fit(
     data, validation = _class_weights.weigh(class_weight, data, validation)
     call = check(model, state, data, validation, names, metrics=metrics, **settings)
     n_threads = _threads.resolve(n_threads)
+    call.learn()
     data.advise()
     _optimizers.advise(model.memory.optimizer, call.optimizer)
     with model.fitting:
-        return Loop(call, n_threads).train()
+        try:
+            return Loop(call, n_threads).train()
+        except BaseException:
+            call.take_back()
+            raise
 
 
 def _mean(total: float, weight: float) -> float:
@@ -217,6 +237,11 @@ class Loop:
         self.call, self.model, self.state = call, call.model, call.state
         self.data, self.validation, self.n_threads = call.data, call.validation, n_threads
         model, state, data, optimizer = call.model, call.state, call.data, call.optimizer
+        if call.learnt is not None:
+            call.learnt.put()
+            for known in (data, call.validation):
+                if known is not None:
+                    known.check_units(model)
         self.lent: dict[int, Lent] = {}  # by what their plans were compiled for
         self.callbacks = call.callbacks
         self.begun: list[_callbacks.Callback] = []
@@ -253,7 +278,7 @@ class Loop:
             self.lent[self.flags].run.bind(self.model.theta, self.model.state)
         else:
             self.lent[self.flags] = _plans.take(self.model, key)
-        run = self.data.feed(self.lent[self.flags])
+        run = self.data.feed(self.model, self.lent[self.flags])
         run.outside = _Outside(self)
         return run
 

@@ -95,7 +95,8 @@ static void answer_tile(answer *a, int64_t first, int64_t rows, int thread) {
     for (int i = 0; i < a->n_out; i++) {
         const bp_out_port *port = &a->out[i];
         size_t row = (size_t)plan->buffers[port->buffer].cols * plan->size;
-        memcpy((char *)port->data + (size_t)first * row, bp_at(&x, port->buffer, at, plan->size), (size_t)rows * row);
+        bp_give(port, plan->buffers[port->buffer].cols, plan->dtype, bp_at(&x, port->buffer, at, plan->size), rows,
+                (char *)port->data + (size_t)first * row);
     }
 }
 

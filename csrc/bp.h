@@ -229,6 +229,9 @@ typedef struct {
     const void *indices, *indptr;
     int64_t n_values;
     int wide; /* indices and indptr are int64, else int32 */
+    /* NULL, or of the elements of a row: x is read as (x - shift) * factor, computed in double and rounded once.  Whole
+     * numbers and sparse matrices have none. */
+    const double *shift, *factor;
 } bp_array;
 
 /* Finds the first element (in memory order) that is not finite once rounded to dtype, or lies outside low..high:
@@ -280,6 +283,7 @@ typedef struct {
 typedef struct {
     int buffer;
     void *data; /* (n, cols), contiguous, the plan's dtype; of a plan with cotangents see bp_run_cotangents */
+    const double *shift, *factor; /* NULL, or (cols,): x goes out as x * factor + shift, computed in double */
 } bp_out_port;
 
 typedef struct bp_run bp_run;

@@ -46,18 +46,34 @@ static void convert_int32(const char *source, int64_t stride, bp_source type, in
     }
 }
 
-static void convert(const bp_array *a, const char *from, int64_t n, int64_t stride, const bp_buffer *b, bp_dtype dtype,
-                    char *to) {
+/* n elements of a row, from element `at` on, each by its own shift and factor. */
+static void convert_scaled(const bp_array *a, const char *from, int64_t at, int64_t n, int64_t stride, bp_dtype dtype,
+                           char *to) {
+    enum { BLOCK = 256 };
+    double x[BLOCK];
+    size_t size = dtype == BP_F32 ? sizeof(float) : sizeof(double);
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        int64_t some = n - i < BLOCK ? n - i : BLOCK;
+        bp_active->convert[BP_F64](from + i * stride, stride, a->type, a->swapped, some, x);
+        bp_active->scaled_in[dtype](x, a->shift + at + i, a->factor + at + i, some, to + (size_t)i * size);
+    }
+}
+
+/* n elements of a row, from element `at` on. */
+static void convert(const bp_array *a, const char *from, int64_t at, int64_t n, int64_t stride, const bp_buffer *b,
+                    bp_dtype dtype, char *to) {
     if (b->kind == BP_INT32) convert_int32(from, stride, a->type, a->swapped, n, (int32_t *)to);
+    else if (a->shift) convert_scaled(a, from, at, n, stride, dtype, to);
     else bp_active->convert[dtype](from, stride, a->type, a->swapped, n, to);
 }
 
 /* The runs of a row of more than one axis: outer axes, the last innermost, count up like an odometer. */
 static void gather_runs(const bp_array *a, const char *from, const bp_buffer *b, bp_dtype dtype, size_t size,
                         char *to) {
-    int64_t at[BP_MAX_OUTER] = {0};
+    int64_t at[BP_MAX_OUTER] = {0}, done = 0;
     for (;;) {
-        convert(a, from, a->cols, a->col_stride, b, dtype, to);
+        convert(a, from, done, a->cols, a->col_stride, b, dtype, to);
+        done += a->cols;
         to += (size_t)a->cols * size;
         int axis = 0;
         while (axis < a->n_outer && ++at[axis] == a->outer[axis]) {
@@ -83,7 +99,7 @@ static void gather_sparse(const bp_array *a, const int64_t *order, int64_t first
 int bp_is_copied(const bp_array *a, const bp_buffer *b, bp_dtype dtype) {
     int alike = a->type == (b->kind == BP_INT32 ? BP_I32 : dtype == BP_F32 ? BP_FLOAT : BP_DOUBLE);
     int64_t stride = b->cols == 1 ? a->row_stride : a->col_stride;
-    return alike && !a->swapped && !a->n_outer && !a->indices && stride == bp_source_size(a->type);
+    return alike && !a->swapped && !a->n_outer && !a->indices && !a->shift && stride == bp_source_size(a->type);
 }
 
 int bp_lies_as_held(const bp_array *a, const bp_buffer *b, bp_dtype dtype) {
@@ -125,7 +141,7 @@ void bp_gather(const bp_array *a, const int64_t *order, int64_t first, int64_t r
         gather_sparse(a, order, first, rows, cols, dtype, size, to);
         return;
     }
-    if (!order && bp_is_run(a, cols)) {
+    if (!order && !a->shift && bp_is_run(a, cols)) {
         cols *= rows;
         rows = 1;
     }
@@ -137,8 +153,15 @@ void bp_gather(const bp_array *a, const int64_t *order, int64_t first, int64_t r
     for (int64_t r = 0; r < rows; r++, to += bytes) {
         const char *from = a->data + (order ? order[first + r] : first + r) * a->row_stride;
         if (a->n_outer) gather_runs(a, from, b, dtype, size, to);
-        else convert(a, from, cols, stride, b, dtype, to);
+        else convert(a, from, 0, cols, stride, b, dtype, to);
     }
+}
+
+void bp_give(const bp_out_port *port, int64_t cols, bp_dtype dtype, const char *from, int64_t rows, char *to) {
+    size_t row = (size_t)cols * (dtype == BP_F32 ? sizeof(float) : sizeof(double));
+    if (!port->shift) memcpy(to, from, (size_t)rows * row);
+    for (int64_t r = 0; r < rows && port->shift; r++, from += row, to += row)
+        bp_active->scaled_out[dtype](from, port->shift, port->factor, cols, to);
 }
 
 void bp_scan(const bp_array *array, bp_dtype dtype, double low, double high, int64_t *row, int64_t *col) {

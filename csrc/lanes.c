@@ -168,6 +168,7 @@ static int is_shared(const bp_lanes *g, int number) {
         if (g->run[l]->order != first->order || a->data != b->data || a->indices != b->indices) return 0;
         if (a->row_stride != b->row_stride || a->col_stride != b->col_stride || a->type != b->type) return 0;
         if (a->n_outer || b->n_outer || a->indptr != b->indptr || a->swapped != b->swapped) return 0;
+        if (a->shift != b->shift || a->factor != b->factor) return 0;
     }
     return 1;
 }

@@ -52,7 +52,8 @@ static void scatter(bp_run *run, const bp_tile *t, const bp_cell *cell) {
         const char *from = bp_at(&run->x, port->buffer, t->at, run->plan->size);
         int64_t run_of = run->apart == 1 ? some.end - some.first : 1; /* rows in one run of memory */
         for (int64_t r = some.first; r < some.end; r += run_of)
-            memcpy((char *)port->data + (size_t)out_row(run, t, r) * row, from + (size_t)r * row, (size_t)run_of * row);
+            bp_give(port, run->plan->buffers[port->buffer].cols, run->plan->dtype, from + (size_t)r * row, run_of,
+                    (char *)port->data + (size_t)out_row(run, t, r) * row);
     }
 }
 

@@ -102,7 +102,9 @@ bp_status bp_run_bind(bp_run *run, void *theta, int64_t n_params, void *state, i
 bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, const bp_out_port *out,
                        int weight_port) {
     for (int i = 0; i < n_in; i++)
-        if (in[i].array.indices && run->plan->buffers[in[i].buffer].kind != BP_REAL) return BP_E_SHAPE;
+        if ((in[i].array.indices || in[i].array.shift) &&
+            (run->plan->buffers[in[i].buffer].kind != BP_REAL || (in[i].array.indices && in[i].array.shift)))
+            return BP_E_SHAPE;
     bp_in_port *ins = malloc(sizeof *in * (size_t)(n_in + 1));
     bp_out_port *outs = malloc(sizeof *out * (size_t)(n_out + 1));
     int64_t *repeat = calloc((size_t)(n_in + 1), sizeof *repeat);

@@ -38,6 +38,7 @@ def _recurrent(kind):
 RECURRENT = {"simple_rnn": bp.SimpleRNN, "lstm": bp.LSTM, "gru": bp.GRU}
 PRODUCT = bp.Function(lambda a, b: a**2 * b, lambda g, a, b: [2 * a * b * g, a**2 * g],
                       tangent=lambda a, b, out, Ra, Rb: 2 * a * b * Ra + a * a * Rb)  # fmt: skip
+FIRST = ("embedding", "standardize")  # they read inputs alone
 # by layer, lists of one and the shapes of its inputs
 SHAPES = {
     "input": [(bp.Reshape(-1), (2, 3))],
@@ -86,6 +87,7 @@ SHAPES = {
         (bp.MatMul(), (2, 2, 3), (2, 3, 1)), (bp.MatMul(transpose_a=True, transpose_b=True), (3, 2), (4, 3)),
     ],
     "function": [(PRODUCT, (3,), (3,))],
+    "standardize": [(bp.Standardize(), (3,)), (bp.Standardize(), (2, 4)), (bp.Standardize(), (2, 3, 1))],
 }  # fmt: skip
 
 
@@ -95,7 +97,7 @@ def _example(layer, shapes, below, rows, seed):
     inputs = [bp.Input(shape if len(shape) > 1 else shape[0], integer=integer) for shape in shapes]
     masked = layer.op in RECURRENT and len(shapes) > 1
     read = list(inputs)
-    if below and not integer:
+    if below:
         read = [x if masked and i else bp.Dense(shape[-1], "tanh", name=f"below_{i}")(x)
                 for i, (x, shape) in enumerate(zip(inputs, shapes, strict=True))]  # fmt: skip
     net = bp.Network(inputs, bp.Dense(2, "tanh", name="above")(layer(*read)), dtype="float64")
@@ -107,6 +109,8 @@ def _example(layer, shapes, below, rows, seed):
     if masked:
         X[1] = (rng.random(sizes[1]) < 0.6) * 1.0
         X[1][0] = 0
+    if layer.op == "standardize":
+        net.adapt(X[0])
     return Example(net, X, rng.standard_normal((rows, *next(iter(net.outputs.values())))))
 
 
@@ -114,7 +118,7 @@ def examples(op, rows=5):
     """Of a layer, in each of its ways, first in its network and behind others."""
     return [
         _example(layer, shapes, below, rows, seed)
-        for below in ((False, True) if op != "embedding" else (False,))
+        for below in ((False,) if op in FIRST else (False, True))
         for seed, (layer, *shapes) in enumerate(SHAPES[op])
     ]
 

@@ -229,6 +229,11 @@ def _function(pick, a, pool):
     return BEND(a) if pick.flag() else RATIO(a, pick.of(_like(a, pool)))
 
 
+def _standardize(pick, a, pool):
+    """Of an input: an operation that reads no other."""
+    return bp.Standardize()(pick.of([x for x in pool if isinstance(x, bp.Input) and not x.integer]))
+
+
 def _group_norm(pick, a, pool):
     return bp.GroupNorm(pick.of([g for g in range(1, a.shape[-1] + 1) if a.shape[-1] % g == 0]), eps=0.1)(a)
 
@@ -283,10 +288,12 @@ LAYERS = {
     "alpha_dropout": _alpha_dropout,
     "gaussian_noise": lambda pick, a, pool: bp.GaussianNoise(0.3)(a),
     "batch_norm": lambda pick, a, pool: bp.BatchNorm(eps=0.1)(a),
+    "standardize": _standardize,
 }
 OPERATIONS = {**LAYERS, "arithmetic": _arithmetic, "again": _again}
 REAL = tuple(name for name in OPERATIONS if name != "embedding")  # of real inputs, which Jacobians are by
 RECURRENT = ("simple_rnn", "lstm", "gru")
+FIRST = ("embedding", "standardize")  # they read inputs alone
 # those without a second derivative, for hvp and its kin
 ONCE = {"function"}
 TWICE = tuple(name for name in OPERATIONS if name not in ONCE)
@@ -491,6 +498,7 @@ VALUES = {
     "gru": recurrent(_gru_step),
     "embedding": lambda np_, layer, parameters, inputs: parameters[0][inputs[0]],
     "function": lambda np_, layer, parameters, inputs: layer.forward(*inputs),
+    "standardize": lambda np_, layer, parameters, inputs: (inputs[0] - parameters[0]) / parameters[1],
 }  # fmt: skip
 
 
@@ -503,6 +511,8 @@ def values(net, params, X, np_=NUMPY, table=VALUES):
     for i, node in enumerate(graph.nodes):
         if node.inputs:
             own = [*(params[name] for name in node.parameters), *(net.state[name] for name in node.states)]
+            if node.layer.op == "standardize":
+                own = [np_.xp.asarray(net.moments[f"{node.base}.{of}"]) for of in ("mean", "scale")]
             value = table[node.layer.op](np_, node.layer, own, [found[k] for k in node.inputs])
             found[i] = value.reshape(len(value), *node.shape)
     return found
@@ -640,6 +650,8 @@ def _case(pick, ends, rng, n, dtype="float64"):
         shape = (n, *x.shape)
         drawn = rng.integers(0, node.n_labels, shape) if x.integer else rng.uniform(-1, 1, shape)
         X.append(np.round((drawn + 1) / 2) if id(x) in masks else drawn)
+    if any(symbol.layer.op == "standardize" for symbol in made):
+        net.adapt(X if len(X) > 1 else X[0])
     with np.errstate(over="ignore", invalid="ignore"):
         if not all(np.abs(value).max() < LARGEST for value in values(net, net.params, X)):
             return None
@@ -687,7 +699,7 @@ def cases(draw, single=False, truncate=True, **settings):
     return case
 
 
-PAIRS = [(first, second) for first in LAYERS for second in LAYERS if second != "embedding"]
+PAIRS = [(first, second) for first in LAYERS for second in LAYERS if second not in FIRST]
 
 
 def pair(first, second, turn=0, rows=3, **settings):

@@ -84,8 +84,11 @@ def check_gradients(case):
 
 
 def check_differences(case):
-    """Of C itself, as it is evaluated: along one direction, to 1e-7."""
+    """Of C itself, as it is evaluated: along one direction, to 1e-7; not where a Huber's curvature jumps on the way."""
     net = case.net
+    for answer, y, loss in zip(case.predicted(case.X), case.y, case.loss, strict=True):
+        if isinstance(loss, bp.losses.Huber) and (abs(abs(answer - y) - loss.delta) < 1e-3).any():
+            return
     g = net.value_and_grad(*case.args, **case.options)[1]
     v, theta, h = np.random.default_rng(1).standard_normal(net.n_params), net.theta.copy(), 1e-5
     cost = []

@@ -44,9 +44,42 @@ cdef class SparseRows:
         return out
 
 
+@cython.final
+cdef class Scaled:
+    """Rows of an array (n, ...) that are read as (x - shift) * factor, or written as x * factor + shift: computed in
+    float64 and rounded once.  shift, factor: float64, an element for each number of a row, as they lie."""
+    cdef readonly cnp.ndarray rows
+    cdef cnp.ndarray shift, factor
+
+    def __init__(self, cnp.ndarray rows, cnp.ndarray shift, cnp.ndarray factor):
+        for a in (shift, factor):
+            if a.dtype != np.float64 or not a.flags.c_contiguous or a.size != math.prod((<object>rows).shape[1:]):
+                raise ValueError("Scaled: expected contiguous float64 arrays, an element for each number of a row")
+        self.rows, self.shift, self.factor = rows, shift, factor
+
+    cdef bp_array describe(self) except *:
+        cdef bp_array out = _describe(self.rows)
+        out.shift = <const double *>cnp.PyArray_DATA(self.shift)
+        out.factor = <const double *>cnp.PyArray_DATA(self.factor)
+        return out
+
+
 cdef bp_array _describe_rows(rows) except *:
-    """Of an ndarray or SparseRows."""
+    """Of an ndarray, SparseRows or Scaled."""
+    if isinstance(rows, Scaled):
+        return (<Scaled>rows).describe()
     return (<SparseRows>rows).describe() if isinstance(rows, SparseRows) else _describe(rows)
+
+
+cdef _give_to(bp_out_port *port, int buffer, to):
+    """The port writes to an array, or to Scaled."""
+    cdef cnp.ndarray a = (<Scaled>to).rows if isinstance(to, Scaled) else to
+    if not cnp.PyArray_ISWRITEABLE(a):
+        raise ValueError("ports: expected writeable arrays for what goes out")
+    port.buffer, port.data, port.shift, port.factor = buffer, cnp.PyArray_DATA(a), NULL, NULL
+    if isinstance(to, Scaled):
+        port.shift = <const double *>cnp.PyArray_DATA((<Scaled>to).shift)
+        port.factor = <const double *>cnp.PyArray_DATA((<Scaled>to).factor)
 
 
 cdef bp_array _describe(cnp.ndarray a) except *:

@@ -62,6 +62,8 @@ cdef extern from "bp.h" nogil:
         const void *indptr
         int64_t n_values
         int wide
+        const double *shift
+        const double *factor
     ctypedef struct bp_number:
         double value
         const double *steps
@@ -79,6 +81,8 @@ cdef extern from "bp.h" nogil:
     ctypedef struct bp_out_port:
         int buffer
         void *data
+        const double *shift
+        const double *factor
     ctypedef struct bp_progress:
         double loss, weight, hits
         int64_t steps, rows, batch

@@ -53,23 +53,34 @@ cdef class Predictor:
     cdef cnp.ndarray theta, state
     cdef object dtype, slow, limit, names
     cdef dict inputs, outputs
-    cdef int input, output, n_threads, number
-    cdef bint flat  # one input and one output, of one axis each
+    cdef list reads     # (number of the input, buffer, shift or None, factor or None)
+    cdef const double *shift   # of the only one
+    cdef const double *factor
+    cdef bp_out_port answers   # where the first output goes
+    cdef int input, n_threads, number
+    cdef bint flat  # one input, read once, and one output, of one axis each
     cdef cnp.npy_intp n_in, n_out
     cdef double flops_row
     cdef Arenas arenas
 
     def __cinit__(self, Plan plan, cnp.ndarray theta, cnp.ndarray state, dict inputs, dict outputs, int n_threads, limit=None,
                   slow=None, names=None):
-        """inputs, outputs: (buffer, an example's shape) by name; limit: how many of n_threads a call may have; slow: the
-        outputs for a list of inputs (n, *shape) and a number of threads, in place of the plan, where that calls
-        Python or a row takes too long to be done at once; names: of the columns that data frames must have, by input."""
+        """inputs: by name, an example's shape and what reads it: (buffer, shift, factor), see Scaled; outputs: by name, an
+        example's shape, buffer, shift and factor; shift and factor may be None; limit: how many of n_threads a call may
+        have; slow: the outputs for a list of inputs (n, *shape) and a number of threads, in place of the plan, where
+        that calls Python or a row takes too long to be done at once; names: of the columns that data frames must have,
+        by input."""
         self.plan, self.theta, self.state, self.slow = plan, theta, state, slow
         self.dtype, self.names = plan.dtype, names or {}
         self.inputs, self.outputs, self.n_threads, self.limit = inputs, outputs, n_threads, limit
-        self.n_in, self.n_out = (sum(math.prod(shape) for _, shape in ends.values()) for ends in (inputs, outputs))
-        (self.input, first), (self.output, last) = next(iter(inputs.values())), next(iter(outputs.values()))
-        self.flat = len(inputs) == len(outputs) == len(first) == len(last) == 1
+        self.n_in, self.n_out = (sum(math.prod(ends[0]) for ends in each.values()) for each in (inputs, outputs))
+        self.reads = [(i, *read) for i, (_, readers) in enumerate(inputs.values()) for read in readers]
+        first, (last, output, mean, scale) = next(iter(inputs.values()))[0], next(iter(outputs.values()))
+        self.flat = len(self.reads) == len(outputs) == len(first) == len(last) == 1
+        _, self.input, shift, factor = self.reads[0]
+        self.shift = NULL if shift is None else <const double *>cnp.PyArray_DATA(shift)
+        self.factor = NULL if factor is None else <const double *>cnp.PyArray_DATA(factor)
+        self.answers = _unbound(output, mean, scale)
         self.number = plan.dtype.num
         cdef bp_plan_info info = bp_plan_describe(plan.plan)
         self.arenas, self.flops_row = Arenas(info.arena_bytes), info.flops / plan.rows
@@ -97,13 +108,14 @@ cdef class Predictor:
         cdef cnp.ndarray a, to
         cdef cnp.npy_intp[2] shape
         cdef bp_in_port port
-        cdef bp_out_port answers
+        cdef bp_out_port answers = self.answers
         if not self.flat:
             return self.shaped(x, out)
         a = x if cnp.PyArray_CheckExact(x) else _named(x, "x", next(iter(self.inputs)), self.names)
         a = _rows(&port, x, a, self.n_in)
         cdef int ndim = cnp.PyArray_NDIM(a)
         port.buffer = self.input
+        port.array.shift, port.array.factor = self.shift, self.factor
         shape[0], shape[ndim - 1] = port.array.rows, self.n_out
         if out is None:
             to = cnp.PyArray_SimpleNew(ndim, shape, self.number)
@@ -115,7 +127,7 @@ cdef class Predictor:
             (answer,) = self.slow([a.reshape(-1, self.n_in)], self.threads())
             to[...] = answer if ndim == 2 else answer[0]
             return to
-        answers.buffer, answers.data = self.output, cnp.PyArray_DATA(to)
+        answers.data = cnp.PyArray_DATA(to)
         self.answer(1, &port, 1, &answers)
         return to
 
@@ -124,7 +136,7 @@ cdef class Predictor:
         from bpcore._validate import as_rows, parts
 
         xs, lead = [], None
-        for (name, given), (key, (_, shape)) in zip(parts("x", x, list(self.inputs)), self.inputs.items(), strict=True):
+        for (name, given), (key, (shape, _)) in zip(parts("x", x, list(self.inputs)), self.inputs.items(), strict=True):
             value = _named(given, name, key, self.names)
             before = value.shape[:value.ndim - len(shape)]
             if value.shape[len(before):] != shape or len(before) > 1:
@@ -136,7 +148,7 @@ cdef class Predictor:
                                  f"{value.shape} beside one of {xs[0].shape}")
             lead = before
             xs.append(value if before else value[None])
-        shapes = [(*lead, *shape) for _, shape in self.outputs.values()]
+        shapes = [(*lead, *shape) for shape, *_ in self.outputs.values()]
         if out is None:
             outs = [np.empty(shape, self.dtype) for shape in shapes]
         else:
@@ -153,18 +165,21 @@ cdef class Predictor:
         return outs[0] if len(outs) == 1 else tuple(outs)
 
     cdef answer_all(self, list xs, list outs):
-        cdef bp_in_port *ins = <bp_in_port *>calloc(len(xs), sizeof(bp_in_port))
+        cdef bp_in_port *ins = <bp_in_port *>calloc(len(self.reads), sizeof(bp_in_port))
         cdef bp_out_port *answers = <bp_out_port *>calloc(len(outs), sizeof(bp_out_port))
         try:
             if ins == NULL or answers == NULL:
                 raise MemoryError
-            for i, (x, (buffer, _)) in enumerate(zip(xs, self.inputs.values(), strict=True)):
-                ins[i].buffer, ins[i].array = buffer, _describe(x)
+            for i, (number, buffer, shift, factor) in enumerate(self.reads):
+                x = xs[number]
+                ins[i].buffer = buffer
+                ins[i].array = _describe_rows(x if shift is None else Scaled(x, shift, factor))
                 if ins[i].array.rows == 1:  # of any stride: this one is read in place
                     ins[i].array.row_stride = ins[i].array.cols * ins[i].array.col_stride
-            for i, (to, (buffer, _)) in enumerate(zip(outs, self.outputs.values(), strict=True)):
-                answers[i].buffer, answers[i].data = buffer, cnp.PyArray_DATA(to)
-            self.answer(len(xs), ins, len(outs), answers)
+            for i, (to, (_, buffer, shift, factor)) in enumerate(zip(outs, self.outputs.values(), strict=True)):
+                answers[i] = _unbound(buffer, shift, factor)
+                answers[i].data = cnp.PyArray_DATA(to)
+            self.answer(len(self.reads), ins, len(outs), answers)
         finally:
             free(ins)
             free(answers)
@@ -232,7 +247,7 @@ cdef class Predictor:
                     break
                 for i in range(n_in):
                     ins[i].array.data += some * ins[i].array.row_stride
-                for i, (_, shape) in enumerate(self.outputs.values()):
+                for i, (shape, *_) in enumerate(self.outputs.values()):
                     outs[i].data = <char *>outs[i].data + some * <int64_t>(math.prod(shape) * self.dtype.itemsize)
         finally:
             self.arenas.give_back(arena)
@@ -266,11 +281,21 @@ cdef cnp.ndarray _rows(bp_in_port *port, x, cnp.ndarray a, cnp.npy_intp n_in):
         port.array = _describe(a)
     port.array.rows = 1 if ndim == 1 else a.shape[0]
     port.array.n_outer = 0
-    port.array.indices = NULL
+    port.array.indices, port.array.shift, port.array.factor = NULL, NULL, NULL
     port.array.cols = n_in
     port.array.col_stride = a.strides[ndim - 1]
     port.array.row_stride = a.strides[0] if ndim == 2 else port.array.col_stride * n_in
     return a
+
+
+cdef bp_out_port _unbound(int buffer, shift, factor) except *:
+    """Of an output, without the array that it writes to."""
+    cdef bp_out_port port
+    memset(&port, 0, sizeof(port))
+    port.buffer = buffer
+    if shift is not None:
+        port.shift, port.factor = <const double *>cnp.PyArray_DATA(shift), <const double *>cnp.PyArray_DATA(factor)
+    return port
 
 
 cdef inline void _extent(cnp.ndarray a, const char **low, const char **high) noexcept:

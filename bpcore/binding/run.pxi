@@ -183,7 +183,7 @@ cdef class Run:
     def ports(self, ins, outs=(), int weight=-1, target_shapes=(), repeats=()):
         """ins, outs: lists of (buffer, array); weight: index in ins of the sample weights; target_shapes: of y's rows,
         a loss each, for the user's; repeats: of the first of ins, row r is the array's row r // repeat % len.
-        Inputs may be SparseRows; arrays of outs are C-contiguous in the plan's dtype."""
+        Inputs may be SparseRows or Scaled; arrays of outs, which may be Scaled, are C-contiguous in the plan's dtype."""
         cdef bp_in_port *in_ports = <bp_in_port *>calloc(len(ins) + 1, sizeof(bp_in_port))
         cdef bp_out_port *out_ports = <bp_out_port *>calloc(len(outs) + 1, sizeof(bp_out_port))
         cdef bp_status status
@@ -194,10 +194,7 @@ cdef class Run:
                 in_ports[i].buffer = buffer
                 in_ports[i].array = _describe_rows(array)
             for i, (buffer, array) in enumerate(outs):
-                if not cnp.PyArray_ISWRITEABLE(array):
-                    raise ValueError("ports: expected writeable arrays for what goes out")
-                out_ports[i].buffer = buffer
-                out_ports[i].data = cnp.PyArray_DATA(array)
+                _give_to(&out_ports[i], buffer, array)
             status = bp_run_ports(self.run, len(ins), in_ports, len(outs), out_ports, weight)
             if status:
                 _raise(status)

@@ -71,6 +71,9 @@ typedef struct {
     bp_batch_fns batch_norm[2];
     /* n elements of the user's, `stride` bytes apart, to the real type */
     void (*convert[2])(const char *source, int64_t stride, bp_source type, int swapped, int64_t n, void *out);
+    /* n elements, as bp_array and bp_out_port say */
+    void (*scaled_in[2])(const double *x, const double *shift, const double *factor, int64_t n, void *out);
+    void (*scaled_out[2])(const void *x, const double *shift, const double *factor, int64_t n, void *out);
     /* adds elements first..end-1 of a sparse matrix to a row of `cols` columns */
     void (*scatter[2])(const bp_array *a, int64_t first, int64_t end, int64_t cols, void *row);
     bp_rule_fn *rules[BP_N_RULES][2];

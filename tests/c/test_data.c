@@ -77,7 +77,7 @@ static void read_rows(bp_dtype dtype, const bp_array *array, const int64_t *orde
     CHECK(!bp_plan_compile(plan, BP_DO_FORWARD, 8, 2));
     bp_run *run = run_new(plan, NULL, 0);
     bp_in_port in = {real, *array};
-    bp_out_port port = {real, out};
+    bp_out_port port = {.buffer = real, .data = out};
     CHECK(!bp_run_ports(run, 1, &in, 1, &port, -1));
     bp_run_begin(run, ROWS, ROWS, order);
     CHECK(bp_epoch(run, 2, INFINITY, -1, 1) == BP_DONE);
@@ -188,7 +188,7 @@ static void test_half(void) {
     bp_plan *plan = bp_plan_new(BP_F64);
     bp_array from = {.data = (char *)halves, .rows = N, .cols = 1, .row_stride = 2, .col_stride = 2, .type = BP_F16};
     bp_in_port in = {bp_plan_buffer(plan, BP_REAL, 1), from};
-    bp_out_port port = {in.buffer, out};
+    bp_out_port port = {.buffer = in.buffer, .data = out};
     CHECK(!bp_plan_compile(plan, BP_DO_FORWARD, 1024, 1));
     bp_run *run = run_new(plan, NULL, 0);
     CHECK(!bp_run_ports(run, 1, &in, 1, &port, -1));

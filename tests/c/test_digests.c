@@ -84,7 +84,7 @@ static void say_products(bp_dtype dtype) {
         user u;
         void *theta = theta_new(&s), *out = zeros((size_t)(d.rows * s.width[2]), size_of(&s));
         CHECK(!net_open(&n, &s, BP_DO_FORWARD, d.rows, 1));
-        bp_run *run = run_open(&n, &s, &d, theta, &u, 1, &(bp_out_port){n.a[2], out});
+        bp_run *run = run_open(&n, &s, &d, theta, &u, 1, &(bp_out_port){.buffer = n.a[2], .data = out});
         bp_run_begin(run, d.rows, d.rows, NULL);
         CHECK(bp_epoch(run, 1, INFINITY, -1, 1) == BP_DONE);
         h = digest(h, out, (size_t)(d.rows * s.width[2]) * size_of(&s));

@@ -118,7 +118,7 @@ static gradient run_graph(build *graph, int flags, int rows, const double *X, co
     bp_set_sums(0);
     bp_run *run = run_new(plan, theta, N_THETA);
     bp_in_port in[2] = {{x, plain_array(X, rows, N_IN, BP_DOUBLE)}, {target, plain_array(y, rows, N_OUT, BP_DOUBLE)}};
-    bp_out_port port = {bp_plan_grad(plan, x), g.x};
+    bp_out_port port = {.buffer = bp_plan_grad(plan, x), .data = g.x};
     CHECK((port.buffer >= 0) == !!(flags & BP_DO_INPUT_GRAD));
     CHECK(!bp_run_ports(run, 2, in, port.buffer >= 0, &port, -1));
     bp_opt opt = gradient_to(flags & BP_DO_BACKWARD ? g.theta : NULL);
@@ -240,7 +240,7 @@ static void *ask(void *arg) {
     if (posix_memalign(&arena, BP_ALIGN, bp_plan_describe(a->n->plan).arena_bytes)) abort();
     for (int64_t rows = 1; rows <= a->d->rows; rows += rows < 4 ? 1 : 21) {
         bp_in_port in = {a->n->x, plain_array(a->d->X, rows, 5, BP_DOUBLE)};
-        bp_out_port to = {a->n->a[2], out};
+        bp_out_port to = {.buffer = a->n->a[2], .data = out};
         a->wrong |= bp_answer(a->n->plan, a->theta, NULL, arena, 1, &in, 1, &to, a->n_threads) != BP_OK;
         a->wrong |= memcmp(out, a->wanted, (size_t)rows * a->row) != 0;
     }
@@ -275,7 +275,7 @@ static void check_answers(const spec *s, const data *d, const void *theta, const
     asker askers[ASKERS];
     CHECK(!net_open(&n, s, BP_DO_FORWARD, 1, 3));
     bp_in_port in = {n.x, plain_array(d->X, 1, 5, BP_DOUBLE)};
-    bp_out_port to = {n.a[2], NULL};
+    bp_out_port to = {.buffer = n.a[2], .data = NULL};
     if (!strcmp(s->f[1], "python_function")) {
         CHECK(bp_answer(n.plan, theta, NULL, NULL, 1, &in, 1, &to, 1) == BP_E_SHAPE);
         net_close(&n);
@@ -327,7 +327,7 @@ static void test_answers_of_several(void) {
     void *arena = NULL;
     if (posix_memalign(&arena, BP_ALIGN, bp_plan_describe(plan).arena_bytes)) abort();
     bp_in_port in[2] = {{x, plain_array(X, ROWS, N_IN, BP_DOUBLE)}, {z, plain_array(Y, ROWS, N_IN, BP_DOUBLE)}};
-    bp_out_port to[2] = {{last, out}, {h, inner}};
+    bp_out_port to[2] = {{.buffer = last, .data = out}, {.buffer = h, .data = inner}};
     for (int always = 0; always < 2; always++) {
         bp_set_parallel_always(always);
         CHECK(bp_answer(plan, theta, NULL, arena, 2, in, 2, to, 3) == BP_OK);
@@ -371,7 +371,7 @@ static void check_inference(bp_dtype dtype, const char *f, int64_t width) {
             char *out = zeros(ROWS, row);
             CHECK(!net_open(&n, &s, BP_DO_FORWARD | cache, batches[i], 1 + i % 4));
             CHECK(bp_plan_describe(n.plan).shards == 0 && bp_plan_describe(n.plan).arena_bytes > 0);
-            bp_out_port port = {n.a[2], out};
+            bp_out_port port = {.buffer = n.a[2], .data = out};
             bp_run *run = run_open(&n, &s, &d, theta, &u, 1, &port);
             bp_run_begin(run, ROWS, batches[i], NULL);
             CHECK(bp_epoch(run, 1 + i % 4, INFINITY, -1, 1) == BP_DONE);
@@ -404,7 +404,7 @@ static void test_tape(void) {
     CHECK(bp_plan_grad(n.plan, n.z[1]) == -1 && bp_plan_grad(n.plan, 1000) == -1);
     int buffers[4] = {n.z[1], n.a[1], bp_plan_cache(n.plan, n.a[1]), n.a[2]};
     bp_out_port out[4];
-    for (int i = 0; i < 4; i++) out[i] = (bp_out_port){buffers[i], tape[i]};
+    for (int i = 0; i < 4; i++) out[i] = (bp_out_port){.buffer = buffers[i], .data = tape[i]};
     bp_run *run = run_open(&n, &s, &d, theta, &u, 4, out);
     bp_run_begin(run, ROWS, ROWS, NULL);
     CHECK(bp_epoch(run, 2, INFINITY, -1, 1) == BP_DONE);
@@ -424,7 +424,7 @@ static void test_tape(void) {
                         {n.weight, plain_array(d.w, ROWS, 1, BP_DOUBLE)}};
     for (int i = 0; i < 4; i++)
         in[3 + i] = (bp_in_port){buffers[i], plain_array(tape[i], ROWS, i < 3 ? 9 : 3, BP_DOUBLE)};
-    out[0] = (bp_out_port){bp_plan_grad(n.plan, n.z[1]), delta};
+    out[0] = (bp_out_port){.buffer = bp_plan_grad(n.plan, n.z[1]), .data = delta};
     CHECK(!bp_run_ports(run, 7, in, 1, out, 2));
     bp_opt opt = gradient_to(grad);
     CHECK(!bp_run_optimizer(run, &opt));

@@ -226,7 +226,7 @@ static void test_cotangents(const numbers *d) {
         int64_t cols = each ? N_THETA : N_IN;
         double *J = zeros((size_t)(n * N_OUT * cols), sizeof *J);
         bp_in_port in = {x, plain_array(d->X, n, N_IN, BP_DOUBLE)};
-        bp_out_port out = {bp_plan_grad(plan, x), J + first * cols};
+        bp_out_port out = {.buffer = bp_plan_grad(plan, x), .data = J + first * cols};
         CHECK(!bp_run_ports(run, 1, &in, !each, &out, -1));
         bp_run_cotangents(run, first, N_OUT);
         if (each) bp_run_each(run, J + first * cols);

@@ -254,7 +254,7 @@ static double share_of_second(long on_caller, long on_other) {
     int64_t done[2];
     bp_plan *plan = bp_plan_new(BP_F64);
     bp_in_port in = {bp_plan_buffer(plan, BP_REAL, 1), plain_array(X, BATCH * BATCHES, 1, BP_DOUBLE)};
-    bp_out_port to = {-1, out};
+    bp_out_port to = {.buffer = -1, .data = out};
     CHECK(!bp_plan_op(plan, &nap, 1, &in.buffer, 0, NULL, NULL, -1, &to.buffer));
     CHECK(!bp_plan_compile(plan, BP_DO_FORWARD, BATCH, 2));
     bp_run *run = run_new(plan, NULL, 0);
