@@ -7,7 +7,7 @@ _threads.read_limit()
 
 from bpcore import activations, datasets, debug, losses, metrics, schedules  # noqa: E402
 from bpcore._activations import Activation  # noqa: E402
-from bpcore._callbacks import Callback, EarlyStopping, ReduceOnPlateau  # noqa: E402
+from bpcore._callbacks import Callback, EarlyStopping, ReduceOnPlateau, State  # noqa: E402
 from bpcore._check import check_gradients  # noqa: E402
 from bpcore._config import show_config  # noqa: E402
 from bpcore._convolution import (  # noqa: E402
@@ -138,6 +138,7 @@ __all__ = [
     "SimpleRNN",
     "Slice",
     "Standardize",
+    "State",
     "Symbol",
     "Tape",
     "TimeDelay",

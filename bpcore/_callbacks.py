@@ -20,12 +20,25 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class State:
-    """Where training stands, as callbacks see it: `epoch` and `step` count from the network's first, `loss` is that
-    of the batch or epoch just done.
+    """Where training stands: what `fit` gives to callbacks, the same object from `on_fit_begin` to `on_fit_close`.
 
-    `optimizer` may be replaced by one with other numbers, `dataclasses.replace(state.optimizer, lr=...)`: it makes the
-    next steps with what the last one has kept, and a later `fit` goes on with it.  `order`, (n,) integers, once set, is
-    the order of rows from the next epoch on, instead of a shuffled one.
+        def slower(state):                       # a callback: a function, called after each epoch
+            if state.epoch == 20:
+                state.optimizer = dataclasses.replace(state.optimizer, lr=state.lr / 10)
+            if state.history.val_loss[-1] < 0.01:
+                state.stop()
+
+    net: the network; its parameters may be read and written between steps.
+    history: the History that `fit` will return; it has the epochs done so far.
+    epoch, step: how many the network has done, counted from its first `fit`.
+    loss: of the epoch just done, or in `on_batch_end` of the batch; NaN before the first.
+    stopped: whether training ends after this step or epoch: see `stop`.
+    optimizer: may be replaced by one with other numbers; it makes the next steps with what the last one has kept, and a
+    later `fit` goes on with it.
+    order: None; once set, (n,) integers, the order of rows from the next epoch on, in place of a shuffled one.
+    lr: the optimiser's learning rate, read only.
+
+    It is made by `fit` alone.  A copy, or one that is kept, of a fit that has ended can be read.
     """
 
     net: Network

@@ -14,13 +14,13 @@ from bpcore import _activations, _core, _validate
 from bpcore._activations import Activation
 from bpcore._core import Plan
 from bpcore._symbols import Shape, Symbol
-from bpcore._words import Worded
+from bpcore._words import Settings, Worded
 
 if TYPE_CHECKING:
     from bpcore._tangents import Tangents
 
 # Philox purposes: the first word of the counter
-INIT, SHUFFLE, DROPOUT, BOOTSTRAP, FOLDS = 0, 1, 2, 3, 4  # DROPOUT: all that layers draw in training, in C
+INIT, SHUFFLE, DROPOUT, BOOTSTRAP, FOLDS, MIXUP = 0, 1, 2, 3, 4, 5  # DROPOUT: all that layers draw in training, in C
 
 
 _BLOCK = 1 << 13  # numbers drawn at a time: drawing takes little memory beside the result
@@ -100,7 +100,7 @@ def _itself(layer: Any) -> Any:
     return layer
 
 
-class Layer(Worded):
+class Layer(Worded, metaclass=Settings):
     """What every layer is: called on symbols it gives a symbol, and it tells the plan what to compute.
 
     Layers compare by identity: one layer used twice is one set of weights.  What `Network.layers` shows under a name of

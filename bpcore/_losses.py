@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from bpcore import _validate
-from bpcore._words import Worded
+from bpcore._words import Settings, Worded
 
 if TYPE_CHECKING:
     from bpcore._tangents import Tangents
@@ -24,7 +24,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class BuiltIn(Worded):
+class BuiltIn(Worded, metaclass=Settings):
     """A loss that C computes.
 
     `slope` and `curvature` are for second derivatives, as operations of a plan, which `t` adds; x is what the loss

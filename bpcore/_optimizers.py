@@ -12,14 +12,14 @@ import numpy as np
 from bpcore import _core, _errors, _schedules, _validate
 from bpcore._arrays import copied
 from bpcore._schedules import Schedule
-from bpcore._words import Worded
+from bpcore._words import Settings, Worded
 
 Number = float | Schedule
 _Kind = TypeVar("_Kind", bound=type)
 _BY_NAME: dict[str, Any] = {}
 
 
-class Optimizer(Worded):
+class Optimizer(Worded, metaclass=Settings):
     """Any optimiser; `kind` is its name, also in files."""
 
     kind: ClassVar[str]

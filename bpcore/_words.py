@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, Self, TypeVar
@@ -118,6 +119,15 @@ def _keywords(function: Any) -> tuple[str, ...] | None:
         return None
     first, last = code.co_posonlyargcount, code.co_argcount + code.co_kwonlyargcount
     return tuple(name for name in code.co_varnames[first:last] if name != "self")
+
+
+class Settings(type):
+    """The class of classes whose objects hold settings: `dir`, and so `help`, lists these, and not what bpcore's own
+    modules ask of the objects (docs/extending.md)."""
+
+    def __dir__(cls) -> list[str]:
+        settings: list[str] = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+        return [name for name in super().__dir__() if name.startswith("_") or name in settings]
 
 
 class Worded:

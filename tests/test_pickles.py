@@ -42,12 +42,13 @@ def small():
 def objects():
     """All that a user may come to hold, by name; what a callback sees as it is within `fit`."""
     net, series = small(), bp.Network([bp.Input((5, 3)), bp.GRU(4, sequences=True)])
-    tape = net.forward(X)
+    tape, states = net.forward(X), []
+    small().fit(X, Y, callbacks=states.append)
     values = [
         *LAYERS, *SCHEDULES, *OPTIMIZERS.values(), *LOSSES, *METRICS,
         bp.LevenbergMarquardt(), bp.LBFGS(), bp.Rprop(),
         bp.Activation(np.sin, np.cos), bp.EarlyStopping(), bp.ReduceOnPlateau(), bp.Callback(), bp.History(),
-        bp.DivergenceError("loss", 1, 2, "Do."),
+        bp.DivergenceError("loss", 1, 2, "Do."), *states,
         bp.Dense(3)(bp.Input(2)), net, net.fit(X, Y, epochs=2), tape, net.backward(tape, Y), net.predictor(),
         series.stepper(), bp.Ensemble([net, small()]), bp.Ensemble([net]).predictor(), bp.datasets.xor(),
         bp.datasets.load_digits(),

@@ -3,6 +3,8 @@
 import copy
 import inspect
 import pickle
+import pydoc
+import re
 
 import numpy as np
 import pytest
@@ -97,3 +99,15 @@ def test_other_errors_stay_as_they_are():
         for twin in (copy.copy(each), pickle.loads(pickle.dumps(each))):
             assert vars(twin) == vars(each)
     assert list(inspect.signature(NET.fit).parameters)[:3] == ["X", "y", "loss"]
+
+
+def test_help_shows_what_users_call():
+    """Of layers and optimisers settings alone, and what callbacks get."""
+    text = pydoc.plain(pydoc.render_doc(bp))
+    own = {"build", "draw", "tangent", "treatment", "check_integer", "shown_as", "op", "saved", "gathered", "kind"}
+    methods = set(re.findall(r"^ +\|  (\w+)(?=\(self| = |$)", text, re.M))
+    shown = {"fit", "adapt", "bias", "lr", "activation", "snapshot", "on_epoch_end"}
+    assert not methods & own and shown <= methods
+    assert "dataclasses.replace(state.optimizer" in pydoc.render_doc(bp.State)
+    assert not {"slope", "curvature", "numbers"} & set(dir(bp.losses.Huber)) and "delta" in dir(bp.losses.Huber)
+    assert callable(bp.Dense.build)
