@@ -45,6 +45,7 @@ def fit_many(
     class_weight: Any = None,
     metrics: Any = (),
     train_metrics: bool = False,
+    mixup: float = 0.0,
     callbacks: Any = (),
     l2: float = 0.0,
     standardize_y: bool = False,
@@ -78,7 +79,7 @@ def fit_many(
         each, X, y, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, rows=rows,
         validation_data=validation_data, sample_weight=sample_weight, class_weight=class_weight, metrics=metrics,
         train_metrics=train_metrics, callbacks=callbacks, n_threads=n_threads, seed=seed, check_finite=check_finite,
-        verbose=verbose, l2=l2, standardize_y=standardize_y,
+        verbose=verbose, l2=l2, standardize_y=standardize_y, mixup=mixup,
     )  # fmt: skip
     _train(calls, threads)
     return [call.state.history for call in calls]
@@ -279,7 +280,7 @@ class _Training:
     def __init__(self, call: _training.Call, n_threads: int) -> None:
         self.loop = _training.Loop(call, n_threads)
         by_epoch = call.validation or call.verbose or call.data.measures or _optimizers.schedules(call.optimizer)
-        self.watched = bool(call.callbacks or by_epoch or call.data.n > _SHUFFLED_IN_C)
+        self.watched = bool(call.callbacks or by_epoch or call.mixup or call.data.n > _SHUFFLED_IN_C)
         self.job: _core.Job | None = None
         run, newton = self.loop.run, not isinstance(self.loop.run, _core.Run)
         self.alone = newton or run.plan.calls_python or _callbacks.wants_batches(call.callbacks)

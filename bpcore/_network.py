@@ -195,7 +195,8 @@ class Network(Worded):
         kept = {node.base for node in graph.nodes}, {node.name for node in part.outputs}
         moments = model.moments, model.target_moments
         part.moments, part.target_moments = (
-            {name: each for name, each in own.items() if name in known} for own, known in zip(moments, kept, strict=True)
+            {name: each for name, each in own.items() if name in known}
+            for own, known in zip(moments, kept, strict=True)
         )
         with self._model.reading() as model:
             for name, view in part.params.items():
@@ -454,6 +455,7 @@ class Network(Worded):
         class_weight: Mapping[Any, float] | str | None = None,
         metrics: Any = (),
         train_metrics: bool = False,
+        mixup: float = 0.0,
         callbacks: Any = (),
         l2: float = 0.0,
         standardize_y: bool = False,
@@ -477,6 +479,9 @@ class Network(Worded):
         output.  `loss` and `val_loss` are weighted so, accuracy is not.
         l2: l2/2 |W|^2 over all weights, never biases, joins the cost, and so `loss` and `val_loss`; the layers' own
         (see `Dense`) is added to it.
+        mixup: alpha; each step is trained on means of two rows, lambda x + (1 - lambda) x', and of y and the weights
+        alike, lambda of each batch drawn from Beta(alpha, alpha), class labels as rows of probabilities (Zhang et al.
+        2018).  0: not.  `loss` is that of the means; validation and metrics are of rows as they are.
         standardize_y: the network learns (y - mean) / scale, of each column of y, and answers in y's units: `predict`,
         `forward`, predictors, metrics.  `loss`, `val_loss` and what `evaluate` and the gradients call the loss are of
         the scaled y.  Mean and scale are learnt from X's rows in the first `fit`, weighted by sample_weight, and belong
@@ -520,6 +525,7 @@ class Network(Worded):
             verbose=verbose,
             l2=l2,
             standardize_y=standardize_y,
+            mixup=mixup,
         )
 
     def adapt(self, X: Any, *, sample_weight: Any = None) -> None:

@@ -18,6 +18,7 @@ from bpcore import (
     _lbfgs,
     _levenberg,
     _metrics,
+    _mixup,
     _optimizers,
     _plans,
     _standardize,
@@ -58,6 +59,7 @@ class Call:
     verbose: bool
     l2: float
     standardize_y: bool
+    mixup: float
     label: str = ""
     learnt: _standardize.Learnt | None = None
 
@@ -89,6 +91,7 @@ def check(
     verbose: Any,
     l2: Any,
     standardize_y: Any,
+    mixup: Any,
     label: str = "",
 ) -> Call:
     """The call for this data; ValueError or TypeError for what does not fit it."""
@@ -100,6 +103,8 @@ def check(
     if standardize_y := _validate.switch("standardize_y", standardize_y):
         _standardize.check(model, data)
     batch = n if batch_size is None else min(n, _validate.integer("batch_size", batch_size, 1, 2**62))
+    if mixup := _validate.real("mixup", mixup):
+        _mixup.check(model, data, optimizer)
     if optimizer.full_batch:
         _full_batch.check(optimizer, model, data, batch)
     if isinstance(optimizer, _optimizers.LevenbergMarquardt):
@@ -120,7 +125,7 @@ def check(
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
     return Call(
         model, state, data, validation, names, optimizer, epochs, batch, shuffled, callbacks, watched, seed, verbose,
-        l2, standardize_y, label,
+        l2, standardize_y, mixup, label,
     )  # fmt: skip
 
 
@@ -242,6 +247,7 @@ class Loop:
             for known in (data, call.validation):
                 if known is not None:
                     known.check_units(model)
+        self.trained = _mixup.mixable(data) if call.mixup else data  # the data as steps read them
         self.lent: dict[int, Lent] = {}  # by what their plans were compiled for
         self.callbacks = call.callbacks
         self.begun: list[_callbacks.Callback] = []
@@ -273,12 +279,12 @@ class Loop:
         model.feature_names = call.names
 
     def _new_run(self) -> Any:
-        key = self.data.key(_plans.TRAIN | self.flags, self.call.batch, self.n_threads)
+        key = self.trained.key(_plans.TRAIN | self.flags, self.call.batch, self.n_threads)
         if self.flags in self.lent:
             self.lent[self.flags].run.bind(self.model.theta, self.model.state)
         else:
             self.lent[self.flags] = _plans.take(self.model, key)
-        run = self.data.feed(self.model, self.lent[self.flags])
+        run = self.trained.feed(self.model, self.lent[self.flags])
         run.outside = _Outside(self)
         return run
 
@@ -382,7 +388,10 @@ class Loop:
         if updates != self.first and _optimizers.schedules(self.memory.optimizer):
             self._use(self.memory._replace(updates=updates), updates)
         self.first = updates
-        self.run.begin(self.data.n, self.call.batch, order)
+        call = self.call
+        self.run.begin(self.data.n, call.batch, order)
+        if call.mixup:
+            self.run.mix(*_mixup.draw(call.mixup, self.data, order, call.batch, call.seed, self.model.epoch))
 
     def _lr(self, ahead: int = 0) -> Any:
         """Of the last step, or of the one that is so far ahead; before the first, of that."""

@@ -331,6 +331,10 @@ bp_status bp_run_hook(bp_run *run, bp_boundary_fn *fn, void *self);
 
 /* Begins an epoch over n rows in batches; order (n,) or NULL for 0..n-1. */
 void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order);
+/* In the epoch that is begun, inputs and targets of its row i become share[i] x + (1 - share[i]) x', x those of the row
+ * itself and x' those of row partner[i] of the ports' arrays; weights of rows likewise, by weight_share.  (n,) each,
+ * partner[i] a row of all ports, shares in 0..1.  Whole numbers stay as they are. */
+void bp_run_mix(bp_run *run, const int64_t *partner, const double *share, const double *weight_share);
 /* Goes on where `from` is, after a whole step in the midst of an epoch over the same data: the ports are alike, the
  * plans differ in what their optimisers need. */
 void bp_run_follow(bp_run *run, const bp_run *from);

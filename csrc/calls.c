@@ -64,10 +64,8 @@ static bp_status do_copy(bp_run *run, bp_call *call, size_t shift) {
 }
 
 static bp_status do_gather(bp_run *run, bp_call *call, size_t shift) {
-    const bp_in_port *port = &run->in[call->number];
     (void)shift;
-    bp_gather(&port->array, run->order, run->at.pos + call->tile.row, call->tile.count,
-              &run->plan->buffers[port->buffer], run->plan->dtype, call->to);
+    bp_gather_rows(run, call->number, run->at.pos + call->tile.row, call->tile.count, call->to);
     return BP_OK;
 }
 
@@ -88,7 +86,7 @@ static bp_call *list_ports(bp_run *run, bp_call *call, bp_tile t) {
         const bp_array *array = &run->in[i].array;
         const bp_buffer *b = &plan->buffers[run->in[i].buffer];
         if (run->in_place[i]) continue;
-        int copied = !run->order && bp_is_copied(array, b, plan->dtype) && bp_is_run(array, b->cols);
+        int copied = !run->order && !run->partner && bp_is_copied(array, b, plan->dtype) && bp_is_run(array, b->cols);
         size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
         *call++ = (bp_call){.fn = copied ? do_copy : do_gather, .number = i, .tile = t,
                             .to = run->arena + b->offset + (size_t)t.at * row, .bytes = (size_t)t.count * row};

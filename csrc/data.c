@@ -67,12 +67,28 @@ static void convert(const bp_array *a, const char *from, int64_t at, int64_t n, 
     else bp_active->convert[dtype](from, stride, a->type, a->swapped, n, to);
 }
 
-/* The runs of a row of more than one axis: outer axes, the last innermost, count up like an odometer. */
+enum { MIX_BLOCK = 256 };
+
+/* The same, mixed with what is there. */
+static void mix(const bp_array *a, const char *from, int64_t at, int64_t n, int64_t stride, const bp_buffer *b,
+                bp_dtype dtype, double share, char *to) {
+    double block[MIX_BLOCK]; /* or float */
+    size_t size = dtype == BP_F32 ? sizeof(float) : sizeof(double);
+    for (int64_t i = 0; i < n; i += MIX_BLOCK) {
+        int64_t some = n - i < MIX_BLOCK ? n - i : MIX_BLOCK;
+        convert(a, from + i * stride, at + i, some, stride, b, dtype, (char *)block);
+        bp_active->mix[dtype](block, share, some, to + (size_t)i * size);
+    }
+}
+
+/* The runs of a row of more than one axis: outer axes, the last innermost, count up like an odometer.  share: see
+ * bp_mix; 1: what is there is overwritten. */
 static void gather_runs(const bp_array *a, const char *from, const bp_buffer *b, bp_dtype dtype, size_t size,
-                        char *to) {
+                        double share, char *to) {
     int64_t at[BP_MAX_OUTER] = {0}, done = 0;
     for (;;) {
-        convert(a, from, done, a->cols, a->col_stride, b, dtype, to);
+        if (share == 1) convert(a, from, done, a->cols, a->col_stride, b, dtype, to);
+        else mix(a, from, done, a->cols, a->col_stride, b, dtype, share, to);
         done += a->cols;
         to += (size_t)a->cols * size;
         int axis = 0;
@@ -92,7 +108,7 @@ static void gather_sparse(const bp_array *a, const int64_t *order, int64_t first
         int64_t row = order ? order[first + r] : first + r;
         int64_t k = bp_index(a, a->indptr, row), end = bp_index(a, a->indptr, row + 1);
         memset(to, 0, (size_t)cols * size);
-        if (k >= 0 && end <= a->n_values) bp_active->scatter[dtype](a, k, end, cols, to);
+        if (k >= 0 && end <= a->n_values) bp_active->scatter[dtype](a, k, end, cols, 1, to);
     }
 }
 
@@ -152,8 +168,28 @@ void bp_gather(const bp_array *a, const int64_t *order, int64_t first, int64_t r
     }
     for (int64_t r = 0; r < rows; r++, to += bytes) {
         const char *from = a->data + (order ? order[first + r] : first + r) * a->row_stride;
-        if (a->n_outer) gather_runs(a, from, b, dtype, size, to);
+        if (a->n_outer) gather_runs(a, from, b, dtype, size, 1, to);
         else convert(a, from, 0, cols, stride, b, dtype, to);
+    }
+}
+
+void bp_mix(const bp_array *a, int64_t row, double share, const bp_buffer *b, bp_dtype dtype, char *to) {
+    static const double zeros[MIX_BLOCK];
+    size_t size = dtype == BP_F32 ? sizeof(float) : sizeof(double);
+    const char *from = a->data + row * a->row_stride;
+    if (share == 1) {
+        bp_gather(a, &row, 0, 1, b, dtype, to);
+    } else if (a->indices) {
+        int64_t k = bp_index(a, a->indptr, row), end = bp_index(a, a->indptr, row + 1);
+        for (int64_t i = 0; i < b->cols; i += MIX_BLOCK) {
+            int64_t some = b->cols - i < MIX_BLOCK ? b->cols - i : MIX_BLOCK;
+            bp_active->mix[dtype](zeros, share, some, to + (size_t)i * size);
+        }
+        if (k >= 0 && end <= a->n_values) bp_active->scatter[dtype](a, k, end, b->cols, share, to);
+    } else if (a->n_outer) {
+        gather_runs(a, from, b, dtype, size, share, to);
+    } else {
+        mix(a, from, 0, b->cols, b->cols == 1 ? a->row_stride : a->col_stride, b, dtype, share, to);
     }
 }
 

@@ -7,6 +7,8 @@
 /* Rows first.. of an array, or of its rows in that order, to a buffer's rows. */
 void bp_gather(const bp_array *a, const int64_t *order, int64_t first, int64_t rows, const bp_buffer *b, bp_dtype dtype,
                char *to);
+/* A row of an array is mixed with what is there: x = share row + (1 - share) x.  Of real numbers. */
+void bp_mix(const bp_array *a, int64_t row, double share, const bp_buffer *b, bp_dtype dtype, char *to);
 /* Rows of a buffer, which go to those of the user's from `to` on. */
 void bp_give(const bp_out_port *port, int64_t cols, bp_dtype dtype, const char *from, int64_t rows, char *to);
 /* Whether its elements are as the buffer holds them, next to each other; whether rows of `cols` are one run. */

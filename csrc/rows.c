@@ -23,19 +23,29 @@ static void gather_repeated(const bp_run *run, int i, int64_t first, bp_range so
     }
 }
 
+void bp_gather_rows(const bp_run *run, int i, int64_t first, int64_t rows, char *to) {
+    const bp_plan *plan = run->plan;
+    const bp_array *array = &run->in[i].array;
+    const bp_buffer *b = &plan->buffers[run->in[i].buffer];
+    int mixed = run->partner && b->kind == BP_REAL;
+    bp_gather(array, mixed ? run->partner : run->order, first, rows, b, plan->dtype, to);
+    const double *share = i == run->weight_port ? run->weight_share : run->share;
+    for (int64_t r = first; r < first + rows && mixed; r++, to += (size_t)b->cols * plan->size)
+        bp_mix(array, run->order ? run->order[r] : r, share[r], b, plan->dtype, to);
+}
+
 static void gather(bp_run *run, const bp_tile *t, const bp_cell *cell) {
     const bp_plan *plan = run->plan;
     bp_range part = bp_part(cell, run->n_in * t->count); /* rows of one input, then of the next */
     for (int i = 0; i < run->n_in; i++) {
-        const bp_in_port *port = &run->in[i];
-        const bp_buffer *b = &plan->buffers[port->buffer];
+        const bp_buffer *b = &plan->buffers[run->in[i].buffer];
         bp_range some = {max64(part.first - i * t->count, 0), min64(part.end - i * t->count, t->count)};
         if (run->in_place[i] || some.end <= some.first) continue;
         size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
         char *to = run->arena + b->offset + (size_t)(t->at + some.first) * row;
         int64_t first = run->at.pos + run->off + t->row;
         if (run->repeat[i]) gather_repeated(run, i, first, some, row, to);
-        else bp_gather(&port->array, run->order, first + some.first, some.end - some.first, b, plan->dtype, to);
+        else bp_gather_rows(run, i, first + some.first, some.end - some.first, to);
     }
 }
 

@@ -150,7 +150,7 @@ static int reads_in_place(const bp_run *run, const bp_in_port *port) {
 
 void bp_place_inputs(bp_run *run) {
     const bp_plan *plan = run->plan;
-    int copied = run->order || plan->windowed || !bp_moves(run), any = 0;
+    int copied = run->order || run->partner || plan->windowed || !bp_moves(run), any = 0;
     for (int i = 0; i < plan->n_stages; i++) /* the user's Python may write there */
         copied |= plan->stages[i].scope == BP_SCOPE_CHUNK;
     for (int i = 0; i < run->n_in; i++)

@@ -79,6 +79,8 @@ struct bp_run {
 
     int64_t n, batch;
     const int64_t *order;
+    const int64_t *partner;  /* see bp_run_mix; NULL: rows are not mixed */
+    const double *share, *weight_share;
     bp_position at;
     int64_t epoch_t;         /* at.t when the epoch began: numbers by step are counted from here */
     int64_t first_step;      /* of the network, before this run */

@@ -10,8 +10,9 @@
 void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
     run->n = n;
     run->batch = batch;
-    if (!run->order != !order) run->call_rows = 0;
+    if (!run->order != !order || run->partner) run->call_rows = 0;
     run->order = order;
+    run->partner = NULL;
     if (!run->call_rows) bp_place_inputs(run);
     run->at.pos = 0;
     run->at.done = (bp_progress){.steps = run->at.done.steps};
@@ -21,9 +22,18 @@ void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
     bp_set_batch(run);
 }
 
+void bp_run_mix(bp_run *run, const int64_t *partner, const double *share, const double *weight_share) {
+    run->partner = partner;
+    run->share = share;
+    run->weight_share = weight_share;
+    run->call_rows = 0;
+    bp_place_inputs(run);
+}
+
 void bp_run_follow(bp_run *run, const bp_run *from) {
     int64_t t = run->at.t;
     bp_run_begin(run, from->n, from->batch, from->order);
+    if (from->partner) bp_run_mix(run, from->partner, from->share, from->weight_share);
     run->at = from->at;
     run->at.t = t;
     run->epoch_t = t - (from->at.t - from->epoch_t);

@@ -160,6 +160,7 @@ cdef extern from "bp.h" nogil:
     void bp_run_callback(bp_run *, bp_callback_fn, void *)
     void bp_run_random(bp_run *, uint64_t, int64_t)
     void bp_run_begin(bp_run *, int64_t, int64_t, const int64_t *)
+    void bp_run_mix(bp_run *, const int64_t *, const double *, const double *)
     bp_status bp_epoch(bp_run *, int, double, int64_t, int)
     bp_status bp_many(bp_job **, int64_t, int, double)
     bp_progress bp_run_progress(const bp_run *)

@@ -147,7 +147,7 @@ cdef class Run:
     """A plan walked over data: parameters, ports, an optimiser, then slices."""
     cdef bp_run *run
     cdef readonly Plan plan
-    cdef object theta, state, arrays, order, states, each_, error, target_shapes
+    cdef object theta, state, arrays, order, mixture, states, each_, error, target_shapes
     cdef public object outside  # `with` it the user's Python is called
     cdef int64_t steps      # of the shortest array of numbers, or -1
     cdef int64_t batches    # of the epoch
@@ -172,12 +172,12 @@ cdef class Run:
             raise ValueError("theta or state is shorter than the plan's parameters")
         self.state = state
         self.theta, self.arrays, self.order, self.states, self.each_, self.error = theta, (), None, (), None, None
-        self.target_shapes, self.steps, self.batches, self.outside = (), -1, 0, None
+        self.target_shapes, self.steps, self.batches, self.outside, self.mixture = (), -1, 0, None, None
         bp_run_callback(self.run, _callback, <void *>self)
 
     def release(self):
         """Lets go of all that it borrowed; `bind` makes it ready again."""
-        self.outside = self.state = None
+        self.outside = self.state = self.mixture = None
         self.theta, self.arrays, self.order, self.states, self.each_, self.error = None, (), None, (), None, None
 
     def ports(self, ins, outs=(), int weight=-1, target_shapes=(), repeats=()):
@@ -244,7 +244,7 @@ cdef class Run:
     def follow(self, Run other):
         """Goes on where `other` is, after a whole step in the midst of an epoch over the same ports."""
         self.reach(other.batches)
-        self.order = other.order
+        self.order, self.mixture = other.order, other.mixture
         bp_run_follow(self.run, other.run)
 
     def random(self, uint64_t seed, int64_t step):
@@ -259,7 +259,15 @@ cdef class Run:
         """Begins an epoch over n rows, taken in `order` ((n,) int64) or as they lie."""
         self.reach((n + batch - 1) // batch if batch else 0)
         self.order = order
+        self.mixture = None
         bp_run_begin(self.run, n, batch, NULL if order is None else <const int64_t *>cnp.PyArray_DATA(order))
+
+    def mix(self, cnp.ndarray partner, cnp.ndarray share, cnp.ndarray weight_share):
+        """In the epoch that is begun, row i is mixed with row partner[i] of the arrays, (n,) int64: see bp_run_mix; shares
+        are (n,) float64."""
+        self.mixture = partner, share, weight_share
+        bp_run_mix(self.run, <const int64_t *>cnp.PyArray_DATA(partner), <const double *>cnp.PyArray_DATA(share),
+                   <const double *>cnp.PyArray_DATA(weight_share))
 
     def slice(self, int n_threads, double seconds=0.05, int64_t max_steps=-1, bint fresh=True):
         """Runs a slice without the GIL; PAUSED, DONE, NONFINITE_LOSS or NONFINITE_PARAM, or raises."""

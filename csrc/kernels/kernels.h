@@ -74,8 +74,10 @@ typedef struct {
     /* n elements, as bp_array and bp_out_port say */
     void (*scaled_in[2])(const double *x, const double *shift, const double *factor, int64_t n, void *out);
     void (*scaled_out[2])(const void *x, const double *shift, const double *factor, int64_t n, void *out);
-    /* adds elements first..end-1 of a sparse matrix to a row of `cols` columns */
-    void (*scatter[2])(const bp_array *a, int64_t first, int64_t end, int64_t cols, void *row);
+    /* x = share own + (1 - share) x, n elements */
+    void (*mix[2])(const void *own, double share, int64_t n, void *x);
+    /* adds elements first..end-1 of a sparse matrix, times a factor, to a row of `cols` columns */
+    void (*scatter[2])(const bp_array *a, int64_t first, int64_t end, int64_t cols, double factor, void *row);
     bp_rule_fn *rules[BP_N_RULES][2];
     /* n elements of gradients; see sums.inc and rules.inc */
     void (*sum[2])(void *sum, void *lost, const void *term, int64_t n);
