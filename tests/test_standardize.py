@@ -188,6 +188,13 @@ def test_many_networks_of_the_same_rows_and_an_ensemble():
     answer = ensemble.predictor()
     assert (answer(X) == mean).all() and (answer(X[4], spread=True)[1] == spread[4]).all()
     assert (bp.Ensemble(nets[:1]).predictor()(X) == nets[0].predict(X)).all()
+    loss = bp.Ensemble(nets[:2]).evaluate(X, Y, loss="mse")["loss"]
+    assert np.isclose(loss, ((bp.Ensemble(nets[:2]).predict(X).astype(float) - Y) ** 2).mean(), rtol=1e-5)
+    plain = [bp.Network([bp.Input(4), bp.Dense(3, "tanh"), bp.Dense(2)], seed=k) for k in range(8)]
+    bp.fit_many(plain, X - X.mean(0), Y, standardize_y=True)
+    ensemble = bp.Ensemble(plain)
+    assert (ensemble.predictor()(X) == ensemble.predict(X)).all()
+    assert np.allclose(ensemble.predict(X), np.mean([net.predict(X) for net in plain], 0), rtol=1e-6)
 
 
 def test_a_call_that_makes_no_step_leaves_nothing_learnt():
