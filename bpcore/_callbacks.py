@@ -287,7 +287,7 @@ def _cure(monitor: str, watched: Mapping[str, str]) -> str:
     """What to do where a history does not hold what is watched."""
     held_out = monitor.startswith("val_")
     if held_out and "val_loss" not in watched:
-        return "give fit validation_data=(X, y)"
+        return "give fit validation_split=0.2, or validation_data=(X, y)"
     metric = monitor.removeprefix("val_")
     if metric in _metrics.NAMES and (held_out or f"val_{metric}" not in watched):
         return f"give fit metrics=[{metric!r}]{'' if held_out else ' and train_metrics=True'}"

@@ -38,6 +38,16 @@ def weigh(class_weight: Any, data: Data, validation: Data | None) -> tuple[Data,
     return _weighted(data, table), None if validation is None else _weighted(validation, table)
 
 
+def classes(data: Data) -> np.ndarray | None:
+    """The number of each row's class, (n,); None where targets are no classes, or there are several outputs."""
+    try:
+        _labels(data)
+        rows = (block if data.rows is None else data.rows[block] for block in _blocks(data.n))
+        return np.concatenate([_classes(data, block) for block in rows])
+    except ValueError:
+        return None
+
+
 def _labels(data: Data) -> range | tuple[int, int]:
     """The classes of the only output; ValueError where an example has none, or several."""
     loss, output = data.losses[0].loss, data.outputs[0]

@@ -67,10 +67,14 @@ class Data:
         """The same arrays, with weights of their own rows, and of these rows alone; nothing is copied."""
         part = copy.copy(self)
         part._weigh(sample_weight)
-        if rows is not None:
-            part.rows, part.n = rows, len(rows)
-            if part.weight is not None and not part.weight[rows].any():
-                raise ValueError("sample_weight: expected a weight above zero among the rows, got only zeros")
+        return part if rows is None else part.at(rows)
+
+    def at(self, rows: np.ndarray, name: str = "sample_weight") -> Data:
+        """The same, of these rows of the arrays alone; name: what a message calls the rows."""
+        part = copy.copy(self)
+        part.rows, part.n = rows, len(rows)
+        if part.weight is not None and not part.weight[rows].any():
+            raise ValueError(f"{name}: expected a weight above zero among the rows, got only zeros")
         return part
 
     def measure(self, metrics: Any) -> None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from bpcore._tangents import Tangents
 
 # Philox purposes: the first word of the counter
-INIT, SHUFFLE, DROPOUT, BOOTSTRAP, FOLDS, MIXUP = 0, 1, 2, 3, 4, 5  # DROPOUT: all that layers draw in training, in C
+# what random numbers are for; DROPOUT: all that layers draw in training, in C
+INIT, SHUFFLE, DROPOUT, BOOTSTRAP, FOLDS, MIXUP, SPLIT = 0, 1, 2, 3, 4, 5, 6
 
 
 _BLOCK = 1 << 13  # numbers drawn at a time: drawing takes little memory beside the result

@@ -50,18 +50,21 @@ class Run(_full_batch.Run):
         n_params, l2 = model.theta.size, model.l2_of_each(self.l2)
         A, g = np.zeros((n_params, n_params), order="F"), np.zeros(n_params)
         weight = np.ones(data.n) if data.weight is None else np.asarray(data.weight, float)
+        if data.weight is not None and data.rows is not None:
+            weight = weight[data.rows]
         shares = [_share(weighted, node.shape) for weighted, node in zip(data.losses, model.outputs, strict=True)]
         rows = max(1, _BLOCK // (sum(node.n_out for node in model.outputs) * n_params))
         moments = data.target_moments(model)
         for first in range(0, data.n, rows):
-            part = slice(first, first + rows)
+            block = slice(first, first + rows)
+            part = block if data.rows is None else data.rows[block]
             inputs = [X[part] for X in data.arrays]
             answers = _data.predict(model, inputs, self.n_threads, in_units=False)
             for k, (a, target, own, share) in enumerate(zip(answers, data.targets, moments, shares, strict=True)):
                 J = output_gradients(model, inputs, k, self.n_threads).astype(float, copy=False)
                 y = np.reshape(target.array[part], a.shape)
                 r = (a - (y if own is None else own.apply(y))).ravel()
-                w = np.repeat(weight[part] * share, a[0].size)
+                w = np.repeat(weight[block] * share, a[0].size)
                 g = dgemv(1.0, J.T, w * r, beta=1.0, y=g, overwrite_y=True)
                 if not (w == 1).all():
                     J *= np.sqrt(w)[:, None]

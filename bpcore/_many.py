@@ -41,6 +41,7 @@ def fit_many(
     shuffle: bool = True,
     rows: Any = None,
     validation_data: tuple[Any, ...] | None = None,
+    validation_split: Any = None,
     sample_weight: Any = None,
     class_weight: Any = None,
     metrics: Any = (),
@@ -64,6 +65,7 @@ def fit_many(
     rows: (m,) integers, which rows of X and y a network is trained on, in any order and any number of times: those of a
     fold, or of a bootstrap sample; a list of K such arrays, or an array (K, m); None: all.
     sample_weight: (n,), the weight of each row of X, or what else `fit` takes; or a list of K such arrays.
+    validation_split: as in `Network.fit`, for each network among the rows that are its own, drawn from its own seed.
     callbacks: those given once are copied (deepcopy) for each network; a list of K lists is taken as it is.  They are
     called on the calling thread; in which order the networks take turns is not promised.
     All else is as in `Network.fit`; verbose=1 prints a line for each epoch of each network.  Networks that call Python
@@ -77,9 +79,10 @@ def fit_many(
     each = listed(nets)
     calls, threads = _calls(
         each, X, y, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, rows=rows,
-        validation_data=validation_data, sample_weight=sample_weight, class_weight=class_weight, metrics=metrics,
-        train_metrics=train_metrics, callbacks=callbacks, n_threads=n_threads, seed=seed, check_finite=check_finite,
-        verbose=verbose, l2=l2, standardize_y=standardize_y, mixup=mixup,
+        validation_data=validation_data, validation_split=validation_split, sample_weight=sample_weight,
+        class_weight=class_weight, metrics=metrics, train_metrics=train_metrics, callbacks=callbacks,
+        n_threads=n_threads, seed=seed, check_finite=check_finite, verbose=verbose, l2=l2, standardize_y=standardize_y,
+        mixup=mixup,
     )  # fmt: skip
     _train(calls, threads)
     return [call.state.history for call in calls]
@@ -94,8 +97,8 @@ def fit_restarts(
     that layers draw come from it, as in `bp.Network(..., seed=...)`; only frozen layers begin with net's weights.
     `net` stays as it is.  settings: keywords of `fit_many`.
 
-    The best has the lowest loss once trained: on `validation_data` where it is given, else on the rows of X that it was
-    trained on; with `ema=` it is that of each network's average, `best.averaged()`.  Networks that diverged
+    The best has the lowest loss once trained: on what it was validated on, where there is such, else on the rows of X
+    that it was trained on; with `ema=` it is that of each network's average, `best.averaged()`.  Networks that diverged
     (`history.error`) are out; DivergenceError where all have.
     """
     if not isinstance(net, Network):
@@ -156,19 +159,6 @@ def _is_array(value: Any) -> bool:
     return value is None or isinstance(value, (list, tuple)) or np.ndim(value) > 0
 
 
-def _rows(value: Any, n: int, name: str) -> np.ndarray | None:
-    """(m,) int64, a copy: what C reads must not change."""
-    if value is None:
-        return None
-    a = _validate.array(name, value)
-    cure = "; for a mask use np.flatnonzero(mask)" if a.dtype.kind == "b" else ""
-    if a.ndim != 1 or a.dtype.kind not in "iu" or not a.size:
-        raise ValueError(f"{name}: expected (m,) integers, m > 0, got dtype {a.dtype} and shape {a.shape}{cure}")
-    if a.min() < 0 or a.max() >= n:
-        raise ValueError(f"{name}: expected row numbers from 0 to {n - 1}, got {a.min()} to {a.max()}")
-    return np.array(a, np.int64)
-
-
 def _copies(callbacks: Any, n: int) -> list[list[Callback]]:
     """Those of each network."""
     if _is_list(callbacks, lambda item: isinstance(item, (list, tuple))):
@@ -213,6 +203,7 @@ def _calls(
     loss: Any,
     rows: Any,
     validation_data: Any,
+    validation_split: Any,
     sample_weight: Any,
     class_weight: Any,
     n_threads: Any,
@@ -248,15 +239,16 @@ def _calls(
             checked[ends] = data, validation, names
         data, validation, names = checked[ends]
         if id(each_rows[k]) not in parts:
-            parts[id(each_rows[k])] = _rows(each_rows[k], data.n, f"rows[{k}]" if several else "rows")
-        place = ends, id(each_rows[k]), id(each_weight[k])
+            name = f"rows[{k}]" if several else "rows"
+            parts[id(each_rows[k])] = None if each_rows[k] is None else _validate.rows(name, each_rows[k], data.n)
+        own = None if validation_split is None else _training.seed_of(model, seeds[k])
+        place = ends, id(each_rows[k]), id(each_weight[k]), own
         if place not in weighed:
             part = data.part(parts[id(each_rows[k])], each_weight[k])
+            part, validation = _training.split_off(validation_split, part, validation, own or 0, metrics)
             weighed[place] = _class_weights.weigh(class_weight, part, validation)
         part, validation = weighed[place]
         chosen = _optimizers.resolve(optimizers[k], model.memory.optimizer)
-        if part.rows is not None and isinstance(chosen, _optimizers.LevenbergMarquardt):
-            raise ValueError("rows: LevenbergMarquardt takes all rows of X; use net.fit(X[rows], y[rows])")
         call = _training.check(
             model, State(net, History()), part, validation, names, optimizer=chosen, seed=seeds[k],
             callbacks=each_callbacks[k], metrics=metrics, label=f"nets[{k}]  ", **settings,

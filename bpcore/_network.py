@@ -451,6 +451,7 @@ class Network(Worded):
         batch_size: int | None = 32,
         shuffle: bool = True,
         validation_data: tuple[Any, ...] | None = None,
+        validation_split: Any = None,
         sample_weight: Any = None,
         class_weight: Mapping[Any, float] | str | None = None,
         metrics: Any = (),
@@ -493,6 +494,9 @@ class Network(Worded):
         drops arrays.
         validation_data: (X, y) or (X, y, sample_weight); the history has `val_loss` of it, what `evaluate`
         says, with this call's class_weight and l2, and of the average where the optimiser keeps one (`ema=`).
+        validation_split: instead, a share of the rows of X, 0.2 or the like, which are not trained on; they are drawn
+        from the seed, the same in every call with that seed, and of class targets (see class_weight) each class has its
+        share, give or take one row.  Or which rows, integers (m,).
         metrics: names or objects of bp.metrics, one or several; of several outputs a dict by name.  The history has
         them after each epoch as `val_<name>`, and with train_metrics=True also of X and y, as `<name>`.
         With an optimiser that keeps an average of the parameters (`ema=`) validation uses that; see `averaged`.
@@ -514,6 +518,7 @@ class Network(Worded):
             batch_size=batch_size,
             shuffle=shuffle,
             validation_data=validation_data,
+            validation_split=validation_split,
             sample_weight=sample_weight,
             class_weight=class_weight,
             metrics=metrics,

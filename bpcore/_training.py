@@ -21,6 +21,7 @@ from bpcore import (
     _mixup,
     _optimizers,
     _plans,
+    _split,
     _standardize,
     _threads,
     _validate,
@@ -115,7 +116,7 @@ def check(
             f"bp.LayerNorm or bp.GroupNorm, or net.frozen = {{{meeting[0].partition('@')[0]!r}}} to keep its state"
         )
     shuffled = _validate.switch("shuffle", shuffle) and batch < n
-    seed = model.seed if seed is None else _validate.seed(seed)
+    seed = seed_of(model, seed)
     verbose = _validate.switch("verbose", verbose)
     callbacks = _callbacks.resolve(callbacks)
     _measure(data, validation, metrics, train_metrics)
@@ -137,7 +138,8 @@ def _measure(data: Data, validation: Data | None, metrics: Any, train_metrics: A
             raise ValueError("train_metrics: expected metrics to record; give fit metrics=[...]")
     elif validation is None and _metrics.given(metrics):
         raise ValueError(
-            "metrics: expected data to measure them on; give fit validation_data=(X, y), or train_metrics=True"
+            "metrics: expected data to measure them on; give fit validation_split=0.2, validation_data=(X, y), or "
+            "train_metrics=True"
         )
 
 
@@ -182,6 +184,24 @@ def validation_of(
     return data
 
 
+def seed_of(model: Model, seed: Any) -> int:
+    """The seed of a call, checked; None: the network's."""
+    return model.seed if seed is None else _validate.seed(seed)
+
+
+def split_off(
+    validation_split: Any, data: Data, validation: Data | None, seed: int, metrics: Any
+) -> tuple[Data, Data | None]:
+    """What to train on, and what to validate on, which may be some of the data's rows."""
+    if validation_split is None:
+        return data, validation
+    if validation is not None:
+        raise ValueError("validation_split: expected it or validation_data, got both")
+    data, held_out = _split.split(validation_split, data, seed)
+    held_out.measure(metrics)
+    return data, held_out
+
+
 def fit(
     model: Model,
     state: _callbacks.State,
@@ -190,6 +210,7 @@ def fit(
     *,
     loss: Any,
     validation_data: Any,
+    validation_split: Any,
     sample_weight: Any,
     class_weight: Any,
     n_threads: Any,
@@ -203,6 +224,7 @@ def fit(
     data = Data(model, X, y, loss, sample_weight, check_finite)
     names = names_of(model, X)
     validation = validation_of(model, validation_data, loss, check_finite, names, metrics)
+    data, validation = split_off(validation_split, data, validation, seed_of(model, settings["seed"]), metrics)
     data, validation = _class_weights.weigh(class_weight, data, validation)
     call = check(model, state, data, validation, names, metrics=metrics, **settings)
     n_threads = _threads.resolve(n_threads)

@@ -667,6 +667,17 @@ def target(
     return Target(a, math.prod(shape), False, a.shape[1:])
 
 
+def rows(name: str, value: Any, n: int) -> np.ndarray:
+    """Which of n rows, (m,) int64, a copy: what C reads must not change."""
+    a = array(name, value)
+    cure = "; for a mask use np.flatnonzero(mask)" if a.dtype.kind == "b" else ""
+    if a.ndim != 1 or a.dtype.kind not in "iu" or not a.size:
+        raise ValueError(f"{name}: expected (m,) integers, m > 0, got dtype {a.dtype} and shape {a.shape}{cure}")
+    if a.min() < 0 or a.max() >= n:
+        raise ValueError(f"{name}: expected row numbers from 0 to {n - 1}, got {a.min()} to {a.max()}")
+    return np.array(a, np.int64)
+
+
 def parameters(name: str, value: Any, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
     """Finite numbers of exactly this shape, in the network's dtype."""
     a = array(name, value)

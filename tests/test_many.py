@@ -462,7 +462,6 @@ def test_wrong_input_is_refused_and_changes_nothing():
         ({"rows": []}, ValueError, "rows: expected"),
         ({"rows": LABELS == 1}, ValueError, "np.flatnonzero"),
         ({"rows": [0.5]}, ValueError, "rows: expected"),
-        ({"rows": [0, 1], "optimizer": bp.LevenbergMarquardt(), "batch_size": None}, ValueError, "rows: Levenberg"),
         ({"sample_weight": [np.ones(90)] * 2}, ValueError, "sample_weight: expected one for all, or a list of 3"),
         ({"sample_weight": np.ones(89)}, ValueError, "sample_weight"),
         ({"sample_weight": np.arange(90), "rows": [0]}, ValueError, "sample_weight: .* among the rows"),

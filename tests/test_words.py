@@ -39,7 +39,7 @@ CASES = [
     (bp.EarlyStopping, {"restore_best_weights": True}, "bpcore calls it restore_best"),
     (bp.Network, {"layers": [], "random_state": 0}, "bpcore calls it seed"),
     (fit, {"lr": 0.1}, "the optimiser has it, optimizer=bp.Adam(lr=...)"),
-    (fit, {"validation_split": 0.1}, "give validation_data=(Xv, yv)"),
+    (fit, {"validation_fraction": 0.1}, "bpcore calls it validation_split"),
     (fit, {"n_epochs": 3}, "bpcore calls it epochs"),
     (fit, {"epoch": 3}, "there is no such keyword. Did you mean 'epochs'? (fit takes X, y, loss, "),
     (lambda **o: NET.predict(X, **o), {"batch_size": 32}, "it takes all rows, in batches of its own"),
