@@ -26,7 +26,7 @@ demo: $(BUILT) ## watch a network learn handwritten digits (ARGS="--net 64-32-10
 test: $(BUILT) ## prove it right (ARGS="-k gradient")
 	$(PY) -m pytest --ignore=tests/peers $(ARGS)
 
-test-peers: $(PEERS) $(BUILT) ## compare with PyTorch, JAX and scikit-learn
+test-peers: $(PEERS) $(BUILT) ## compare with PyTorch, JAX and scikit-learn; pandas, matplotlib, tqdm
 	$(PY) -m pytest tests/peers $(ARGS)
 
 # Adam's losses may part by a little more than the tolerance: a dash in the table, and no reason to stop
@@ -94,5 +94,5 @@ $(BENCH): $(BUILT)
 	@touch $@
 
 $(PEERS): $(ENVIRONMENT)
-	$(PIP) torch==2.13.0 "jax>=0.7" scikit-learn==1.9.1 pandas
+	$(PIP) torch==2.13.0 "jax>=0.7" scikit-learn==1.9.1 pandas matplotlib tqdm
 	@touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from bpcore._history import History
 from bpcore._model import Snapshot
 from bpcore._optimizers import Rprop
 from bpcore._schedules import Schedule
-from bpcore._words import Worded
+from bpcore._words import Worded, keywords
 
 if TYPE_CHECKING:
     from bpcore._network import Network
@@ -104,13 +105,22 @@ class Callback(Worded):
     """Override what is needed.  Parameters may be read and written; an exception ends `fit` at the last whole step.
 
     `state.snapshot()` and `state.restore(snapshot)` keep and bring back all that training changes.
+    every: how often `on_batch_end` is called, of the class or of the object: after so many batches, counted over the
+    epochs of a fit, or after a time, "10 s", "5 min" or "1 h".
     """
+
+    every: int | str = 1
+
+    def __repr__(self) -> str:
+        names = keywords(type(self).__init__) or ()
+        return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in names if hasattr(self, n))})"
 
     def on_fit_begin(self, state: State) -> None:
         """Called once, before the first step."""
 
     def on_batch_end(self, state: State) -> None:
-        """Called after every step; where it is overridden, each step is a slice of its own."""
+        """Called after every step, or as seldom as `every` says; `state.loss` is the mean over the batches since it was
+        called last.  Where it is overridden, C goes on by itself for so many steps at most."""
 
     def on_epoch_end(self, state: State) -> None:
         """Called after every epoch, the history already holding it."""
@@ -127,9 +137,42 @@ class _Function(Callback):
     def __init__(self, function: Callable[[State], Any]) -> None:
         self.on_epoch_end = function  # type: ignore[assignment, method-assign]
 
+    def __repr__(self) -> str:
+        return repr(self.on_epoch_end)
+
+
+class Due:
+    """When the `on_batch_end` of a callback is due, and the loss since it was called last.
+
+    batches, seconds: how often, one of them None.  left: batches until then; at: the time.
+    """
+
+    def __init__(self, callback: Callback) -> None:
+        self.callback = callback
+        self.batches, self.seconds = _validate.interval(f"callbacks: {type(callback).__name__}.every", callback.every)
+        self.begin()
+
+    def begin(self) -> None:
+        """It has been called."""
+        self.left = self.batches or 0
+        self.at = time.monotonic() + (self.seconds or 0.0)
+        self.loss = self.weight = 0.0
+
+    def most(self) -> int | None:
+        """Batches until it is to be called; None: as many as there are."""
+        return self.left if self.seconds is None else 1 if time.monotonic() >= self.at else None
+
+    def add(self, batches: int, loss: float, weight: float) -> bool:
+        """So many batches are done, with these sums; whether it is to be called."""
+        self.left -= batches
+        self.loss += loss
+        self.weight += weight
+        return self.left <= 0 if self.seconds is None else time.monotonic() >= self.at
+
 
 class EarlyStopping(Callback):
-    """Stops once `monitor` has not improved by more than `min_delta` for `patience` epochs.
+    """Stops once `monitor` has not improved by more than `min_delta` for `patience` epochs and this fit has made
+    `min_epochs`.
 
     restore_best: `fit` leaves the network as it was at the end of the best epoch, whatever ends it, Ctrl-C and
     DivergenceError included: parameters, the optimiser and its memory, `net.step` and `net.epoch`.  A later `fit` goes
@@ -142,17 +185,24 @@ class EarlyStopping(Callback):
     """
 
     def __init__(
-        self, monitor: str = "val_loss", *, patience: int = 10, min_delta: float = 0.0, restore_best: bool = True
+        self,
+        monitor: str = "val_loss",
+        *,
+        patience: int = 10,
+        min_delta: float = 0.0,
+        min_epochs: int = 0,
+        restore_best: bool = True,
     ) -> None:
         self.monitor = _monitor(monitor)
         self.patience = _validate.integer("patience", patience, 0, 2**31)
         self.min_delta = _validate.real("min_delta", min_delta)
+        self.min_epochs = _validate.integer("min_epochs", min_epochs, 0, 2**31)
         self.restore_best = _validate.flag("restore_best", restore_best)
 
     def on_fit_begin(self, state: State) -> None:
         """Forgets the last fit."""
         self.best = _worst(self.monitor, state)
-        self.best_epoch = state.epoch
+        self.best_epoch = self._first_epoch = state.epoch
         self._snapshot: Snapshot | None = None
 
     def on_epoch_end(self, state: State) -> None:
@@ -162,7 +212,7 @@ class EarlyStopping(Callback):
             self.best, self.best_epoch = value, state.epoch
             if self.restore_best:
                 self._snapshot = state._now("snapshot").snapshot(settled=True)
-        elif state.epoch - self.best_epoch >= self.patience:
+        elif state.epoch - self.best_epoch >= self.patience and state.epoch - self._first_epoch >= self.min_epochs:
             state.stop()
 
     def on_fit_end(self, state: State) -> None:
@@ -272,6 +322,7 @@ def check(callbacks: list[Callback], watched: Mapping[str, str], optimizer: Any)
 
     watched: what it will hold, and which way it is better.
     """
+    by_batch(callbacks)
     for callback in callbacks:
         if isinstance(callback, ReduceOnPlateau):
             _number_of(optimizer)
@@ -297,6 +348,6 @@ def _cure(monitor: str, watched: Mapping[str, str]) -> str:
     return f"there is no {missing} of this name.{_validate.did_you_mean(monitor, list(watched))}"
 
 
-def wants_batches(callbacks: list[Callback]) -> bool:
-    """Whether any of them looks at single steps."""
-    return any(getattr(c.on_batch_end, "__func__", None) is not Callback.on_batch_end for c in callbacks)
+def by_batch(callbacks: list[Callback]) -> list[Due]:
+    """Those that look at batches; ValueError or TypeError for an `every` that is none."""
+    return [Due(c) for c in callbacks if getattr(c.on_batch_end, "__func__", None) is not Callback.on_batch_end]

@@ -79,8 +79,8 @@ class Run:
         return self.t
 
     def progress(self) -> tuple[float, float, float, int, int, int]:
-        """As _core.Run.progress: the cost before the step."""
-        return self.cost, 1.0, 0.0, self.data.n, self.done, self.steps
+        """As _core.Run.progress: the cost before the step, once it is made."""
+        return (self.cost, 1.0, 0.0, self.data.n, 1, self.steps) if self.done else (0.0, 0.0, 0.0, 0, 0, self.steps)
 
     def losses(self) -> list[tuple[float, float, float]]:
         """As _core.Run.losses: before the step."""

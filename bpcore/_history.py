@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from bpcore import _validate
+from bpcore import _history_views, _validate
 from bpcore._errors import DivergenceError
 
 
@@ -22,9 +22,12 @@ class History(dict[str, list[float]]):
     output named digit; and what `evaluate` says of it on the validation data: "val_digit_loss" and, of classes,
     "val_digit_accuracy".  `metrics` holds those that `fit` was asked for: "val_f1_macro", and with train_metrics=True
     "f1_macro", of the training data at the epoch's end.  history["loss"] is history.loss, and so are all others.
-    `error` is the DivergenceError that ended this network's training in `fit_many`, or None.
+    `error` is the DivergenceError that ended this network's training in `fit_many`, or None.  `stopped_by` says what
+    ended training before all epochs were made: "callback", "max_steps", "max_seconds" or "optimizer" (LBFGS has found
+    no further step); the last epoch may then be a part of one.  None: all epochs were made, or an exception came.
     It is a read-only dict of what has values: pandas.DataFrame(history); KeyError names what there is.  The lists are
-    plain ones: what is appended to them, or put in their place, is there in the dict.
+    plain ones: what is appended to them, or put in their place, is there in the dict.  It prints as a table; `to_frame`
+    and `plot` make a frame and a picture of it.
     """
 
     epoch: list[int] = field(default_factory=list)
@@ -37,6 +40,7 @@ class History(dict[str, list[float]]):
     lr: list[float] = field(default_factory=list)
     error: DivergenceError | None = None
     metrics: dict[str, list[float]] = field(default_factory=dict)
+    stopped_by: str | None = None
 
     def _columns(self) -> dict[str, list[float]]:
         """All lists by name, the empty ones, too."""
@@ -136,13 +140,38 @@ class History(dict[str, list[float]]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]  # pickled by bpcore 0.1
 
-    def __repr__(self) -> str:
+    def _title(self) -> str:
+        """How many epochs, and why no more."""
         ended = f", {self.error.what} not finite" if self.error else ""
-        if not self.epoch:
-            return f"History(no epochs{ended})"
-        last = [f"{name}={self[name][-1]:.6g}" for name in ("loss", "val_loss", "val_accuracy", *self.metrics)
-                if self._columns()[name]]  # fmt: skip
-        return f"History({len(self.epoch)} epochs, last: {', '.join(last)}{ended})"
+        ended += f", stopped by {self.stopped_by}" if self.stopped_by else ""
+        n = max(map(len, self._columns().values()))
+        return f"History of {n} epoch{'s' * (n != 1)}{ended}"
+
+    def __repr__(self) -> str:
+        columns = self._shown()
+        return _history_views.text(self._title(), columns) if columns else self._title()
+
+    def _repr_html_(self) -> str:
+        return _history_views.page(self._title(), self._shown())
+
+    def to_frame(self) -> Any:
+        """A pandas.DataFrame of the columns, by epoch.  ImportError without pandas, an extra: bpcore[pandas]."""
+        return _history_views.frame(self._shown())
+
+    def plot(self) -> Any:
+        """A matplotlib Figure of losses, metrics and the learning rate over epochs, each where there is such.
+
+        It is pyplot's: notebooks show it, scripts by pyplot.show().  ValueError for a history without epochs;
+        ImportError without matplotlib, an extra: bpcore[plot].
+        """
+        return _history_views.figure(self._shown())
+
+    def _level(self) -> None:
+        """Columns that miss the last epoch, within which an exception came, have NaN for it."""
+        for values in self._columns().values():
+            if values:
+                values += [float("nan")] * (len(self.loss) - len(values))
 
 
-_COLUMNS = tuple(name for name in History.__dataclass_fields__ if name not in ("outputs", "error", "metrics"))
+_NO_COLUMNS = ("outputs", "error", "metrics", "stopped_by")
+_COLUMNS = tuple(name for name in History.__dataclass_fields__ if name not in _NO_COLUMNS)

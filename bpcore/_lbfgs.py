@@ -59,6 +59,7 @@ class Run(_full_batch.Run):
         """All epochs of a fit."""
         while loop.goes_on():
             if self._goes_no_further(loop):
+                loop.stopped_by = "optimizer"
                 break
 
     def slice(self, n_threads: int, seconds: float, max_steps: int = -1, fresh: bool = True) -> int:

@@ -68,8 +68,9 @@ def fit_many(
     validation_split: as in `Network.fit`, for each network among the rows that are its own, drawn from its own seed.
     callbacks: those given once are copied (deepcopy) for each network; a list of K lists is taken as it is.  They are
     called on the calling thread; in which order the networks take turns is not promised.
-    All else is as in `Network.fit`; verbose=1 prints a line for each epoch of each network.  Networks that call Python
-    in each step (functions of your own, `on_batch_end`), LevenbergMarquardt and LBFGS, are trained one after the other.
+    All else is as in `Network.fit`; verbose=1 or 2 prints a line for each epoch of each network.  Networks that call
+    Python in each step (functions of your own, `on_batch_end`), LevenbergMarquardt and LBFGS, are trained one after the
+    other.
 
     A network that diverges has its DivergenceError in `history.error`, and the others go on.  Ctrl-C leaves each
     network as of its last whole step (or of its best epoch, where a callback restores it), and whatever else a callback
@@ -275,7 +276,7 @@ class _Training:
         self.watched = bool(call.callbacks or by_epoch or call.mixup or call.data.n > _SHUFFLED_IN_C)
         self.job: _core.Job | None = None
         run, newton = self.loop.run, not isinstance(self.loop.run, _core.Run)
-        self.alone = newton or run.plan.calls_python or _callbacks.wants_batches(call.callbacks)
+        self.alone = newton or run.plan.calls_python or bool(self.loop.due)
         self.arena = 0 if self.alone else run.plan.describe()["arena_bytes"]
 
     def train(self) -> bool:

@@ -460,6 +460,8 @@ class Network(Worded):
         callbacks: Any = (),
         l2: float = 0.0,
         standardize_y: bool = False,
+        max_steps: int | None = None,
+        max_seconds: float | None = None,
         n_threads: int | None = None,
         seed: int | None = None,
         check_finite: bool = True,
@@ -500,8 +502,13 @@ class Network(Worded):
         metrics: names or objects of bp.metrics, one or several; of several outputs a dict by name.  The history has
         them after each epoch as `val_<name>`, and with train_metrics=True also of X and y, as `<name>`.
         With an optimiser that keeps an average of the parameters (`ema=`) validation uses that; see `averaged`.
-        check_finite=False skips the scan for NaN and infinity, and of such sums.  verbose=1 prints a line an epoch,
-        counted from the network's first.  Any n_threads gives the same bits.
+        max_steps, max_seconds: training ends after so many steps, or so much time, at a whole step, within an epoch as
+        well, which the history then has as far as it went; `history.stopped_by` says so.
+        check_finite=False skips the scan for NaN and infinity, and of such sums.  Any n_threads gives the
+        same bits.
+        verbose=1: one line that is rewritten in a terminal or notebook (a bar of tqdm's where that is installed), one
+        line an epoch elsewhere: the epoch, counted from the network's first, losses, metrics, samples a second and the
+        time that is left.  verbose=2: one line an epoch everywhere.
 
         Returns the History.  Raises ValueError or TypeError for what does not fit, before anything has changed;
         DivergenceError when the loss or a parameter is no longer finite, with the last finite parameters kept;
@@ -531,6 +538,8 @@ class Network(Worded):
             l2=l2,
             standardize_y=standardize_y,
             mixup=mixup,
+            max_steps=max_steps,
+            max_seconds=max_seconds,
         )
 
     def adapt(self, X: Any, *, sample_weight: Any = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from bpcore import (
     _mixup,
     _optimizers,
     _plans,
+    _progress,
     _split,
     _standardize,
     _threads,
@@ -57,10 +59,12 @@ class Call:
     callbacks: list[_callbacks.Callback]
     watched: Mapping[str, str]
     seed: int
-    verbose: bool
+    verbose: int
     l2: float
     standardize_y: bool
     mixup: float
+    max_steps: int | None = None
+    max_seconds: float | None = None
     label: str = ""
     learnt: _standardize.Learnt | None = None
 
@@ -93,6 +97,8 @@ def check(
     l2: Any,
     standardize_y: Any,
     mixup: Any,
+    max_steps: Any = None,
+    max_seconds: Any = None,
     label: str = "",
 ) -> Call:
     """The call for this data; ValueError or TypeError for what does not fit it."""
@@ -103,6 +109,8 @@ def check(
     l2 = _validate.real("l2", l2)
     if standardize_y := _validate.switch("standardize_y", standardize_y):
         _standardize.check(model, data)
+    max_steps = None if max_steps is None else _validate.integer("max_steps", max_steps, 1, 2**62)
+    max_seconds = None if max_seconds is None else _validate.real("max_seconds", max_seconds, open_low=True)
     batch = n if batch_size is None else min(n, _validate.integer("batch_size", batch_size, 1, 2**62))
     if mixup := _validate.real("mixup", mixup):
         _mixup.check(model, data, optimizer)
@@ -117,7 +125,7 @@ def check(
         )
     shuffled = _validate.switch("shuffle", shuffle) and batch < n
     seed = seed_of(model, seed)
-    verbose = _validate.switch("verbose", verbose)
+    verbose = _validate.integer("verbose", int(verbose) if isinstance(verbose, (bool, np.bool_)) else verbose, 0, 2)
     callbacks = _callbacks.resolve(callbacks)
     _measure(data, validation, metrics, train_metrics)
     watched = _watched(data, validation) if callbacks or validation or data.measures else {}
@@ -126,7 +134,7 @@ def check(
         raise ValueError("theta: expected it to be writable, and it is read-only; set net.theta.flags.writeable")
     return Call(
         model, state, data, validation, names, optimizer, epochs, batch, shuffled, callbacks, watched, seed, verbose,
-        l2, standardize_y, mixup, label,
+        l2, standardize_y, mixup, max_steps, max_seconds, label,
     )  # fmt: skip
 
 
@@ -273,6 +281,11 @@ class Loop:
         self.lent: dict[int, Lent] = {}  # by what their plans were compiled for
         self.callbacks = call.callbacks
         self.begun: list[_callbacks.Callback] = []
+        self.due = _callbacks.by_batch(self.callbacks)
+        self.deadline = math.inf
+        self.progress: _progress.Lines | None = None
+        self.within_epoch, self.epoch_start = False, 0.0
+        self.stopped_by: str | None = None  # see History
         self.slicing = False
         self.uncounted: tuple[_optimizers.Memory, int] | None = None  # memory and step before the first steps
         self.fresh: list[Snapshot] = []  # settled ones, until all callbacks are told
@@ -381,19 +394,41 @@ class Loop:
 
     def epoch(self, order: np.ndarray | None, start: float) -> None:
         """One epoch over the rows in this order, which is timed from `start` on."""
+        self.epoch_start = start
         self.begin_epoch(order)
+        self.within_epoch = True
         self._epoch()
-        self._log_epoch(time.perf_counter() - start)
+        self.within_epoch = False
+        self._log_epoch(time.perf_counter() - self.epoch_start)
         self.end_epoch()
 
     def begin(self) -> None:
         """Tells the callbacks; whatever comes after it ends with `close`."""
         self.state._loop = self
+        if self.call.max_seconds is not None:
+            self.deadline = time.perf_counter() + self.call.max_seconds
+        self.progress = _progress.begin(self)
         self._tell("on_fit_begin")
 
     def goes_on(self) -> bool:
         """Whether another epoch comes."""
-        return self.epochs_left > 0 and not self.state.stopped
+        if self.epochs_left > 0:
+            self.stopped_by = self._reason()
+        return self.epochs_left > 0 and not self.stopped_by
+
+    def _reason(self) -> str | None:
+        """Why no step is to come, for History.stopped_by; an epoch that is begun has one step at least."""
+        if self.state.stopped:
+            return "callback"
+        if self._steps_left() == 0:
+            return "max_steps"
+        late = time.perf_counter() >= self.deadline and self.run.is_whole() and self.run.progress()[4]
+        return "max_seconds" if late else None
+
+    def _steps_left(self) -> int | None:
+        """Until there are max_steps."""
+        most = self.call.max_steps
+        return None if most is None else max(0, most - self.run.progress()[5])
 
     def next_order(self) -> np.ndarray | None:
         """In which the next epoch takes the rows of the arrays; None: as they lie."""
@@ -440,8 +475,8 @@ class Loop:
             result = self.validation.evaluate(self.model.averaged(), self.n_threads, self.call.l2)
             self._record({f"val_{self.validation.column(name)}": value for name, value in result.items()})
         self.state.history._show()
-        if self.call.verbose:
-            self._print()
+        if self.progress:
+            self.progress.epoch()
         self._tell("on_epoch_end")
 
     def _record(self, values: Mapping[str, float]) -> None:
@@ -452,6 +487,7 @@ class Loop:
 
     def end(self) -> None:
         """Tells the callbacks that all is done."""
+        self.state.history.stopped_by = self.stopped_by
         self._tell("on_fit_end")
 
     def close(self) -> None:
@@ -459,6 +495,9 @@ class Loop:
         self.run.make_whole()
         self.model.fitting.open()
         begun, self.begun = self.begun, []
+        self.state.history._level()
+        if self.progress:
+            self.progress.close()
         try:
             self.count()
             self.state.step = self.model.step
@@ -493,23 +532,38 @@ class Loop:
             (model.memory, model.step), self.uncounted = self.uncounted, None
 
     def _epoch(self) -> None:
-        """Slices until the epoch is done or a callback stops it."""
-        by_batch = _callbacks.wants_batches(self.callbacks)
-        max_steps = 1 if by_batch else -1
-        before = (0.0, 0.0, 0)
-        fresh = True
+        """Slices until the epoch is done, or there is a reason to stop after a whole step."""
+        before, fresh = self.run.progress(), True
         while True:
-            status = self._slice(max_steps, fresh)
-            fresh = False
-            loss, weight, _, _, batches, _ = self.run.progress()
+            most = self._most()
+            status = self._slice(most, fresh)
+            done = self.run.progress()
             self.check_status(status)
-            if by_batch and batches > before[2]:
-                self.state.loss = _mean(loss - before[0], weight - before[1])
-                before = (loss, weight, batches)
-                self._tell("on_batch_end")
-                fresh = True
-            if status == _core.DONE or self.state.stopped:
+            loss, weight, batches = (done[i] - before[i] for i in (0, 1, 4))
+            due = [each for each in self.due if each.add(batches, loss, weight)]
+            before, fresh = done, bool(due) and (status == _core.DONE or batches == most)
+            if fresh:  # no step is half made
+                self._tell_of_batches(due)
+            if self.progress:
+                self.progress.within()
+            if status == _core.DONE:
                 return
+            if reason := self._reason():
+                self.stopped_by = reason
+                return
+
+    def _most(self) -> int:
+        """Batches until a callback is due or there are max_steps; -1: as many as there are."""
+        limits = [self._steps_left(), *(each.most() for each in self.due)]
+        return min((limit for limit in limits if limit is not None), default=-1)
+
+    def _tell_of_batches(self, due: list[_callbacks.Due]) -> None:
+        self.state.step = self.model.step
+        for each in due:
+            self.state.loss = _mean(each.loss, each.weight)
+            each.begin()
+            each.callback.on_batch_end(self.state)
+        self._succeed_if_replaced()
 
     def check_status(self, status: int) -> None:
         """DivergenceError where a slice ended with numbers that are not finite."""
@@ -527,7 +581,8 @@ class Loop:
         fitting.close(self.run)
         self.slicing = True
         try:
-            status: int = self.run.slice(self.n_threads, SLICE_SECONDS, max_steps, fresh)
+            seconds = min(SLICE_SECONDS, max(0.0, self.deadline - time.perf_counter()))
+            status: int = self.run.slice(self.n_threads, seconds, max_steps, fresh)
             self.state._lr = self._lr()
             self.count()
         finally:
@@ -543,17 +598,6 @@ class Loop:
         self.model.epoch += 1
         self.log([_mean(loss, weight)], [seconds], [rows / seconds if seconds else float("inf")], outputs)
 
-    def _print(self) -> None:
-        history = self.state.history
-        words = [f"{self.call.label}epoch {history.epoch[-1]}/{self.last_epoch}", f"loss {history.loss[-1]:.5g}"]
-        if history.val_loss:
-            words.append(f"val_loss {history.val_loss[-1]:.5g}")
-        if history.val_accuracy:
-            words.append(f"val_accuracy {history.val_accuracy[-1]:.4f}")
-        words += [f"{name} {values[-1]:.5g}" for name, values in history.metrics.items()]
-        words.append(f"{history.samples_per_second[-1]:,.0f} samples/s")
-        print("  ".join(words), flush=True)
-
     def _tell(self, event: str) -> None:
         if not self.callbacks:
             return
@@ -562,6 +606,10 @@ class Loop:
             if event == "on_fit_begin":
                 self.begun.append(callback)
             getattr(callback, event)(self.state)
+        self._succeed_if_replaced()
+
+    def _succeed_if_replaced(self) -> None:
+        """Goes on with the optimiser that callbacks have put in place of the last."""
         optimizer, fresh = self.state.optimizer, self.fresh
         self.fresh = []
         if optimizer is not self.memory.optimizer:

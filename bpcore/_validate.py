@@ -82,6 +82,18 @@ def real(
     return number
 
 
+def interval(name: str, value: Any) -> tuple[int | None, float | None]:
+    """How often: (k, None) of a whole number k, (None, seconds) of "10 s", "5 min" or "1 h"."""
+    if not isinstance(value, str):
+        return integer(name, value, 1, 2**62), None
+    number, _, unit = value.partition(" ")
+    seconds = {"s": 1.0, "min": 60.0, "h": 3600.0}.get(unit)
+    with contextlib.suppress(ValueError):
+        if seconds and 0 < float(number) < math.inf:
+            return None, float(number) * seconds
+    raise ValueError(f"{name}: expected a whole number, or a time such as '10 s', '5 min' or '1 h', got {value!r}")
+
+
 def flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, (bool, np.bool_)):

@@ -28,6 +28,7 @@ _INPUT = "sizes of inputs are those of bp.Input"
 _PENALTY = "layers with weights have l1= and l2=, which is twice Keras's"
 _NONE = "penalties are of weights alone"
 _DROPOUT = "it is a layer, bp.Dropout(rate)"
+_WHOLE = "net.fit has it; several networks are trained for whole epochs"
 _ROWS = "it takes all rows, in batches of its own"
 
 # keywords of Keras, PyTorch and scikit-learn: bpcore's, of which those are meant that the callable has; else a sentence
@@ -77,7 +78,7 @@ KEYWORDS: dict[str, tuple[str, str]] = {
     "num_workers": ("n_threads", ""), "num_threads": ("n_threads", ""), "batch_size": ("", _ROWS),
     "steps": ("", _ROWS), "steps_per_epoch": ("", "an epoch takes all rows"), "verbose": ("", "it prints nothing"),
     "return_dict": ("", "it returns a dict"), "initial_epoch": ("", "epochs go on counting, see net.epoch"),
-    "validation_fraction": ("validation_split", ""),
+    "validation_fraction": ("validation_split", ""), "max_steps": ("", _WHOLE), "max_seconds": ("", _WHOLE),
     "early_stopping": ("", "it is a callback, callbacks=bp.EarlyStopping(...)"), "tol": ("min_delta", ""),
     "restore_best_weights": ("restore_best", ""),
     "mode": ("", "metrics know which way is better"),
@@ -111,7 +112,7 @@ def refuse(owner: str, given: Iterable[str], valid: Sequence[str]) -> None:
         raise TypeError(f"{name}: {answer}{takes}") from None
 
 
-def _keywords(function: Any) -> tuple[str, ...] | None:
+def keywords(function: Any) -> tuple[str, ...] | None:
     """What a Python function takes by name, but `self`; None where it takes any."""
     code = getattr(function, "__code__", None)
     if code is None or code.co_flags & 0x08:  # **
@@ -133,14 +134,14 @@ class Worded:
     """A class whose constructor answers keywords that it does not have with bpcore's."""
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        if settings and (valid := _keywords(cls.__init__)) is not None:
+        if settings and (valid := keywords(cls.__init__)) is not None:
             refuse(cls.__name__, settings, valid)
         return super().__new__(cls)
 
 
 def worded(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """The same for a function, or a method: at no cost but that of a call."""
-    valid = _keywords(function) or ()
+    valid = keywords(function) or ()
 
     @functools.wraps(function)
     def call(*args: _P.args, **settings: _P.kwargs) -> _R:

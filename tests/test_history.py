@@ -26,8 +26,7 @@ def test_history_has_one_entry_an_epoch():
     assert all(type(value) is float for value in history.loss)
     more = net.fit(X, Y, epochs=2, batch_size=20)
     assert more.epoch == [4, 5] and net.epoch == 5 and net.step == 15
-    assert repr(more) == f"History(2 epochs, last: loss={more.loss[-1]:.6g})"
-    assert repr(make().fit(X, Y, epochs=0)) == "History(no epochs)"
+    assert repr(make().fit(X, Y, epochs=0)) == "History of 0 epochs"
 
 
 def test_history_is_a_dict_that_is_read_only():
@@ -64,7 +63,7 @@ def test_a_history_shows_what_is_appended_to_its_lists():
     assert list(history) == list(history.keys()) == [*reversed(history)][::-1] == list(shown) and len(history) == 3
     assert list(history.items()) == list(shown.items()) and list(history.values()) == list(shown.values())
     assert history.get("loss") == [2.0, 1.0] and history | {} == {} | history == history.copy() == shown == history
-    assert json.loads(json.dumps(history)) == shown and repr(history) == "History(2 epochs, last: loss=1)"
+    assert json.loads(json.dumps(history)) == shown and repr(history).splitlines()[-1].split() == ["2", "1", "4"]
     for twin in (pickle.loads(pickle.dumps(history)), copy.copy(history), copy.deepcopy(history)):
         assert twin == history and dict(twin) == shown
     history.loss = [5.0, 6.0]
@@ -210,7 +209,7 @@ def test_early_stopping_by_one_output(monitor, sign):
     assert net.evaluate(*held)[name] == history[monitor][stop.best_epoch - 1]
     net.fit(*train, callbacks=(stop := bp.EarlyStopping("kind_loss")))
     assert np.isfinite(stop.best)
-    with pytest.raises(ValueError, match="give fit validation_data"):
+    with pytest.raises(ValueError, match="give fit validation_split=0.2, or validation_data"):
         net.fit(*train, callbacks=bp.EarlyStopping("val_kind_loss"))
     for wrong, cure in (
         ("val_other_loss", "no output of this name"), ("val_size_accuracy", "no accuracy"), ("other_loss", "no output"),
@@ -237,7 +236,7 @@ def test_a_plain_line_an_epoch(validation, capsys):
     words = [rf"epoch (\d)/3  loss ({number})"]
     words += [rf"val_loss ({number})"] if validation else []
     words += [r"val_accuracy (0\.\d{4})"] if validation == "accuracy" else []
-    pattern = "  ".join([*words, r"[\d,]+ samples/s"])
+    pattern = "  ".join([*words, r"[\d,]+ samples/s"]) + r"(?:  \d:\d\d left)?"
     assert len(lines) == 3
     for i, line in enumerate(lines):
         match = re.fullmatch(pattern, line)
