@@ -7,6 +7,7 @@ _threads.read_limit()
 
 from bpcore import activations, datasets, debug, losses, metrics, schedules  # noqa: E402
 from bpcore._activations import Activation  # noqa: E402
+from bpcore._callback_files import CSVLogger, JSONLines, ModelCheckpoint  # noqa: E402
 from bpcore._callbacks import Callback, EarlyStopping, ReduceOnPlateau, State  # noqa: E402
 from bpcore._check import check_gradients  # noqa: E402
 from bpcore._config import show_config  # noqa: E402
@@ -59,6 +60,7 @@ from bpcore._optimizers import (  # noqa: E402
     RMSprop,
     Rprop,
 )
+from bpcore._rate_finder import LearningRateFinder  # noqa: E402
 from bpcore._recurrent import GRU, LSTM, SimpleRNN  # noqa: E402
 from bpcore._standardize import Standardize  # noqa: E402
 from bpcore._symbols import Symbol  # noqa: E402
@@ -100,6 +102,7 @@ __all__ = [
     "AveragePool2D",
     "BatchNorm",
     "Bias",
+    "CSVLogger",
     "Callback",
     "Concat",
     "Conv1D",
@@ -118,13 +121,16 @@ __all__ = [
     "GroupNorm",
     "History",
     "Input",
+    "JSONLines",
     "LayerNorm",
+    "LearningRateFinder",
     "LevenbergMarquardt",
     "Lion",
     "Loss",
     "MatMul",
     "MaxPool1D",
     "MaxPool2D",
+    "ModelCheckpoint",
     "Multiply",
     "Nadam",
     "Network",

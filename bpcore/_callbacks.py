@@ -110,10 +110,17 @@ class Callback(Worded):
     """
 
     every: int | str = 1
+    _changes_lr = False
+    _takes_divergence = False  # a DivergenceError ends the fit as `state.stop()` does
 
     def __repr__(self) -> str:
         names = keywords(type(self).__init__) or ()
         return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in names if hasattr(self, n))})"
+
+    @property
+    def _watches(self) -> str | None:
+        """A name that the history must have, or None."""
+        return None
 
     def on_fit_begin(self, state: State) -> None:
         """Called once, before the first step."""
@@ -170,7 +177,36 @@ class Due:
         return self.left <= 0 if self.seconds is None else time.monotonic() >= self.at
 
 
-class EarlyStopping(Callback):
+class Watching(Callback):
+    """A callback that compares a number of the history with the best so far."""
+
+    best: float
+    min_delta = 0.0
+
+    def __init__(self, monitor: str) -> None:
+        if not isinstance(monitor, str):  # what the history will hold is known when `fit` is called
+            got = f"{monitor!r} of type {type(monitor).__name__}"
+            raise TypeError(f"monitor: expected a name such as 'val_loss', got {got}")
+        self.monitor = monitor
+
+    @property
+    def _watches(self) -> str | None:
+        return self.monitor
+
+
+def worst(callback: Watching, state: State) -> float:
+    """What every value is better than."""
+    return float("-inf" if callback.monitor in state._higher else "inf")
+
+
+def is_better(callback: Watching, value: float, state: State) -> bool:
+    """Than its best, by more than min_delta; NaN never is."""
+    if callback.monitor in state._higher:
+        return value > callback.best + callback.min_delta
+    return value < callback.best - callback.min_delta
+
+
+class EarlyStopping(Watching):
     """Stops once `monitor` has not improved by more than `min_delta` for `patience` epochs and this fit has made
     `min_epochs`.
 
@@ -193,7 +229,7 @@ class EarlyStopping(Callback):
         min_epochs: int = 0,
         restore_best: bool = True,
     ) -> None:
-        self.monitor = _monitor(monitor)
+        super().__init__(monitor)
         self.patience = _validate.integer("patience", patience, 0, 2**31)
         self.min_delta = _validate.real("min_delta", min_delta)
         self.min_epochs = _validate.integer("min_epochs", min_epochs, 0, 2**31)
@@ -201,14 +237,14 @@ class EarlyStopping(Callback):
 
     def on_fit_begin(self, state: State) -> None:
         """Forgets the last fit."""
-        self.best = _worst(self.monitor, state)
+        self.best = worst(self, state)
         self.best_epoch = self._first_epoch = state.epoch
         self._snapshot: Snapshot | None = None
 
     def on_epoch_end(self, state: State) -> None:
         """Compares."""
         value: float = state.history[self.monitor][-1]
-        if _is_better(self, value, state):
+        if is_better(self, value, state):
             self.best, self.best_epoch = value, state.epoch
             if self.restore_best:
                 self._snapshot = state._now("snapshot").snapshot(settled=True)
@@ -226,12 +262,14 @@ class EarlyStopping(Callback):
             self._snapshot = None
 
 
-class ReduceOnPlateau(Callback):
+class ReduceOnPlateau(Watching):
     """Multiplies lr by `factor`, down to `min_lr`, once `monitor` has not improved by more than `min_delta` for
     `patience` epochs, as Keras does it; then it waits `cooldown` epochs before it counts again.
 
     It replaces `state.optimizer`, whose memory stays; lr must be a number, not a schedule.  monitor: see EarlyStopping.
     """
+
+    _changes_lr = True
 
     def __init__(
         self,
@@ -243,7 +281,7 @@ class ReduceOnPlateau(Callback):
         cooldown: int = 0,
         min_lr: float = 0.0,
     ) -> None:
-        self.monitor = _monitor(monitor)
+        super().__init__(monitor)
         self.factor = _validate.real("factor", factor, 0.0, 1.0, open_low=True, open_high=True)
         self.patience = _validate.integer("patience", patience, 0, 2**31)
         self.min_delta = _validate.real("min_delta", min_delta)
@@ -252,7 +290,7 @@ class ReduceOnPlateau(Callback):
 
     def on_fit_begin(self, state: State) -> None:
         """Forgets the last fit."""
-        self.best = _worst(self.monitor, state)
+        self.best = worst(self, state)
         self.waited = self.cooling = 0
 
     def on_epoch_end(self, state: State) -> None:
@@ -261,7 +299,7 @@ class ReduceOnPlateau(Callback):
         if self.cooling:
             self.cooling -= 1
             self.waited = 0
-        if _is_better(self, value, state):
+        if is_better(self, value, state):
             self.best, self.waited = value, 0
         elif not self.cooling:
             self.waited += 1
@@ -271,32 +309,13 @@ class ReduceOnPlateau(Callback):
                 self.waited, self.cooling = 0, self.cooldown
 
 
-def _monitor(value: Any) -> str:
-    """A name; what the history will hold is known when `fit` is called."""
-    if not isinstance(value, str):
-        raise TypeError(f"monitor: expected a name such as 'val_loss', got {value!r} of type {type(value).__name__}")
-    return value
-
-
-def _worst(monitor: str, state: State) -> float:
-    """What every value is better than."""
-    return float("-inf" if monitor in state._higher else "inf")
-
-
-def _is_better(callback: EarlyStopping | ReduceOnPlateau, value: float, state: State) -> bool:
-    """Than its best, by more than min_delta; NaN never is."""
-    if callback.monitor in state._higher:
-        return value > callback.best + callback.min_delta
-    return value < callback.best - callback.min_delta
-
-
-def _number_of(optimizer: Any) -> float:
-    """Its lr; TypeError where that is no number."""
+def _number_of(optimizer: Any, name: str = "ReduceOnPlateau") -> float:
+    """Its lr; TypeError where that is no number.  name: of the callback that changes it."""
     lr = getattr(optimizer, "lr", None)
     if not isinstance(lr, float) or isinstance(optimizer, Rprop):
         got = f"lr={lr!r}" if lr is not None else f"{optimizer!r}, which has none"
         got = f"{optimizer!r}, whose first step alone reads it" if isinstance(optimizer, Rprop) else got
-        raise TypeError(f"callbacks: ReduceOnPlateau expects an optimiser whose lr is a number, got {got}")
+        raise TypeError(f"callbacks: {name} expects an optimiser whose lr is a number, got {got}")
     return lr
 
 
@@ -324,13 +343,13 @@ def check(callbacks: list[Callback], watched: Mapping[str, str], optimizer: Any)
     """
     by_batch(callbacks)
     for callback in callbacks:
-        if isinstance(callback, ReduceOnPlateau):
-            _number_of(optimizer)
-        if isinstance(callback, (EarlyStopping, ReduceOnPlateau)) and callback.monitor not in watched:
-            name = type(callback).__name__
+        name, monitor = type(callback).__name__, callback._watches
+        if callback._changes_lr:
+            _number_of(optimizer, name)
+        if monitor is not None and monitor not in watched:
             raise ValueError(
-                f"callbacks: {name} watches {callback.monitor}, and there is only {', '.join(watched)}; "
-                f"{_cure(callback.monitor, watched)}"
+                f"callbacks: {name} watches {monitor}, and there is only {', '.join(watched)}; "
+                f"{_cure(monitor, watched)}"
             )
 
 

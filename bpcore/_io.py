@@ -49,8 +49,9 @@ _BLOCK = 1 << 20  # bytes of a tensor that are read and looked at together
 # ---- writing ----
 
 
-def save(model: Model, path: str | os.PathLike[str]) -> None:
+def save(model: Model, path: str | os.PathLike[str], optimizer: bool = True) -> None:
     """See Network.save."""
+    model = model if optimizer else model.without_memory()
     graph, training = _graph(model), _training(model)
     metadata = {
         "bpcore_format": _format(graph, training), "graph": json.dumps(graph), "training": json.dumps(training)
@@ -102,6 +103,8 @@ def _write(metadata: dict[str, str], tensors: dict[str, np.ndarray], path: str |
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
+        written = False
+        _sync_folder(target)
     except BaseException as error:
         if written:
             with contextlib.suppress(OSError):
@@ -109,6 +112,16 @@ def _write(metadata: dict[str, str], tensors: dict[str, np.ndarray], path: str |
         if isinstance(error, OSError) and error.errno:  # of the user's path, not of one they never saw
             raise OSError(error.errno, error.strerror, name) from None
         raise
+
+
+def _sync_folder(path: str) -> None:
+    """What was renamed to `path` is there after a loss of power, too, where the system can promise it."""
+    with contextlib.suppress(OSError):  # not of all file systems
+        folder = os.open(os.path.dirname(path), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _tensors(model: Model) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bpcore import _callbacks, _class_weights, _core, _optimizers, _standardize, _threads, _training, _validate
+from bpcore._callback_files import Writing
 from bpcore._callbacks import Callback, EarlyStopping, State
 from bpcore._data import SLICE_SECONDS, Data
 from bpcore._errors import DivergenceError
@@ -172,6 +173,12 @@ def _copies(callbacks: Any, n: int) -> list[list[Callback]]:
             )
         return own
     resolved = _callbacks.resolve(callbacks)
+    writing = next((callback for callback in resolved if isinstance(callback, Writing)), None)
+    if writing and n > 1:
+        raise ValueError(
+            f"callbacks: expected a {type(writing).__name__} with a path of its own for each network, got one for all; "
+            f"give a list of {n} lists"
+        )
     try:
         return [copy.deepcopy(resolved) for _ in range(n)]
     except MemoryError:

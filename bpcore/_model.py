@@ -134,6 +134,13 @@ class Model:
             twin.plans = self.plans
         return twin
 
+    def without_memory(self) -> Model:
+        """The same without the optimiser's memory, to be read alone."""
+        twin = object.__new__(Model)
+        twin.__dict__.update(vars(self))
+        twin.memory = Memory()
+        return twin
+
     @property
     def inputs(self) -> list[Node]:
         """The nodes of the inputs."""

@@ -33,7 +33,7 @@ from bpcore._graph import Graph, chained, lay_out, symbols
 from bpcore._history import History
 from bpcore._layers import Input, Layer
 from bpcore._model import Model
-from bpcore._optimizers import Optimizer
+from bpcore._optimizers import Memory, Optimizer
 from bpcore._schedules import Schedule
 from bpcore._stepper import Stepper
 from bpcore._symbols import Shape, Symbol
@@ -799,10 +799,15 @@ class Network(Worded):
 
     # ---- keeping ----
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the network, its counters and its optimiser's state to one safetensors file, all or nothing."""
+    def save(self, path: str | os.PathLike[str], *, optimizer: bool = True) -> None:
+        """Writes the network, its counters and its optimiser's state to one safetensors file, all or nothing.
+
+        optimizer=False: without the optimiser and its state, of which Adam has twice as much as there are parameters;
+        the next `fit` of what is loaded begins a new one.
+        """
+        optimizer = _validate.flag("optimizer", optimizer)
         with self._model.reading(memory=True) as model:
-            _io.save(model, path)
+            _io.save(model, path, optimizer)
 
     def averaged(self) -> Network:
         """An independent network with the average of the parameters that the last optimiser kept (`ema=0.999`), as
@@ -819,11 +824,18 @@ class Network(Worded):
             twin.step, twin.epoch = model.step, model.epoch
         return self._of(twin)
 
-    def copy(self) -> Network:
-        """An independent network: same layers, parameters, counters and optimiser state."""
+    def copy(self, *, optimizer: bool = True) -> Network:
+        """An independent network: same layers, parameters, counters and optimiser state.
+
+        optimizer=False: without the optimiser and its state; `pickle.dumps(net.copy(optimizer=False))` is a pickle
+        without them.
+        """
+        optimizer = _validate.flag("optimizer", optimizer)
         twin = type(self).__new__(type(self))
         twin.__dict__.update(self.__dict__)
         twin._own(copy.copy(self._model))
+        if not optimizer:
+            twin._model.memory = Memory()
         return twin
 
     __copy__ = copy

@@ -381,16 +381,24 @@ class Loop:
         """Runs the epochs."""
         try:
             self.begin()
-            if isinstance(self.run, _lbfgs.Run):
-                self.run.train(self)
-            else:
-                while self.goes_on():
-                    self.epoch(self.next_order(), time.perf_counter())
+            try:
+                self._train()
+            except DivergenceError:
+                if not any(callback._takes_divergence for callback in self.callbacks):
+                    raise
+                self.stopped_by = "callback"
             self.end()
         finally:
             self.close()
         self.give_back()
         return self.state.history
+
+    def _train(self) -> None:
+        if isinstance(self.run, _lbfgs.Run):
+            self.run.train(self)
+        else:
+            while self.goes_on():
+                self.epoch(self.next_order(), time.perf_counter())
 
     def epoch(self, order: np.ndarray | None, start: float) -> None:
         """One epoch over the rows in this order, which is timed from `start` on."""

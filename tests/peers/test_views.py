@@ -47,6 +47,16 @@ def test_pictures():
     matplotlib.pyplot.close("all")
 
 
+def test_the_picture_of_a_range_test():
+    finder = bp.LearningRateFinder(steps=40)
+    fitted(callbacks=finder, epochs=99, validation_split=None, metrics=())
+    (axes,) = finder.plot().axes
+    curve, mark = axes.lines
+    assert curve.get_xdata().tolist() == finder.rates and curve.get_ydata().tolist() == finder.losses
+    assert set(mark.get_xdata()) == {finder.suggestion} and axes.get_xscale() == "log"
+    matplotlib.pyplot.close("all")
+
+
 def test_a_bar_in_a_terminal(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
