@@ -542,6 +542,46 @@ class Network(Worded):
             max_seconds=max_seconds,
         )
 
+    @worded
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        loss: _LossLike = "auto",
+        optimizer: Optimizer | str | None = None,
+        batch_size: int | None = 32,
+        sample_weight: Any = None,
+        l2: float = 0.0,
+        n_threads: int | None = None,
+        seed: int | None = None,
+        check_finite: bool = True,
+    ) -> float:
+        """Trains on one block of data that comes in blocks: one pass over X (n, n_0) and y, in the order given.
+
+        It counts steps, not epochs, and goes on with the optimiser's memory: blocks of whole batches, one after the
+        other, make the steps that `fit(shuffle=False)` makes on all of them together.  batch_size None: the block is
+        one step.  Schedules have lengths in steps, `bp.schedules.Cosine(1e-3, length=10_000)`.  All else is as in
+        `fit`.
+
+        Returns the weighted mean loss over the block, of each batch before its step.  Raises what `fit` raises, and
+        ValueError for LBFGS, LevenbergMarquardt and Rprop, which need all examples at once.
+        """
+        return _training.partial_fit(
+            self._model,
+            State(self, History()),
+            X,
+            y,
+            loss=loss,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            sample_weight=sample_weight,
+            l2=l2,
+            n_threads=n_threads,
+            seed=seed,
+            check_finite=check_finite,
+        )
+
     def adapt(self, X: Any, *, sample_weight: Any = None) -> None:
         """The Standardize layers learn mean and scale from X, which is as for `predict`, anew; no parameter moves.
 

@@ -156,6 +156,11 @@ class Schedule(Worded):
         """Whether a length is a share: then steps count from the beginning of each call of `fit`."""
         return any(isinstance(length, float) for length in self._lengths())
 
+    @property
+    def of_steps(self) -> bool:
+        """Whether all of its lengths are steps."""
+        return not any(isinstance(length, (float, Epochs)) for length in self._lengths())
+
     def _key(self) -> tuple[Any, ...]:
         """What makes two equal; one step, 1, is not the whole run, 1.0."""
         values = tuple(getattr(self, setting.name) for setting in fields(self))

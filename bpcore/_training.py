@@ -247,6 +247,32 @@ def fit(
             raise
 
 
+def partial_fit(
+    model: Model, state: _callbacks.State, X: Any, y: Any, *, loss: Any, sample_weight: Any, n_threads: Any,
+    check_finite: Any, **settings: Any,
+) -> float:  # fmt: skip
+    """See Network.partial_fit."""
+    model.fitting.check("partial_fit")
+    data = Data(model, X, y, loss, sample_weight, _validate.switch("check_finite", check_finite))
+    call = check(
+        model, state, data, None, names_of(model, X), epochs=1, shuffle=False, callbacks=(), metrics=(),
+        train_metrics=False, verbose=0, **settings,
+    )  # fmt: skip
+    if call.optimizer.full_batch:
+        raise ValueError(f"optimizer: {type(call.optimizer).__name__} takes all examples at once; use net.fit")
+    for name, schedule in _optimizers.schedules(call.optimizer).items():
+        if not schedule.of_steps:
+            raise ValueError(
+                f"{name}: expected a schedule whose lengths are steps, whole numbers, since blocks make no epochs, got "
+                f"{schedule!r}"
+            )
+    n_threads = _threads.resolve(n_threads)
+    data.advise()
+    _optimizers.advise(model.memory.optimizer, call.optimizer)
+    with model.fitting:
+        return Loop(call, n_threads).one_pass()
+
+
 def _mean(total: float, weight: float) -> float:
     return total / weight if weight else float("nan")
 
@@ -399,6 +425,18 @@ class Loop:
         else:
             while self.goes_on():
                 self.epoch(self.next_order(), time.perf_counter())
+
+    def one_pass(self) -> float:
+        """The rows as they lie, once, which is no epoch; the mean loss of the batches as they were trained."""
+        try:
+            self.begin()
+            self.begin_epoch(None)
+            self._epoch()
+        finally:
+            self.close()
+        loss, weight = self.run.progress()[:2]
+        self.give_back()
+        return _mean(loss, weight)
 
     def epoch(self, order: np.ndarray | None, start: float) -> None:
         """One epoch over the rows in this order, which is timed from `start` on."""
