@@ -62,6 +62,7 @@ from bpcore._optimizers import (  # noqa: E402
 )
 from bpcore._rate_finder import LearningRateFinder  # noqa: E402
 from bpcore._recurrent import GRU, LSTM, SimpleRNN  # noqa: E402
+from bpcore._resume import Checkpoint  # noqa: E402
 from bpcore._standardize import Standardize  # noqa: E402
 from bpcore._symbols import Symbol  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
@@ -104,6 +105,7 @@ __all__ = [
     "Bias",
     "CSVLogger",
     "Callback",
+    "Checkpoint",
     "Concat",
     "Conv1D",
     "Conv2D",

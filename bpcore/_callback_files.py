@@ -75,6 +75,14 @@ class ModelCheckpoint(Writing, Watching):
         super().on_fit_begin(state)
         self.best, self.best_epoch = worst(self, state), state.epoch
 
+    def to_save(self) -> dict[str, Any]:
+        """The best so far."""
+        return {"best": self.best, "best_epoch": self.best_epoch}
+
+    def on_resume(self, state: State, saved: dict[str, Any]) -> None:
+        """It goes on from there."""
+        self.best, self.best_epoch = saved["best"], saved["best_epoch"]
+
     def on_epoch_end(self, state: State) -> None:
         """Compares and saves."""
         value = state.history[self.monitor][-1] if self.best_only else math.nan

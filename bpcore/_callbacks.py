@@ -122,6 +122,14 @@ class Callback(Worded):
         """A name that the history must have, or None."""
         return None
 
+    def to_save(self) -> dict[str, Any]:
+        """What a `bp.Checkpoint` keeps of this callback besides its settings: numbers, strings, arrays, snapshots,
+        lists and dicts of such."""
+        return {}
+
+    def on_resume(self, state: State, saved: dict[str, Any]) -> None:
+        """Called after `on_fit_begin` in a fit that goes on from a file, with what `to_save` returned there."""
+
     def on_fit_begin(self, state: State) -> None:
         """Called once, before the first step."""
 
@@ -241,6 +249,15 @@ class EarlyStopping(Watching):
         self.best_epoch = self._first_epoch = state.epoch
         self._snapshot: Snapshot | None = None
 
+    def to_save(self) -> dict[str, Any]:
+        """The best so far, with its snapshot."""
+        return {"best": self.best, "epochs": [self._first_epoch, self.best_epoch], "snapshot": self._snapshot}
+
+    def on_resume(self, state: State, saved: dict[str, Any]) -> None:
+        """It goes on from there."""
+        self.best, self._snapshot = saved["best"], saved["snapshot"] if self.restore_best else None
+        self._first_epoch, self.best_epoch = saved["epochs"]
+
     def on_epoch_end(self, state: State) -> None:
         """Compares."""
         value: float = state.history[self.monitor][-1]
@@ -292,6 +309,14 @@ class ReduceOnPlateau(Watching):
         """Forgets the last fit."""
         self.best = worst(self, state)
         self.waited = self.cooling = 0
+
+    def to_save(self) -> dict[str, Any]:
+        """The best so far, and the epochs since."""
+        return {"best": self.best, "waited": self.waited, "cooling": self.cooling}
+
+    def on_resume(self, state: State, saved: dict[str, Any]) -> None:
+        """It goes on from there."""
+        self.best, self.waited, self.cooling = saved["best"], saved["waited"], saved["cooling"]
 
     def on_epoch_end(self, state: State) -> None:
         """Compares."""

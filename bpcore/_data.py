@@ -39,6 +39,7 @@ class Data:
         self.losses = _losses.resolve_all(loss, outputs)
         self.arrays = _validate.inputs(X, model.inputs, model.dtype, check_finite, called[0], known=known)
         self.n = len(self.arrays[0])
+        self.inputs = [node.name for node in model.inputs]
         self.names = [node.name for node in outputs]
         self.targets = [
             _losses.target(weighted.loss, part, self.n, node.shape, model.dtype, check_finite, name)

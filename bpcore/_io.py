@@ -2,20 +2,23 @@
 executed.
 
 The metadata of a network are bpcore_format, graph and training; those of an ensemble bpcore_format and ensemble, with
-the graph and the training of each member, in order, and the names of member k's tensors begin with "k.".
+the graph and the training of each member, in order, and the names of member k's tensors begin with "k.".  Those of a
+run that a bp.Checkpoint keeps are a network's, run (see _resume.py) and a checksum, and it has other tensors, too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from io import BufferedReader
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -41,7 +44,12 @@ _FIRST_OPTIMIZERS = {
     "levenberg_marquardt": {"damping", "factor", "tries"},
 }
 _STATE = "optimizer."
-_KINDS = {"float32": "F32", "float64": "F64"}  # as safetensors calls them
+STORED = {
+    "float32": "F32", "float64": "F64", "int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL",
+}  # as safetensors calls them; networks are of the first two  # fmt: skip
+_DTYPES = {kind: np.dtype(name) for name, kind in STORED.items()}
+OF_RUN = "checkpoint/"  # begins the names of tensors that are no network's
+_RUN_KEYS = {"run", "checksum"}
 _MOST_HEADER = 100_000_000  # bytes; as safetensors has it
 _BLOCK = 1 << 20  # bytes of a tensor that are read and looked at together
 
@@ -52,20 +60,41 @@ _BLOCK = 1 << 20  # bytes of a tensor that are read and looked at together
 def save(model: Model, path: str | os.PathLike[str], optimizer: bool = True) -> None:
     """See Network.save."""
     model = model if optimizer else model.without_memory()
-    graph, training = _graph(model), _training(model)
+    graph, training = graph_json(model), _training(model)
     metadata = {
         "bpcore_format": _format(graph, training), "graph": json.dumps(graph), "training": json.dumps(training)
     }  # fmt: skip
-    _write(metadata, _tensors(model), path)
+    _write(metadata, tensors_of(model), path)
 
 
 def save_ensemble(models: Sequence[Model], path: str | os.PathLike[str]) -> None:
     """See Ensemble.save."""
-    members = [{"graph": _graph(model), "training": _training(model)} for model in models]
+    members = [{"graph": graph_json(model), "training": _training(model)} for model in models]
     tensors = {
-        _of_member(k, name): tensor for k, model in enumerate(models) for name, tensor in _tensors(model).items()
+        _of_member(k, name): tensor for k, model in enumerate(models) for name, tensor in tensors_of(model).items()
     }
     _write({"bpcore_format": FORMATS[1], "ensemble": json.dumps({"members": members})}, tensors, path)
+
+
+def save_run(
+    model: Model, run: dict[str, Any], arrays: dict[str, np.ndarray], path: str, make_room: Callable[[str], None]
+) -> None:
+    """Writes a network, and what else belongs to its run; see _write."""
+    metadata = {
+        "bpcore_format": FORMATS[1], "graph": json.dumps(graph_json(model)), "training": json.dumps(_training(model)),
+        "run": json.dumps(run),
+    }  # fmt: skip
+    tensors = {**tensors_of(model), **{f"{OF_RUN}{name}": array for name, array in arrays.items()}}
+    digest = _digest(metadata, _entries(tensors), (tensor.data for tensor in tensors.values()))
+    _write({**metadata, "checksum": digest}, tensors, path, make_room)
+
+
+def _digest(metadata: dict[str, str], entries: dict[str, Any], blocks: Iterable[Any]) -> str:
+    """SHA-256 of all that a file holds, but of itself."""
+    digest = hashlib.sha256(json.dumps([metadata, entries]).encode())
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _of_member(k: int | None, name: str) -> str:
@@ -73,21 +102,28 @@ def _of_member(k: int | None, name: str) -> str:
     return name if k is None else f"{k}.{name}"
 
 
-def _write(metadata: dict[str, str], tensors: dict[str, np.ndarray], path: str | os.PathLike[str]) -> None:
+def _write(
+    metadata: dict[str, str], tensors: dict[str, np.ndarray], path: str | os.PathLike[str],
+    make_room: Callable[[str], None] | None = None,
+) -> None:  # fmt: skip
     """Writes to a temporary file beside `path`, then renames: a reader sees the old file or the new one.
 
-    Links are followed, and a file that is there keeps its mode.
+    Links are followed, and a file that is there keeps its mode.  make_room: called with the path just before the new
+    file is renamed to it; then the temporary file is path.tmp, and one that a process has left behind goes.
     """
     for name, tensor in tensors.items():
-        if not all(np.isfinite(block).all() for block in _blocks(tensor)):
+        if not name.startswith(OF_RUN) and not all(np.isfinite(block).all() for block in _blocks(tensor)):
             raise ValueError(f"save: {name} has values that are not finite, and load would refuse them")
     header = _header(metadata, tensors)
     name = _validate.path(path)
     if name.endswith(os.sep):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
     target = os.path.realpath(name)
-    temporary = f"{target}.{os.getpid()}-{threading.get_ident()}.tmp"
+    temporary = f"{target}.tmp" if make_room else f"{target}.{os.getpid()}-{threading.get_ident()}.tmp"
     mode, written = None, False
+    if make_room:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
     try:
         with contextlib.suppress(FileNotFoundError):
             mode = os.stat(target).st_mode
@@ -102,6 +138,8 @@ def _write(metadata: dict[str, str], tensors: dict[str, np.ndarray], path: str |
                 file.write(tensor.data)
             file.flush()
             os.fsync(file.fileno())
+        if make_room:
+            make_room(target)
         os.replace(temporary, target)
         written = False
         _sync_folder(target)
@@ -124,7 +162,7 @@ def _sync_folder(path: str) -> None:
             os.close(folder)
 
 
-def _tensors(model: Model) -> dict[str, np.ndarray]:
+def tensors_of(model: Model) -> dict[str, np.ndarray]:
     """All that a file holds, contiguous views by name, in the order in which it holds them."""
     tensors = {**model.params, **model.states, **moments_of(model)}
     if model.memory.optimizer is not None:
@@ -151,17 +189,21 @@ def _blocks(tensor: np.ndarray) -> Iterator[np.ndarray]:
 def _header(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> bytes:
     """What a safetensors file begins with: the length of a JSON object (8 bytes, little-endian), and that: metadata,
     then dtype, shape and place of each tensor.  Padded, so that the tensors are aligned."""
-    entries: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name, tensor in tensors.items():
-        place, end = [end, end + tensor.nbytes], end + tensor.nbytes
-        entries[name] = {"dtype": _KINDS[str(tensor.dtype)], "shape": tensor.shape, "data_offsets": place}
-    text = json.dumps(entries).encode()
+    text = json.dumps({"__metadata__": metadata, **_entries(tensors)}).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
-def _graph(model: Model) -> dict[str, Any]:
+def _entries(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Dtype, shape and place of each, one after the other."""
+    entries, end = {}, 0
+    for name, tensor in tensors.items():
+        place, end = [end, end + tensor.nbytes], end + tensor.nbytes
+        entries[name] = {"dtype": STORED[str(tensor.dtype)], "shape": tensor.shape, "data_offsets": place}
+    return entries
+
+
+def graph_json(model: Model) -> dict[str, Any]:
     nodes: list[dict[str, Any]] = []
     for node in model.graph.nodes:
         base, _, use = node.name.partition("@")
@@ -241,9 +283,11 @@ def _read(path: str | os.PathLike[str], custom: Custom | None, ensemble: bool) -
     functions = dict(custom or {})
     with open(target, "rb") as file:
         metadata, entries = _open(target, file)
+        if set(metadata) >= _RUN_KEYS:
+            _take_run(target, file, metadata, entries)
         members = _members(target, metadata, ensemble)
         layouts = [_layout(target, graph, functions) for graph, _ in members]
-        optimizers = [_settings(target, training, functions) for _, training in members]
+        optimizers = [optimizer_of(target, training, functions) for _, training in members]
         if (version := metadata["bpcore_format"]) < (least := max(_format(*member) for member in members)):
             raise _bad(target, f"bpcore_format is {version!r}, and only {least} has all of its keys")
         numbers: list[int | None] = [*range(len(members))] if ensemble else [None]
@@ -259,7 +303,7 @@ def _read(path: str | os.PathLike[str], custom: Custom | None, ensemble: bool) -
         models = []
         for k, (graph, training), (_, layout), optimizer in zip(numbers, members, layouts, optimizers, strict=True):
             models.append(_model(layout, dtype, graph, training, optimizer))
-            for name, tensor in _tensors(models[-1]).items():
+            for name, tensor in tensors_of(models[-1]).items():
                 file.seek(begin + places[_of_member(k, name)])
                 for block in _blocks(tensor):
                     if file.readinto(block.data.cast("B")) != block.nbytes:
@@ -270,6 +314,52 @@ def _read(path: str | os.PathLike[str], custom: Custom | None, ensemble: bool) -
                         raise _bad(target, f"tensor {_of_member(k, name)!r} has values that are not finite")
             _settle(target, models[-1])
     return models
+
+
+def _take_run(path: str, file: BinaryIO, metadata: dict[str, str], entries: dict[str, Any]) -> dict[str, Any]:
+    """Takes what is a run's out of the metadata, leaving a network's; ValueError where the checksum is another."""
+    checksum, begin = metadata.pop("checksum"), file.tell()
+    if _digest(metadata, entries, iter(lambda: file.read(_BLOCK), b"")) != checksum:
+        raise _bad(path, "it is damaged: its checksum is another")
+    file.seek(begin)
+    return _parse(path, metadata.pop("run"))
+
+
+class Damaged(ValueError):
+    """A file that is torn, or was altered."""
+
+
+class RunFile(NamedTuple):
+    """What the file of a run holds, nothing of it checked but that it is what was written."""
+
+    graph: dict[str, Any]
+    training: dict[str, Any]
+    run: dict[str, Any]
+    tensors: dict[str, np.ndarray]
+
+
+def load_run(path: str) -> RunFile:
+    """What save_run wrote; Damaged, or ValueError for a file that is of no run."""
+    with open(path, "rb") as file:
+        try:
+            metadata, entries = _open(path, file)
+            if set(metadata) & _RUN_KEYS:
+                return _run_file(path, file, metadata, entries)
+        except (KeyError, ValueError) as error:
+            raise Damaged(str(error)) from None
+    raise ValueError(f"resume: expected a file that bp.Checkpoint wrote, and {path!r} is none; bp.load reads networks")
+
+
+def _run_file(path: str, file: BufferedReader, metadata: dict[str, str], entries: dict[str, Any]) -> RunFile:
+    run = _take_run(path, file, metadata, entries)
+    begin = file.tell()
+    places, tensors = _places(path, entries, None, os.fstat(file.fileno()).st_size - begin), {}
+    for name, entry in entries.items():
+        tensors[name] = np.empty(entry["shape"], _DTYPES[entry["dtype"]])
+        file.seek(begin + places[name])
+        if tensors[name].size:
+            file.readinto(tensors[name].data.cast("B"))
+    return RunFile(_parse(path, metadata["graph"]), _parse(path, metadata["training"]), run, tensors)
 
 
 def _members(path: str, metadata: dict[str, str], ensemble: bool) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -337,24 +427,28 @@ def _open(path: str, file: BinaryIO) -> tuple[dict[str, str], dict[str, Any]]:
 _Tensor = tuple[tuple[int, ...], str]  # shape and dtype
 
 
-def _places(path: str, entries: dict[str, Any], expected: dict[str, _Tensor], size: int) -> dict[str, int]:
-    """Where each tensor begins: they have the shapes expected, and lie one after the other in `size` bytes."""
+def _places(path: str, entries: dict[str, Any], expected: dict[str, _Tensor] | None, size: int) -> dict[str, int]:
+    """Where each tensor begins: they have the shapes and dtypes expected, where these are known (of a run, each may have
+    its own), and lie one after the other in `size` bytes."""
     for name, entry in entries.items():
         _keys(path, f"tensor {name!r}", entry, {"dtype", "shape", "data_offsets"})
         for key in ("shape", "data_offsets"):
             if not isinstance(entry[key], list) or not all(type(n) is int for n in entry[key]):
                 raise _bad(path, f"tensor {name!r}: expected {key} to be whole numbers")
-    shapes, said = ({name: tuple(entry["shape"]) for name, entry in entries.items()},
-                    {name: shape for name, (shape, _) in expected.items()})  # fmt: skip
+    shapes = {name: tuple(entry["shape"]) for name, entry in entries.items() if not name.startswith(OF_RUN)}
+    said = shapes if expected is None else {name: shape for name, (shape, _) in expected.items()}
     if shapes != said:
         name = sorted(set(shapes.items()) ^ set(said.items()))[0][0]
         raise _bad(path, f"tensor {name!r}: the graph says {said.get(name)}, the file {shapes.get(name)}")
     places, end = {}, 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
-        shape, dtype = expected[name]
-        if entry["dtype"] != _KINDS[dtype]:
-            raise _bad(path, f"tensor {name!r} is {entry['dtype']}, the graph says {dtype}")
-        places[name], end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
+        kind = entry["dtype"]
+        if min(entry["shape"], default=0) < 0:
+            raise _bad(path, f"tensor {name!r}: expected a shape, got {entry['shape']}")
+        dtype = expected[name][1] if expected is not None and name in expected else None
+        if kind not in _DTYPES or (dtype is not None and kind != STORED[dtype]):
+            raise _bad(path, f"tensor {name!r} is {kind}, the graph says {dtype}")
+        places[name], end = end, end + math.prod(entry["shape"]) * _DTYPES[kind].itemsize
         if entry["data_offsets"] != [places[name], end]:
             raise _bad(path, f"tensor {name!r}: expected it at {[places[name], end]}, got {entry['data_offsets']}")
     if end != size:
@@ -503,7 +597,7 @@ def _function(path: str, value: Any, custom: Mapping[str, Any]) -> Function:
     return function.called(name)
 
 
-def _settings(path: str, training: dict[str, Any], custom: Mapping[str, Any]) -> _optimizers.Optimizer | None:
+def optimizer_of(path: str, training: dict[str, Any], custom: Mapping[str, Any]) -> _optimizers.Optimizer | None:
     _keys(path, "training", training, {"seed", "step", "epoch", "optimizer", "updates"}, {"begun"})
     try:
         _validate.seed(training["seed"])

@@ -21,6 +21,7 @@ from bpcore._layers import SHUFFLE
 from bpcore._model import Model
 from bpcore._network import Network
 from bpcore._optimizers import Optimizer
+from bpcore._resume import Checkpoint
 from bpcore._words import refuse, worded
 
 _PER_THREAD = 16  # networks in training at a time: threads that are done with one find another
@@ -231,6 +232,8 @@ def _calls(
     each_rows = _each("rows", rows, n, several)
     each_weight = _each("sample_weight", sample_weight, n, _is_list(sample_weight, _is_array))
     each_callbacks = _copies(callbacks, n)
+    if any(isinstance(callback, Checkpoint) for own in each_callbacks for callback in own):
+        raise ValueError("callbacks: bp.Checkpoint keeps the fit of one network; use net.fit")
     checked: dict[Any, tuple[Data, Data | None, dict[str, tuple[str, ...]]]] = {}
     parts: dict[int, np.ndarray | None] = {}
     weighed: dict[Any, tuple[Data, Data | None]] = {}

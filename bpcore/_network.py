@@ -462,6 +462,7 @@ class Network(Worded):
         standardize_y: bool = False,
         max_steps: int | None = None,
         max_seconds: float | None = None,
+        resume: str | os.PathLike[str] | None = None,
         n_threads: int | None = None,
         seed: int | None = None,
         check_finite: bool = True,
@@ -504,6 +505,9 @@ class Network(Worded):
         With an optimiser that keeps an average of the parameters (`ema=`) validation uses that; see `averaged`.
         max_steps, max_seconds: training ends after so many steps, or so much time, at a whole step, within an epoch as
         well, which the history then has as far as it went; `history.stopped_by` says so.
+        resume: the path of a `bp.Checkpoint`, from which this fit goes on with the bits of a run that was never
+        stopped; a file that is not there begins it.  epochs and max_steps are those of the whole run.  ValueError where
+        the file is of another run: other data, loss, optimizer, layers, settings or version.
         check_finite=False skips the scan for NaN and infinity, and of such sums.  Any n_threads gives the
         same bits.
         verbose=1: one line that is rewritten in a terminal or notebook (a bar of tqdm's where that is installed), one
@@ -540,6 +544,7 @@ class Network(Worded):
             mixup=mixup,
             max_steps=max_steps,
             max_seconds=max_seconds,
+            resume=resume,
         )
 
     @worded

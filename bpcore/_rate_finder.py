@@ -40,6 +40,15 @@ class LearningRateFinder(Callback):
         self.rates, self.losses, self._mean = [], [], 0.0
         self._try_next(state)
 
+    def to_save(self) -> dict[str, Any]:
+        """What it has tried, and the network before."""
+        return {"rates": self.rates, "losses": self.losses, "mean": self._mean, "snapshot": self._snapshot}
+
+    def on_resume(self, state: State, saved: dict[str, Any]) -> None:
+        """It goes on from there."""
+        self.rates, self.losses, self._mean = saved["rates"], saved["losses"], saved["mean"]
+        self._snapshot = saved["snapshot"]
+
     def _try_next(self, state: State) -> None:
         share = len(self.rates) / (self.steps - 1)
         state.optimizer = replace(state.optimizer, lr=self.low * (self.high / self.low) ** share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from bpcore import (
     _optimizers,
     _plans,
     _progress,
+    _resume,
     _split,
     _standardize,
     _threads,
@@ -224,6 +226,7 @@ def fit(
     n_threads: Any,
     check_finite: Any,
     metrics: Any,
+    resume: Any,
     **settings: Any,
 ) -> History:
     """Checks everything, then trains; callbacks see `state`.  settings: those of `check`."""
@@ -237,11 +240,14 @@ def fit(
     call = check(model, state, data, validation, names, metrics=metrics, **settings)
     n_threads = _threads.resolve(n_threads)
     call.learn()
+    _resume.check(call, resume)
+    saved = None if resume is None else _resume.read(resume, call)
     data.advise()
-    _optimizers.advise(model.memory.optimizer, call.optimizer)
+    if saved is None:
+        _optimizers.advise(model.memory.optimizer, call.optimizer)
     with model.fitting:
         try:
-            return Loop(call, n_threads).train()
+            return Loop(call, n_threads, saved).train()
         except BaseException:
             call.take_back()
             raise
@@ -256,7 +262,7 @@ def partial_fit(
     data = Data(model, X, y, loss, sample_weight, _validate.switch("check_finite", check_finite))
     call = check(
         model, state, data, None, names_of(model, X), epochs=1, shuffle=False, callbacks=(), metrics=(),
-        train_metrics=False, verbose=0, **settings,
+        train_metrics=False, verbose=0, standardize_y=False, mixup=0.0, **settings,
     )  # fmt: skip
     if call.optimizer.full_batch:
         raise ValueError(f"optimizer: {type(call.optimizer).__name__} takes all examples at once; use net.fit")
@@ -267,10 +273,15 @@ def partial_fit(
                 f"{schedule!r}"
             )
     n_threads = _threads.resolve(n_threads)
+    call.learn()
     data.advise()
     _optimizers.advise(model.memory.optimizer, call.optimizer)
     with model.fitting:
-        return Loop(call, n_threads).one_pass()
+        try:
+            return Loop(call, n_threads).one_pass()
+        except BaseException:
+            call.take_back()
+            raise
 
 
 def _mean(total: float, weight: float) -> float:
@@ -294,8 +305,9 @@ class _Outside:
 class Loop:
     """One call of `fit`."""
 
-    def __init__(self, call: Call, n_threads: int) -> None:
+    def __init__(self, call: Call, n_threads: int, saved: _resume.Saved | None = None) -> None:
         self.call, self.model, self.state = call, call.model, call.state
+        self.saved, self.steps_before_resume = saved, 0
         self.data, self.validation, self.n_threads = call.data, call.validation, n_threads
         model, state, data, optimizer = call.model, call.state, call.data, call.optimizer
         if call.learnt is not None:
@@ -308,6 +320,10 @@ class Loop:
         self.callbacks = call.callbacks
         self.begun: list[_callbacks.Callback] = []
         self.due = _callbacks.by_batch(self.callbacks)
+        self.checkpoints = [c for c in self.callbacks if isinstance(c, _resume.Checkpoint)]
+        self.is_kept = False  # as of a step within the last epoch
+        self.order: np.ndarray | None = None  # of the epoch
+        self.order_is_own = False  # a callback has set it
         self.deadline = math.inf
         self.progress: _progress.Lines | None = None
         self.within_epoch, self.epoch_start = False, 0.0
@@ -338,6 +354,11 @@ class Loop:
         self.steps_before = self.run.progress()[5]  # the epoch
         state._lr = self._lr()
         model.feature_names = call.names
+
+    @functools.cached_property
+    def described(self) -> dict[str, Any]:
+        """What tells this run from others; ValueError where it has what no file can hold."""
+        return _resume.describe(self.call)
 
     def _new_run(self) -> Any:
         key = self.trained.key(_plans.TRAIN | self.flags, self.call.batch, self.n_threads)
@@ -420,6 +441,8 @@ class Loop:
         return self.state.history
 
     def _train(self) -> None:
+        if self.saved and self.saved.run["within"]:
+            self._rest_of_epoch()
         if isinstance(self.run, _lbfgs.Run):
             self.run.train(self)
         else:
@@ -442,8 +465,14 @@ class Loop:
         """One epoch over the rows in this order, which is timed from `start` on."""
         self.epoch_start = start
         self.begin_epoch(order)
+        self._rest_of_epoch()
+
+    def _rest_of_epoch(self) -> None:
+        """From where the run stands in the epoch that is begun."""
         self.within_epoch = True
-        self._epoch()
+        self.stopped_by = self._reason()
+        if not self.stopped_by:
+            self._epoch()
         self.within_epoch = False
         self._log_epoch(time.perf_counter() - self.epoch_start)
         self.end_epoch()
@@ -453,8 +482,10 @@ class Loop:
         self.state._loop = self
         if self.call.max_seconds is not None:
             self.deadline = time.perf_counter() + self.call.max_seconds
-        self.progress = _progress.begin(self)
         self._tell("on_fit_begin")
+        if self.saved:
+            _resume.go_on(self, self.saved)
+        self.progress = _progress.begin(self)
 
     def goes_on(self) -> bool:
         """Whether another epoch comes."""
@@ -474,12 +505,18 @@ class Loop:
     def _steps_left(self) -> int | None:
         """Until there are max_steps."""
         most = self.call.max_steps
-        return None if most is None else max(0, most - self.run.progress()[5])
+        return None if most is None else max(0, most - self.steps_made())
+
+    def steps_made(self) -> int:
+        """In this call, and before in the run that it goes on with."""
+        steps: int = self.steps_before_resume + self.run.progress()[5]
+        return steps
 
     def next_order(self) -> np.ndarray | None:
         """In which the next epoch takes the rows of the arrays; None: as they lie."""
         data, picked = self.data, None
-        if self.state.order is not None:
+        self.order_is_own = self.state.order is not None
+        if self.order_is_own:
             picked = _validate.order(self.state.order, data.n)
         elif self.call.shuffled:
             picked = _core.permutation(data.n, self.call.seed, SHUFFLE, self.model.epoch % 2**32)
@@ -490,7 +527,7 @@ class Loop:
         self.steps_before, updates = self.run.progress()[5], self.run.updates()
         if updates != self.first and _optimizers.schedules(self.memory.optimizer):
             self._use(self.memory._replace(updates=updates), updates)
-        self.first = updates
+        self.first, self.order = updates, order
         call = self.call
         self.run.begin(self.data.n, call.batch, order)
         if call.mixup:
@@ -524,6 +561,13 @@ class Loop:
         if self.progress:
             self.progress.epoch()
         self._tell("on_epoch_end")
+        if not self.is_kept:
+            self._keep(epoch_ended=True)
+
+    def _keep(self, epoch_ended: bool) -> None:
+        """Checkpoints keep the run, where they are due."""
+        for checkpoint in self.checkpoints:
+            checkpoint.look(self, epoch_ended)
 
     def _record(self, values: Mapping[str, float]) -> None:
         """The history has them."""
@@ -534,6 +578,8 @@ class Loop:
     def end(self) -> None:
         """Tells the callbacks that all is done."""
         self.state.history.stopped_by = self.stopped_by
+        for checkpoint in [] if self.is_kept else self.checkpoints:
+            checkpoint.take_last(self)
         self._tell("on_fit_end")
 
     def close(self) -> None:
@@ -550,6 +596,8 @@ class Loop:
             self._close(begun)
         finally:
             self.state._loop = None
+            for checkpoint in self.checkpoints:
+                checkpoint.finish()
 
     def give_back(self) -> None:
         """The runs wait for the next call."""
@@ -596,7 +644,12 @@ class Loop:
                 return
             if reason := self._reason():
                 self.stopped_by = reason
+                if reason != "callback":  # a run that goes on from there has not been cut
+                    for checkpoint in self.checkpoints:
+                        checkpoint.take(self)
+                    self.is_kept = True
                 return
+            self._keep(epoch_ended=False)
 
     def _most(self) -> int:
         """Batches until a callback is due or there are max_steps; -1: as many as there are."""

@@ -79,6 +79,7 @@ KEYWORDS: dict[str, tuple[str, str]] = {
     "steps": ("", _ROWS), "steps_per_epoch": ("", "an epoch takes all rows"), "verbose": ("", "it prints nothing"),
     "return_dict": ("", "it returns a dict"), "initial_epoch": ("", "epochs go on counting, see net.epoch"),
     "validation_fraction": ("validation_split", ""), "max_steps": ("", _WHOLE), "max_seconds": ("", _WHOLE),
+    "resume": ("", "net.fit has it, for one network"),
     "early_stopping": ("", "it is a callback, callbacks=bp.EarlyStopping(...)"), "tol": ("min_delta", ""),
     "restore_best_weights": ("restore_best", ""),
     "mode": ("", "metrics know which way is better"),

@@ -338,6 +338,9 @@ void bp_run_mix(bp_run *run, const int64_t *partner, const double *share, const 
 /* Goes on where `from` is, after a whole step in the midst of an epoch over the same data: the ports are alike, the
  * plans differ in what their optimisers need. */
 void bp_run_follow(bp_run *run, const bp_run *from);
+/* Goes on in the midst of the epoch that has just begun: `done` and the sums of the losses are those of the batches
+ * that another run has made, `steps` moves among them; the optimiser's t counts them already. */
+void bp_run_resume(bp_run *run, const bp_progress *done, const double (*loss_sum)[3], int64_t steps);
 /* One slice: runs until the epoch ends, `seconds` have passed or `max_steps` batches are done (0 or less: as many as
  * there are).  `fresh`: theta may have been written since the last slice.  Blocks; may be called without the GIL. */
 bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps, int fresh);

@@ -43,6 +43,16 @@ void bp_run_follow(bp_run *run, const bp_run *from) {
     bp_set_batch(run);
 }
 
+void bp_run_resume(bp_run *run, const bp_progress *done, const double (*loss_sum)[3], int64_t steps) {
+    int64_t before = run->at.done.steps;
+    run->at.pos = done->rows;
+    run->at.done = *done;
+    run->at.done.steps = before;
+    run->epoch_t = run->at.t - steps;
+    memcpy(run->loss_sum, loss_sum, sizeof *run->loss_sum * (size_t)run->plan->n_losses);
+    bp_set_batch(run);
+}
+
 /* Back to the safety copy, then with the same bits to the last step that was finite; in slices, as training is. */
 static bp_status replay(bp_run *run, int n_threads, double seconds) {
     double end = bp_now() + seconds;

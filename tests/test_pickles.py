@@ -48,8 +48,8 @@ def objects():
         *LAYERS, *SCHEDULES, *OPTIMIZERS.values(), *LOSSES, *METRICS,
         bp.LevenbergMarquardt(), bp.LBFGS(), bp.Rprop(),
         bp.Activation(np.sin, np.cos), bp.EarlyStopping(), bp.ReduceOnPlateau(), bp.Callback(), bp.History(),
-        bp.ModelCheckpoint("net"), bp.CSVLogger("a.csv"), bp.JSONLines("a.jsonl"), bp.LearningRateFinder(),
-        bp.DivergenceError("loss", 1, 2, "Do."), *states,
+        bp.ModelCheckpoint("net"), bp.Checkpoint("run"), bp.CSVLogger("a.csv"), bp.JSONLines("a.jsonl"),
+        bp.LearningRateFinder(), bp.DivergenceError("loss", 1, 2, "Do."), *states,
         bp.Dense(3)(bp.Input(2)), net, net.fit(X, Y, epochs=2), tape, net.backward(tape, Y), net.predictor(),
         series.stepper(), bp.Ensemble([net, small()]), bp.Ensemble([net]).predictor(), bp.datasets.xor(),
         bp.datasets.load_digits(),
@@ -99,8 +99,8 @@ def test_every_public_object_comes_back_or_says_why_not(way):
 @pytest.mark.parametrize("way", WAYS)
 def test_within_fit_too(way, tmp_path):
     seen, callbacks = [], [bp.EarlyStopping("loss"), bp.ReduceOnPlateau("loss")]
-    callbacks += [bp.CSVLogger(tmp_path / "a.csv"), bp.JSONLines(tmp_path / "a.jsonl")]
-    callbacks += [bp.ModelCheckpoint(tmp_path / "net", "loss"), bp.LearningRateFinder()]
+    callbacks += [bp.CSVLogger(tmp_path / "a.csv"), bp.JSONLines(tmp_path / "a.jsonl"), bp.LearningRateFinder()]
+    callbacks += [bp.ModelCheckpoint(tmp_path / "net", "loss"), bp.Checkpoint(tmp_path / "run")]
 
     def look(state):
         for value in (state.net, state.history, state.optimizer, state.snapshot(), *callbacks):

@@ -510,9 +510,9 @@ def test_damaged_counts_are_refused(begun):
 
     settings = _optimizers.to_json(bp.SGD(lr=Constant(0.1)))
     training = {"seed": 0, "step": 5, "epoch": 1, "updates": 5, "optimizer": settings}
-    _io._settings("net", {**training, "begun": {"lr": 5}}, {})
+    _io.optimizer_of("net", {**training, "begun": {"lr": 5}}, {})
     with pytest.raises(ValueError, match="begun: expected"):
-        _io._settings("net", {**training, "begun": begun}, {})
+        _io.optimizer_of("net", {**training, "begun": begun}, {})
 
 
 # ---- ReduceOnPlateau ----

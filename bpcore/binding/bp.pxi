@@ -157,6 +157,7 @@ cdef extern from "bp.h" nogil:
     void bp_run_each(bp_run *, void *)
     bp_status bp_run_optimizer(bp_run *, const bp_opt *)
     void bp_run_follow(bp_run *, const bp_run *)
+    void bp_run_resume(bp_run *, const bp_progress *, const double (*)[3], int64_t)
     void bp_run_callback(bp_run *, bp_callback_fn, void *)
     void bp_run_random(bp_run *, uint64_t, int64_t)
     void bp_run_begin(bp_run *, int64_t, int64_t, const int64_t *)

@@ -151,6 +151,7 @@ cdef class Run:
     cdef public object outside  # `with` it the user's Python is called
     cdef int64_t steps      # of the shortest array of numbers, or -1
     cdef int64_t batches    # of the epoch
+    cdef int64_t size       # rows of a batch
 
     def __cinit__(self, Plan plan, cnp.ndarray theta=None, cnp.ndarray state=None):
         self.plan = plan
@@ -244,6 +245,7 @@ cdef class Run:
     def follow(self, Run other):
         """Goes on where `other` is, after a whole step in the midst of an epoch over the same ports."""
         self.reach(other.batches)
+        self.size = other.size
         self.order, self.mixture = other.order, other.mixture
         bp_run_follow(self.run, other.run)
 
@@ -258,6 +260,7 @@ cdef class Run:
     def begin(self, int64_t n, int64_t batch, cnp.ndarray order=None):
         """Begins an epoch over n rows, taken in `order` ((n,) int64) or as they lie."""
         self.reach((n + batch - 1) // batch if batch else 0)
+        self.size = batch
         self.order = order
         self.mixture = None
         bp_run_begin(self.run, n, batch, NULL if order is None else <const int64_t *>cnp.PyArray_DATA(order))
@@ -268,6 +271,17 @@ cdef class Run:
         self.mixture = partner, share, weight_share
         bp_run_mix(self.run, <const int64_t *>cnp.PyArray_DATA(partner), <const double *>cnp.PyArray_DATA(share),
                    <const double *>cnp.PyArray_DATA(weight_share))
+    def resume(self, progress, losses, int64_t steps):
+        """Goes on within the epoch that has just begun: progress and losses are what another run gave after whole steps,
+        some batches before the last; steps: those of this epoch, which the optimiser's count has."""
+        cdef bp_progress done
+        cdef cnp.ndarray sums = np.array(losses, np.float64)
+        done.loss, done.weight, done.hits, done.rows, done.batch = progress
+        done.steps = 0
+        known = (<object>sums).shape == (len(self.plan.losses), 3)
+        if not known or not 0 <= done.batch < self.batches or done.rows != done.batch * self.size:
+            raise ValueError(f"resume: {progress} and {losses} are not of an epoch of {self.batches} batches")
+        bp_run_resume(self.run, &done, <const double (*)[3]>cnp.PyArray_DATA(sums), steps)
 
     def slice(self, int n_threads, double seconds=0.05, int64_t max_steps=-1, bint fresh=True):
         """Runs a slice without the GIL; PAUSED, DONE, NONFINITE_LOSS or NONFINITE_PARAM, or raises."""
