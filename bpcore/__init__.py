@@ -10,6 +10,7 @@ from bpcore._activations import Activation  # noqa: E402
 from bpcore._callback_files import CSVLogger, JSONLines, ModelCheckpoint  # noqa: E402
 from bpcore._callbacks import Callback, EarlyStopping, ReduceOnPlateau, State  # noqa: E402
 from bpcore._check import check_gradients  # noqa: E402
+from bpcore._composed import Bidirectional, MultiHeadAttention  # noqa: E402
 from bpcore._config import show_config  # noqa: E402
 from bpcore._convolution import (  # noqa: E402
     AveragePool1D,
@@ -31,6 +32,7 @@ from bpcore._history import History  # noqa: E402
 from bpcore._layers import Dense, Input  # noqa: E402
 from bpcore._losses import Loss  # noqa: E402
 from bpcore._many import fit_many, fit_restarts  # noqa: E402
+from bpcore._masks import Mask  # noqa: E402
 from bpcore._matmul import MatMul  # noqa: E402
 from bpcore._network import Network, load  # noqa: E402
 from bpcore._normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm  # noqa: E402
@@ -63,6 +65,7 @@ from bpcore._optimizers import (  # noqa: E402
 from bpcore._rate_finder import LearningRateFinder  # noqa: E402
 from bpcore._recurrent import GRU, LSTM, SimpleRNN  # noqa: E402
 from bpcore._resume import Checkpoint  # noqa: E402
+from bpcore._sequences import pad, windows  # noqa: E402
 from bpcore._standardize import Standardize  # noqa: E402
 from bpcore._symbols import Symbol  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
@@ -87,9 +90,11 @@ __all__ = [
     "load",
     "losses",
     "metrics",
+    "pad",
     "schedules",
     "set_num_threads",
     "show_config",
+    "windows",
     "Activate",
     "Activation",
     "Adadelta",
@@ -103,6 +108,7 @@ __all__ = [
     "AveragePool2D",
     "BatchNorm",
     "Bias",
+    "Bidirectional",
     "CSVLogger",
     "Callback",
     "Checkpoint",
@@ -129,10 +135,12 @@ __all__ = [
     "LevenbergMarquardt",
     "Lion",
     "Loss",
+    "Mask",
     "MatMul",
     "MaxPool1D",
     "MaxPool2D",
     "ModelCheckpoint",
+    "MultiHeadAttention",
     "Multiply",
     "Nadam",
     "Network",

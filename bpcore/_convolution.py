@@ -281,16 +281,19 @@ class _Pooling(Layer):
         return plan.op(kind, inputs, settings=([*lengths, shape[-1], *sizes, *strides, *before, *after], []))
 
     def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        return self._add(plan, self.kind, inputs, shapes[0])
+        kind = "masked_average" if len(inputs) > 1 and self.kind == "average_pool" else self.kind
+        return self._add(plan, kind, inputs, shapes[0])
 
     def tangent(
         self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
         """The average of Ra, or Ra where a is greatest."""
+        if moves[0] < 0:
+            return -1
         if self.kind == "average_pool":
-            return self._add(t.plan, self.kind, moves, shapes[0])
-        return self._add(t.plan, "max_pool_at", [t.plan.cache(a), *moves], shapes[0])
+            return self.build(t.plan, [moves[0], *inputs[1:]], slots, shapes, 0)
+        return self._add(t.plan, "max_pool_at", [t.plan.cache(a), moves[0]], shapes[0])
 
 
 class _Pool(_Pooling):
@@ -375,11 +378,16 @@ class AveragePool1D(MaxPool1D):
 
 @dataclass(frozen=True, eq=False)
 class GlobalMaxPool(_Pooling):
-    """The greatest of each channel over all positions: (time, features) to (features,), an image to (channels,)."""
+    """The greatest of each channel over all positions: (time, features) to (features,), an image to (channels,).
+
+    Called with a second symbol, GlobalMaxPool()(h, mask), mask (time,) or (height, width): where it is 0, a position
+    does not count; an example of which none counts gives 0.
+    """
 
     name: str | None = field(default=None, kw_only=True)
     op: ClassVar[str] = "global_max_pool"
     kind: ClassVar[str] = "max_pool"
+    many: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         named(self.name)
@@ -390,16 +398,26 @@ class GlobalMaxPool(_Pooling):
     def output_shape(self, *shapes: Shape) -> Shape:
         if len(shapes[0]) < 2:
             raise self.wrong("positions and a last axis of channels", shapes[0])
+        if len(shapes) > 2:
+            raise self.wrong("an input and perhaps a mask", f"{len(shapes)} inputs")
+        if len(shapes) == 2 and shapes[1] != shapes[0][:-1]:
+            raise self.wrong(f"a mask of shape {shapes[0][:-1]} for an input of shape {shapes[0]}", shapes[1])
         return shapes[0][-1:]
+
+    def takes_mask(self, shape: Shape) -> bool:
+        return len(shape) == 2
 
     def _along(self, shape: Shape) -> list[tuple[int, int, int, _Axis]]:
         n = math.prod(shape[:-1])
-        return [(n, n, 1, _Axis(1, 0))]
+        return [(n, n, n, _Axis(1, 0))]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GlobalAveragePool(GlobalMaxPool):
-    """The mean of each channel over all positions: (time, features) to (features,), an image to (channels,)."""
+    """The mean of each channel over all positions: (time, features) to (features,), an image to (channels,).
+
+    It takes a mask as GlobalMaxPool: GlobalAveragePool()(h, mask) is the mean over the positions that count, or 0.
+    """
 
     op: ClassVar[str] = "global_average_pool"
     kind: ClassVar[str] = "average_pool"

@@ -11,6 +11,7 @@ import numpy as np
 from bpcore import _validate
 from bpcore._core import Plan
 from bpcore._layers import INITS, Input, Regularised, Spec, draw, named, normal
+from bpcore._masks import Mask
 from bpcore._symbols import Shape, Symbol
 
 if TYPE_CHECKING:
@@ -36,19 +37,26 @@ class Embedding(Regularised):
     steps.  So do l1 and l2, also in the `loss` of fit, which has the penalties of the rows that a batch names;
     `val_loss`, `evaluate` and `value_and_grad` have those of all rows.  max_norm is of a row, after the steps that name
     it.  `value_and_grad` gives the whole gradient.  Numbers outside 0..n-1 are a ValueError.
+
+    mask_zero: 0 stands for no word.  Of an input (time,) a mask then flows with the output, h.mask, `Mask` of the
+    input, and the layers that work at each time step alone hand it on: recurrent layers, global pooling, softmax over
+    time and MultiHeadAttention take it unless they are given another.  Row 0 of E stays a parameter as any other.
     """
 
     n: int
     units: int
     init: Any = field(default="auto", kw_only=True)
+    mask_zero: bool = field(default=False, kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     op: ClassVar[str] = "embedding"
-    saved: ClassVar[tuple[str, ...]] = ("n", "units", *Regularised.saved)
+    saved: ClassVar[tuple[str, ...]] = ("n", "units", "mask_zero", *Regularised.saved)
+    optional: ClassVar[dict[str, Any]] = {"mask_zero": False, **Regularised.optional}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("n", "units"):
             object.__setattr__(self, name, _validate.integer(name, getattr(self, name), 1, _validate.MAX_UNITS))
+        object.__setattr__(self, "mask_zero", _validate.flag("mask_zero", self.mask_zero))
         if isinstance(self.init, str):
             _validate.choice("init", self.init, INITS)
         else:
@@ -56,7 +64,11 @@ class Embedding(Regularised):
         named(self.name)
 
     def __repr__(self) -> str:
-        return f"Embedding({self.n}, {self.units}{self._options()})"
+        masks = ", mask_zero=True" if self.mask_zero else ""
+        return f"Embedding({self.n}, {self.units}{masks}{self._options()})"
+
+    def with_mask(self, inputs: tuple[Symbol, ...]) -> tuple[tuple[Symbol, ...], Symbol | None]:
+        return inputs, Mask()(*inputs) if self.mask_zero else None
 
     def check_integer(self, inputs: Sequence[Symbol]) -> None:
         for symbol in inputs:
@@ -64,6 +76,8 @@ class Embedding(Regularised):
                 raise self.wrong("an input of whole numbers, bp.Input(..., integer=True)", repr(symbol))
 
     def output_shape(self, *shapes: Shape) -> Shape:
+        if self.mask_zero and len(shapes[0]) > 1:
+            raise self.wrong("an input (time,), since mask_zero makes a mask of it", shapes[0])
         if len(shapes[0]) >= MAX_AXES:
             raise self.wrong(f"an input of at most {MAX_AXES - 1} axes", shapes[0])
         return (*shapes[0], self.units)

@@ -261,7 +261,7 @@ def lay_out(inputs: list[Symbol], outputs: list[Symbol], names: dict[int, str] |
                     f"layers: {symbol.layer!r} stands behind two inputs; give each a bp.Standardize() of its own"
                 )
         for read in symbol.inputs:
-            if isinstance(read, Input) and read.integer:  # read by Embedding alone
+            if isinstance(read, Input) and read.integer:  # read by Embedding and Mask alone
                 n_labels[id(read)] = min(symbol.layer.n, n_labels.get(id(read), symbol.layer.n))
     nodes: list[Node] = []
     offset = 0

@@ -36,8 +36,9 @@ from bpcore._symbols import Symbol
 # a file has the oldest that can hold it; 2: layers, optimisers and settings of them that 1 does not know, schedules,
 # names of columns, moments, ensembles
 FORMATS = ("1", "2")
-_LATER_LAYERS = {"standardize", "batch_norm", "rms_norm", "group_norm", "alpha_dropout", "gaussian_noise"}
-_LATER_SETTINGS = {"noise_shape", *Regularised.saved}
+_LATER_LAYERS = {"standardize", "batch_norm", "rms_norm", "group_norm", "alpha_dropout", "gaussian_noise", "mask"}
+_LATER_SETTINGS = {"noise_shape", "causal", "mask_zero", *Regularised.saved}
+_LATER_MASKED = {"activate", "global_max_pool", "global_average_pool"}  # with a second input, a mask
 _FIRST_OPTIMIZERS = {
     "sgd": {"lr", "momentum", "nesterov", "weight_decay"},
     "adam": {"lr", "beta1", "beta2", "eps", "weight_decay"},
@@ -230,7 +231,12 @@ def graph_json(model: Model) -> dict[str, Any]:
 
 def _format(graph: dict[str, Any], training: dict[str, Any]) -> str:
     """The oldest format that knows what the file says."""
-    later = any(node["op"] in _LATER_LAYERS or _LATER_SETTINGS & set(node["attributes"]) for node in graph["nodes"])
+    later = any(
+        node["op"] in _LATER_LAYERS
+        or _LATER_SETTINGS & set(node["attributes"])
+        or (node["op"] in _LATER_MASKED and len(node["inputs"]) > 1)
+        for node in graph["nodes"]
+    )
     if later or {"feature_names", "moments"} & set(graph) or "begun" in training:
         return FORMATS[1]
     optimizer = training["optimizer"] or {"kind": "sgd"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -94,6 +96,10 @@ class Treatment(NamedTuple):
     max_norm: float = 0.0
 
 
+# layers that make of each time step, alone, a time step
+_ELEMENTWISE = ("add", "multiply", "activate", "dropout", "alpha_dropout", "gaussian_noise", "embedding")
+_ON_THE_LAST_AXIS = ("standardize", "dense", "scale", "bias", "layer_norm", "rms_norm", "batch_norm")
+
 KINDS: dict[str, type[Any]] = {}  # every kind of layer, by the name that a file gives it
 
 
@@ -133,10 +139,22 @@ class Layer(Worded, metaclass=Settings):
             raise ValueError(f"{self!r}: expected at most {_core.MAX_OPERANDS} inputs, got {len(inputs)}{cure}")
         inputs = tuple(symbol.itself if isinstance(symbol, Input) else symbol for symbol in inputs)
         self.check_integer(inputs)
+        inputs, mask = self.with_mask(inputs)
         shape = self.output_shape(*(symbol.shape for symbol in inputs))
         if math.prod(shape) > _validate.MAX_UNITS:
             raise ValueError(f"{self!r}: an example of shape {shape} is too large")
-        return Symbol(self.itself, inputs, shape)
+        symbol = Symbol(self.itself, inputs, shape)
+        symbol.mask = mask
+        return symbol
+
+    def with_mask(self, inputs: tuple[Symbol, ...]) -> tuple[tuple[Symbol, ...], Symbol | None]:
+        """What it reads: `inputs` and, where one flows to it that it takes, a mask; and the mask that flows on."""
+        first, *others = {id(x.mask): x.mask for x in inputs if x.mask is not None}.values() or (None,)
+        if first is None:
+            return inputs, None
+        mask = functools.reduce(operator.mul, others, first)
+        taken = len(inputs) == 1 and self.takes_mask(inputs[0].shape)
+        return (*inputs, mask) if taken else inputs, mask if self.keeps_time(len(inputs[0].shape)) else None
 
     def __getstate__(self) -> dict[str, Any]:
         # not the network that it comes from: its weights are in the theta of the network that it is in
@@ -196,6 +214,14 @@ class Layer(Worded, metaclass=Settings):
     def wrong(self, expected: str, got: Any) -> ValueError:
         """The error for a shape that does not fit."""
         return ValueError(f"{self!r}: expected {expected}, got {got}")
+
+    def keeps_time(self, axes: int) -> bool:
+        """Whether it works, on inputs of so many axes, time first, at each time step alone."""
+        return self.op in _ELEMENTWISE or (self.op in _ON_THE_LAST_AXIS and axes > 1)
+
+    def takes_mask(self, shape: Shape) -> bool:
+        """Whether it takes the mask that flows with an input of that shape as its second input."""
+        return False
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """An example's shape, given those of the inputs; ValueError where they do not fit."""
@@ -261,9 +287,9 @@ class Regularised(Layer):
     optional: ClassVar[dict[str, Any]] = {"l1": 0.0, "l2": 0.0, "max_norm": None, "lr_scale": 1.0}
 
     def __post_init__(self) -> None:
-        for name in self.optional:
+        for name, default in Regularised.optional.items():
             value = getattr(self, name)
-            if value is not self.optional[name]:
+            if value is not default:
                 object.__setattr__(self, name, _validate.real(name, value, open_low=name == "max_norm"))
 
     def treatment(self, spec: Spec) -> Treatment:
@@ -272,7 +298,7 @@ class Regularised(Layer):
     def _options(self) -> str:
         """Those that are set, as in a call."""
         values = {name: getattr(self, name) for name in Regularised.saved}
-        return "".join(f", {name}={value!r}" for name, value in values.items() if value != self.optional[name])
+        return "".join(f", {name}={value!r}" for name, value in values.items() if value != Regularised.optional[name])
 
 
 def named(name: Any) -> None:

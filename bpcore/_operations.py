@@ -115,6 +115,9 @@ class Concat(Layer):
             raise self.wrong(f"an axis of {shape}", self.axis)
         return self.axis % len(shape)
 
+    def keeps_time(self, axes: int) -> bool:
+        return self.axis % axes != 0
+
     def output_shape(self, *shapes: Shape) -> Shape:
         axis = self._axis(shapes[0])
         rests = {(len(shape), shape[:axis], shape[axis + 1 :]) for shape in shapes}
@@ -277,6 +280,10 @@ class Slice(Layer):
             start += first * stride
         return sizes, strides, start, tuple(left) or (1,)
 
+    def keeps_time(self, axes: int) -> bool:
+        first = self.index[0]
+        return bool(first == [None, None, None] or (first == "..." and len(self.index) <= axes))
+
     def output_shape(self, *shapes: Shape) -> Shape:
         return self._cut(shapes[0])[3]
 
@@ -295,31 +302,65 @@ class Activate(Layer):
     """An activation as a layer of its own: a name of `bp.activations.NAMES` or `bp.Activation(f, df)`.
 
     axis: of softmax, the last unless given.
+    Softmax may have a mask, Activate("softmax")(z, mask): what is 0 there does not count and becomes 0; where nothing
+    counts, all is 0.  The mask has the size of the axis, (n,), or the last axes of z.
+    causal: of the softmax of matrices (..., queries, keys), as attention has it: query i has the keys 0..i alone.
     """
 
     activation: str | Activation
     axis: int = field(default=-1, kw_only=True)
+    causal: bool = field(default=False, kw_only=True)
     name: str | None = field(default=None, kw_only=True, repr=False)
     op: ClassVar[str] = "activate"
-    saved: ClassVar[tuple[str, ...]] = ("activation", "axis")
+    saved: ClassVar[tuple[str, ...]] = ("activation", "axis", "causal")
+    optional: ClassVar[dict[str, Any]] = {"causal": False}
+    many: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "activation", _activations.resolve(self.activation))
         object.__setattr__(self, "axis", _validate.integer("axis", self.axis, -MAX_AXES, MAX_AXES - 1))
         if self.axis != -1 and self.activation != "softmax":
             raise ValueError(f"axis: only softmax has one, got {self.axis} for {self.activation!r}")
+        object.__setattr__(self, "causal", _validate.flag("causal", self.causal))
+        if self.causal and (self.activation != "softmax" or self.axis != -1):
+            raise ValueError(f"causal: only softmax of the last axis is, got {self.activation!r}, axis {self.axis}")
         _named(self)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         if not -len(shapes[0]) <= self.axis < len(shapes[0]):
             raise self.wrong(f"an axis of {shapes[0]}", self.axis)
+        if self.causal and len(shapes[0]) < 2:
+            raise self.wrong("an input (..., queries, keys), since it is causal", shapes[0])
+        if len(shapes) > 1:
+            self._check_mask(*shapes)
         return shapes[0]
+
+    def _check_mask(self, shape: Shape, *masks: Shape) -> None:
+        if self.activation != "softmax" or len(masks) > 1:
+            raise self.wrong("an input, and of softmax perhaps a mask", f"{1 + len(masks)} inputs")
+        size = shape[self.axis]
+        last = shape[-len(masks[0]) :] if self._last(shape) else None
+        if masks[0] not in ((size,), last):
+            also = f" or the last axes of {shape}" if last else ""
+            raise self.wrong(f"a mask of shape {(size,)}{also}", masks[0])
+
+    def keeps_time(self, axes: int) -> bool:
+        return self.activation != "softmax" or self.axis % axes != 0
+
+    def takes_mask(self, shape: Shape) -> bool:
+        return self.activation == "softmax" and self.axis % len(shape) == 0
 
     def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
         if self._last(shapes[0]):
-            return apply(plan, self.activation, inputs[0], shapes[0][-1])
+            return self._apply(plan, inputs, shapes[0])
         turned, n, back = self._turned(plan, inputs[0], shapes[0])
-        return back(apply(plan, self.activation, turned, n))
+        return back(self._apply(plan, [turned, *inputs[1:]], (n,)))
+
+    def _apply(self, plan: Plan, inputs: list[int], shape: Shape) -> int:
+        if len(inputs) == 1 and not self.causal:
+            return apply(plan, self.activation, inputs[0], shape[-1])
+        settings = [shape[-1], shape[-2] if self.causal else 0]  # SOFTMAX_... of csrc/kernels/settings.h
+        return plan.op("masked_softmax", inputs, settings=(settings, []))
 
     def _last(self, shape: Shape) -> bool:
         return self.axis % len(shape) == len(shape) - 1
@@ -335,6 +376,8 @@ class Activate(Layer):
         self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],
         shapes: Sequence[Shape],
     ) -> int:  # fmt: skip
+        if moves[0] < 0:
+            return -1
         if self._last(shapes[0]):
             return t.activated(self.activation, a, inputs[0], moves[0], shapes[0][-1])
         (turned, n, back), (Rz, _, _) = (self._turned(t.plan, x, shapes[0]) for x in (a, moves[0]))

@@ -120,6 +120,12 @@ class Recurrent(Regularised):
             raise self.wrong(f"a mask of shape {shapes[0][:1]} for an input of shape {shapes[0]}", shapes[1])
         return (shapes[0][0], self.units) if self.sequences else (self.units,)
 
+    def keeps_time(self, axes: int) -> bool:
+        return self.sequences
+
+    def takes_mask(self, shape: Shape) -> bool:
+        return True
+
     def parameters(self, *shapes: Shape) -> dict[str, Spec]:
         wide = self.gates * self.units
         specs = {"W": Spec((shapes[0][-1], wide), True), "U": Spec((self.units, wide), True)}

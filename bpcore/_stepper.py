@@ -14,22 +14,6 @@ from bpcore._layers import Input
 from bpcore._model import Model
 from bpcore._recurrent import Recurrent
 
-# layers that make of each time step, alone, a time step
-_ELEMENTWISE = ("add", "multiply", "dropout", "alpha_dropout", "gaussian_noise", "embedding")
-_ON_THE_LAST_AXIS = ("standardize", "dense", "scale", "bias", "layer_norm", "rms_norm", "batch_norm")
-
-
-def _keeps_time(layer: Any, axes: int) -> bool:
-    """Whether the layer, on inputs of so many axes, time first, works at each time step alone."""
-    if isinstance(layer, (Recurrent, Input)):
-        return True
-    if layer.op == "slice":
-        first = layer.index[0]
-        return first == [None, None, None] or (first == "..." and len(layer.index) <= axes)
-    if layer.op == "concat" or (layer.op == "activate" and layer.activation == "softmax"):
-        return layer.axis % axes != 0
-    return layer.op in ("activate", *_ELEMENTWISE) or (layer.op in _ON_THE_LAST_AXIS and axes > 1)
-
 
 def _refuse(node: Node, why: str) -> ValueError:
     return ValueError(f"stepper: {node.name} ({node.layer!r}) {why}; use predict on whole sequences")
@@ -56,7 +40,7 @@ def _over_time(nodes: tuple[Node, ...]) -> list[bool]:
             if node.layer.reverse:
                 raise _refuse(node, "begins at the last time step")
             timed[i] = node.layer.sequences
-        elif not all(reads) or not _keeps_time(node.layer, len(nodes[node.inputs[0]].shape)):
+        elif not all(reads) or not node.layer.keeps_time(len(nodes[node.inputs[0]].shape)):
             raise _refuse(node, "mixes time steps")
         else:
             timed[i] = True

@@ -24,6 +24,7 @@ class Symbol:
     layer: Any
     inputs: tuple[Symbol, ...]
     shape: Shape
+    mask: Symbol | None = None  # of its time steps, where one flows: see _masks.py
 
     def __init__(self, layer: Any, inputs: tuple[Symbol, ...], shape: Shape) -> None:
         self.layer, self.inputs, self.shape = layer, inputs, shape

@@ -63,6 +63,14 @@ KEYWORDS: dict[str, tuple[str, str]] = {
     "stateful": ("", "net.stepper() carries states over"), "num_layers": ("", "a layer is one; put several in a row"),
     "unit_forget_bias": ("forget_bias", ""), "p": ("rate", ""), "dropout": ("", _DROPOUT),
     "recurrent_dropout": ("", _DROPOUT), "target_shape": ("shape", ""),
+    "num_heads": ("heads", ""), "embed_dim": ("", "key_dim is that of one head, embed_dim / num_heads"),
+    "is_causal": ("causal", ""), "use_causal_mask": ("causal", ""), "output_shape": ("units", ""),
+    "merge_mode": ("merge", ""), "backward_layer": ("", "the other direction has a copy of the layer"),
+    "mask_value": ("", "bp.Mask() finds what is 0"), "padding_idx": ("mask_zero", ""),
+    # sequences
+    "sequence_length": ("length", ""), "sequence_stride": ("stride", ""), "maxlen": ("length", ""),
+    "padding": ("side", ""), "padding_side": ("side", ""), "padding_value": ("value", ""),
+    "truncating": ("", "cut sequences first, [a[-length:] for a in arrays]"),
     # losses
     "from_logits": ("", "losses are computed from z behind softmax and logistic outputs, without being told"),
     "reduction": ("", "the cost is the weighted mean over rows"),

@@ -36,6 +36,7 @@ def _recurrent(kind):
 
 
 RECURRENT = {"simple_rnn": bp.SimpleRNN, "lstm": bp.LSTM, "gru": bp.GRU}
+MASKED = {*RECURRENT, "activate", "global_max_pool", "global_average_pool"}  # whose second input is a mask
 PRODUCT = bp.Function(lambda a, b: a**2 * b, lambda g, a, b: [2 * a * b * g, a**2 * g],
                       tangent=lambda a, b, out, Ra, Rb: 2 * a * b * Ra + a * a * Rb)  # fmt: skip
 FIRST = ("embedding", "standardize")  # they read inputs alone
@@ -51,6 +52,8 @@ SHAPES = {
     "slice": [(bp.Slice((slice(None, None, -2), 1)), (5, 2))],
     "activate": [
         (bp.Activate("silu"), (3,)), (bp.Activate("softmax"), (2, 3)), (bp.Activate("softmax", axis=0), (4, 3)),
+        (bp.Activate("softmax"), (2, 3), (3,)), (bp.Activate("softmax", axis=0), (4, 3), (4,)),
+        (bp.Activate("softmax", causal=True), (2, 3, 4)), (bp.Activate("softmax", causal=True), (2, 4, 3), (4, 3)),
     ],
     "scale": [(bp.Scale(), (2, 3))],
     "bias": [(bp.Bias(), (2, 3))],
@@ -69,8 +72,10 @@ SHAPES = {
     ],
     "max_pool1d": [(bp.MaxPool1D(3, stride=2, padding=1), (7, 17))],
     "average_pool1d": [(bp.AveragePool1D(3, stride=2, padding=1), (7, 17))],
-    "global_max_pool": [(bp.GlobalMaxPool(), (5, 3)), (bp.GlobalMaxPool(), (2, 3, 4))],
-    "global_average_pool": [(bp.GlobalAveragePool(), (5, 3)), (bp.GlobalAveragePool(), (2, 3, 4))],
+    "global_max_pool": [(bp.GlobalMaxPool(), (5, 3)), (bp.GlobalMaxPool(), (2, 3, 4)),
+                        (bp.GlobalMaxPool(), (5, 3), (5,))],
+    "global_average_pool": [(bp.GlobalAveragePool(), (5, 3)), (bp.GlobalAveragePool(), (2, 3, 4)),
+                            (bp.GlobalAveragePool(), (70, 3), (70,))],
     **{op: _recurrent(kind) for op, kind in RECURRENT.items()},
     "embedding": [(bp.Embedding(5, 3), (4,))],
     "layer_norm": [(bp.LayerNorm(), (5,)), (bp.LayerNorm(eps=0.1), (2, 37)), (bp.LayerNorm(eps=1), (1,))],
@@ -83,6 +88,7 @@ SHAPES = {
     "dropout": [(bp.Dropout(0.5), (4,)), (bp.Dropout(0.5, noise_shape=(1, None)), (3, 4))],
     "alpha_dropout": [(bp.AlphaDropout(0.5), (4,)), (bp.AlphaDropout(0.5, noise_shape=(None, 1)), (3, 4))],
     "gaussian_noise": [(bp.GaussianNoise(0.5), (4,))],
+    "mask": [(bp.Mask(), (4,)), (bp.Mask(), (2, 3))],
     "matmul": [
         (bp.MatMul(), (2, 2, 3), (2, 3, 1)), (bp.MatMul(transpose_a=True, transpose_b=True), (3, 2), (4, 3)),
     ],
@@ -95,7 +101,7 @@ def _example(layer, shapes, below, rows, seed):
     rng = np.random.default_rng(seed)
     integer = layer.op == "embedding"
     inputs = [bp.Input(shape if len(shape) > 1 else shape[0], integer=integer) for shape in shapes]
-    masked = layer.op in RECURRENT and len(shapes) > 1
+    masked = layer.op in MASKED and len(shapes) > 1
     read = list(inputs)
     if below:
         read = [x if masked and i else bp.Dense(shape[-1], "tanh", name=f"below_{i}")(x)

@@ -254,6 +254,23 @@ def _again(pick, a, pool):
     return first.layer(a if a.shape == x.shape and first.layer.op != "embedding" else x, *mask)
 
 
+def _masked(pick, a, pool):
+    """Softmax, pooling and attention with a mask."""
+    a = _in_axes(pick, a, 2)
+    mask = bp.Input(a.shape[0]) if pick.inputs else bp.Mask()(a)
+    if pick.flag():
+        return pick.of([bp.GlobalMaxPool(), bp.GlobalAveragePool(), bp.Activate("softmax", axis=0)])(a, mask)
+    scores = bp.MatMul(transpose_b=True)(a, a)
+    weights = bp.Activate("softmax", causal=pick.flag())(scores, *([mask] if pick.flag() else []))
+    return weights @ a
+
+
+def _words(pick, a, pool):
+    """Layers on words of which 0 is none."""
+    words = bp.Embedding(3, pick.integer(1, 3), mask_zero=True)(bp.Input(pick.integer(1, 4), integer=True))
+    return pick.of([bp.GRU(2), bp.GlobalMaxPool(), bp.GlobalAveragePool(), bp.Activate("softmax", axis=0)])(words)
+
+
 # by the name of the layer: each takes what chooses, the symbol it reads and all symbols made so far, and makes one more
 LAYERS = {
     "dense": _dense,
@@ -289,10 +306,13 @@ LAYERS = {
     "gaussian_noise": lambda pick, a, pool: bp.GaussianNoise(0.3)(a),
     "batch_norm": lambda pick, a, pool: bp.BatchNorm(eps=0.1)(a),
     "standardize": _standardize,
+    "mask": lambda pick, a, pool: bp.Mask()(a),
 }
-OPERATIONS = {**LAYERS, "arithmetic": _arithmetic, "again": _again}
-REAL = tuple(name for name in OPERATIONS if name != "embedding")  # of real inputs, which Jacobians are by
+OPERATIONS = {**LAYERS, "arithmetic": _arithmetic, "again": _again, "masked": _masked, "words": _words}
+WHOLE = ("embedding", "words")
+REAL = tuple(name for name in OPERATIONS if name not in WHOLE)  # of real inputs, which Jacobians are by
 RECURRENT = ("simple_rnn", "lstm", "gru")
+MASKED = (*RECURRENT, "activate", "global_max_pool", "global_average_pool")  # their second input is a mask
 FIRST = ("embedding", "standardize")  # they read inputs alone
 # those without a second derivative, for hvp and its kin
 ONCE = {"function"}
@@ -416,6 +436,29 @@ def _pool_value(np_, layer, parameters, inputs):
     return flat(x, 0.0).sum(-2) / flat(np.ones(x.shape), 0.0).sum(-2)
 
 
+def _global_value(np_, layer, parameters, inputs):
+    x = inputs[0].reshape(len(inputs[0]), -1, inputs[0].shape[-1])
+    on = inputs[1].reshape(len(x), -1, 1) != 0 if len(inputs) > 1 else np.ones((1, x.shape[1], 1), bool)
+    if layer.kind == "max_pool":
+        return np_.xp.where(on.any(1), _greatest(np_, np_.xp.where(on, x, -1e300)), 0)
+    return np_.xp.where(on, x, 0).sum(1) / np_.xp.maximum((on & (x.real == x.real)).sum(1), 1)
+
+
+def _activate_value(np_, layer, parameters, inputs):
+    (z, *mask), axis = inputs, layer.axis + (layer.axis >= 0)
+    if not mask and not layer.causal:
+        return activation(np_, layer.activation, z, axis)
+    on = np.tri(*z.shape[-2:], dtype=bool) if layer.causal else np.ones((1, 1), bool)
+    if mask and layer.axis == -1:
+        on = on & (mask[0].reshape(len(z), *(1,) * (z.ndim - mask[0].ndim), *mask[0].shape[1:]) != 0)
+    elif mask:
+        on = mask[0].reshape(len(z), *(n if i == axis % z.ndim else 1 for i, n in enumerate(z.shape) if i)) != 0
+    top = np_.xp.max(np_.xp.where(on, z.real, -1e300), axis=axis, keepdims=True)
+    e = np_.xp.where(on, np_.xp.exp(np_.xp.where(on, z - top, 0)), 0)
+    total = np_.xp.sum(e, axis=axis, keepdims=True)
+    return e / np_.xp.where(total.real == 0, 1, total)
+
+
 def _rnn_step(np_, layer, z, h, U, b):
     return (activation(np_, layer.activation, z + h[0] @ U),)
 
@@ -475,8 +518,9 @@ VALUES = {
     "permute": lambda np_, layer, parameters, inputs: np_.xp.transpose(
         inputs[0], (0, *(axis + 1 for axis in layer.axes))),
     "reshape": lambda np_, layer, parameters, inputs: inputs[0],
-    "activate": lambda np_, layer, parameters, inputs: activation(
-        np_, layer.activation, inputs[0], layer.axis + (layer.axis >= 0)),
+    "activate": _activate_value,
+    "mask": lambda np_, layer, parameters, inputs: np_.xp.where(
+        np_.xp.any(inputs[0].real != 0, -1) if inputs[0].ndim > 2 else inputs[0].real != 0, 1.0, 0.0),
     "scale": lambda np_, layer, parameters, inputs: inputs[0] * parameters[0],
     "bias": lambda np_, layer, parameters, inputs: inputs[0] + parameters[0],
     "layer_norm": _layer_norm_value,
@@ -489,10 +533,7 @@ VALUES = {
         ("dropout", "alpha_dropout", "gaussian_noise"), lambda np_, layer, parameters, inputs: inputs[0]),
     **dict.fromkeys(("conv2d", "conv1d", "time_delay"), _convolution_value),
     **dict.fromkeys(("max_pool2d", "average_pool2d", "max_pool1d", "average_pool1d"), _pool_value),
-    "global_max_pool": lambda np_, layer, parameters, inputs: _greatest(
-        np_, inputs[0].reshape(len(inputs[0]), -1, inputs[0].shape[-1])),
-    "global_average_pool": lambda np_, layer, parameters, inputs: inputs[0].reshape(
-        len(inputs[0]), -1, inputs[0].shape[-1]).mean(1),
+    **dict.fromkeys(("global_max_pool", "global_average_pool"), _global_value),
     "simple_rnn": recurrent(_rnn_step),
     "lstm": recurrent(_lstm_step),
     "gru": recurrent(_gru_step),
@@ -640,7 +681,7 @@ def _case(pick, ends, rng, n, dtype="float64"):
     """A case of these outputs, with parameters and data drawn at random; None where its numbers are too large."""
     made = _walk(ends)
     inputs = [x for x in made if isinstance(x, bp.Input)]
-    masks = {id(x) for symbol in made if symbol.layer.op in RECURRENT for x in symbol.inputs[1:]}
+    masks = {id(x) for symbol in made if symbol.layer.op in MASKED for x in symbol.inputs[1:]}
     net = bp.Network(inputs, ends, dtype=dtype)
     net.theta = 0.6 * rng.standard_normal(net.n_params)
     for array in net.state.values():
@@ -670,7 +711,7 @@ def graph(pick, operations=tuple(OPERATIONS), most=8, dtype="float64", rows=(1, 
     to so many.  None where its numbers are too large."""
     single = not pick.inputs
     if single:
-        operations = [name for name in operations if name != "embedding"]
+        operations = [name for name in operations if name not in WHOLE]
     inputs = [bp.Input((pick.integer(1, steps), pick.integer(1, 2)) if steps else pick.shape())
               for _ in range(1 if single else pick.integer(1, 2))]  # fmt: skip
     pool = list(inputs)

@@ -658,6 +658,7 @@ FINE = {
     ("add", "constant"): [-1, 1.5, 2**31, 2**63, -(2**63)], ("activate", "axis"): [-1],
     ("concat", "axis"): [-1],
     **{(op, name): [True] for op, name in ATTRIBUTES if name in ("sequences", "reverse", "transpose_a", "bias")},
+    **{(op, name): [True] for op, name in ATTRIBUTES if name in ("causal", "mask_zero")},
     **{(op, name): [None] for op, name in ATTRIBUTES if name in ("stride", "truncate")},
     **{(op, name): [None, [None]] for op, name in ATTRIBUTES if name == "noise_shape"},
     ("gaussian_noise", "std"): [1.5, 2**31, 2**63],

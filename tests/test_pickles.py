@@ -18,7 +18,8 @@ LAYERS = [
     bp.Conv1D(2, 3), bp.TimeDelay(2, 3), bp.MaxPool1D(2), bp.MaxPool2D(2), bp.AveragePool1D(2), bp.AveragePool2D(2),
     bp.GlobalAveragePool(), bp.GlobalMaxPool(), bp.SimpleRNN(2), bp.GRU(2), bp.LSTM(2), bp.Embedding(5, 2),
     bp.LayerNorm(), bp.RMSNorm(), bp.GroupNorm(2), bp.Dropout(0.5), bp.AlphaDropout(0.5), bp.GaussianNoise(0.1),
-    bp.Standardize(), bp.BatchNorm(), bp.Activate("relu"), bp.Scale(), bp.Bias(), bp.Add(), bp.Multiply(), bp.Concat(),
+    bp.Mask(), bp.Bidirectional(bp.LSTM(2)), bp.MultiHeadAttention(2, 3), bp.BatchNorm(), bp.Standardize(),
+    bp.Activate("relu"), bp.Scale(), bp.Bias(), bp.Add(), bp.Multiply(), bp.Concat(),
     bp.MatMul(), bp.Permute((1, 0)), bp.Reshape(-1), bp.Slice(0), bp.Function(np.sin, np.cos, name="sin"),
 ]  # fmt: skip
 SCHEDULES = [

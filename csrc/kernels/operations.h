@@ -9,6 +9,7 @@
     OPERATION(user_function, BOTH(user_forward), BOTH(elementwise_backward), NONE, NONE)                              \
     OPERATION(python_function, BOTH(python_forward), BOTH(elementwise_backward), NONE, NONE)                          \
     OPERATION(softmax, BOTH(softmax_forward), BOTH(softmax_backward), NONE, NONE)                                     \
+    OPERATION(masked_softmax, BOTH(masked_softmax_forward), BOTH(masked_softmax_backward), NONE, NONE)                \
     OPERATION(softmax_product, BOTH(softmax_product_forward), BOTH(softmax_product_backward), NONE, NONE)             \
     OPERATION(add, BOTH(add_forward), BOTH(add_backward), NONE, NONE)                                                 \
     OPERATION(multiply, BOTH(multiply_forward), BOTH(multiply_backward), NONE, NONE)                                  \
@@ -20,6 +21,7 @@
     OPERATION(max_pool, BOTH(max_pool_forward), BOTH(max_pool_backward), NONE, NONE)                                  \
     OPERATION(max_pool_at, BOTH(max_pool_at_forward), BOTH(max_pool_at_backward), NONE, NONE)                         \
     OPERATION(average_pool, BOTH(average_pool_forward), BOTH(average_pool_backward), NONE, NONE)                      \
+    OPERATION(masked_average, BOTH(average_pool_forward), BOTH(average_pool_backward), NONE, NONE)                    \
     OPERATION(recurrent, BOTH(recurrent_forward), BOTH(recurrent_backward), BOTH(recurrent_param_grad), NONE)         \
     OPERATION(linear_recurrence, BOTH(linear_recurrence_forward), BOTH(linear_recurrence_backward),                   \
               BOTH(linear_recurrence_param_grad), NONE)                                                               \
@@ -31,6 +33,7 @@
     OPERATION(batch_norm, BOTH(batch_norm_forward), BOTH(batch_norm_backward), BOTH(batch_norm_param_grad), NONE)      \
     OPERATION(dropout, BOTH(dropout_forward), BOTH(elementwise_backward), NONE, NONE)                                 \
     OPERATION(noise, BOTH(noise_forward), BOTH(shift_backward), NONE, NONE)                                           \
+    OPERATION(mask, BOTH(mask_forward), BOTH(mask_backward), NONE, NONE)                                              \
     OPERATION(matmul, BOTH(matmul_forward), BOTH(matmul_backward), NONE, NONE)                                        \
     OPERATION(function, BOTH(function_forward), BOTH(function_backward), NONE, NONE)                                  \
     OPERATION(c_function, BOTH(function_forward), BOTH(function_backward), NONE, NONE)                                \

@@ -109,6 +109,11 @@ enum {
     LINEAR_DC     /* (units,): backward, dC/dc of a step */
 };
 
+/* n of mask (bpcore/_masks.py) */
+enum {
+    MASK_WIDTH /* elements of a position */
+};
+
 /* n of matmul (bpcore/_matmul.py) */
 enum {
     MATMUL_PAIRS, /* of matrices in a row */
@@ -170,9 +175,10 @@ enum {
 };
 enum { RECURRENT_LEAST_ROWS = 16 }; /* for which the arena has room, at least */
 
-/* n of softmax and softmax_product (bpcore/_layers.py, bpcore/_tangents.py) */
+/* n of softmax, masked_softmax and softmax_product (bpcore/_layers.py, bpcore/_operations.py, bpcore/_tangents.py) */
 enum {
-    SOFTMAX_WIDTH /* elements that sum to 1; softmax without settings: a row */
+    SOFTMAX_WIDTH, /* elements that sum to 1; softmax without settings: a row */
+    SOFTMAX_CAUSAL /* lines of a square matrix: element c of its line r counts where c <= r; 0: all count */
 };
 
 #endif

@@ -158,11 +158,12 @@ TABLE = {
     **dict.fromkeys(["conv2d", "conv1d", "time_delay"], convolution),
     **dict.fromkeys(["simple_rnn", "lstm", "gru"], recurrent),
     **dict.fromkeys([f"{kind}_pool{axes}d" for kind in ("max", "average") for axes in (1, 2)], pooled),
-    **dict.fromkeys(["global_max_pool", "global_average_pool"], pooled),
+    **dict.fromkeys(["global_max_pool", "global_average_pool"], lambda np_, layer, parameters, inputs: (
+        pooled if len(inputs) == 1 else VALUES[layer.op])(np_, layer, parameters, inputs)),
     "embedding": lambda np_, layer, parameters, inputs: parameters[0][inputs[0]],
     "dropout": lambda np_, layer, parameters, inputs: inputs[0],
     "function": lambda np_, layer, parameters, inputs: layer.forward(*inputs),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("op", KINDS)

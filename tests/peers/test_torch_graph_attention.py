@@ -35,6 +35,31 @@ def check(net, X, y, answer, p):
         assert np.abs(part - p[name].grad.numpy()).max() <= TOLERANCE * size, name
 
 
+@pytest.mark.parametrize("heads, key_dim", [(1, 8), (4, 2)])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_multi_head_attention_is_that_of_torch(heads, key_dim, masked, causal):
+    """torch.nn.MultiheadAttention: queries, keys and values of other widths, padded keys, causal."""
+    D, T, S, n = heads * key_dim, 6, 6, 20
+    x, keys, values = bp.Input((T, D)), bp.Input((S, 5)), bp.Input((S, 3))
+    mask = [bp.Input(S)] if masked else []
+    layer = bp.MultiHeadAttention(heads, key_dim, causal=causal, name="at")
+    net = bp.Network([x, keys, values, *mask], layer(x, values, keys, mask=mask[0] if mask else None), dtype="float64")
+    net.theta = RNG.normal(size=net.n_params)
+    X = [RNG.normal(size=(n, *each.shape)) for each in (x, keys, values)]
+    on = np.arange(S) < RNG.integers(1, S + 1, (n, 1))
+    y, p = RNG.normal(size=(n, T, D)), twin(net)
+    theirs = F.multi_head_attention_forward(
+        *[torch.tensor(a).transpose(0, 1) for a in (X[0], X[1], X[2])], D, heads, None,
+        torch.cat([p[f"at_{use}.b"] for use in ("query", "key", "value")]), None, None, False, 0.0, p["at_output.W"].T,
+        p["at_output.b"], need_weights=False, use_separate_proj_weight=True, q_proj_weight=p["at_query.W"].T,
+        k_proj_weight=p["at_key.W"].T, v_proj_weight=p["at_value.W"].T,
+        key_padding_mask=torch.tensor(~on) if masked else None,
+        attn_mask=torch.ones(T, S).triu(1).bool() if causal else None,
+    )[0].transpose(0, 1)  # fmt: skip
+    check(net, [*X, on] if masked else X, y, theirs, p)
+
+
 @pytest.mark.parametrize("heads", [1, 2, 4])
 @pytest.mark.parametrize("n", [3, 70])
 def test_multi_head_attention(heads, n):

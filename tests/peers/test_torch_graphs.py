@@ -80,6 +80,32 @@ def recurrent(_, layer, parameters, inputs):
     return torch.stack(every, 1) if layer.sequences else states[0]
 
 
+FAR = -1e300  # what is masked
+
+
+def activated(_, layer, parameters, inputs):
+    (z, *mask), axis = inputs, layer.axis + (layer.axis >= 0)
+    if not mask and not layer.causal:
+        return ACTIVATIONS[layer.activation](z, axis)
+    on = torch.ones(z.shape[-2:]).tril().bool() if layer.causal else torch.tensor(True)
+    if mask:
+        m = mask[0] != 0
+        between = (1,) * (z.ndim - m.ndim)
+        on = on & (m.reshape(len(z), *between, *m.shape[1:]) if layer.axis == -1 else m.reshape(*m.shape, *between))
+    return F.softmax(z.masked_fill(~on, FAR), axis) * on
+
+
+def pooled_over_all(_, layer, parameters, inputs):
+    (x, *mask), pool = inputs, {"max_pool": F.adaptive_max_pool1d, "average_pool": F.adaptive_avg_pool1d}[layer.kind]
+    x = x.flatten(1, -2)
+    if not mask:
+        return pool(x.mT, 1).squeeze(-1)
+    on = (mask[0] != 0).reshape(len(x), -1, 1)
+    if layer.kind == "max_pool":
+        return torch.where(on.any(1), x.masked_fill(~on, FAR).amax(1), 0.0)
+    return (x * on).sum(1) / on.sum(1).clamp(min=1)
+
+
 def user(_, layer, parameters, inputs):
     """See BEND and RATIO."""
     a, b = (*inputs, inputs[0])[:2]
@@ -107,9 +133,10 @@ TABLE = {
     "slice": lambda _, layer, parameters, inputs: sliced(inputs[0], layer),
     "permute": lambda _, layer, parameters, inputs: inputs[0].permute(0, *(axis + 1 for axis in layer.axes)),
     "reshape": lambda _, layer, parameters, inputs: inputs[0],
-    "activate": lambda _, layer, parameters, inputs: ACTIVATIONS[layer.activation](
-        inputs[0], layer.axis + (layer.axis >= 0)
-    ),
+    "activate": activated,
+    "mask": lambda _, layer, parameters, inputs: (
+        (inputs[0] != 0).any(-1) if inputs[0].ndim > 2 else inputs[0] != 0
+    ).double(),
     "scale": lambda _, layer, parameters, inputs: inputs[0] * parameters[0],
     "bias": lambda _, layer, parameters, inputs: inputs[0] + parameters[0],
     "layer_norm": lambda _, layer, parameters, inputs: F.layer_norm(
@@ -131,12 +158,7 @@ TABLE = {
         ("max_pool2d", "average_pool2d", "max_pool1d", "average_pool1d"),
         lambda _, layer, parameters, inputs: pooled(layer, inputs[0]),
     ),
-    "global_max_pool": lambda _, layer, parameters, inputs: F.adaptive_max_pool1d(
-        inputs[0].flatten(1, -2).mT, 1
-    ).squeeze(-1),
-    "global_average_pool": lambda _, layer, parameters, inputs: F.adaptive_avg_pool1d(
-        inputs[0].flatten(1, -2).mT, 1
-    ).squeeze(-1),
+    **dict.fromkeys(("global_max_pool", "global_average_pool"), pooled_over_all),
     **dict.fromkeys(RECURRENT, recurrent),
     "embedding": lambda _, layer, parameters, inputs: F.embedding(inputs[0], parameters[0]),
     "function": user,
