@@ -72,7 +72,7 @@ def test_metrics_see_what_predict_gives(case):
     losses = {name: value for name, value in result.items() if "looked" not in name}
     assert losses == case.net.evaluate(*case.args, **case.options) and len(result) == len(losses) + len(names)
     for name, answer in zip(names, case.predicted(case.X), strict=True):
-        np.testing.assert_array_equal(seen[name], answer)
+        np.testing.assert_array_equal(seen[name].reshape(answer.shape), answer)  # (n,) of (n, 1), where y is (n,)
 
 
 def check_gradients(case):
