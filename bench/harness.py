@@ -37,7 +37,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PARTS = ("nets", "networks", "rows", "sweeps", "widths", "libraries", "threads")  # options that say what is measured
+# options that say what is measured
+PARTS = ("nets", "networks", "members", "spread", "rows", "sweeps", "widths", "libraries", "threads")
 SETTLE = 0.15  # seconds between two runs, for the threads of the last one to stop spinning: OpenBLAS takes 0.1
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
