@@ -381,14 +381,18 @@ class Loop:
         began, or would have begun if all of it had been trained so."""
         before, optimizer = self.run, memory.optimizer
         assert optimizer is not None
-        numbers = _optimizers.numbers(memory, first, self.lengths)  # which may refuse, with nothing changed
+        numbers = self._numbers(memory, first)  # which may refuse, with nothing changed
         if self._flags(optimizer) != self.flags:
             self.flags = self._flags(optimizer)
             self.run = self._new_run()
         self.memory, self.state.optimizer, self.numbers, self.first = memory, optimizer, numbers, first
-        self.run.optimizer(optimizer.kind, memory.states, memory.updates, l2=self.call.l2, **numbers)
+        self.run.optimizer(optimizer.kind, memory.states, memory.updates, **numbers)
         if self.run is not before:
             self.run.follow(before)
+
+    def _numbers(self, memory: _optimizers.Memory, first: int) -> dict[str, Any]:
+        """Of the optimiser, and l2, for C: from update `first` on, the first of an epoch."""
+        return {"l2": self.call.l2, **_optimizers.numbers(memory, first, self.lengths)}
 
     def _draw_from(self, step: int) -> None:
         """What is drawn in the next step is drawn for this one."""

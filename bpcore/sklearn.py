@@ -39,15 +39,19 @@ import scipy.sparse
 from scipy.special import xlogy
 
 import bpcore as bp
-from bpcore import _core, _errors, _validate
+from bpcore import _core, _data, _errors, _training, _validate
+from bpcore._arrays import copied
+from bpcore._callbacks import State
+from bpcore._data import Data
+from bpcore._history import History
 
 try:
     import sklearn
     import sklearn.neural_network as peer
     from sklearn.base import is_classifier
     from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning
+    from sklearn.metrics import r2_score
     from sklearn.model_selection import train_test_split
-    from sklearn.utils import shuffle
     from sklearn.utils.optimize import _check_optimize_result
     from sklearn.utils.validation import validate_data
 except ImportError as error:
@@ -77,20 +81,6 @@ def _check_peer() -> None:
 
 
 _check_peer()
-
-
-def _poisson_value(z: np.ndarray, y: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return (xlogy(y, y) - y * z - y + np.exp(z)).sum(axis=1)
-
-
-def _poisson_gradient(z: np.ndarray, y: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return np.exp(z) - y
-
-
-# half the Poisson deviance of a = exp(z), from z
-_POISSON = bp.Loss(_poisson_value, _poisson_gradient, name="poisson")
 
 
 def _csr(X: Any) -> Any:
@@ -174,24 +164,25 @@ class _Perceptron:
     def _network(self, fresh: bool = False) -> bp.Network:
         """The network of which coefs_ and intercepts_ are views, also after they were assigned or unpickled; a `fresh`
         one has no memory of an optimiser."""
-        dtype = np.result_type(np.float32, *self.coefs_)
-        key = (tuple(W.shape for W in self.coefs_), self.activation, self.out_activation_, dtype)
-        known, net = getattr(self, "_net", ((), None))
-        if fresh or net is None or known != key:
-            last = "identity" if self.out_activation_ == "exp" else self.out_activation_  # see _POISSON
-            activations = [self.activation] * (len(self.coefs_) - 1) + [last]
-            layers = [bp.Dense(W.shape[1], f, init="zeros") for W, f in zip(self.coefs_, activations, strict=True)]
-            net = bp.Network([bp.Input(len(self.coefs_[0])), *layers], dtype=dtype)
-            self._net = key, net
-        for arrays, letter in ((self.coefs_, "W"), (self.intercepts_, "b")):
-            for i in range(len(arrays)):
-                view = net.params[f"dense_{i + 1}.{letter}"]
+        known: Any = getattr(self, "_net", ((None, ()), None))
+        (functions, views), net = known
+        asked, held = (self.activation, self.out_activation_), (*self.coefs_, *self.intercepts_)
+        if not fresh and functions == asked and len(views) == len(held) and all(map(operator.is_, views, held)):
+            return net
+        dtype, shapes = np.result_type(np.float32, *self.coefs_), [W.shape for W in self.coefs_]
+        if fresh or functions != asked or net.dtype != dtype or [W.shape for W in _weights(net)[0]] != shapes:
+            activations = [self.activation] * (len(shapes) - 1) + [self.out_activation_]
+            layers = [bp.Dense(n, f, init="zeros") for (_, n), f in zip(shapes, activations, strict=True)]
+            net = bp.Network([bp.Input(shapes[0][0]), *layers], dtype=dtype)
+        for arrays, views in zip((self.coefs_, self.intercepts_), _weights(net), strict=True):
+            for i, view in enumerate(views):
                 if arrays[i] is not view:
                     view[...] = arrays[i]
                     arrays[i] = view
+        self._net = (asked, (*self.coefs_, *self.intercepts_)), net
         return net
 
-    def _data(self, X: Any, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+    def _data(self, X: Any, y: np.ndarray) -> tuple[Any, np.ndarray, str]:
         """X, y and the loss, as bpcore takes them."""
         if self.out_activation_ == "softmax":
             return _rows(X), y.argmax(axis=1), "cross_entropy"
@@ -201,7 +192,11 @@ class _Perceptron:
             return _rows(X), y, "squared_error"
         if y.min() < 0:
             raise ValueError(f"y: expected numbers from 0 with loss='poisson', got {y.min()}")
-        return _rows(X), y.astype(np.float64), _POISSON
+        return _rows(X), y.astype(np.float64), "poisson"
+
+    def _own_losses(self, y: np.ndarray) -> np.ndarray | float:
+        """What scikit-learn adds to each row's loss, whatever the answer: it has half the Poisson deviance."""
+        return (xlogy(y, y) - y).sum(axis=1) if self.out_activation_ == "exp" else 0.0
 
     def _loss_units(self) -> int:
         """By how much scikit-learn divides the loss: it takes the mean of squared errors over outputs, else the sum."""
@@ -209,10 +204,35 @@ class _Perceptron:
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> np.ndarray:
         """(n, n_outputs_) in the dtype of coefs_."""
+        net = self._network()
         if check_input:
+            # scikit-learn's checks take longer than the answers for an array of which nothing is left to check
+            if not hasattr(self, "feature_names_in_") and _core.ready(X, self.n_features_in_, net.dtype):
+                with net._model.reading() as model:
+                    return _data.predict(model, [X], bp.get_num_threads())[0]
             X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32), reset=False)
-        out = self._network().predict(_rows(X))
-        return np.exp(out, out=out) if self.out_activation_ == "exp" else out
+        return net.predict(_rows(X))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """As scikit-learn's."""
+        return self._predict(X) if hasattr(self, "coefs_") else super().predict(X)  # type: ignore[misc]
+
+    def _score(self, X: Any, y: np.ndarray, sample_weight: Any = None) -> float:
+        """Accuracy or R^2 of an epoch, without the checks of scikit-learn's metrics; NaN where training diverged."""
+        answers = self._predict(X, check_input=False)
+        if answers.dtype.kind == "f" and not np.isfinite(answers).all():
+            return float("nan")
+        if is_classifier(self):
+            right = y == answers
+            return float(np.average(right if y.ndim == 1 else right.all(axis=1), weights=sample_weight))
+        y, answers = y.reshape(len(y), -1), answers.reshape(len(y), -1)
+        errors, moments = (
+            np.average(np.square(y - other, dtype=np.float64), axis=0, weights=sample_weight)
+            for other in (answers, np.average(y, axis=0, weights=sample_weight))
+        )
+        if not moments.all():  # a constant target: scikit-learn says what that scores
+            return float(r2_score(y, answers, sample_weight=sample_weight))
+        return float(1 - (errors / moments).mean())
 
     def _fit_stochastic(self, X: Any, y: np.ndarray, sample_weight: Any, *rest: Any) -> None:
         *_, incremental = rest
@@ -235,25 +255,15 @@ class _Perceptron:
         if self.batch_size != "auto" and self.batch_size > n:
             warnings.warn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
                           stacklevel=4)  # fmt: skip
-        batch = min(200 if self.batch_size == "auto" else self.batch_size, n)
-        X, y, loss = self._data(X, y)
+        with _named():
+            training = _Training(self, net, rule, X, y, sample_weight, validation, incremental)
+        if known:
+            _keep_velocity(net, known.rule, rule)
         self.n_iter_ = 0
-        self._optimizer = known or _Optimizer(given, given)
-        training = _Training(self, given, rule, n, batch, sample_weight, validation, incremental)
+        self._optimizer = _Optimizer(given, rule)
         try:
-            with _named():
-                net.fit(
-                    X,
-                    y,
-                    loss=loss,
-                    optimizer=net._model.memory.optimizer or rule,
-                    epochs=1 if incremental else min(self.max_iter, 2**31),
-                    batch_size=batch,
-                    shuffle=False,
-                    sample_weight=sample_weight,
-                    callbacks=training,
-                    check_finite=False,
-                )
+            with net._model.fitting:
+                training.train()
         except bp.DivergenceError as error:
             if not self.early_stopping:
                 raise ValueError(
@@ -272,11 +282,12 @@ class _Perceptron:
     def __getstate__(self) -> dict[str, Any]:
         of_base: Any = super().__getstate__()
         state = {**of_base, "_sklearn_version": sklearn.__version__, "_bpcore_version": bp.__version__}
-        _, net = state.get("_net", ((), None))
+        (functions, views), net = state.get("_net", ((None, ()), None))
+        held = [*state.get("coefs_", ()), *state.get("intercepts_", ())]
+        if net is not None and len(views) == len(held) and all(map(operator.is_, views, held)):
+            del state["coefs_"], state["intercepts_"]  # the network has them
         if net is not None:
-            held, arrays = sum(_weights(net), []), [*state["coefs_"], *state["intercepts_"]]
-            if len(held) == len(arrays) and all(map(operator.is_, held, arrays)):
-                del state["coefs_"], state["intercepts_"]  # the network has them
+            state["_net"] = (functions, ()), net
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -293,8 +304,12 @@ class _Perceptron:
             _errors.warn(BpcoreVersionWarning(original_bpcore_version=of_bpcore, **versions))
         if not isinstance(state.get("_optimizer"), _Optimizer):  # of a version that kept another
             state.pop("_optimizer", None)
-        if "_net" in state and "coefs_" not in state:
-            state["coefs_"], state["intercepts_"] = _weights(state["_net"][1])
+        if "_net" in state:
+            (*_, net) = state["_net"]
+            if "coefs_" not in state:
+                state["coefs_"], state["intercepts_"] = _weights(net)
+            if len(state["_net"][0]) != 2:  # of a version that knew it by other things
+                del state["_net"]
         super().__setstate__(state)  # type: ignore[misc]
 
     def _rate(self, known: _Optimizer) -> float:
@@ -334,26 +349,28 @@ class _Perceptron:
         self.coefs_ = [W.astype(np.float64) for W in self.coefs_]
         self.intercepts_ = [b.astype(np.float64) for b in self.intercepts_]
         net = self._network(fresh=True)
-        X, y, loss = self._data(X, y)
-        alpha = float(self.alpha)
-        decay = np.concatenate([np.full(p.size, alpha * name.endswith(".W")) for name, p in net.params.items()])
-        decay /= len(X) if sample_weight is None else sample_weight.sum()
+        own, n_threads, alpha = self._own_losses(y), bp.get_num_threads(), float(self.alpha)
+        data = Data(net._model, *self._data(X, y), sample_weight, check_finite=False)
+        alpha /= data.n if sample_weight is None else sample_weight.sum()
+        own = float(np.average(own, weights=sample_weight)) if np.ndim(own) else 0.0
         units = self._loss_units()
         seen: list[float] = []
 
+        trial = copied(net.theta)
+
         def cost(theta: np.ndarray) -> tuple[float, np.ndarray]:
-            net.theta[:] = theta
-            value, gradient = net.value_and_grad(X, y, loss=loss, sample_weight=sample_weight)
-            penalty = 0.5 * (decay * theta) @ theta
-            return value + penalty, gradient + decay * theta
+            trial[:] = theta
+            value, gradient, _ = data.gradient(net._model, n_threads, trial, alpha)
+            return value + own, gradient
 
         def show(intermediate_result: Any) -> None:
+            net.theta[:] = intermediate_result.x
             seen.append(intermediate_result.fun)
             if self.verbose:
                 print(f"Iteration {len(seen)}, loss = {in_units(intermediate_result):.8f}")
 
         def in_units(result: Any) -> float:
-            penalty = 0.5 * (decay * result.x) @ result.x
+            penalty = 0.5 * alpha * sum(np.square(W).sum() for W in self.coefs_)
             return float((result.fun - penalty) / units + penalty)
 
         result = scipy.optimize.minimize(
@@ -369,85 +386,131 @@ class _Perceptron:
         self.loss_ = in_units(result)
 
 
-class _Training(bp.Callback):
-    """What scikit-learn does between batches and epochs: weight decay by the batch, the rate, the curve, when to stop.
+def _keep_velocity(net: bp.Network, before: bp.SGD | bp.Adam, after: bp.SGD | bp.Adam) -> None:
+    """scikit-learn's velocity is lr times that of bpcore, and keeps its size when lr changes."""
+    if isinstance(before, bp.SGD) and before.lr != after.lr:
+        for velocity in net._model.memory.states:
+            velocity *= before.lr / after.lr  # type: ignore[operator]
 
-    alpha/2 |W|^2 / s is part of the loss of a batch, s being its rows or the sum of their weights: decay alpha / s.
+
+def _shuffled(order: np.ndarray, random_state: np.random.RandomState) -> np.ndarray:
+    """What sklearn.utils.shuffle gives, and draws."""
+    picked = np.arange(len(order))
+    random_state.shuffle(picked)
+    return order[picked]
+
+
+class _Training(_training.Loop):
+    """scikit-learn's epochs, each in C as a whole: what it computes before a batch are numbers by step.
+
+    The loss of a batch has alpha/2 |W|^2 / s, s being its rows or the sum of their weights: l2 is alpha / s.  In Adam,
+    epsilon is added to the root of the uncorrected variance: eps is epsilon / sqrt(1 - beta_2^t).
     """
 
     def __init__(
         self,
         mlp: Any,
-        given: bp.SGD | bp.Adam,
+        net: bp.Network,
         rule: bp.SGD | bp.Adam,
-        n: int,
-        batch: int,
-        sample_weight: Any,
+        X: Any,
+        y: np.ndarray,
+        sample_weight: np.ndarray | None,
         validation: tuple[Any, Any, Any],
         incremental: bool,
     ) -> None:
-        self.given, self.rule = given, rule
-        self.mlp, self.n, self.batch, self.sample_weight, self.incremental = mlp, n, batch, sample_weight, incremental
-        self.validation = validation
-        self.order = np.arange(n)
+        self.mlp, self.held_out, self.incremental = mlp, validation, incremental
+        self.sample_weight, self.own, self.units = sample_weight, mlp._own_losses(y), mlp._loss_units()
+        X, y, loss = mlp._data(X, y)
+        data = Data(net._model, X, y, loss, sample_weight, check_finite=False)
+        batch = min(200 if mlp.batch_size == "auto" else mlp.batch_size, data.n)
+        call = _training.check(
+            net._model,
+            State(net, History()),
+            data,
+            None,
+            {},
+            optimizer=rule,
+            epochs=1 if incremental else min(mlp.max_iter, 2**31),
+            batch_size=batch,
+            shuffle=False,
+            callbacks=(),
+            metrics=(),
+            train_metrics=False,
+            seed=None,
+            verbose=0,
+            l2=float(mlp.alpha),
+        )
+        self.order = np.arange(data.n)
+        self.firsts = np.arange(0, data.n, batch)
+        self.rows = np.diff(self.firsts, append=data.n)
+        self.l2 = self._l2()
+        super().__init__(call, bp.get_num_threads())
+        self.losses = np.empty((len(self.rows), 3))  # by batch, see _core.Run.batch_losses
+        self.run.batch_losses(self.losses)
 
-    def on_fit_begin(self, state: Any) -> None:
-        """The optimiser, which may have other numbers than in the last partial_fit."""
-        present, known = _Optimizer(self.given, self.rule), self.mlp._optimizer
-        if present.learning_rate != known.learning_rate:
-            self.set_rate(state, present.learning_rate)
-        self.mlp._optimizer = present
-        state.optimizer = self.rule
-        self.begin_epoch(state)
+    def _l2(self) -> Any:
+        """Of each step of an epoch in this order; a batch without weight makes none."""
+        sizes = self.rows
+        if self.sample_weight is not None:
+            sizes = np.add.reduceat(self.sample_weight[self.order], self.firsts, dtype=np.float64)
+        l2 = np.zeros(len(sizes))
+        l2[: np.count_nonzero(sizes)] = self.mlp.alpha / sizes[sizes > 0]
+        return l2
 
-    def begin_epoch(self, state: Any) -> None:
-        """The order of rows."""
-        if self.mlp.shuffle:
-            state.order = self.order = shuffle(self.order, random_state=self.mlp._random_state)
-        self.done, self.total = 0, 0.0
-        self.begin_batch(state)
+    def _numbers(self, memory: Any, first: int) -> dict[str, Any]:
+        numbers = super()._numbers(memory, first)
+        if self.call.l2:
+            numbers["l2"] = self.l2
+        if isinstance(memory.optimizer, bp.Adam):
+            t = np.arange(first + 1, first + 1 + len(self.rows))
+            numbers["eps"] = numbers["eps"] / np.sqrt(1 - numbers["beta2"] ** t)
+        return numbers
 
-    def begin_batch(self, state: Any) -> None:
-        """The optimiser of the next batch, and the penalty before it."""
-        mlp = self.mlp
-        rows = self.order[self.done : self.done + self.batch]
-        size = len(rows) if self.sample_weight is None else self.sample_weight[rows].sum()
-        decay = float(mlp.alpha / size) if size > 0 else 0.0
-        self.rows = len(rows)
-        with np.errstate(over="ignore"):  # the loss says it
-            squares = sum(np.square(W, dtype=np.float64).sum() for W in mlp.coefs_) if decay else 0.0
-        self.penalty = 0.5 * decay * squares
-        rule = mlp._optimizer.rule
-        change = {"lr": rule.lr, "weight_decay": decay}
-        if isinstance(rule, bp.Adam):
-            # scikit-learn adds epsilon to the root of the uncorrected variance
-            change["eps"] = rule.eps / (1 - rule.beta2 ** (state.step + 1)) ** 0.5
-        if any(getattr(state.optimizer, name) != value for name, value in change.items()):
-            state.optimizer = replace(rule, **change)
+    def next_order(self) -> np.ndarray | None:
+        """As scikit-learn draws it."""
+        if not self.mlp.shuffle:
+            return None
+        self.order = _shuffled(self.order, self.mlp._random_state)
+        return self.order
 
-    def on_batch_end(self, state: Any) -> None:
-        """Adds to the loss of the epoch."""
-        if np.isfinite(state.loss):  # else no row had a weight
-            self.total += self.rows * (state.loss / self.mlp._loss_units() + float(self.penalty))
-        self.done += self.rows
-        if self.done < self.n:
-            self.begin_batch(state)
+    def begin_epoch(self, order: np.ndarray | None) -> None:
+        """With the numbers of its steps."""
+        if self.sample_weight is not None:
+            self.l2 = self._l2()
+        updates = self.run.updates()
+        self._use(self.memory._replace(updates=updates), updates)
+        super().begin_epoch(order)
 
-    def on_epoch_end(self, state: Any) -> None:
+    def _log_epoch(self, seconds: float) -> None:
+        self.model.epoch += 1
+        self.epochs_left -= 1
+
+    def _loss(self) -> float:
+        """Of the epoch: the mean over rows of the losses of their batches, of which those without weight have none."""
+        some = self.losses[:, 1] > 0
+        loss, weight, penalty = self.losses[some].T
+        batches = (loss / weight - penalty) / self.units + penalty
+        if np.ndim(self.own):
+            w = np.ones(len(self.order)) if self.sample_weight is None else self.sample_weight
+            order = self.order
+            batches += np.add.reduceat((w * self.own)[order], self.firsts)[some] / weight
+        return float((batches * self.rows[some]).sum() / self.data.n)
+
+    def end_epoch(self) -> None:
         """The curve, the rate, and whether to stop."""
         mlp = self.mlp
-        self.count_epoch(self.total / self.n)
+        self.count_epoch(self._loss())
         with np.errstate(over="ignore", invalid="ignore"):  # the score says it
-            mlp._update_no_improvement_count(mlp.early_stopping, *self.validation)
+            mlp._update_no_improvement_count(mlp.early_stopping, *self.held_out)
         if mlp.early_stopping and np.isnan(mlp.validation_scores_[-1]):
             self.warn_diverged()
-            state.stop()
+            self.state.stop()
             return
         if mlp.solver == "sgd" and mlp.learning_rate == "invscaling":
-            self.set_rate(state, mlp.learning_rate_init / (mlp.t_ + 1) ** mlp.power_t)
+            self.set_rate(mlp.learning_rate_init / (mlp.t_ + 1) ** mlp.power_t)
         if mlp._no_improvement_count > mlp.n_iter_no_change:
-            self.no_improvement(state)
-        if state.stopped or self.incremental:
+            self.no_improvement()
+        if self.state.stopped or self.incremental:
             return
         if mlp.n_iter_ == mlp.max_iter:
             _errors.warn(
@@ -456,14 +519,12 @@ class _Training(bp.Callback):
                 ConvergenceWarning,
                 ("bpcore", "sklearn"),
             )
-        else:
-            self.begin_epoch(state)
 
     def count_epoch(self, loss: float) -> None:
         """Adds an epoch to the curve."""
         mlp = self.mlp
         mlp.n_iter_ += 1
-        mlp.t_ += self.n
+        mlp.t_ += self.data.n
         mlp.loss_ = loss
         mlp.loss_curve_.append(loss)
         if mlp.verbose:
@@ -488,7 +549,7 @@ class _Training(bp.Callback):
             ("bpcore", "sklearn"),
         )
 
-    def no_improvement(self, state: Any) -> None:
+    def no_improvement(self) -> None:
         """Stops, or divides the rate by five."""
         mlp = self.mlp
         what = "Validation score" if mlp.early_stopping else "Training loss"
@@ -498,20 +559,20 @@ class _Training(bp.Callback):
             small = " Learning rate too small." if lr <= SMALLEST_LR else ""
             if mlp.verbose:
                 print(f"{message}{small} Stopping.")
-            state.stop()
+            self.state.stop()
             return
-        self.set_rate(state, lr / 5)
+        self.set_rate(lr / 5)
         mlp._no_improvement_count = 0
         if mlp.verbose:
             print(f"{message} Setting learning rate to {lr / 5:f}")
 
-    def set_rate(self, state: Any, lr: float) -> None:
-        """scikit-learn's velocity is lr times that of bpcore, and keeps its size when lr changes."""
+    def set_rate(self, lr: float) -> None:
+        """Of the next epochs."""
         known = self.mlp._optimizer
-        if isinstance(known.rule, bp.SGD):
-            for velocity in state.net._model.memory.states:
-                velocity *= known.learning_rate / lr
-        self.mlp._optimizer = replace(known, rule=replace(known.rule, lr=lr))
+        rule = replace(known.rule, lr=lr)
+        _keep_velocity(self.state.net, known.rule, rule)
+        self.memory = self.memory._replace(optimizer=rule)
+        self.mlp._optimizer = replace(known, rule=rule)
 
 
 class MLPClassifier(_Perceptron, peer.MLPClassifier):
@@ -520,6 +581,21 @@ class MLPClassifier(_Perceptron, peer.MLPClassifier):
     One output with `logistic` for two classes, one for each label of a multilabel y, else `softmax`; the log-loss,
     summed over labels.  See the module for what differs.  Threads: `bp.set_num_threads`, any number, same bits.
     """
+
+    def _predict(self, X: Any, check_input: bool = True) -> np.ndarray:
+        answers = self._forward_pass_fast(X, check_input)
+        if self.out_activation_ == "softmax":
+            return self.classes_.take(answers.argmax(axis=1))
+        if self._label_binarizer.y_type_ == "binary" and len(self.classes_) == 2:
+            return self.classes_.take(answers[:, 0] > 0.5)
+        return self._label_binarizer.inverse_transform(answers if self.n_outputs_ > 1 else answers.ravel())
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """As scikit-learn's."""
+        if not hasattr(self, "coefs_"):
+            return super().predict_proba(X)
+        answers = self._forward_pass_fast(X)
+        return np.concatenate([1 - answers, answers], axis=1) if self.n_outputs_ == 1 else answers
 
 
 class MLPRegressor(_Perceptron, peer.MLPRegressor):

@@ -261,13 +261,13 @@ typedef struct {
 typedef struct {
     const bp_rule *rule;                  /* NULL: no gradient by the parameters is summed */
     bp_number lr, weight_decay;
+    bp_number l2;         /* joins that of each parameter whose factor of the decay is not 0 */
     bp_number number[BP_MAX_NUMBERS];     /* its own, in its order */
     void *state[BP_MAX_STATES];           /* shaped as theta, or NULL where it is not kept */
     double clip_norm;  /* most that the norm of dC/dtheta may be, or it is scaled down to that; 0: no bound */
     double clip_value; /* most that an element of dC/dtheta may be; 0: no bound */
     void *average;     /* shaped as theta, or NULL: theta after the first move, then ema average + (1 - ema) theta; */
     double ema;        /* elements of what is frozen stay as they are */
-    double l2;         /* joins that of each parameter whose factor of the decay is not 0 */
     int64_t t;         /* moves made so far */
 } bp_opt;
 
@@ -313,6 +313,9 @@ void bp_run_each(bp_run *run, void *grads);
 /* BP_E_SHAPE where the plan was compiled for another kind of optimiser: see bp_opt_flags. */
 bp_status bp_run_optimizer(bp_run *run, const bp_opt *opt);
 void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self);
+/* Where each batch of an epoch leaves three numbers, in the order of batches: the sum of its losses, penalties among
+ * them; its sum of weights; and its penalties alone, not times the weights.  NULL: nowhere. */
+void bp_run_batch_losses(bp_run *run, double *to);
 /* Seed of what training draws, and the network's count of steps at the run's beginning. */
 void bp_run_random(bp_run *run, uint64_t seed, int64_t step);
 

@@ -80,6 +80,7 @@ void bp_set_batch(bp_run *run) {
     run->batch_rows = min64(run->batch, run->n - run->at.pos);
     run->is_long = run->batch_rows >= run->plan->long_rows;
     memset(run->sum, 0, sizeof run->sum);
+    run->penalty = 0;
     bp_tables_begin(run->plan, run->slots);
     set_chunk(run, 0);
 }
@@ -158,9 +159,16 @@ static int64_t execute(bp_run *run, int thread, int n_threads) {
     return done;
 }
 
+static void note_losses(const bp_run *run, double to[3]) {
+    to[0] = run->sum[0];
+    to[1] = run->sum[1];
+    to[2] = run->penalty;
+}
+
 static void end_batch(bp_run *run, int updated) {
     bp_progress *done = &run->at.done;
     if (updated && run->plan->of_batch) bp_track_batch(run);
+    if (run->batch_losses) note_losses(run, run->batch_losses + 3 * done->batch);
     done->loss += run->sum[0];
     done->weight += run->sum[1];
     done->hits += run->sum[2];

@@ -8,7 +8,7 @@
 #include <math.h>
 
 double bp_penalise(const bp_run *run, const bp_param *p, int64_t at, int64_t n, char *G) {
-    double l2 = p->l2 + (p->decay > 0 ? run->opt.l2 : 0);
+    double l2 = p->l2 + (p->decay > 0 ? run->move.l2 : 0);
     if (p->l1 == 0 && l2 == 0) return 0;
     const char *w = run->theta + (size_t)at * run->plan->size;
     return bp_active->penalise[run->plan->dtype](G, w, n, p->l1, l2, run->sum[1]);
@@ -39,6 +39,7 @@ void bp_collect_penalties(bp_run *run, int64_t n) {
     double sum = 0;
     for (int64_t i = 0; i < n; i++) /* what moves in a product's registers has none */
         if (i >= plan->n_blocks || plan->blocks[i].home != BP_HOME_FUSED) sum += penalties_of(run)[i];
+    run->penalty = sum;
     run->sum[0] += sum * run->sum[1];
 }
 

@@ -65,7 +65,7 @@ const char *bp_rule_state(const bp_rule *rule, int i, int *needs) {
 static double at_step(bp_number number, int64_t step) { return number.steps ? number.steps[step] : number.value; }
 
 int bp_opt_varies(const bp_opt *opt) {
-    int varies = opt->lr.steps || opt->weight_decay.steps;
+    int varies = opt->lr.steps || opt->weight_decay.steps || opt->l2.steps;
     for (int i = 0; opt->rule && opt->rule->numbers[i]; i++) varies |= opt->number[i].steps != NULL;
     return varies;
 }
@@ -73,15 +73,17 @@ int bp_opt_varies(const bp_opt *opt) {
 void bp_move_numbers(bp_move *m, const bp_opt *opt, int64_t step) {
     m->lr = at_step(opt->lr, step);
     m->weight_decay = at_step(opt->weight_decay, step);
+    m->l2 = at_step(opt->l2, step);
     for (int i = 0; opt->rule->numbers[i]; i++) m->number[i] = at_step(opt->number[i], step);
 }
 
 int bp_opt_flags(const bp_opt *opt) {
     if (!opt->rule) return 0;
-    int bare = opt->weight_decay.value == 0 && !opt->weight_decay.steps && opt->clip_value == 0 && opt->l2 == 0;
+    int penalty = opt->l2.value > 0 || opt->l2.steps;
+    int bare = opt->weight_decay.value == 0 && !opt->weight_decay.steps && opt->clip_value == 0 && !penalty;
     bare = bare && !opt->average;
     for (int i = 0; i < BP_MAX_STATES; i++) bare = bare && !opt->state[i];
     return (opt->rule->moves ? BP_DO_MOVE : 0) | (opt->rule->fuses && bare ? BP_DO_FUSE : 0) |
-           (opt->clip_norm > 0 || opt->rule->by_cost ? BP_DO_BOUNDARY : 0) | (opt->l2 > 0 ? BP_DO_PENALTY : 0) |
+           (opt->clip_norm > 0 || opt->rule->by_cost ? BP_DO_BOUNDARY : 0) | (penalty ? BP_DO_PENALTY : 0) |
            (opt->average ? BP_DO_AVERAGE : 0);
 }

@@ -65,6 +65,7 @@ struct bp_rule {
 /* What all blocks of a step share. */
 typedef struct {
     double lr, weight_decay;        /* before the parameters' factors */
+    double l2;                      /* joins that of weights */
     double number[BP_MAX_NUMBERS];
     double prepared[BP_MAX_NUMBERS];
     double scale;                   /* of the sums: 1 / sum of weights, times what clip_norm leaves */

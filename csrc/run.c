@@ -94,6 +94,7 @@ bp_status bp_run_bind(bp_run *run, void *theta, int64_t n_params, void *state, i
     run->x.weights = -1;
     run->x.buffers = run->plan->buffers;
     run->x.training = 0;
+    run->batch_losses = NULL;
     run->x.seed = 0;
     run->x.callback = NULL;
     return BP_OK;
@@ -204,6 +205,8 @@ void bp_run_callback(bp_run *run, bp_callback_fn *fn, void *self) {
     run->x.callback = fn;
     run->x.callback_self = self;
 }
+
+void bp_run_batch_losses(bp_run *run, double *to) { run->batch_losses = to; }
 
 void bp_run_random(bp_run *run, uint64_t seed, int64_t step) {
     run->x.seed = seed;

@@ -94,6 +94,8 @@ struct bp_run {
     int64_t round, rounds;   /* its tasks are done in so many rounds, between which a slice may end */
     int n_threads;           /* of the slice: they share a round's work */
     double sum[3];           /* of the batch so far */
+    double penalty;          /* of the batch */
+    double *batch_losses;    /* or NULL; see bp_run_batch_losses */
     double (*loss_sum)[3];   /* by loss, of the epoch so far, as bp_progress has them; without its weight */
     bp_slots *slots;         /* by table */
     bp_move move;            /* of this step, set when the last chunk has its losses */

@@ -10,7 +10,8 @@ from conftest import distance, flat, oracle
 from optimizers import OPTIMIZERS, every_optimizer, move
 
 import bpcore as bp
-from bpcore import _core
+from bpcore import _core, _plans
+from bpcore._data import Data
 
 TOLERANCE = 1e-11  # of theta and losses after some dozens of steps in float64
 RNG = np.random.default_rng(0)
@@ -341,3 +342,37 @@ def test_rprop_takes_steps_back_by_the_cost_with_its_penalties():
         net = bp.Network([bp.Input(3), bp.Dense(1, **option)], seed=0)
         with pytest.raises(ValueError, match=f"Rprop finds the size of each step itself, .* has {next(iter(option))}"):
             net.fit(A, t, batch_size=None, optimizer=bp.Rprop())
+
+
+def test_l2_by_step_and_the_losses_of_batches():
+    """A run over an epoch whose steps have an l2 each makes the steps of runs over a batch each."""
+    numbers = np.array([0.5, 0.0, 2.0, 0.1])
+    whole, apart = (bp.Network([bp.Input(5), bp.Dense(7, "tanh"), bp.Dense(3, "softmax")], seed=0) for _ in range(2))
+    rows, seen, wanted = np.empty((5, 3)), None, []
+    w = np.where(np.arange(150) // 40 == 1, 0.0, W)  # a batch without weight makes no step, and takes no number
+    data = Data(whole._model, X, Y, "cross_entropy", w)
+    steps = np.array([numbers[0], numbers[2], numbers[3], 9.0])
+    with _plans.take(whole._model, data.key(_plans.TRAIN | _core.PENALTY | _core.MOVE, 40, 1)) as lent:
+        run = data.feed(lent)
+        run.optimizer("sgd", lr=0.1, l2=steps)
+        run.batch_losses(rows)
+        run.begin(150, 40)
+        while run.slice(1) == _core.PAUSED:
+            pass
+        seen = run.progress()
+        with pytest.raises(ValueError, match=r"batch_losses: 5 rows do not reach for the 15 batches"):
+            run.optimizer("sgd", lr=0.1, l2=np.zeros(15)), run.begin(150, 10)
+        with pytest.raises(ValueError, match=r"batch_losses: expected shape \(batches, 3\), got \(4, 2\)"):
+            run.batch_losses(np.empty((4, 2)))
+    for first, l2 in zip(range(0, 150, 40), numbers, strict=True):
+        part = slice(first, first + 40)
+        weight = w[part].sum()
+        penalty = sum(l2 / 2 * np.square(W, dtype=float).sum() for W in apart.W[1:])
+        if weight:
+            cost = apart.evaluate(X[part], Y[part], sample_weight=w[part])["loss"] + penalty
+            apart.fit(X[part], Y[part], optimizer=bp.SGD(lr=0.1), batch_size=40, shuffle=False, l2=l2,
+                      sample_weight=w[part])  # fmt: skip
+        wanted.append((cost * weight, weight, penalty) if weight else (rows[1, 0], 0.0, 0.0))
+    np.testing.assert_allclose(rows[:4], wanted, rtol=1e-6)
+    np.testing.assert_allclose(seen[:2], rows[:4, :2].sum(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(whole.theta, apart.theta, rtol=0, atol=1e-6)

@@ -69,10 +69,10 @@ cdef extern from "bp.h" nogil:
         const double *steps
     ctypedef struct bp_opt:
         const bp_rule *rule
-        bp_number lr, weight_decay
+        bp_number lr, weight_decay, l2
         bp_number number[6]
         void *state[4]
-        double clip_norm, clip_value, ema, l2
+        double clip_norm, clip_value, ema
         void *average
         int64_t t
     ctypedef struct bp_in_port:
@@ -152,6 +152,7 @@ cdef extern from "bp.h" nogil:
     void bp_run_free(bp_run *)
     bp_status bp_run_bind(bp_run *, void *, int64_t, void *, int64_t)
     bp_status bp_run_ports(bp_run *, int, const bp_in_port *, int, const bp_out_port *, int)
+    void bp_run_batch_losses(bp_run *, double *)
     void bp_run_repeat(bp_run *, int, int64_t)
     void bp_run_cotangents(bp_run *, int64_t, int64_t)
     void bp_run_each(bp_run *, void *)

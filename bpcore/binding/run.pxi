@@ -75,19 +75,20 @@ cdef int _number(bp_number *number, str name, dict numbers, list kept) except -1
     return True
 
 
-cdef _fill(bp_opt *opt, str rule, states, int64_t t, dict numbers, clip_norm, clip_value, ema, double l2):
+cdef _fill(bp_opt *opt, str rule, states, int64_t t, dict numbers, clip_norm, clip_value, ema, l2):
     """opt of a rule's name, numbers and states (None: they do not lie anywhere yet); returns what it points to."""
     cdef list kept = list(states or ())
     cdef int i = 0, k = 0, needs
     cdef int[BP_MAX_NUMBERS] given
     memset(opt, 0, sizeof(bp_opt))
-    opt.rule, opt.t, opt.l2 = bp_rule_find(rule.encode()), t, l2
+    opt.rule, opt.t = bp_rule_find(rule.encode()), t
     if clip_norm is not None:
         opt.clip_norm = clip_norm
     if clip_value is not None:
         opt.clip_value = clip_value
     _number(&opt.lr, "lr", numbers, kept)
     _number(&opt.weight_decay, "weight_decay", numbers, kept)
+    _number(&opt.l2, "l2", {"l2": l2}, kept)
     own, arrays = RULES[rule]
     unknown = sorted(numbers.keys() - {"lr", "weight_decay", *own})
     if unknown:
@@ -111,7 +112,7 @@ cdef _fill(bp_opt *opt, str rule, states, int64_t t, dict numbers, clip_norm, cl
     return kept
 
 
-def optimizer_flags(str rule, *, clip_norm=None, clip_value=None, ema=None, double l2=0.0, **numbers):
+def optimizer_flags(str rule, *, clip_norm=None, clip_value=None, ema=None, l2=0.0, **numbers):
     """What a plan must be compiled with: of MOVE, FUSE, BOUNDARY, AVERAGE, PENALTY."""
     cdef bp_opt opt
     _fill(&opt, rule, None, 0, numbers, clip_norm, clip_value, ema, l2)
@@ -147,7 +148,7 @@ cdef class Run:
     """A plan walked over data: parameters, ports, an optimiser, then slices."""
     cdef bp_run *run
     cdef readonly Plan plan
-    cdef object theta, state, arrays, order, mixture, states, each_, error, target_shapes
+    cdef object theta, state, arrays, order, mixture, states, each_, losses_, error, target_shapes
     cdef public object outside  # `with` it the user's Python is called
     cdef int64_t steps      # of the shortest array of numbers, or -1
     cdef int64_t batches    # of the epoch
@@ -173,12 +174,13 @@ cdef class Run:
             raise ValueError("theta or state is shorter than the plan's parameters")
         self.state = state
         self.theta, self.arrays, self.order, self.states, self.each_, self.error = theta, (), None, (), None, None
-        self.target_shapes, self.steps, self.batches, self.outside, self.mixture = (), -1, 0, None, None
+        self.target_shapes, self.steps, self.batches, self.outside = (), -1, 0, None
+        self.mixture = self.losses_ = None
         bp_run_callback(self.run, _callback, <void *>self)
 
     def release(self):
         """Lets go of all that it borrowed; `bind` makes it ready again."""
-        self.outside = self.state = self.mixture = None
+        self.outside = self.state = self.mixture = self.losses_ = None
         self.theta, self.arrays, self.order, self.states, self.each_, self.error = None, (), None, (), None, None
 
     def ports(self, ins, outs=(), int weight=-1, target_shapes=(), repeats=()):
@@ -207,11 +209,11 @@ cdef class Run:
         self.arrays = (list(ins), list(outs))
         self.target_shapes = target_shapes
 
-    def optimizer(self, str rule, states=(), int64_t t=0, *, clip_norm=None, clip_value=None, ema=None, double l2=0.0,
+    def optimizer(self, str rule, states=(), int64_t t=0, *, clip_norm=None, clip_value=None, ema=None, l2=0.0,
                   **numbers):
         """rule: a name of RULES; states: those of its arrays that are kept, shaped as theta, and with ema the average;
-        t: moves made so far; numbers: lr, weight_decay and the rule's own, each one number or a float64 array of one
-        for each step of an epoch; l2: joins that of every weight.  The rule `gradient` writes dC/dtheta to its
+        t: moves made so far; numbers: lr, weight_decay and the rule's own; l2: joins that of every weight; each is one
+        number or a float64 array of one for each step of an epoch.  The rule `gradient` writes dC/dtheta to its
         state."""
         cdef bp_opt opt
         for state in states:
@@ -240,6 +242,8 @@ cdef class Run:
         """ValueError where numbers by step do not reach for an epoch of so many batches."""
         if 0 <= self.steps < batches:
             raise ValueError(f"optimizer: {self.steps} numbers do not reach for the {batches} steps of an epoch")
+        if self.losses_ is not None and len(self.losses_) < batches:
+            raise ValueError(f"batch_losses: {len(self.losses_)} rows do not reach for the {batches} batches of an epoch")
         self.batches = batches
 
     def follow(self, Run other):
@@ -248,6 +252,15 @@ cdef class Run:
         self.size = other.size
         self.order, self.mixture = other.order, other.mixture
         bp_run_follow(self.run, other.run)
+
+    def batch_losses(self, cnp.ndarray to):
+        """Where batch k of each epoch leaves to[k], float64 (3,): the sum of its losses with penalties, its sum of
+        weights, and the penalties alone, not times the weights."""
+        _check_written("batch_losses", to, np.dtype(np.float64))
+        if to.ndim != 2 or to.shape[1] != 3:
+            raise ValueError(f"batch_losses: expected shape (batches, 3), got {(<object>to).shape}")
+        self.losses_ = to
+        bp_run_batch_losses(self.run, <double *>cnp.PyArray_DATA(to))
 
     def random(self, uint64_t seed, int64_t step):
         """What training draws from: a key, and the network's count of steps so far."""

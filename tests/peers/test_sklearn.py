@@ -20,7 +20,7 @@ import sklearn
 import sklearn.neural_network as peer
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_multilabel_classification
-from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning
+from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -696,3 +696,28 @@ def test_balanced_weights_of_classes_are_its_own():
     nets[0].fit(data, labels, class_weight="balanced", epochs=3)
     nets[1].fit(data, labels, sample_weight=w, epochs=3)
     np.testing.assert_allclose(nets[0].theta, nets[1].theta, rtol=1e-12)
+
+
+@pytest.mark.parametrize("wrong", [
+    np.where(X[0] == X, np.nan, X), X[:, :5], X[0], X[:0], X[:3].tolist(), X.astype(np.int64),
+    X[:, ::-1], X.astype(np.float32), np.where(X > 0.5, np.inf, X), X.astype(">f8"), X.astype(complex),
+], ids=lambda x: f"{getattr(x, 'dtype', 'list')}{np.shape(x)}")  # fmt: skip
+def test_same_answers_or_errors_for_any_X(wrong):
+    both = [model.fit(X, LABELS) for model in pair("classes", max_iter=2)]
+    said = []
+    for model in both:
+        try:
+            said.append((model.predict_proba(wrong), None))
+        except Exception as error:
+            said.append((type(error), str(error)))
+    if said[0][1] is None:
+        np.testing.assert_allclose(said[1][0], said[0][0], 0, 1e-6)
+    else:
+        assert said[1] == said[0]
+
+
+def test_an_estimator_that_is_not_fitted_says_so():
+    for model in (pair("classes")[1], pair("number")[1]):
+        for method in ("predict", "predict_proba"):
+            with pytest.raises(NotFittedError, match="is not fitted yet"):
+                getattr(model, method, model.predict)(X)
