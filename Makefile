@@ -94,5 +94,5 @@ $(BENCH): $(BUILT)
 	@touch $@
 
 $(PEERS): $(ENVIRONMENT)
-	$(PIP) torch==2.13.0 "jax>=0.7" scikit-learn==1.9.1 pandas matplotlib tqdm
+	$(PIP) torch==2.13.0 "jax>=0.7" scikit-learn==1.9.1 pandas matplotlib tqdm cloudpickle
 	@touch $@

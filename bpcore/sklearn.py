@@ -1,6 +1,7 @@
-"""scikit-learn's MLPClassifier and MLPRegressor, trained and run by bpcore; needs scikit-learn 1.7 or later.
+"""Estimators for scikit-learn, 1.7 or later: NetClassifier and NetRegressor are bpcore's own, any network behind fit
+and predict; MLPClassifier and MLPRegressor are scikit-learn's, trained and run by bpcore.
 
-They inherit what scikit-learn's classes say and check (parameters, labels, attributes, scores) and replace what
+The latter inherit what scikit-learn's classes say and check (parameters, labels, attributes, scores) and replace what
 computes.  From the same `random_state` they draw the same weights, splits and orders of rows, so the numbers are
 scikit-learn's up to rounding.  What differs:
 
@@ -59,7 +60,9 @@ except ImportError as error:
         f"bpcore.sklearn needs scikit-learn 1.7 or later ({error}); pip install -U scikit-learn"
     ) from error
 
-__all__ = ["BpcoreVersionWarning", "MLPClassifier", "MLPRegressor"]
+from bpcore._sklearn_net import NetClassifier, NetRegressor
+
+__all__ = ["BpcoreVersionWarning", "MLPClassifier", "MLPRegressor", "NetClassifier", "NetRegressor"]
 
 SMALLEST_LR = 1e-6  # where learning_rate="adaptive" ends
 

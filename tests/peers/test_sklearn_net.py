@@ -1,0 +1,275 @@
+"""bpcore.sklearn's own estimators: scikit-learn's checks, what each option does, life among scikit-learn's tools."""
+
+import doctest
+import pickle
+import re
+from inspect import signature
+from pathlib import Path
+
+import cloudpickle
+import joblib
+import numpy as np
+import pandas
+import pytest
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_diabetes, load_digits, make_multilabel_classification
+from sklearn.ensemble import BaggingRegressor, StackingClassifier
+from sklearn.inspection import permutation_importance
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import bpcore as bp
+from bpcore.sklearn import NetClassifier, NetRegressor
+
+X, Y = (a[:450] for a in load_digits(return_X_y=True))
+DX, DY = load_diabetes(return_X_y=True)
+NAMES = np.array(["even", "odd"])[Y % 2]
+
+
+def classifier(**settings):
+    return NetClassifier(**{"hidden": (20,), "epochs": 15, "random_state": 0, **settings})
+
+
+def regressor(**settings):
+    return NetRegressor(**{"hidden": (20,), "epochs": 30, "random_state": 0, **settings})
+
+
+def expected(estimator):
+    why = "batches, orders and the rows held out follow the number of rows, not their weights"
+    return {"check_sample_weight_equivalence_on_dense_data": why}
+
+
+@parametrize_with_checks([NetClassifier(epochs=20), NetRegressor(epochs=20)], expected_failed_checks=expected)
+@pytest.mark.filterwarnings("ignore")
+def test_checks_of_estimators(estimator, check):
+    check(estimator)
+
+
+# ---- what options do ----
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"activation": ["gelu"]}, {"loss": "cross_entropy"}, {"loss": "focal", "epochs": 60}, {"loss": "squared_error"},
+    {"loss": "kl_divergence"}, {"dropout": 0.1}, {"l1": 1e-4, "l2": 1e-3}, {"optimizer": bp.SGD(0.1, 0.9)},
+    {"optimizer": bp.Adam(bp.schedules.Cosine(3e-3), ema=0.9)}, {"class_weight": "balanced"}, {"n_members": 2},
+    {"standardize": False}, {"scorer": "accuracy"}, {"early_stopping": False}, {"dtype": "float64"}, {"n_threads": 1},
+    {"optimizer": bp.LBFGS(), "early_stopping": False}, {"batch_size": 16}, {"hidden": 20},
+    {"loss": bp.Loss(lambda a, y: ((a - y) ** 2).sum(1), lambda a, y: 2 * (a - y))},
+    {"layers": [bp.Dense(20, "silu"), bp.LayerNorm()]},
+    {"layers": lambda n_in, n_out: bp.Network([bp.Input((8, 8, 1)), bp.Conv2D(4, 3, "relu"), bp.Reshape(-1),
+                                              bp.Dense(n_out, "softmax")])},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("y", [Y, NAMES], ids=["ten", "two"])
+def test_classes(settings, y):
+    if callable(settings.get("layers")) and y is NAMES:
+        settings = {**settings, "loss": "cross_entropy"}
+    model = classifier(**settings).fit(X, y)
+    p = model.predict_proba(X)
+    assert model.score(X, y) > 0.8
+    np.testing.assert_allclose(p.sum(axis=1), 1, 0, 1e-12)
+    np.testing.assert_array_equal(model.predict(X), model.classes_[p.argmax(axis=1)])
+    np.testing.assert_allclose(np.exp(model.predict_log_proba(X)), p, 1e-12)
+    np.testing.assert_array_equal(clone(model).fit(X, y).predict_proba(X), p)
+    assert model.net_.dtype == model.dtype and len(model.loss_curve_) <= model.n_iter_ <= model.epochs
+
+
+def test_labels():
+    A, labels = make_multilabel_classification(300, n_classes=4, random_state=0)
+    model = classifier(epochs=60).fit(A, labels)
+    assert model.predict_proba(A).shape == (300, 4) and np.mean(model.predict(A) == labels) > 0.8
+    np.testing.assert_array_equal(model.predict(A), model.predict_proba(A) > 0.5)
+
+
+@pytest.mark.parametrize("loss", ["auto", "huber", "mae", "gaussian_nll", bp.losses.Quantile([0.1, 0.5, 0.9])], ids=str)
+@pytest.mark.parametrize("targets", [DY, np.stack([DY, 1e4 - 10 * DY], axis=1)], ids=["one", "two"])
+def test_numbers(loss, targets):
+    model = regressor(loss=loss, epochs=100).fit(DX, targets)
+    assert model.predict(DX).shape == targets.shape and model.score(DX, targets) > 0.4
+    if loss == "gaussian_nll":
+        errors, spread = np.abs(model.predict(DX) - targets), model.predict_spread(DX)
+        assert 0.55 < np.mean(errors < spread) < 0.85  # 0.68 of a normal distribution
+    if isinstance(loss, bp.losses.Quantile):
+        q = model.predict_quantiles(DX)
+        np.testing.assert_array_equal(q[:, 1], model.predict(DX))
+        for level, k in ((0.1, 0), (0.9, 2)):
+            assert np.mean(targets < q[:, k]) == pytest.approx(level, abs=0.1)
+    assert hasattr(model, "predict_quantiles") == isinstance(loss, bp.losses.Quantile)
+    assert hasattr(model, "predict_spread") == (loss == "gaussian_nll")
+
+
+def test_counts_are_not_scaled():
+    counts = np.random.default_rng(0).poisson(np.exp(3 * DX[:, 2] * 10))
+    model = regressor(loss="poisson", epochs=60).fit(DX, counts)
+    assert model.y_offset_ is None and (model.predict(DX) > 0).all() and model.score(DX, counts) > 0.5
+
+
+def test_scales_are_those_of_the_rows_that_are_trained_on():
+    rng = np.random.default_rng(0)
+    A = rng.normal(1e7, 1.0, (200, 3))  # float32 would round it away
+    A[:, 2] = 5.0
+    y = 1e6 + 100 * (A[:, 0] - 1e7)
+    model = regressor(epochs=200, optimizer=bp.Adam(0.01)).fit(A, y, X_val=A[:9] + 1e9, y_val=y[:9])
+    np.testing.assert_allclose(model.X_offset_, A.mean(axis=0), 1e-12)
+    np.testing.assert_allclose(model.X_scale_, [*A.std(axis=0)[:2], 1.0], 1e-9)
+    np.testing.assert_allclose([model.y_offset_[0], model.y_scale_[0]], [y.mean(), y.std()], 1e-9)
+    model = regressor(epochs=200, optimizer=bp.Adam(0.01), early_stopping=False).fit(A, y)
+    assert model.score(A, y) > 0.95
+    np.testing.assert_array_equal(model.predict(A[:5]), model.predict(A)[:5])
+    raw = model.net_.predict(((A - model.X_offset_) / model.X_scale_).astype("float32"))
+    np.testing.assert_allclose(model.predict(A), raw[:, 0] * model.y_scale_ + model.y_offset_, 1e-12)
+
+
+def test_rows_of_weight_0_are_not_there():
+    weight = (np.arange(len(DX)) % 3 > 0).astype(float)
+    some = weight > 0
+    a = regressor().fit(DX, DY, sample_weight=weight)
+    b = regressor().fit(DX[some], DY[some], sample_weight=weight[some])
+    np.testing.assert_array_equal(a.predict(DX), b.predict(DX))
+
+
+def test_class_weight_is_weights_of_rows():
+    weight = np.where(NAMES == "odd", 3.0, 1.0)
+    plain = classifier(standardize=False)  # scales of columns know weights of rows alone
+    a = clone(plain).set_params(class_weight={"odd": 3.0}).fit(X, NAMES)
+    b = clone(plain).fit(X, NAMES, sample_weight=weight)
+    np.testing.assert_array_equal(a.predict_proba(X), b.predict_proba(X))
+
+
+def test_early_stopping_leaves_the_best_epoch():
+    model = regressor(epochs=200, patience=3, optimizer=bp.Adam(0.05)).fit(DX[:300], DY[:300], X_val=DX[300:],
+                                                                           y_val=DY[300:])  # fmt: skip
+    best = int(np.argmin(model.history_.val_loss))
+    assert model.n_iter_ == best + 1 + 3 < 200 and model.net_.epoch == best + 1
+    model = classifier(epochs=100, patience=2, scorer="accuracy").fit(X[:300], Y[:300], X_val=X[300:], y_val=Y[300:])
+    scores = model.validation_scores_
+    assert model.n_iter_ == int(np.argmax(scores)) + 1 + 2 < 100
+    assert model.score(X[300:], Y[300:]) == max(scores)
+
+
+def test_an_ensemble():
+    model = regressor(n_members=3).fit(DX, DY)
+    answers = np.stack([net.predict(model._scaled(DX))[:, 0] for net in model.ensemble_.members])
+    np.testing.assert_allclose(model.predict(DX), answers.mean(0) * model.y_scale_ + model.y_offset_, 1e-5)
+    np.testing.assert_allclose(model.predict_spread(DX), answers.std(0) * model.y_scale_, 1e-3)
+    assert len(model.histories_) == 3 and model.history_ is model.histories_[0]
+    assert not hasattr(regressor(), "predict_spread")
+    assert classifier(n_members=2, epochs=2).fit(X, Y).predict_spread(X).shape == (450, 10)
+
+
+def test_fit_goes_on():
+    once = regressor(early_stopping=False, epochs=6).fit(DX, DY)
+    twice = regressor(early_stopping=False, epochs=3, warm_start=True)
+    twice.fit(DX, DY).fit(DX, DY)
+    np.testing.assert_array_equal(once.predict(DX), twice.predict(DX))
+    with pytest.raises(ValueError, match="^n_members: expected 1 with warm_start"):
+        twice.set_params(n_members=2).fit(DX, DY)
+
+
+def test_partial_fit():
+    model = classifier()
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        model.partial_fit(X, Y)
+    for _ in range(30):
+        model.partial_fit(X[:200], Y[:200], classes=range(10)).partial_fit(X[200:], Y[200:])
+    assert model.score(X, Y) > 0.9 and model.net_.epoch == 60
+    theta = model.net_.theta.copy()
+    with pytest.raises(ValueError, match=r"^y: expected classes of the first fit, .* got \[10\] beside"):
+        model.partial_fit(X, Y + 1)
+    np.testing.assert_array_equal(model.net_.theta, theta)
+
+
+def test_callbacks_are_copied():
+    seen = []
+    callback = bp.ReduceOnPlateau("val_loss", patience=1)
+    model = regressor(epochs=3, callbacks=[callback, lambda state: seen.append(state.net.epoch)]).fit(DX, DY)
+    assert seen == [1, 2, 3] and not hasattr(callback, "best") and model.callbacks[0] is callback
+
+
+@pytest.mark.parametrize("settings, error, words", [
+    ({"hidden": (0,)}, ValueError, r"^hidden\[0\]: "), ({"hidden": "a"}, TypeError, r"^hidden\[0\]: "),
+    ({"activation": ["relu", "tanh"]}, ValueError, "^activation: expected one, or one for each of 1 hidden layers"),
+    ({"activation": "rely"}, ValueError, "activation"), ({"loss": "hinge"}, ValueError, "^loss: expected one of prob"),
+    ({"layers": [bp.Dense(3)], "dropout": 0.5}, ValueError, "^dropout: expected 0.0 beside layers"),
+    ({"layers": [bp.Dense(3)], "l1": 0.5}, ValueError, "^l1: expected 0.0 beside layers"),
+    ({"layers": lambda i, o: bp.Network([bp.Input(3), bp.Dense(o)])}, ValueError, "^layers: expected a network of one"),
+    ({"layers": lambda i, o: 3}, TypeError, "^layers: expected a function that returns a bp.Network"),
+    ({"layers": lambda i, o: bp.Network([bp.Input(i), bp.Dense(o)], dtype="float64")}, ValueError, "^layers: .*dtype"),
+    ({"epochs": -1}, ValueError, "^epochs: "), ({"batch_size": "all"}, ValueError, "^batch_size: "),
+    ({"dropout": 1.0}, ValueError, "^dropout: "), ({"n_members": 0}, ValueError, "^n_members: "),
+    ({"validation_fraction": 1.0}, ValueError, "^validation_fraction: "), ({"patience": -1}, ValueError, "^patience: "),
+    ({"scorer": "accuracy", "early_stopping": False}, ValueError, "^scorer: expected None with early_stopping=False"),
+    ({"class_weight": {77: 1.0}}, ValueError, r"^class_weight: expected some of the classes .* got \[77\] beside"),
+    ({"class_weight": "even"}, ValueError, "^class_weight: "), ({"optimizer": 3}, TypeError, "^optimizer: "),
+])  # fmt: skip
+def test_refused(settings, error, words):
+    model = classifier(**settings)
+    with pytest.raises(error, match=words):
+        model.fit(X, Y)
+    assert not hasattr(model, "ensemble_") and not hasattr(model, "classes_") and not hasattr(model, "n_features_in_")
+
+
+# ---- among scikit-learn's tools ----
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_grid_search_in_a_pipeline(backend):
+    frame = pandas.DataFrame({"kind": Y % 3, **{f"pixel {i}": X[:, i] for i in range(20, 44)}}).astype({"kind": str})
+    encoder = ColumnTransformer([("kind", OneHotEncoder(), ["kind"])], remainder="passthrough")
+    steps = make_pipeline(encoder, classifier(epochs=5))
+    with joblib.parallel_backend(backend):
+        search = GridSearchCV(steps, {"netclassifier__hidden": [(2,), (40,)]}, cv=2, n_jobs=2).fit(frame, Y)
+    assert search.best_params_ == {"netclassifier__hidden": (40,)} and search.score(frame, Y) > 0.5
+    assert "NetClassifier" in steps._repr_html_()
+
+
+@pytest.mark.parametrize("tool", [
+    lambda: CalibratedClassifierCV(classifier(), cv=2),
+    lambda: StackingClassifier([("net", classifier()), ("line", LogisticRegression())], cv=2),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_classifiers_of_others_around_it(tool):
+    assert tool().fit(X, NAMES).score(X, NAMES) > 0.9
+
+
+def test_regressors_of_others_around_it():
+    bag = BaggingRegressor(regressor(), n_estimators=3, random_state=0).fit(DX, DY)
+    assert bag.score(DX, DY) > 0.4
+    importance = permutation_importance(bag.estimators_[0], DX, DY, n_repeats=2, random_state=0).importances_mean
+    assert importance.argmax() in (2, 8)  # body mass and a blood value, which other regressors find, too
+    folds = cross_validate(regressor(epochs=150), DX, DY, cv=3, return_estimator=True)
+    assert len({id(each.net_) for each in folds["estimator"]}) == 3 and min(folds["test_score"]) > 0.3
+
+
+@pytest.mark.parametrize("model", [classifier(n_members=2, epochs=3), classifier(optimizer=bp.Adam(ema=0.9), epochs=3)])
+def test_copies_and_files_answer_alike(model, tmp_path):
+    model.fit(X, Y)
+    joblib.dump(model, tmp_path / "model")
+    written = (tmp_path / "model").read_bytes()
+    twins = [pickle.loads(pickle.dumps(model)), cloudpickle.loads(cloudpickle.dumps(model))]
+    twins.append(joblib.load(tmp_path / "model", mmap_mode="r"))
+    for twin in twins:
+        np.testing.assert_array_equal(twin.predict_proba(X), model.predict_proba(X))
+    twins[-1].partial_fit(X, Y)
+    assert (tmp_path / "model").read_bytes() == written
+
+
+def test_the_snippets_of_the_documentation_run(capsys):
+    text = (Path(__file__).parents[2] / "docs/sklearn.md").read_text(encoding="utf-8")
+    names = {}
+    for snippet in re.findall(r"```py\n(.*?)```", text, re.DOTALL):
+        exec(compile(snippet, "docs/sklearn.md", "exec"), names)  # they assert for themselves
+
+
+@pytest.mark.parametrize("estimator", [NetClassifier, NetRegressor])
+def test_docstrings(estimator):
+    described = re.findall(r"^    (\w+(?:, \w+)*) : ", estimator.__doc__.partition("    Attributes\n")[0], re.MULTILINE)
+    assert [name for names in described for name in names.split(", ")] == list(signature(estimator).parameters)
+    runner = doctest.DocTestRunner()
+    for example in doctest.DocTestFinder(recurse=False).find(estimator):
+        runner.run(example)
+    assert runner.summarize(verbose=False) == (0, runner.tries) and runner.tries > 3
