@@ -47,6 +47,7 @@ bench: $(BENCH) $(BUILT) ## measure against other libraries, write the README's 
 	$(PY) bench/bench_clip.py
 	$(PY) bench/bench_normalization.py
 	$(PY) bench/bench_many.py
+	$(PY) bench/bench_sklearn.py
 	$(PY) bench/report.py
 
 bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
@@ -64,6 +65,7 @@ bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
 	$(PY) bench/bench_normalization.py --quick
 	$(PY) bench/bench_many.py --quick
 	$(PY) bench/bench_ensemble.py --quick
+	$(PY) bench/bench_sklearn.py --quick
 	$(PY) bench/bench_versions.py --quick --before . 2-8-1/4 residual call:fit
 
 wheel: $(ENVIRONMENT) ## build sdist and wheel into dist
