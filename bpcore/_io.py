@@ -434,8 +434,8 @@ _Tensor = tuple[tuple[int, ...], str]  # shape and dtype
 
 
 def _places(path: str, entries: dict[str, Any], expected: dict[str, _Tensor] | None, size: int) -> dict[str, int]:
-    """Where each tensor begins: they have the shapes and dtypes expected, where these are known (of a run, each may have
-    its own), and lie one after the other in `size` bytes."""
+    """Where each tensor begins: they have the shapes and dtypes expected, where these are known (those of a run may
+    have any), and lie one after the other in `size` bytes."""
     for name, entry in entries.items():
         _keys(path, f"tensor {name!r}", entry, {"dtype", "shape", "data_offsets"})
         for key in ("shape", "data_offsets"):

@@ -442,8 +442,10 @@ class _Training(_training.Loop):
             seed=None,
             verbose=0,
             l2=float(mlp.alpha),
+            standardize_y=False,
+            mixup=0.0,
         )
-        self.order = np.arange(data.n)
+        self.permuted = np.arange(data.n)
         self.firsts = np.arange(0, data.n, batch)
         self.rows = np.diff(self.firsts, append=data.n)
         self.l2 = self._l2()
@@ -455,7 +457,7 @@ class _Training(_training.Loop):
         """Of each step of an epoch in this order; a batch without weight makes none."""
         sizes = self.rows
         if self.sample_weight is not None:
-            sizes = np.add.reduceat(self.sample_weight[self.order], self.firsts, dtype=np.float64)
+            sizes = np.add.reduceat(self.sample_weight[self.permuted], self.firsts, dtype=np.float64)
         l2 = np.zeros(len(sizes))
         l2[: np.count_nonzero(sizes)] = self.mlp.alpha / sizes[sizes > 0]
         return l2
@@ -473,8 +475,8 @@ class _Training(_training.Loop):
         """As scikit-learn draws it."""
         if not self.mlp.shuffle:
             return None
-        self.order = _shuffled(self.order, self.mlp._random_state)
-        return self.order
+        self.permuted = _shuffled(self.permuted, self.mlp._random_state)
+        return self.permuted
 
     def begin_epoch(self, order: np.ndarray | None) -> None:
         """With the numbers of its steps."""
@@ -494,8 +496,8 @@ class _Training(_training.Loop):
         loss, weight, penalty = self.losses[some].T
         batches = (loss / weight - penalty) / self.units + penalty
         if np.ndim(self.own):
-            w = np.ones(len(self.order)) if self.sample_weight is None else self.sample_weight
-            order = self.order
+            w = np.ones(len(self.permuted)) if self.sample_weight is None else self.sample_weight
+            order = self.permuted
             batches += np.add.reduceat((w * self.own)[order], self.firsts)[some] / weight
         return float((batches * self.rows[some]).sum() / self.data.n)
 
