@@ -1,8 +1,11 @@
 """Every instruction set that this machine runs: the same algorithm, and the same bits where that is promised."""
 
 import os
+import platform
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import pytest
 import bpcore as bp
 from bpcore import _core
 
+CPU = Path("/proc/cpuinfo")
 PROGRAM = """
 import sys, numpy as np, bpcore as bp
 from bpcore import _core
@@ -76,6 +80,21 @@ def test_the_same_bits_wherever_multiply_and_add_are_fused(results):
     for isa in fused[1:]:
         for name, value in results[isa].items():
             assert np.array_equal(value, results[fused[0]][name]), (isa, name)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not CPU.exists(), reason="reads the flags of an x86 in /proc")
+def test_what_the_processor_has_is_found_by_any_build():
+    flags = set(re.search(r"^flags\s*:(.*)", CPU.read_text(), re.M)[1].split())
+    expected = ["portable"]
+    for isa, needs in (
+        ("v2", {"sse4_2", "popcnt"}),
+        ("avx2", {"avx2", "fma"}),
+        ("avx512", {"avx512f", "avx512dq", "avx512bw", "avx512vl"}),
+    ):
+        if not needs <= flags:
+            break
+        expected.insert(0, isa)
+    assert list(_core.isa()[1]) == expected
 
 
 def test_an_unknown_instruction_set_is_refused():
