@@ -54,12 +54,12 @@ def normal(to: np.ndarray, deviation: float, seed: int, layer: int, number: int 
 
 # how weights are drawn that connect n_in numbers with n_out: filled by a function, with a limit or deviation
 _INIT: dict[str, Callable[[int, int], tuple[Callable[..., None], float]]] = {
-    "glorot_uniform": lambda n_in, n_out: (uniform, (6 / (n_in + n_out)) ** 0.5),
-    "glorot_normal": lambda n_in, n_out: (normal, (2 / (n_in + n_out)) ** 0.5),
-    "he_uniform": lambda n_in, n_out: (uniform, (6 / n_in) ** 0.5),
-    "he_normal": lambda n_in, n_out: (normal, (2 / n_in) ** 0.5),
-    "lecun_uniform": lambda n_in, n_out: (uniform, (3 / n_in) ** 0.5),
-    "lecun_normal": lambda n_in, n_out: (normal, (1 / n_in) ** 0.5),
+    "glorot_uniform": lambda n_in, n_out: (uniform, math.sqrt(6 / (n_in + n_out))),
+    "glorot_normal": lambda n_in, n_out: (normal, math.sqrt(2 / (n_in + n_out))),
+    "he_uniform": lambda n_in, n_out: (uniform, math.sqrt(6 / n_in)),
+    "he_normal": lambda n_in, n_out: (normal, math.sqrt(2 / n_in)),
+    "lecun_uniform": lambda n_in, n_out: (uniform, math.sqrt(3 / n_in)),
+    "lecun_normal": lambda n_in, n_out: (normal, math.sqrt(1 / n_in)),
     "zeros": lambda n_in, n_out: (_constant, 0.0),
     "ones": lambda n_in, n_out: (_constant, 1.0),
 }

@@ -163,7 +163,7 @@ static void move(bp_lanes *g) {
             bp_active->lane_scale[g->dtype](g->G, scale, n_theta);
             m->scale = 1;
         }
-        if (rule->prepare) rule->prepare(m->number, g->t[0] + g->updates[0] + 1, m->prepared);
+        if (rule->prepare) rule->prepare(m, g->t[0] + g->updates[0] + 1);
         move_arrays(g, m, g->G, g->live, 0, g->lanes);
         for (int l = 0; l < g->lanes; l++) g->updates[l]++;
         return;
@@ -174,7 +174,7 @@ static void move(bp_lanes *g) {
     for (int l = 0; l < g->n; l++) {
         bp_move *m = &g->move[l];
         if (g->sum[g->lanes + l] == 0) continue; /* a batch without weight makes no step */
-        if (rule->prepare) rule->prepare(m->number, g->t[l] + g->updates[l] + 1, m->prepared);
+        if (rule->prepare) rule->prepare(m, g->t[l] + g->updates[l] + 1);
         move_arrays(g, m, g->own_G, g->own, l * g->theta_ld, 1);
         g->updates[l]++;
     }

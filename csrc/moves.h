@@ -14,7 +14,7 @@ static inline void bp_prepare_move(bp_run *run) {
     run->move.ema = run->at.t ? run->opt.ema : 0;
     run->move.cost = run->sum[0] * run->move.scale;
     if (run->varies) bp_move_numbers(&run->move, &run->opt, run->at.t - run->epoch_t);
-    if (rule->prepare) rule->prepare(run->move.number, run->at.t + 1, run->move.prepared);
+    if (rule->prepare) rule->prepare(&run->move, run->at.t + 1);
 }
 /* n elements from `at` on have moved, and so does their average: that of a table's is a task of BP_TABLES, that of what
  * has a max_norm of BP_NORMS. */

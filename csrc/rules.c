@@ -1,37 +1,43 @@
 /* The list of rules, and what is computed once a step. */
 #include "rules.h"
+#include "functions.h"
 
 #include <math.h>
 #include <string.h>
 
+/* 1 - beta^t = -(e^(t log beta) - 1), which cancels nothing where beta is near 1 */
+static double correction(double log_beta, int64_t t) { return -bp_expm1((double)t * log_beta); }
+
 /* 1 - beta1^t, sqrt(1 - beta2^t) */
-static void prepare_adam(const double *number, int64_t t, double *prepared) {
-    prepared[0] = 1 - pow(number[0], (double)t);
-    prepared[1] = sqrt(1 - pow(number[1], (double)t));
+static void prepare_adam(bp_move *m, int64_t t) {
+    m->prepared[0] = correction(m->log_number[0], t);
+    m->prepared[1] = sqrt(correction(m->log_number[1], t));
 }
 
+static const double log_decay = -0.040821994520255166; /* log 0.96 */
+
 /* mu_t = beta1 (1 - 0.96^(psi t) / 2), what Nadam takes in place of beta1 in step t */
-static double nadam_mu(double beta1, double psi, double t) { return beta1 * (1 - pow(0.96, psi * t) / 2); }
+static double nadam_mu(double beta1, double psi, double t) { return beta1 * (1 - bp_exp(psi * log_decay * t) / 2); }
 
 /* mu_1 mu_2 ... mu_t.  With q = 0.96^psi and log(1 - x) = -sum_k x^k / k, the log of the product of (1 - q^i / 2) is
  * -sum_k 2^-k / k (q^k + q^2k + ... + q^tk), of which 60 terms are enough. */
-static double nadam_product(double beta1, double psi, double t) {
-    double power = pow(beta1, t), log_q = psi * log(0.96), sum = 0;
-    if (power < 1e-20) return 0; /* 1 is all that is left of 1 - product */
+static double nadam_product(double log_beta1, double psi, double t) {
+    double log_power = t * log_beta1, log_q = psi * log_decay, sum = 0;
+    if (log_power < -46) return 0; /* 1 is all that is left of 1 - product */
     for (int k = 60; k > 0; k--) {
-        double terms = log_q == 0 ? t : exp(k * log_q) * expm1(k * log_q * t) / expm1(k * log_q);
+        double terms = log_q == 0 ? t : bp_exp(k * log_q) * bp_expm1(k * log_q * t) / bp_expm1(k * log_q);
         sum += ldexp(terms, -k) / k;
     }
-    return power * exp(-sum);
+    return bp_exp(log_power - sum);
 }
 
 /* (1 - mu_t) / (1 - mu_1 ... mu_t), mu_(t+1) / (1 - mu_1 ... mu_(t+1)), sqrt(1 - beta2^t) */
-static void prepare_nadam(const double *number, int64_t t_, double *prepared) {
-    double beta1 = number[0], psi = number[3], t = (double)t_, next = nadam_mu(beta1, psi, t + 1);
-    double product = nadam_product(beta1, psi, t);
-    prepared[0] = (1 - nadam_mu(beta1, psi, t)) / (1 - product);
-    prepared[1] = next / (1 - product * next);
-    prepared[2] = sqrt(1 - pow(number[1], t));
+static void prepare_nadam(bp_move *m, int64_t step) {
+    double beta1 = m->number[0], psi = m->number[3], t = (double)step, next = nadam_mu(beta1, psi, t + 1);
+    double product = nadam_product(m->log_number[0], psi, t);
+    m->prepared[0] = (1 - nadam_mu(beta1, psi, t)) / (1 - product);
+    m->prepared[1] = next / (1 - product * next);
+    m->prepared[2] = sqrt(correction(m->log_number[1], step));
 }
 
 enum { WRITES, MOVES, BY_COST, APART = 0, FUSES };
@@ -74,7 +80,11 @@ void bp_move_numbers(bp_move *m, const bp_opt *opt, int64_t step) {
     m->lr = at_step(opt->lr, step);
     m->weight_decay = at_step(opt->weight_decay, step);
     m->l2 = at_step(opt->l2, step);
-    for (int i = 0; opt->rule->numbers[i]; i++) m->number[i] = at_step(opt->number[i], step);
+    for (int i = 0; opt->rule->numbers[i]; i++) {
+        double number = at_step(opt->number[i], step);
+        if (opt->rule->prepare && (number != m->number[i] || m->log_number[i] == 0)) m->log_number[i] = bp_log(number);
+        m->number[i] = number;
+    }
 }
 
 int bp_opt_flags(const bp_opt *opt) {

@@ -10,7 +10,8 @@
  *             its state alone
  *   fuses     FUSES: where it keeps no state, and decay and clip_value are 0, it is theta -= lr (scale G), which a
  *             product may do in its registers (bp_op_type.step).  APART: it never is
- *   prepare   NULL, or a function of rules.c that computes from the numbers of a step what all its blocks share
+ *   prepare   NULL, or a function of rules.c that computes, from the numbers of step t and their logarithms, what all
+ *             its blocks share
  *   NUMBERS   names of its own numbers, at most BP_MAX_NUMBERS, beside lr and weight_decay, which every rule
  *             has; or NO_NUMBERS
  *   STATES    its state arrays, at most BP_MAX_STATES, shaped as theta: ALWAYS(name), or WITH(name, number), kept only
@@ -51,28 +52,29 @@
 enum { BP_RULES(BP_RULE_NUMBER) BP_N_RULES };
 #undef BP_RULE_NUMBER
 
-struct bp_rule {
-    int number;    /* of its row, and of its kernel in bp_kernels */
-    const char *name;
-    int moves, by_cost, fuses;
-    void (*prepare)(const double *number, int64_t t, double *prepared);
-    const char *numbers[BP_MAX_NUMBERS + 1]; /* closed by NULL */
-    struct {
-        const char *name, *needs;           /* NULL: always */
-    } states[BP_MAX_STATES + 1];            /* closed by a NULL name */
-};
-
 /* What all blocks of a step share. */
 typedef struct {
     double lr, weight_decay;        /* before the parameters' factors */
     double l2;                      /* joins that of weights */
     double number[BP_MAX_NUMBERS];
+    double log_number[BP_MAX_NUMBERS]; /* of a rule that prepares; 0: to be computed */
     double prepared[BP_MAX_NUMBERS];
     double scale;                   /* of the sums: 1 / sum of weights, times what clip_norm leaves */
     double clip_value;
     double ema;                     /* what the average keeps of itself */
     double cost;                    /* of the batch, before the step */
 } bp_move;
+
+struct bp_rule {
+    int number;    /* of its row, and of its kernel in bp_kernels */
+    const char *name;
+    int moves, by_cost, fuses;
+    void (*prepare)(bp_move *m, int64_t t);
+    const char *numbers[BP_MAX_NUMBERS + 1]; /* closed by NULL */
+    struct {
+        const char *name, *needs;           /* NULL: always */
+    } states[BP_MAX_STATES + 1];            /* closed by a NULL name */
+};
 
 typedef int bp_rule_fn(const bp_move *m, double lr, double decay, int64_t n, const void *G, void *theta,
                        void *const state[BP_MAX_STATES]);

@@ -95,6 +95,14 @@ def test_the_platform_and_locks_are_the_pools_affair():
         assert calls(code(path), threads) == [], name(path)
 
 
+def test_no_function_of_libm_rounds_as_it_likes():
+    """Bits would be the C library's.  sqrt, fma, floor, fmax and ldexp are exact or rounded to nearest everywhere."""
+    inexact = "a?(?:sin|cos|tan)h?|atan2|exp(?:2|10|m1)?|log(?:2|10|1p)?|pow|hypot|cbrt|erfc?|[lt]gamma"
+    for path in CORE:
+        text = re.sub(r"\bR\((\w+)\)", r"\1f", code(path))
+        assert calls(text, f"(?:{inexact})[fl]?") == [], name(path)
+
+
 def test_no_build_trades_exactness_for_speed():
     unsafe = re.compile(
         r"-ffast-math|-Ofast|-march=native|-mtune=native|-mcpu=native|-funsafe-math-optimizations|-ffinite-math-only|"

@@ -2,6 +2,7 @@
  * result, where it is normal.  BPCORE_COMPLETE=1 takes all of float32 and 10^7 float64, else one in STRIDE. */
 #include "harness.h"
 #include "dispatch.h"
+#include "functions.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -352,6 +353,39 @@ static void check_binary(const bp_kernels *isa, bp_dtype dtype) {
            dtype ? "float64" : "float32", worst[0], worst[1], slope);
 }
 
+/* Functions of functions.h, of arguments of every size. */
+static void check_doubles(void) {
+    static const struct {
+        const char *name;
+        double (*function)(double);
+        long double (*widest)(long double);
+        double sizes[2], ends[3], limits[3]; /* sizes are powers of two */
+        int negative;
+    } doubles[] = {
+        {"exp", bp_exp, expl, {-60, 9.4}, {-INFINITY, INFINITY, 0}, {0, INFINITY, 1}, 1},
+        {"expm1", bp_expm1, expm1l, {-60, 9.4}, {-INFINITY, INFINITY, 0}, {-1, INFINITY, 0}, 1},
+        {"log", bp_log, logl, {-1000, 1000}, {0, INFINITY, 1}, {-INFINITY, INFINITY, 0}, 0},
+    };
+    uint64_t state = 7;
+    for (size_t k = 0; k < sizeof doubles / sizeof *doubles; k++) {
+        double worst = 0, middle = (doubles[k].sizes[0] + doubles[k].sizes[1]) / 2;
+        for (int i = 0; i < (complete ? 10000000 : 100000); i++) {
+            static const double near[] = {1, 0x1p-20}; /* to 1 */
+            double u = uniform(&state), power = middle + (doubles[k].sizes[1] - middle) * u;
+            double x = exp2(i % 3 ? near[i % 3 - 1] * u : power);
+            if (doubles[k].negative && i % 2) x = -x;
+            double e = ulps_of_double(doubles[k].function(x), doubles[k].widest((long double)x));
+            worst = e <= worst ? worst : e;
+        }
+        context("bp_%s: %.2f ulp", doubles[k].name, worst);
+        CHECK(worst <= 2);
+        printf("bp_%s: %.3f ulp\n", doubles[k].name, worst);
+        for (int i = 0; i < 3; i++) CHECK(doubles[k].function(doubles[k].ends[i]) == doubles[k].limits[i]);
+        CHECK(isnan(doubles[k].function(NAN)));
+    }
+    CHECK(isnan(bp_log(-1)));
+}
+
 void test_functions(void) {
     const char *before = bp_isa();
     complete = getenv("BPCORE_COMPLETE") != NULL;
@@ -364,6 +398,7 @@ void test_functions(void) {
         check_double(i);
     }
     check_ends();
+    check_doubles();
     check_logarithms();
     for (int j = 0; j < n_isas; j++)
         for (bp_dtype dtype = BP_F32; dtype <= BP_F64; dtype++) {

@@ -461,8 +461,25 @@ static void test_penalties(void) {
     }
 }
 
+/* 1 - beta^t to some ulp, also where beta^t is near 1. */
+static void test_corrections(void) {
+    static const double betas[] = {0, 0.5, 0.9, 0.999, 1 - 0x1p-40};
+    for (size_t k = 0; k < sizeof betas / sizeof *betas; k++)
+        for (int64_t t = 1; t < (int64_t)1 << 50; t = 3 * t + 1) {
+            bp_opt opt = {.rule = bp_rule_find("adam"), .number = {{betas[k], NULL}, {betas[k], NULL}}};
+            bp_move m = {0};
+            bp_move_numbers(&m, &opt, 0);
+            opt.rule->prepare(&m, t);
+            long double wanted = -expm1l((long double)t * logl((long double)betas[k]));
+            context("1 - %g^%lld", betas[k], (long long)t);
+            CHECK(fabsl((long double)m.prepared[0] / wanted - 1) < 0x1p-50L);
+            CHECK(fabsl((long double)m.prepared[1] / sqrtl(wanted) - 1) < 0x1p-50L);
+        }
+}
+
 void test_rules(void) {
     test_table();
+    test_corrections();
     test_refusals();
     bp_set_parallel_always(1);
     test_numbers();
