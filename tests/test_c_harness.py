@@ -16,9 +16,14 @@ from bpcore import _core
 ROOT = Path(__file__).parent.parent
 PARTS = sorted(p for p in (ROOT / "tests/c").glob("*.c") if not p.name.endswith("_op.c"))
 SOURCES = [*PARTS, *sorted((ROOT / "csrc").glob("*.c")), *sorted((ROOT / "csrc/kernels").glob("*.c"))]
-FLAGS = "-std=c11 -D_GNU_SOURCE -fno-math-errno -fno-trapping-math -O1 -g -fno-omit-frame-pointer -Wall -Wextra"
+FLAGS = (
+    "-std=c11 -D_GNU_SOURCE -ffp-contract=off -fno-math-errno -fno-trapping-math -O1 -g -fno-omit-frame-pointer "
+    "-Wall -Wextra"
+)
 SANITIZE = "-fno-sanitize-recover=all -fsanitize="
 FUSED = {"avx2", "avx512", "neon"}  # multiply and add: these have the same bits
+CC = os.environ.get("CC", "cc")
+COMPILER = Path(shutil.which(CC) or CC).resolve()
 LINK = ["-pthread", "-lm", *(f"-Wl,--wrap={f}" for f in ("malloc", "calloc", "realloc", "posix_memalign"))]
 
 
@@ -27,9 +32,9 @@ def run(command, seconds, **environment):
     return subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=kept | environment, cwd=ROOT)
 
 
-def build(folder, options, cc=None):
+def build(folder, options, cc=CC):
     """The harness as a program, two files compiled at a time."""
-    cc = shlex.split(cc or os.environ.get("CC", "cc"))
+    cc = shlex.split(cc)
     hint = (
         f"the harness does not build with {options}; where the linker finds no lib*san, install the "
         "compiler's sanitizer runtimes:\n"
@@ -102,6 +107,17 @@ def test_digests_tell_bits_apart(optimised):
         unlike = {what for what, bits in found[isa].items() if bits != found["portable"][what]}
         assert {"exp float32", "products float64", "sgd_owners float32"} <= unlike and "relu float32" not in unlike
         assert found[isa] == found[min(FUSED & found.keys())], isa
+
+
+OTHERS = [c for c in ("clang", "gcc") if shutil.which(c) and Path(shutil.which(c)).resolve() != COMPILER]
+if os.environ.get("BPCORE_COMPLETE"):
+
+    @pytest.mark.parametrize("cc", OTHERS)
+    def test_other_compilers_give_the_same_bits(cc, optimised, tmp_path):
+        """At another level of optimisation, too."""
+        program = [build(tmp_path, "", cc)]
+        for isa in _core.isa()[1]:
+            assert digests(program, isa) == digests(optimised, isa), isa
 
 
 def test_no_data_race(tmp_path):
