@@ -216,7 +216,7 @@ def test_c_is_never_given_memory_that_it_may_not_write_to(array):
     theta, state = model.theta.copy(), np.zeros_like(model.theta)
     wrong = state if array == "state" else theta
     with _plans.take(model, data.key(_plans.TRAIN | flags, 15, 1), theta=theta) as lent:
-        run = data.feed(lent)
+        run = data.feed(model, lent)
         run.optimizer("sgd", (state,), lr=0.1, momentum=0.9)
         wrong.flags.writeable = False
         with pytest.raises(ValueError, match=f"{array}: expected a writeable, C-contiguous array of float32"):
@@ -248,7 +248,7 @@ def test_an_array_has_a_number_for_each_step():
     velocity = np.zeros_like(model.theta)
     flags = _core.optimizer_flags("sgd", lr=falling, momentum=0.9)
     with _plans.take(model, data.key(_plans.TRAIN | flags, 15, 2)) as lent:
-        run = data.feed(lent)
+        run = data.feed(model, lent)
         run.optimizer("sgd", (velocity,), lr=falling, momentum=0.9)
         run.random(model.seed, 0)
         with pytest.raises(ValueError, match="10 numbers do not reach for the 11 steps"):

@@ -353,7 +353,7 @@ def test_l2_by_step_and_the_losses_of_batches():
     data = Data(whole._model, X, Y, "cross_entropy", w)
     steps = np.array([numbers[0], numbers[2], numbers[3], 9.0])
     with _plans.take(whole._model, data.key(_plans.TRAIN | _core.PENALTY | _core.MOVE, 40, 1)) as lent:
-        run = data.feed(lent)
+        run = data.feed(whole._model, lent)
         run.optimizer("sgd", lr=0.1, l2=steps)
         run.batch_losses(rows)
         run.begin(150, 40)

@@ -491,7 +491,7 @@ def test_a_slice_may_end_after_fifty_milliseconds_of_a_slow_core(rule, rows, bat
         theta = net.theta.copy()
         states = [np.zeros_like(theta) for _ in range({"gradient": 1, "sgd": 0, "adam": 2}[rule])]
         with _plans.take(model, data.key(_plans.TRAIN | flags, batch, 2), theta=theta) as lent:
-            run = data.feed(lent)
+            run = data.feed(model, lent)
             run.optimizer(rule, states, **numbers)
             run.begin(rows, batch)
             slices = 1
@@ -515,7 +515,7 @@ def test_shards_with_checkpoints_whose_stage_has_rounds_go_on():
     key = data.key(_plans.TRAIN | _core.optimizer_flags("sgd", lr=1e-6), rows, 1)
     with _plans.take(net._model, key, theta=theta) as lent:
         assert lent.compiled.plan.describe()["shards"] > 0
-        run = data.feed(lent)
+        run = data.feed(net._model, lent)
         run.optimizer("sgd", lr=1e-6)
         run.begin(2 * rows, rows)
         slices = 1

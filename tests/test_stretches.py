@@ -202,7 +202,7 @@ def test_a_slice_ends_after_each_stretch(kind, force):
     net = SMALL[kind]()
     data = data_of(net, 16)
     with _plans.take(net._model, data.key(_plans.TRAIN, 16, 1)) as lent:
-        plan, run = lent.compiled.plan.describe(), data.feed(lent)
+        plan, run = lent.compiled.plan.describe(), data.feed(net._model, lent)
         run.optimizer("gradient", (np.zeros_like(net.theta),))
         run.begin(16, 16)
         slices = 1
@@ -294,7 +294,7 @@ def test_a_half_made_update_is_made_whole(kind, force):
     net = make()
     data = Data(net._model, X, y, "squared_error", None)
     with _plans.take(net._model, data.key(_plans.TRAIN | optimizer.flags, 32, 2)) as lent:
-        run = data.feed(lent)
+        run = data.feed(net._model, lent)
         numbers = _optimizers.numbers(_optimizers.Memory(optimizer, (), 0), 0, _optimizers.Call(0, 3, 3))
         run.optimizer(optimizer.kind, [np.zeros_like(net.theta) for _ in optimizer.states], **numbers)
         run.begin(96, 32)
@@ -319,7 +319,7 @@ def test_a_safety_copy_that_is_half_made_begins_anew_where_theta_was_written(for
     net = SMALL["wide"]()
     data = Data(net._model, *wide_data(), "squared_error", None)
     with _plans.take(net._model, data.key(_plans.TRAIN | bp.Adam().flags, 32, 2)) as lent:
-        run = data.feed(lent)
+        run = data.feed(net._model, lent)
         run.optimizer("adam", [np.zeros_like(net.theta) for _ in range(2)], lr=1e308, beta1=0.9, beta2=0.999, eps=1e-8)
         run.begin(96, 32)
         for _ in range(3):
@@ -339,7 +339,7 @@ def test_going_back_to_the_safety_copy_comes_in_slices(interrupted):
     net, X, rates = bp.Network([bp.Input(1800), bp.Dense(1800)], seed=0), np.ones((3, 1800), "f4"), [1e-3, 1e-3, 1e308]
     data, thetas = Data(net._model, X, X, "squared_error", None), [net.theta.copy()]
     with _plans.take(net._model, data.key(_plans.TRAIN | bp.Adam().flags, 1, 1)) as lent:
-        run = data.feed(lent)
+        run = data.feed(net._model, lent)
         states = [np.zeros_like(net.theta) for _ in range(2)]
         run.optimizer("adam", states, lr=np.array(rates), beta1=0.9, beta2=0.999, eps=1e-8)
         run.begin(3, 1)

@@ -315,7 +315,7 @@ static void test_batch(void) {
         CHECK(bp_epoch(run, i + 1, INFINITY, -1, 1) == BP_DONE && bp_run_progress(run).steps == 1);
         bp_run_free(run);
         double out[COLS];
-        bp_out_port to = {y, out};
+        bp_out_port to = {.buffer = y, .data = out};
         void *arena = NULL;
         if (posix_memalign(&arena, BP_ALIGN, bp_plan_describe(forward).arena_bytes)) abort();
         in[0].array.rows = 1;
