@@ -430,9 +430,8 @@ def go_on(loop: Loop, saved: Saved) -> None:
         checkpoint.on_resume(state, {})
     if within:
         order = saved.arrays.get("order of epoch")
-        loop.order = loop.next_order() if order is None else order
+        loop.take_rows(loop.next_order() if order is None else order)
         loop.order_is_own = order is not None
-        loop.run.begin(call.data.n, call.batch, loop.order)
         loop.run.resume(within["progress"], within["losses"], within["steps"])
         loop.epoch_start = time.perf_counter() - within["seconds"]
     state.order = saved.arrays.get("order")  # from the next epoch on

@@ -531,8 +531,12 @@ class Loop:
         self.steps_before, updates = self.run.progress()[5], self.run.updates()
         if updates != self.first and _optimizers.schedules(self.memory.optimizer):
             self._use(self.memory._replace(updates=updates), updates)
-        self.first, self.order = updates, order
-        call = self.call
+        self.first = updates
+        self.take_rows(order)
+
+    def take_rows(self, order: np.ndarray | None) -> None:
+        """The run begins an epoch over the rows in this order."""
+        self.order, call = order, self.call
         self.run.begin(self.data.n, call.batch, order)
         if call.mixup:
             self.run.mix(*_mixup.draw(call.mixup, self.data, order, call.batch, call.seed, self.model.epoch))

@@ -75,13 +75,16 @@ CASES = {
         "validation_split": 0.2, "optimizer": bp.SGD(lr=0.5, momentum=0.9), "callbacks": [bp.EarlyStopping(patience=1)],
     },
     "full batch": lambda: {"optimizer": bp.Rprop(), "batch_size": None},
+    "mixup": lambda: {"mixup": 0.4, "sample_weight": np.linspace(0.5, 2, 46)},
+    "moments": lambda: {"standardize_y": True, "validation_split": 0.2},
 }  # fmt: skip
 SETTINGS = {"epochs": 4, "batch_size": 8, "loss": "mse"}
 HIDDEN = {"full batch": [], "batch norm": [bp.BatchNorm()]}  # what is behind the hidden layer, instead of Dropout
 
 
 def network(case):
-    layers = [bp.Input(3), bp.Dense(6, "tanh"), *HIDDEN.get(case, [bp.Dropout(0.3)]), bp.Dense(2)]
+    first = [bp.Standardize()] if case == "moments" else []
+    layers = [bp.Input(3), *first, bp.Dense(6, "tanh"), *HIDDEN.get(case, [bp.Dropout(0.3)]), bp.Dense(2)]
     return bp.Network(layers, dtype="float64", seed=3)
 
 
@@ -92,7 +95,8 @@ def fit(net, case, *more, **settings):
 
 def facts(net, history):
     memory = net._model.memory
-    kept = state_of(net), net._model.state.tobytes(), net.epoch
+    moments = [(a.mean.tobytes(), a.scale.tobytes()) for a in net._model.moments.values()]
+    kept = state_of(net), net._model.state.tobytes(), net.epoch, moments
     return *kept, memory.optimizer, memory.begun, columns(history), history.stopped_by
 
 
