@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import math
 import os
@@ -92,6 +91,8 @@ def save_run(
 
 def _digest(metadata: dict[str, str], entries: dict[str, Any], blocks: Iterable[Any]) -> str:
     """SHA-256 of all that a file holds, but of itself."""
+    import hashlib  # 5 ms
+
     digest = hashlib.sha256(json.dumps([metadata, entries]).encode())
     for block in blocks:
         digest.update(block)

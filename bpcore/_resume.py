@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -269,7 +268,7 @@ def describe(call: Call) -> dict[str, Any]:
 def _moments(learnt: _standardize.Learnt | None) -> dict[str, str]:
     """A hash of what brings each input and each target to units of its own."""
     known = {} if learnt is None else {**learnt.inputs, **{f"y of {name}": own for name, own in learnt.targets.items()}}
-    return {name: hashlib.sha256(own.mean.tobytes() + own.scale.tobytes()).hexdigest() for name, own in known.items()}
+    return {name: _hash(own.mean.tobytes() + own.scale.tobytes()) for name, own in known.items()}
 
 
 def _loss(loss: Any) -> str:
@@ -293,7 +292,13 @@ def _fingerprint(array: np.ndarray | _core.SparseRows) -> list[Any]:
     values = array.data if isinstance(array, _core.SparseRows) else array
     picked = np.unique(np.linspace(0, len(values) - 1, min(len(values), _ROWS)).astype(np.int64))
     bytes_ = np.ascontiguousarray(values[picked]).tobytes()
-    return [list(array.shape), str(array.dtype), hashlib.sha256(bytes_).hexdigest()]
+    return [list(array.shape), str(array.dtype), _hash(bytes_)]
+
+
+def _hash(bytes_: bytes) -> str:
+    import hashlib  # 5 ms
+
+    return hashlib.sha256(bytes_).hexdigest()
 
 
 # ---- reading ----
