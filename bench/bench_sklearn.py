@@ -1,6 +1,6 @@
 """How much faster bpcore's MLPClassifier is than scikit-learn's: fit and predict_proba, with equal settings.
 
-    python bench/bench_sklearn.py [--rounds 5] [--cases 1000x20 ...] [--quick]
+    python bench/bench_sklearn.py [--rounds 5] [--problems 1000x20 ...] [--quick]
 
 Both sides alternate in one process, on the same data from the same random_state, each with all threads. Parameters are
 those by default, but for the number of epochs, which is fixed; a timed run is one fit, or predictions for --seconds.
@@ -106,7 +106,8 @@ def row(result: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="MLPClassifier of bpcore and of scikit-learn.")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES))
+    names = list(CASES)
+    parser.add_argument("--problems", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     options = harness.parse(parser)
     warnings.simplefilter("ignore", ConvergenceWarning)
     machine, threads = harness.print_machine(), bp.get_num_threads()
@@ -114,7 +115,7 @@ def main() -> int:
     harness.print_peaks(peaks)
     results = [
         fit(case, dtype, way, peaks[threads]["flops"], options)
-        for case in options.cases
+        for case in options.problems
         for dtype in ("float64", "float32")
         for way in WAYS
     ]

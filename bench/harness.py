@@ -38,7 +38,7 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 # options that say what is measured
-PARTS = ("nets", "networks", "members", "spread", "rows", "sweeps", "widths", "libraries", "threads", "cases")
+PARTS = ("nets", "networks", "members", "spread", "rows", "sweeps", "widths", "libraries", "threads", "problems")
 SETTLE = 0.15  # seconds between two runs, for the threads of the last one to stop spinning: OpenBLAS takes 0.1
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
