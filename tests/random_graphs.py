@@ -539,7 +539,9 @@ VALUES = {
     "gru": recurrent(_gru_step),
     "embedding": lambda np_, layer, parameters, inputs: parameters[0][inputs[0]],
     "function": lambda np_, layer, parameters, inputs: layer.forward(*inputs),
-    "standardize": lambda np_, layer, parameters, inputs: (inputs[0] - parameters[0]) / parameters[1],
+    "standardize": lambda np_, layer, moments, inputs: (
+        (inputs[0] - np_.xp.asarray(moments[0])) / np_.xp.asarray(moments[1])
+    ),
 }  # fmt: skip
 
 
@@ -553,7 +555,7 @@ def values(net, params, X, np_=NUMPY, table=VALUES):
         if node.inputs:
             own = [*(params[name] for name in node.parameters), *(net.state[name] for name in node.states)]
             if node.layer.op == "standardize":
-                own = [np_.xp.asarray(net.moments[f"{node.base}.{of}"]) for of in ("mean", "scale")]
+                own = [net.moments[f"{node.base}.{of}"] for of in ("mean", "scale")]
             value = table[node.layer.op](np_, node.layer, own, [found[k] for k in node.inputs])
             found[i] = value.reshape(len(value), *node.shape)
     return found
