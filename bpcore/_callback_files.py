@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 import math
@@ -126,6 +125,8 @@ class CSVLogger(_Table):
     """
 
     def _write(self, file: Any, columns: dict[str, list[float]], first: int) -> None:
+        import csv  # for those who need it
+
         writer = csv.writer(file, lineterminator="\n")
         if not self._is_begun:
             writer.writerow(columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -36,6 +35,8 @@ def text(title: str, columns: Mapping[str, Sequence[float]]) -> str:
 
 def page(title: str, columns: Mapping[str, Sequence[float]]) -> str:
     """The same as an HTML table; names of outputs and metrics are the user's, and are escaped."""
+    import html  # for those who need it
+
     head, *rows = ([html.escape(cell) for cell in row] for row in _rows(columns))
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     names = "".join(f"<th>{name}</th>" for name in head)

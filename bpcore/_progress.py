@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -106,6 +105,8 @@ class Rewritten(Lines):
     def show(self) -> None:
         """Writes over what is there."""
         self.shown = time.perf_counter()
+        import shutil  # for those who need it
+
         line = "  ".join(self.words())[: shutil.get_terminal_size().columns - 1]
         print(f"\r{line:<{self.length}}", end="", flush=True)
         self.length = len(line)
