@@ -388,6 +388,7 @@ class GlobalMaxPool(_Pooling):
     op: ClassVar[str] = "global_max_pool"
     kind: ClassVar[str] = "max_pool"
     many: ClassVar[bool] = True
+    masked: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         named(self.name)

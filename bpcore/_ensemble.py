@@ -206,7 +206,8 @@ class Ensemble(Worded):
         n_threads: int | None = None,
     ) -> dict[str, float]:  # fmt: skip
         """{"loss": C of the mean that `predict` gives, "accuracy": ..., ...}: as `Network.evaluate` of a network, whose
-        arguments, results and errors it has, but for penalties of layers, which are left out."""
+        arguments, results and errors it has, but for penalties of layers, which are left out, and the loss of members
+        that were fitted with standardize_y=True: it is in y's units, since each has a scale of its own."""
         first, threads = self._members[0]._model, _threads.resolve(n_threads)
         known = self._feature_names()
         data = _data.Data(first, X, y, loss, sample_weight, known=known)

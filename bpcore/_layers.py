@@ -119,6 +119,7 @@ class Layer(Worded, metaclass=Settings):
     optional: ClassVar[dict[str, Any]] = {}  # those of them that it leaves out where they have these values
     name: str | None
     many: ClassVar[bool] = False  # takes several inputs
+    masked: ClassVar[bool] = False  # its second input, where it has one, is a mask
     gathered: ClassVar[bool] = False  # what it gives is read from the user's arrays: an input
 
     def __init_subclass__(cls) -> None:
@@ -220,7 +221,7 @@ class Layer(Worded, metaclass=Settings):
         return self.op in _ELEMENTWISE or (self.op in _ON_THE_LAST_AXIS and axes > 1)
 
     def takes_mask(self, shape: Shape) -> bool:
-        """Whether it takes the mask that flows with an input of that shape as its second input."""
+        """Whether it takes the mask that flows with an input of that shape as its second input; see `masked`."""
         return False
 
     def output_shape(self, *shapes: Shape) -> Shape:

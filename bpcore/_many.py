@@ -97,8 +97,8 @@ def fit_restarts(
     """Trains n networks like `net` from other first weights; returns the best of them, and the history of each.
 
     Network i = 0..n-1 is a new one of seed `seed` + i (net's own seed unless given): first weights, shuffling and all
-    that layers draw come from it, as in `bp.Network(..., seed=...)`; only frozen layers begin with net's weights.
-    `net` stays as it is.  settings: keywords of `fit_many`.
+    that layers draw come from it, as in `bp.Network(..., seed=...)`; only frozen layers begin with net's weights,
+    and all keep the moments that net has learnt already.  `net` stays as it is.  settings: keywords of `fit_many`.
 
     The best has the lowest loss once trained: on what it was validated on, where there is such, else on the rows of X
     that it was trained on; with `ema=` it is that of each network's average, `best.averaged()`.  Networks that diverged

@@ -24,8 +24,8 @@ def check(model: Model, data: Data, optimizer: Optimizer) -> None:
                 f"mixup: expected inputs of real numbers, and {node.name} is of whole numbers, which have no mean"
             )
     for node in model.graph.nodes:
-        if hasattr(node.layer, "states") and len(node.inputs) > 1:
-            raise ValueError(f"mixup: expected inputs that have a mean, and {node.name} reads a mask")
+        if node.layer.op == "mask" or (node.layer.masked and len(node.inputs) > 1):
+            raise ValueError(f"mixup: expected inputs that have a mean, and masks have none; {node.name} has one")
     if data.weights > 1:
         raise ValueError("mixup: expected one weight an example, (n,), got sample_weight of positions")
     if optimizer.full_batch:

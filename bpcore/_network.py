@@ -109,7 +109,8 @@ class Network(Worded):
             drawn.add(node.parameters[0])
 
     def _anew(self, seed: int) -> Network:
-        """A network like this one, not yet trained: first weights from `seed`, but frozen layers keep this one's."""
+        """A network like this one, not yet trained: first weights from `seed`, but frozen layers keep this one's, and
+        numbers are read in the units that this one has learnt."""
         with self._model.reading() as model:
             net = self._of(Model(model.graph, model.dtype, seed, model.checkpoint, model.frozen))
             net._draw(model.graph)
@@ -118,6 +119,7 @@ class Network(Worded):
             for name in model.states:
                 if name.partition(".")[0] in model.frozen:
                     net.state[name][...] = model.states[name]
+            net._model.moments, net._model.target_moments = model.moments, model.target_moments
         return net
 
     # ---- as a layer, and parts of it ----

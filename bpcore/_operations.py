@@ -315,6 +315,7 @@ class Activate(Layer):
     saved: ClassVar[tuple[str, ...]] = ("activation", "axis", "causal")
     optional: ClassVar[dict[str, Any]] = {"causal": False}
     many: ClassVar[bool] = True
+    masked: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "activation", _activations.resolve(self.activation))

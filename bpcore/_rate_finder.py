@@ -19,9 +19,9 @@ class LearningRateFinder(Callback):
     """Tries learning rates from `low` to `high`, a larger one in each of `steps` steps, and stops where the loss runs
     away (Smith 2017, section 3.3).
 
-    `fit` then leaves the network as it was before: parameters, optimiser, counters; its epochs are as many as it needs,
-    epochs=100 or more.  `rates` and `losses` are those of each step, the losses smoothed; `suggestion` is the rate at
-    which the loss fell fastest, `plot()` draws them.  The optimiser's lr must be a number, not a schedule.
+    `fit` then leaves the network as it was before: parameters, optimiser, moments, counters; its epochs are as many as
+    it needs, epochs=100 or more.  `rates` and `losses` are those of each step, the losses smoothed; `suggestion` is the
+    rate at which the loss fell fastest, `plot()` draws them.  The optimiser's lr must be a number, not a schedule.
     """
 
     _changes_lr = True
@@ -36,6 +36,8 @@ class LearningRateFinder(Callback):
 
     def on_fit_begin(self, state: State) -> None:
         """Keeps the network as it is."""
+        assert state._loop is not None
+        self._memory = state._loop.model.memory.copy()  # the snapshot has that of this fit's optimiser
         self._snapshot: Snapshot | None = state.snapshot()
         self.rates, self.losses, self._mean = [], [], 0.0
         self._try_next(state)
@@ -66,7 +68,8 @@ class LearningRateFinder(Callback):
     def on_fit_close(self, state: State) -> None:
         """Brings the network back."""
         if self._snapshot is not None:
-            state.restore(self._snapshot)
+            assert state._loop is not None
+            state._loop.take_back(self._snapshot, self._memory)
             self._snapshot = None
 
     @property

@@ -92,6 +92,7 @@ class Recurrent(Regularised):
     cell: ClassVar[int]  # RECURRENT_SIMPLE, ... of csrc/kernels/settings.h
     gates: ClassVar[int]
     many: ClassVar[bool] = True
+    masked: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

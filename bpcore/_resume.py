@@ -256,6 +256,9 @@ def describe(call: Call) -> dict[str, Any]:
         "l2": call.l2,
         "mixup": call.mixup,
         "moments": _moments(call.learnt),
+        "metrics": [f"{of}{measure.key}" for of, measure in _measures(call)],
+        "callbacks that keep something": [type(c).__name__ for c in keeping(call.callbacks)],
+        "callbacks that look at batches": [type(each.callback).__name__ for each in by_batch(call.callbacks)],
         **dict(_arrays("", call.data)),
     }
     if call.validation is not None:
@@ -263,6 +266,13 @@ def describe(call: Call) -> dict[str, Any]:
     if any(schedule.of_run for schedule in _optimizers.schedules(call.optimizer).values()):
         of["epochs"] = call.epochs  # of which a schedule is a share
     return of
+
+
+def _measures(call: Call) -> Iterator[tuple[str, Any]]:
+    """What the history has, of which data."""
+    yield from (("", measure) for measure in call.data.measures)
+    if call.validation is not None:
+        yield from (("val_", measure) for measure in call.validation.measures)
 
 
 def _moments(learnt: _standardize.Learnt | None) -> dict[str, str]:
@@ -287,12 +297,12 @@ def _arrays(prefix: str, data: Data) -> Iterator[tuple[str, Any]]:
         yield f"{prefix}rows", _fingerprint(data.rows)
 
 
-def _fingerprint(array: np.ndarray | _core.SparseRows) -> list[Any]:
+def _fingerprint(array: np.ndarray | _core.SparseRows) -> dict[str, Any]:
     """Shape, dtype, and a hash of some rows, always the same ones; of sparse ones, of their elements."""
     values = array.data if isinstance(array, _core.SparseRows) else array
     picked = np.unique(np.linspace(0, len(values) - 1, min(len(values), _ROWS)).astype(np.int64))
     bytes_ = np.ascontiguousarray(values[picked]).tobytes()
-    return [list(array.shape), str(array.dtype), _hash(bytes_)]
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": _hash(bytes_)}
 
 
 def _hash(bytes_: bytes) -> str:
@@ -357,14 +367,10 @@ def _fitting(path: str, file: _io.RunFile, call: Call) -> Saved:
     for name in {**run["of"], **ours}:
         there, here = run["of"].get(name), ours.get(name)
         if there != here:
-            raise ValueError(f"resume: {path!r} is of another run: {_difference(name, there, here)}")
-    names, own = [name for name, _ in run["callbacks"]], [type(c).__name__ for c in keeping(call.callbacks)]
-    looking = len(by_batch(call.callbacks))
-    if names != own or len(run["due"]) != looking:
-        raise ValueError(
-            f"resume: {path!r} is of another run: its callbacks are {names}, here {own}, and {len(run['due'])} of them "
-            f"look at batches, here {looking}"
-        )
+            raise ValueError(
+                f"resume: {path!r} is of another run: {_difference(name, there, here)}; call fit as that run did, or "
+                "begin another with another path"
+            )
     if run["epochs"] > call.epochs:
         raise ValueError(
             f"epochs: expected at least the {run['epochs']} that the run of {path!r} has made, got {call.epochs}"
@@ -399,12 +405,13 @@ def _difference(name: str, there: Any, here: Any) -> str:
             if theirs.get(node) != own.get(node):
                 there, here, name = theirs.get(node), own.get(node), f"layer {node}"
                 break
-    elif isinstance(there, list) and isinstance(here, list) and name != "loss":
-        shape, dtype, _ = there
-        if there[:2] == here[:2]:
-            return f"{name} has other numbers, in the same shape {tuple(shape)}"
-        return f"{name} has shape {tuple(shape)} and dtype {dtype} there, {tuple(here[0])} and {here[1]} here"
-    return f"{name} is {there} there, and {here} here"
+    elif isinstance(there, dict) and "sha256" in there:
+        if there | {"sha256": 0} == here | {"sha256": 0}:
+            return f"{name} has other numbers, in the same shape {tuple(here['shape'])}"
+        shape, own_shape = tuple(there["shape"]), tuple(here["shape"])
+        return f"{name} has shape {shape} and dtype {there['dtype']} there, {own_shape} and {here['dtype']} here"
+    verb = "are" if name.startswith(("callbacks", "metrics", "moments")) else "is"
+    return f"{name} {verb} {there} there, and {here} here"
 
 
 # ---- going on ----

@@ -428,6 +428,12 @@ class Loop:
         self._draw_from(snapshot.step)
         self.state.epoch, self.state.step = snapshot.epoch, snapshot.step
 
+    def take_back(self, snapshot: Snapshot, memory: _optimizers.Memory) -> None:
+        """The network has what it had before the fit, of which it was told as it began."""
+        self.restore(snapshot)
+        self.model.memory = memory
+        self.call.take_back()
+
     def train(self) -> History:
         """Runs the epochs."""
         try:

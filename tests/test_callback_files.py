@@ -165,6 +165,23 @@ def test_the_range_test_finds_a_rate_and_leaves_the_network_as_it_was(high):
     assert finder.losses[-1] > 4 * min(finder.losses) or high > 10
 
 
+@pytest.mark.filterwarnings("ignore:optimizer. SGD.* begins anew")
+def test_it_leaves_the_optimiser_before_and_nothing_learnt():
+    kinds = ({"optimizer": bp.Adam(0.01)}, {"optimizer": bp.SGD(0.02, momentum=0.9)}, {})  # another, the same, none
+    for settings in kinds:
+        net = bp.Network([bp.Input(3), bp.Standardize(), bp.Dense(5, "tanh"), bp.Dense(2)], dtype="float64", seed=1)
+        if settings:
+            net.fit(X, Y, standardize_y=True, **settings)
+        twin = net.copy()
+        net.fit(9 * X + 7, 50 * Y, optimizer=bp.SGD(0.01, momentum=0.9), epochs=50, standardize_y=True,
+                callbacks=bp.LearningRateFinder(steps=20))  # fmt: skip
+        assert net.step == twin.step and net.optimizer == twin.optimizer and state_of(net) == state_of(twin)
+        assert net.moments.keys() == twin.moments.keys()
+        for each in (net, twin):
+            each.fit(3 * X, Y)
+        assert state_of(net) == state_of(twin)
+
+
 def test_losses_are_smoothed_without_bias_and_the_steepest_is_suggested():
     finder = bp.LearningRateFinder()
     net = make()

@@ -139,6 +139,21 @@ def mask():
     return bp.Network([x, m], bp.Dense(2)(bp.GRU(2)(x, m)))
 
 
+def pooled():
+    x, m = bp.Input((4, 3)), bp.Input(4)
+    return bp.Network([x, m], bp.Dense(2)(bp.GlobalAveragePool()(x, m)))
+
+
+def attending():
+    x, m = bp.Input((4, 3)), bp.Input(4)
+    return bp.Network([x, m], bp.Dense(2)(bp.Reshape(-1)(bp.MultiHeadAttention(1, 2)(x, mask=m))))
+
+
+def padded():
+    x = bp.Input((4, 3))
+    return bp.Network(x, bp.Dense(2)(bp.Concat()(bp.Reshape(-1)(x), bp.Mask()(x))))
+
+
 def words():
     return bp.Network([bp.Input(4, integer=True), bp.Embedding(9, 2), bp.Reshape(-1), bp.Dense(2)])
 
@@ -146,7 +161,10 @@ def words():
 OWN = bp.Loss(lambda a, y: (a - y)[:, 0], lambda a, y: a)
 REFUSED = {
     "whole numbers": (words, np.ones((N, 4), int), Y, {}, "expected inputs of real numbers, and input is of whole"),
-    "a mask": (mask, [SEQUENCES, np.ones((N, 4))], Y, {}, "and gru_1 reads a mask"),
+    "a mask": (mask, [SEQUENCES, np.ones((N, 4))], Y, {}, "masks have none; gru_1 has one"),
+    "of a pool": (pooled, [SEQUENCES, np.ones((N, 4))], Y, {}, "global_average_pool_1 has one"),
+    "of attention": (attending, [SEQUENCES, np.ones((N, 4))], Y, {}, "activate_1 has one"),
+    "made of zeros": (padded, SEQUENCES, Y, {}, "mask_1 has one"),
     "steps": (lambda: net_of("labels of steps"), SEQUENCES, TASKS["labels of steps"][1],
               {"sample_weight": np.ones((N, 4))}, "one weight an example"),
     "all rows": (lambda: net_of("numbers"), X, Y, {"optimizer": bp.LBFGS(), "batch_size": None}, "LBFGS compares"),

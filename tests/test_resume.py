@@ -279,8 +279,10 @@ OTHER = {
     "layer dense_1 is .*'units': 6.* there, and .*'units': 7": {"layers": [bp.Dense(7, "tanh"), bp.Dense(2)]},
     "layer dense_2 is .*'dense_1'.* there, and .*'dropout_1'": {
         "layers": [bp.Dense(6, "tanh"), bp.Dropout(0.3), bp.Dense(2)]},
-    "its callbacks are .., here .'EarlyStopping'.": {"callbacks": bp.EarlyStopping("loss")},
-    "its callbacks are ..,.*and 0 of them look at batches, here 1": {"callbacks": Halve()},
+    "callbacks that keep something are .. there, and .'EarlyStopping'. here; call fit as": {
+        "callbacks": bp.EarlyStopping("loss")},
+    "callbacks that look at batches are .. there, and .'Halve'. here; call fit as": {"callbacks": Halve()},
+    "metrics are .. there, and .'mae'. here": {"metrics": "mae", "train_metrics": True},
 }  # fmt: skip
 
 

@@ -224,6 +224,15 @@ def test_a_call_that_makes_no_step_leaves_nothing_learnt():
     assert net.moments
 
 
+def test_restarts_keep_the_units_that_frozen_layers_were_trained_in():
+    net = net_of()
+    net.fit(X, Y, standardize_y=True)
+    net.frozen = {"dense_1"}
+    best, _ = bp.fit_restarts(net, 10 * X + 5, Y, 2)
+    for name, own in net.moments.items():
+        np.testing.assert_array_equal(best.moments[name], own)
+
+
 def test_files_pickles_copies_parts_and_networks_within_others(tmp_path):
     net = net_of()
     net.save(tmp_path / "new")
