@@ -81,13 +81,17 @@ class Learnt:
 Known = dict[tuple[int, str], Moments]  # what calls on the same data have learnt already
 
 
-def learn(model: Model, data: Data, standardize_y: bool, known: Known | None = None) -> Learnt:
-    """What `fit` on this data is to learn, before anything has changed; nothing of what the model has."""
+def learn(model: Model, data: Data, standardize_y: bool, known: Known | None = None) -> Learnt | None:
+    """What `fit` on this data is to learn, before anything has changed; nothing of what the model has.  None where no
+    numbers have units of their own."""
+    layers = standardized(model)
+    if not (layers or standardize_y or model.target_moments):
+        return None
     known = {} if known is None else known
     before = model.moments, model.target_moments, model.step
     weight = (data.judged or data).weight
     inputs, targets = dict(model.moments), dict(model.target_moments)
-    for name, number in standardized(model):
+    for name, number in layers:
         if name not in inputs:
             node, key = model.inputs[number], (id(data), f"input {number}")
             if key not in known:

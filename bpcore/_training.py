@@ -344,7 +344,7 @@ class Loop:
         else:
             memory = model.new_memory(optimizer)
         model.settle_average(memory)
-        self.flags = self._flags(optimizer)
+        self.flags, self.flagged = self._flags(optimizer), optimizer
         steps = -(-data.n // call.batch)
         self.lengths = _optimizers.Call(memory.updates, max(1, call.epochs) * steps, steps)
         method = _METHODS.get(optimizer.kind)
@@ -382,9 +382,11 @@ class Loop:
         before, optimizer = self.run, memory.optimizer
         assert optimizer is not None
         numbers = self._numbers(memory, first)  # which may refuse, with nothing changed
-        if self._flags(optimizer) != self.flags:
-            self.flags = self._flags(optimizer)
-            self.run = self._new_run()
+        if optimizer is not self.flagged:
+            if (flags := self._flags(optimizer)) != self.flags:
+                self.flags = flags
+                self.run = self._new_run()
+            self.flagged = optimizer
         self.memory, self.state.optimizer, self.numbers, self.first = memory, optimizer, numbers, first
         self.run.optimizer(optimizer.kind, memory.states, memory.updates, **numbers)
         if self.run is not before:
