@@ -59,6 +59,8 @@ class Data:
 
     def check_units(self, model: Model) -> None:
         """Targets of the model's outputs that have units of their own are real numbers; ValueError for another loss."""
+        if not model.target_moments:
+            return
         for i, (weighted, node) in enumerate(zip(self.losses, self.outputs, strict=True)):
             if own := model.target_moments.get(node.name):
                 _standardize.of_targets(weighted, node, own)
@@ -145,6 +147,8 @@ class Data:
 
     def in_network_units(self, model: Model) -> list[Any]:
         """y of each output, as the losses read it."""
+        if not model.target_moments:
+            return [target.array for target in self.targets]
         both = zip(self.targets, self.target_moments(model), strict=True)
         return [t.array if own is None else own.read(t.array) for t, own in both]
 
@@ -227,7 +231,8 @@ def predict(model: Model, arrays: list[np.ndarray], n_threads: int, in_units: bo
     if n == 0:
         return outs
     with _plans.take(model, _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, n_threads)) as lent:
-        written = [model.in_units(i, out) if in_units else out for i, out in enumerate(outs)]
+        scaled = in_units and model.target_moments
+        written = [model.in_units(i, out) for i, out in enumerate(outs)] if scaled else outs
         lent.run.ports(
             _plans.gathered(model, lent.compiled, arrays), list(zip(lent.compiled.outputs, written, strict=True))
         )

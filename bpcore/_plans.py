@@ -82,6 +82,8 @@ def add_gathered(graph: Graph, number: int, compiled: Compiled) -> int:
 def gathered(model: Model, compiled: Compiled, arrays: Sequence[Any]) -> list[tuple[int, Any]]:
     """Checked inputs, for the plan's buffers."""
     read = [pair for pair in zip(compiled.inputs, arrays, strict=True) if pair[0] >= 0]
+    if not compiled.standardized:
+        return read
     return read + [(buffer, model.moments_of(name).read(arrays[i])) for buffer, i, name in compiled.standardized]
 
 
