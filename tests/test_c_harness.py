@@ -122,7 +122,7 @@ if os.environ.get("BPCORE_COMPLETE"):
 
 def test_no_data_race(tmp_path):
     program = build(tmp_path, f"{SANITIZE}thread")
-    parts = ["data", "graphs", "runs", "rules", "status", "memory", "threads"]
+    parts = ["data", "graphs", "runs", "members", "rules", "status", "memory", "threads"]
     passes([program], parts, 50_000, TSAN_OPTIONS="halt_on_error=1")
 
 
@@ -142,16 +142,9 @@ if platform.machine() == "x86_64" and shutil.which(CROSS) and shutil.which("qemu
             assert digests(emulated, "neon") == digests(optimised, "avx2")
 
 
-# what tests in Python call, through the binding: test_ensemble, test_mixup, test_resume, test_penalties
-FROM_PYTHON = {
-    "bp_members_new", "bp_members_free", "bp_members_set", "bp_members_arena", "bp_members_answer", "bp_run_mix",
-    "bp_run_resume", "bp_run_batch_losses",
-}  # fmt: skip
-
-
 def test_harness_calls_every_function_of_the_header():
     header = re.sub(r"/\*.*?\*/", "", (ROOT / "csrc/bp.h").read_text(), flags=re.S)
     declared = set(re.findall(r"^(?!typedef|static)\w[\w ]*?[ *](bp_\w+)\(", header, re.M))
     assert len(declared) >= 30
     called = set(re.findall(r"\b(bp_\w+)\(", "".join(p.read_text() for p in PARTS)))
-    assert declared - called == FROM_PYTHON, sorted((declared - called) ^ FROM_PYTHON)
+    assert declared <= called, sorted(declared - called)

@@ -47,7 +47,7 @@ int main(int argc, char **argv) {
     } parts[] = {{"philox", test_philox}, {"data", test_data},     {"gradients", test_gradients},
                  {"graphs", test_graphs}, {"runs", test_runs},     {"rules", test_rules},
                  {"status", test_status}, {"memory", test_memory}, {"threads", test_threads},
-                 {"functions", test_functions}, {"digests", test_digests}};
+                 {"members", test_members}, {"functions", test_functions}, {"digests", test_digests}};
     if (bp_isa_use(getenv("BPCORE_ISA"))) return 2;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         long before = passed;

@@ -119,6 +119,7 @@ void test_runs(void);
 void test_rules(void);
 void test_data(void);
 void test_status(void);
+void test_members(void);
 void test_memory(void);
 void test_philox(void);
 void test_functions(void);

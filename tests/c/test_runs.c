@@ -345,6 +345,119 @@ static void test_batch(void) {
     free(d);
 }
 
+/* ---- epochs of batches: rows that are mixed, an epoch that goes on in another run, losses of batches ---- */
+
+enum { ROWS = 60, BATCH = 8, BATCHES = 8 };
+static const double L2 = 0.02;
+
+typedef struct {
+    const double *X, *y, *w;
+    int mixed, cut, n_threads; /* cut: batches of another run before */
+    const int64_t *partner;
+    const double *share;
+} epoch;
+
+typedef struct {
+    double theta[N_THETA], batch[BATCHES][3];
+    bp_progress done;
+} epoch_end;
+
+static epoch_end make_epoch(const numbers *d, const epoch *e) {
+    bp_plan *plan = bp_plan_new(BP_F64);
+    int x = bp_plan_buffer(plan, BP_REAL, N_IN), y = bp_plan_buffer(plan, BP_REAL, N_OUT), z = -1;
+    int weight = bp_plan_buffer(plan, BP_REAL, 1);
+    int params[2] = {bp_plan_param(plan, 0, N_IN, N_OUT, 0, 1, 1),
+                     bp_plan_param(plan, N_IN * N_OUT, N_OUT, 1, 0, 1, 0)};
+    CHECK(!bp_plan_op(plan, bp_op_find("dense"), 1, &x, 2, params, NULL, -1, &z));
+    CHECK(!bp_plan_loss(plan, "squared_error", z, y, NULL, 0, 0, 1, 1));
+    bp_opt opt = opt_new(&(optimizer){.rule = "sgd", .lr = 0.1, .number = {0.5}}, N_THETA * sizeof(double));
+    opt.l2.value = L2;
+    int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | bp_opt_flags(&opt);
+    CHECK(!bp_plan_compile(plan, flags, BATCH, e->n_threads));
+    bp_in_port in[] = {{x, plain_array(e->X, ROWS, N_IN, BP_DOUBLE)},
+                       {y, plain_array(e->y, ROWS, N_OUT, BP_DOUBLE)},
+                       {weight, plain_array(e->w, ROWS, 1, BP_DOUBLE)}};
+    epoch_end o = {.done = {0}};
+    double sums[1][3];
+    memcpy(o.theta, d->theta, sizeof o.theta);
+    for (int part = !e->cut; part < 2; part++) {
+        bp_run *run = run_new(plan, o.theta, N_THETA);
+        CHECK(!bp_run_ports(run, 3, in, 0, NULL, 2) && !bp_run_optimizer(run, &opt));
+        bp_run_batch_losses(run, o.batch[0]);
+        bp_run_begin(run, ROWS, BATCH, NULL);
+        if (e->mixed) bp_run_mix(run, e->partner, e->share, e->share);
+        if (part && e->cut) bp_run_resume(run, &o.done, (const double(*)[3])sums, e->cut);
+        CHECK(bp_epoch(run, e->n_threads, INFINITY, part ? -1 : e->cut, 1) == (part ? BP_DONE : BP_PAUSED));
+        o.done = bp_run_progress(run);
+        memcpy(sums, bp_run_loss(run, 0), sizeof sums);
+        opt.t = bp_run_updates(run);
+        CHECK(part || (o.done.batch == e->cut && o.done.steps == e->cut));
+        bp_run_free(run);
+    }
+    CHECK(o.done.batch == BATCHES && o.done.rows == ROWS && opt.t == BATCHES);
+    states_free(&opt);
+    bp_plan_free(plan);
+    return o;
+}
+
+/* The sum of losses, and of weights, of the first batch by the first theta. */
+static void first_batch(const numbers *d, double *loss, double *weight, double *penalty) {
+    *loss = *weight = *penalty = 0;
+    for (int i = 0; i < N_IN * N_OUT; i++) *penalty += L2 / 2 * d->theta[i] * d->theta[i];
+    for (int r = 0; r < BATCH; r++) {
+        *weight += d->w[r];
+        for (int c = 0; c < N_OUT; c++) {
+            double a = d->theta[N_IN * N_OUT + c] - d->y[0][r * N_OUT + c];
+            for (int i = 0; i < N_IN; i++) a += d->X[r * N_IN + i] * d->theta[i * N_OUT + c];
+            *loss += d->w[r] * a * a / 2;
+        }
+    }
+    *loss += *weight * *penalty;
+}
+
+static void test_epochs(const numbers *d) {
+    int64_t partner[ROWS];
+    double share[ROWS], ones[ROWS], X[ROWS * N_IN], y[ROWS * N_OUT], w[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        partner[r] = (r * 7 + 3) % ROWS;
+        share[r] = 0.5 + 0.4 * d->X[r];
+        ones[r] = 1;
+        double other = 1 - share[r];
+        for (int i = 0; i < N_IN; i++)
+            X[r * N_IN + i] = share[r] * d->X[r * N_IN + i] + other * d->X[partner[r] * N_IN + i];
+        for (int c = 0; c < N_OUT; c++)
+            y[r * N_OUT + c] = share[r] * d->y[0][r * N_OUT + c] + other * d->y[0][partner[r] * N_OUT + c];
+        w[r] = share[r] * d->w[r] + other * d->w[partner[r]];
+    }
+    epoch plain = {d->X, d->y[0], d->w, 0, 0, 1, partner, share};
+    epoch_end whole = make_epoch(d, &plain), other;
+    double loss, weight, penalty, sum[2] = {0};
+    first_batch(d, &loss, &weight, &penalty);
+    CHECK(fabs(whole.batch[0][0] - loss) < 1e-12 && fabs(whole.batch[0][1] - weight) < 1e-12);
+    CHECK(fabs(whole.batch[0][2] - penalty) < 1e-14);
+    for (int k = 0; k < BATCHES; k++)
+        for (int i = 0; i < 2; i++) sum[i] += whole.batch[k][i];
+    CHECK(fabs(sum[0] - whole.done.loss) < 1e-12 && fabs(sum[1] - whole.done.weight) < 1e-12);
+    for (int n_threads = 1; n_threads < 3; n_threads++)
+        for (int cut = 0; cut < BATCHES; cut += 3) {
+            epoch e = plain;
+            e.cut = cut, e.n_threads = n_threads;
+            other = make_epoch(d, &e);
+            CHECK(!memcmp(other.theta, whole.theta, sizeof whole.theta));
+            CHECK(!memcmp(other.batch, whole.batch, sizeof whole.batch));
+            CHECK(other.done.loss == whole.done.loss && other.done.weight == whole.done.weight);
+            e.mixed = 1, e.share = ones; /* of itself alone */
+            other = make_epoch(d, &e);
+            CHECK(!memcmp(other.theta, whole.theta, sizeof whole.theta));
+            e.share = share;
+            other = make_epoch(d, &e);
+            epoch by_hand = {X, y, w, 0, 0, n_threads, NULL, NULL};
+            epoch_end wanted = make_epoch(d, &by_hand);
+            for (int i = 0; i < N_THETA; i++) CHECK(fabs(other.theta[i] - wanted.theta[i]) < 1e-13);
+            CHECK(fabs(other.done.loss - wanted.done.loss) < 1e-12);
+        }
+}
+
 void test_runs(void) {
     numbers *d = drawn();
     bp_set_parallel_always(1);
@@ -355,6 +468,7 @@ void test_runs(void) {
     test_cotangents(d);
     test_draws();
     test_batch();
+    test_epochs(d);
     bp_set_parallel_always(0);
     free(d);
 }
