@@ -177,6 +177,9 @@ class BatchNorm(Layer):
     does `fit` where the layer is frozen, and for a batch in which one row alone has weight.  The gain s and the bias b,
     (units,), are learned, first 1 and 0.
 
+    Called with a second symbol, BatchNorm()(h, mask), mask (time,) or (height, width), or where a mask flows to it:
+    positions where it is 0 take no part either.
+
     A batch is not cut into chunks: the memory of a step grows with it.  `fit` raises ValueError for batch_size=1, and
     for LBFGS and LevenbergMarquardt, unless the layer is frozen.
     """
@@ -185,6 +188,8 @@ class BatchNorm(Layer):
     eps: float = field(default=1e-5, kw_only=True)
     name: str | None = field(default=None, kw_only=True, repr=False)
     op: ClassVar[str] = "batch_norm"
+    many: ClassVar[bool] = True
+    masked: ClassVar[bool] = True
     saved: ClassVar[tuple[str, ...]] = ("momentum", "eps")
 
     def __post_init__(self) -> None:
@@ -197,7 +202,14 @@ class BatchNorm(Layer):
         return True
 
     def output_shape(self, *shapes: Shape) -> Shape:
+        if len(shapes) > 2:
+            raise self.wrong("an input and perhaps a mask", f"{len(shapes)} inputs")
+        if len(shapes) == 2 and shapes[1] != shapes[0][:-1]:
+            raise self.wrong(f"a mask of shape {shapes[0][:-1]} for an input of shape {shapes[0]}", shapes[1])
         return shapes[0]
+
+    def takes_mask(self, shape: Shape) -> bool:
+        return len(shape) == 2
 
     def parameters(self, *shapes: Shape) -> dict[str, Spec]:
         return {"s": Spec(shapes[0][-1:], False), "b": Spec(shapes[0][-1:], False)}
@@ -225,5 +237,5 @@ class BatchNorm(Layer):
         if moves[0] < 0:
             return of_parameters
         s, _, mean, variance = slots
-        of_input = t.plan.op("batch_norm", moves, [mean, variance, s], settings=self._settings)
+        of_input = t.plan.op("batch_norm", moves[:1], [mean, variance, s], settings=self._settings)
         return t.add_up(of_input, of_parameters)

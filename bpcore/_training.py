@@ -102,8 +102,9 @@ def check(
     max_steps: Any = None,
     max_seconds: Any = None,
     label: str = "",
+    in_blocks: bool = False,
 ) -> Call:
-    """The call for this data; ValueError or TypeError for what does not fit it."""
+    """The call for this data, a block of more where in_blocks; ValueError or TypeError for what does not fit it."""
     n = data.n
     optimizer = _optimizers.resolve(optimizer, model.memory.optimizer)
     _optimizers.check(optimizer, model.dtype)
@@ -120,7 +121,8 @@ def check(
         _full_batch.check(optimizer, model, data, batch)
     if isinstance(optimizer, _optimizers.LevenbergMarquardt):
         _levenberg.check(model, data)
-    if batch == 1 and (meeting := model.meeting):
+    alone = batch == 1 and not (in_blocks and batch_size != 1)  # the last block may be a row, as the last batch may
+    if alone and (meeting := model.meeting):
         raise ValueError(
             f"batch_size: {meeting[0]} normalises by the batch, and expected at least 2 rows in one, got 1; use "
             f"bp.LayerNorm or bp.GroupNorm, or net.frozen = {{{meeting[0].partition('@')[0]!r}}} to keep its state"
@@ -262,7 +264,8 @@ def partial_fit(
     data = Data(model, X, y, loss, sample_weight, _validate.switch("check_finite", check_finite))
     call = check(
         model, state, data, None, names_of(model, X), epochs=1, shuffle=False, callbacks=(), metrics=(),
-        train_metrics=False, verbose=0, standardize_y=False, mixup=0.0, **settings,
+        train_metrics=False, verbose=0, standardize_y=False, mixup=0.0, in_blocks=True,
+        **settings,
     )  # fmt: skip
     if call.optimizer.full_batch:
         raise ValueError(f"optimizer: {type(call.optimizer).__name__} takes all examples at once; use net.fit")

@@ -36,7 +36,7 @@ def _recurrent(kind):
 
 
 RECURRENT = {"simple_rnn": bp.SimpleRNN, "lstm": bp.LSTM, "gru": bp.GRU}
-MASKED = {*RECURRENT, "activate", "global_max_pool", "global_average_pool"}  # whose second input is a mask
+MASKED = {*RECURRENT, "batch_norm", "activate", "global_max_pool", "global_average_pool"}  # the second input masks
 PRODUCT = bp.Function(lambda a, b: a**2 * b, lambda g, a, b: [2 * a * b * g, a**2 * g],
                       tangent=lambda a, b, out, Ra, Rb: 2 * a * b * Ra + a * a * Rb)  # fmt: skip
 FIRST = ("embedding", "standardize")  # they read inputs alone
@@ -84,7 +84,8 @@ SHAPES = {
         (bp.GroupNorm(2), (3, 2, 6)), (bp.GroupNorm(1, eps=0.1), (4, 3)), (bp.GroupNorm(3, eps=1), (6,)),
         (bp.GroupNorm(5, eps=0.1), (7, 5)),
     ],
-    "batch_norm": [(bp.BatchNorm(), (5,)), (bp.BatchNorm(eps=0.1), (2, 70)), (bp.BatchNorm(eps=1), (3, 2, 6))],
+    "batch_norm": [(bp.BatchNorm(), (5,)), (bp.BatchNorm(eps=0.1), (2, 70)), (bp.BatchNorm(eps=1), (3, 2, 6)),
+                   (bp.BatchNorm(), (4, 3), (4,))],
     "dropout": [(bp.Dropout(0.5), (4,)), (bp.Dropout(0.5, noise_shape=(1, None)), (3, 4))],
     "alpha_dropout": [(bp.AlphaDropout(0.5), (4,)), (bp.AlphaDropout(0.5, noise_shape=(None, 1)), (3, 4))],
     "gaussian_noise": [(bp.GaussianNoise(0.5), (4,))],

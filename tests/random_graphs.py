@@ -259,7 +259,8 @@ def _masked(pick, a, pool):
     a = _in_axes(pick, a, 2)
     mask = bp.Input(a.shape[0]) if pick.inputs else bp.Mask()(a)
     if pick.flag():
-        return pick.of([bp.GlobalMaxPool(), bp.GlobalAveragePool(), bp.Activate("softmax", axis=0)])(a, mask)
+        layers = [bp.GlobalMaxPool(), bp.GlobalAveragePool(), bp.Activate("softmax", axis=0), bp.BatchNorm(eps=0.1)]
+        return pick.of(layers)(a, mask)
     scores = bp.MatMul(transpose_b=True)(a, a)
     weights = bp.Activate("softmax", causal=pick.flag())(scores, *([mask] if pick.flag() else []))
     return weights @ a
@@ -312,7 +313,7 @@ OPERATIONS = {**LAYERS, "arithmetic": _arithmetic, "again": _again, "masked": _m
 WHOLE = ("embedding", "words")
 REAL = tuple(name for name in OPERATIONS if name not in WHOLE)  # of real inputs, which Jacobians are by
 RECURRENT = ("simple_rnn", "lstm", "gru")
-MASKED = (*RECURRENT, "activate", "global_max_pool", "global_average_pool")  # their second input is a mask
+MASKED = (*RECURRENT, "batch_norm", "activate", "global_max_pool", "global_average_pool")  # their second input masks
 FIRST = ("embedding", "standardize")  # they read inputs alone
 # those without a second derivative, for hvp and its kin
 ONCE = {"function"}
@@ -376,7 +377,7 @@ def _group_norm_value(np_, layer, parameters, inputs):
 
 def _batch_norm_value(np_, layer, parameters, inputs):
     """But in fit."""
-    (x,), (s, b, mean, variance) = inputs, parameters
+    (x, *_), (s, b, mean, variance) = inputs, parameters
     return s * (x - mean) / (variance + layer.eps) ** 0.5 + b
 
 

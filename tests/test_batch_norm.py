@@ -118,21 +118,24 @@ def test_training_in_float32(rows, tolerance):
 
 
 @pytest.mark.parametrize("shape", [(6,), (4, 6), (3, 4, 37)])
-@pytest.mark.parametrize("weights", ["none", "rows", "positions"])
+@pytest.mark.parametrize("weights", ["none", "rows", "positions", "mask", "rows and mask", "positions and mask"])
 def test_one_step_over_positions(shape, weights):
-    """Over rows and positions; with weights of positions, each has its own, and 0 masks it."""
+    """Over rows and positions; with weights of positions, each has its own, and 0 masks it, as a mask does."""
     n, positions = 40, shape[:-1]
-    net = bp.Network([bp.Input(shape), bp.BatchNorm(momentum=0.0)], dtype="float64")
+    x, masked = bp.Input(shape), weights.endswith("mask") and len(shape) > 1
+    mask = [bp.Input(positions if len(positions) > 1 else positions[0])] if masked else []
+    net = bp.Network([x, *mask], bp.BatchNorm(momentum=0.0)(x, *mask), dtype="float64")
     net.theta = RNG.normal(size=net.n_params)
     X, y = RNG.normal(3, 2, (n, *shape)), RNG.normal(size=(n, *shape))
-    w = np.ones(n) if weights == "none" else RNG.integers(0, 3, n).astype(float)
-    if weights == "positions" and positions:
+    on = RNG.choice([0, 1, 2.5], (n, *positions)) if masked else 1.0
+    w = np.ones(n) if weights in ("none", "mask") else RNG.integers(0, 3, n).astype(float)
+    if weights.startswith("positions") and positions:
         w = RNG.integers(0, 3, (n, *positions)).astype(float)
     s, b = net.params["batch_norm_1.s"].copy(), net.params["batch_norm_1.b"].copy()
     each = np.broadcast_to(w.reshape(w.shape + (1,) * (1 + len(positions) - w.ndim)), (n, *positions))
-    out, mean, variance, kept = ref.batch_norm(X, s, b, w=each)
-    net.fit(X, y, loss="squared_error", sample_weight=None if weights == "none" else w, optimizer=bp.SGD(lr=1.0),
-            batch_size=None, shuffle=False)  # fmt: skip
+    out, mean, variance, kept = ref.batch_norm(X, s, b, w=each * (np.asarray(on) != 0))
+    net.fit([X, on] if masked else X, y, loss="squared_error", sample_weight=None if weights == "none" else w,
+            optimizer=bp.SGD(lr=1.0), batch_size=None, shuffle=False)  # fmt: skip
     assert distance(net.state["batch_norm_1.mean"], mean) < 1e-14
     assert distance(net.state["batch_norm_1.variance"], variance) < 1e-14
     if w.ndim == 1:  # else a row's loss is the weighted mean over its positions
@@ -140,6 +143,44 @@ def test_one_step_over_positions(shape, weights):
         _, ds, db = ref.batch_norm_backward(g, kept)
         assert distance(net.params["batch_norm_1.s"], s - ds) < 1e-13
         assert distance(net.params["batch_norm_1.b"], b - db) < 1e-13
+
+
+def test_padding_that_is_masked_changes_nothing():
+    """A mask flows to the layer, and behind it to the LSTM; how long sequences are padded does not matter."""
+    kept = []
+    for steps in (7, 31):
+        x = bp.Input((steps, 4))
+        mask = bp.Mask()(x)
+        h = bp.LSTM(5)(bp.BatchNorm(momentum=0.5)(x, mask), mask)
+        net = bp.Network(x, bp.Dense(3, "softmax")(h), dtype="float64", seed=2)
+        X = np.zeros((30, steps, 4))
+        for row, length in enumerate(np.random.default_rng(1).integers(1, 8, 30)):
+            X[row, :length] = np.random.default_rng(row).normal(3, 2, (length, 4))
+        net.fit(X, Y[:30], optimizer=bp.Adam(lr=0.01), batch_size=13, epochs=3)
+        kept.append((net.theta, *net.state.values(), net.predict(X)))
+    assert all(distance(a, b) < 1e-12 for a, b in zip(*kept, strict=True))
+    words = bp.Embedding(9, 4, mask_zero=True)(bp.Input(6, integer=True))
+    assert bp.BatchNorm()(words).inputs[1] is words.mask and bp.BatchNorm()(words).mask is words.mask
+
+
+@pytest.mark.parametrize("checkpoint", [None, True])
+def test_masks_and_threads(force, checkpoint):
+    """The same bits; a batch whose steps are all masked takes the running mean and variance."""
+    found = []
+    for n_threads in (1, 2, 3, 4, 7):
+        force(True, "")
+        x, mask = bp.Input((5, 6)), bp.Input(5)
+        h = bp.GlobalAveragePool()(bp.BatchNorm()(bp.Conv1D(4, 3, "relu", padding="same")(x), mask), mask)
+        net = bp.Network([x, mask], bp.Dense(3, "softmax")(h), seed=1, checkpoint=checkpoint)
+        on = np.random.default_rng(0).integers(0, 2, (200, 5))
+        on[:100] = 0
+        series = np.random.default_rng(1).normal(size=(200, 5, 6))
+        net.fit([series[:100], on[:100]], LABELS[:100], batch_size=50, shuffle=False)
+        assert net.state["batch_norm_1.mean"].tolist() == [0] * 4
+        net.fit([series, on], LABELS, optimizer=bp.Adam(lr=0.01), batch_size=110, n_threads=n_threads)
+        found.append((net.theta, *net.state.values()))
+    assert all((a == b).all() for other in found for a, b in zip(found[0], other, strict=True))
+    assert found[0][1].any()
 
 
 def test_rows_of_weight_0_take_no_part():
@@ -319,6 +360,16 @@ def test_frozen_layers_keep_their_state():
 # ---- errors ----
 
 
+def test_a_block_of_one_row_is_a_batch_of_one_row():
+    blocks, whole = network(), network()
+    for rows in (slice(0, 32), slice(32, 33)):
+        blocks.partial_fit(X[rows], Y[rows])
+    whole.fit(X[:33], Y[:33], shuffle=False)
+    assert_same(blocks, whole)
+    with pytest.raises(ValueError, match="batch_size: batch_norm_1 normalises by the batch"):
+        blocks.partial_fit(X, Y, batch_size=1)
+
+
 def test_refused_calls_change_nothing():
     net = network()
     before = pickle.dumps(net)
@@ -355,7 +406,22 @@ def test_c_checks_what_it_is_given():
     for params in ([mean, mean, mean], [s, s, s], [mean, other, s], [mean, mean]):
         with pytest.raises(ValueError, match="operands"):
             plan.op("batch_norm", [x], params, settings=([], [1e-5, 0.9]))
+    for mask in (plan.buffer(3), plan.buffer(2, integer=True)):
+        with pytest.raises(ValueError, match="operands"):
+            plan.op("batch_norm", [x, mask], [mean, mean, s], settings=([], [1e-5, 0.9]))
     plan.keep(plan.op("batch_norm", [x], [mean, mean, s], settings=([], [1e-5, 0.9])))
     plan.compile(_core.FORWARD, 4, 1)
     with pytest.raises(ValueError, match="state is shorter"):
         _core.Run(plan, np.zeros(3, np.float32), np.zeros(2, np.float32))
+
+
+def test_masks_of_another_shape_are_refused():
+    x = bp.Input((4, 6))
+    cases = (
+        ([bp.Input(5)], r"expected a mask of shape \(4,\)"),
+        ([bp.Input(4), bp.Input(4)], "got 3 inputs"),
+        ([bp.Input((4, 6))], r"got \(4, 6\)"),
+    )
+    for masks, words in cases:
+        with pytest.raises(ValueError, match=words):
+            bp.BatchNorm()(x, *masks)

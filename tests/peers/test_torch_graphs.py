@@ -120,7 +120,7 @@ def group_norm(_, layer, parameters, inputs):
 
 def batch_norm(_, layer, parameters, inputs):
     """But in fit, which test_torch_batch_norm.py has."""
-    (x,), (s, b, mean, variance) = inputs, parameters
+    (x, *_), (s, b, mean, variance) = inputs, parameters
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     return F.batch_norm(rows, torch.tensor(mean), torch.tensor(variance), s, b, eps=layer.eps).reshape(x.shape)
 
