@@ -51,10 +51,14 @@ def stopped_after(net, steps, *data, **settings):
     return net
 
 
+# "This process (pid=1) is multi-threaded, use of fork() may lead to ...", from Python 3.12 on
+NO_FORK_WARNING = "ignore:This process:DeprecationWarning"
+
+
 def run(script, timeout=60, **env):
     """What a fresh interpreter prints as JSON; it must end by itself, cleanly and quietly."""
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(script)],
+        [sys.executable, "-X", "faulthandler", "-W", NO_FORK_WARNING, "-c", textwrap.dedent(script)],
         env={**os.environ, **env},
         capture_output=True,
         text=True,
