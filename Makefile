@@ -11,11 +11,12 @@ ENVIRONMENT := $(VENV)/environment.stamp
 BUILT := $(VENV)/built.stamp
 BENCH := $(VENV)/bench.stamp
 PEERS := $(VENV)/peers.stamp
+WHEELS := $(VENV)/wheels.stamp
 SOURCES := setup.py pyproject.toml $(wildcard bpcore/*.pyx bpcore/binding/*.pxi bpcore/include/*.h csrc/*.[ch] csrc/*.inc csrc/kernels/*)
 C_FILES := $(wildcard csrc/*.c csrc/kernels/*.c)
 C_LINT := -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wpedantic -Werror -fsyntax-only -Icsrc
 
-.PHONY: help demo test test-peers bench bench-quick wheel lint clean
+.PHONY: help demo test test-peers bench bench-quick wheel wheels lint clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -71,6 +72,9 @@ bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
 wheel: $(ENVIRONMENT) ## build sdist and wheel into dist
 	$(PY) -m build
 
+wheels: $(WHEELS) ## build sdist and wheels for Linux, musl, Arm and macOS into dist, run those that run here
+	$(PY) .ci/wheels.py $(ARGS)
+
 lint: $(BUILT) ## ruff, mypy and the C compiler's warnings
 	$(PY) -m ruff check .
 	$(PY) -m mypy
@@ -93,6 +97,11 @@ $(BUILT): $(ENVIRONMENT) $(SOURCES)
 
 $(BENCH): $(BUILT)
 	$(PIP) --no-build-isolation --editable '.[bench]'
+	@touch $@
+
+$(WHEELS): $(ENVIRONMENT)
+	$(PIP) $$($(PY) -c "import tomllib; \
+	  print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['wheels'])")
 	@touch $@
 
 $(PEERS): $(ENVIRONMENT)

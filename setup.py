@@ -1,4 +1,5 @@
-"""The extension and its switches: BPCORE_DEBUG=1 (no optimisation, symbols), BPCORE_SANITIZE=address,undefined."""
+"""The extension and its switches: BPCORE_DEBUG=1 (no optimisation, symbols), BPCORE_SANITIZE=address,undefined,
+BPCORE_ABI3=1 (one wheel for Python 3.11 and later)."""
 
 import os
 import subprocess
@@ -17,6 +18,10 @@ gcc = ["-fvect-cost-model=dynamic"]  # where the compiler knows them
 peeling = ["-fpeel-loops"]
 small = ("_core.c", "portable.c", "v2.c")  # the binding, and the instruction sets of old machines
 link = ["-pthread"]
+macros = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
+abi3 = bool(os.environ.get("BPCORE_ABI3"))
+if abi3:
+    macros += [("Py_LIMITED_API", "0x030b0000"), ("CYTHON_LIMITED_API", "1")]
 if os.environ.get("BPCORE_DEBUG"):
     flags += ["-O0", "-g3"]
 if sanitizers := os.environ.get("BPCORE_SANITIZE"):
@@ -52,8 +57,13 @@ core = Extension(
     ["bpcore/_core.pyx", *sorted(glob("csrc/*.c")), *sorted(glob("csrc/kernels/*.c"))],
     include_dirs=["csrc", numpy.get_include()],
     depends=["bpcore/include/bpcore.h", *glob("csrc/**/*.h", recursive=True), *glob("csrc/**/*.inc", recursive=True)],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+    define_macros=macros,
+    py_limited_api=abi3,
     extra_compile_args=[*flags, "-pthread"],
     extra_link_args=link,
 )
-setup(ext_modules=cythonize([core]), cmdclass={"build_ext": Build})
+setup(
+    ext_modules=cythonize([core]),
+    cmdclass={"build_ext": Build},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if abi3 else {},
+)
