@@ -105,5 +105,5 @@ $(WHEELS): $(ENVIRONMENT)
 	@touch $@
 
 $(PEERS): $(ENVIRONMENT)
-	$(PIP) torch==2.13.0 "jax>=0.7" scikit-learn==1.9.1 pandas matplotlib tqdm cloudpickle
+	$(PIP) torch==2.13.0 "jax>=0.7" scikit-learn==1.9.1 pandas matplotlib tqdm cloudpickle schedulefree==1.4.1
 	@touch $@

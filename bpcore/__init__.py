@@ -61,6 +61,7 @@ from bpcore._optimizers import (  # noqa: E402
     Nadam,
     RMSprop,
     Rprop,
+    ScheduleFree,
 )
 from bpcore._rate_finder import LearningRateFinder  # noqa: E402
 from bpcore._recurrent import GRU, LSTM, SimpleRNN  # noqa: E402
@@ -151,6 +152,7 @@ __all__ = [
     "Reshape",
     "Rprop",
     "Scale",
+    "ScheduleFree",
     "SimpleRNN",
     "Slice",
     "Standardize",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bpcore import _metrics, _validate
 from bpcore._history import History
 from bpcore._model import Snapshot
-from bpcore._optimizers import Rprop
+from bpcore._optimizers import Rprop, ScheduleFree
 from bpcore._schedules import Schedule
 from bpcore._words import Worded, keywords
 
@@ -70,9 +70,10 @@ class State:
 
     @lr.setter
     def lr(self, value: Any) -> None:
-        raise AttributeError(
-            f"state.lr cannot be set: state.optimizer = dataclasses.replace(state.optimizer, lr={value!r}) changes it"
-        )
+        new = f"dataclasses.replace(state.optimizer, lr={value!r})"
+        if isinstance(self.optimizer, ScheduleFree):
+            new = f"bp.ScheduleFree(dataclasses.replace(state.optimizer.optimizer, lr={value!r}))"
+        raise AttributeError(f"state.lr cannot be set: state.optimizer = {new} changes it")
 
     def stop(self) -> None:
         """Ends training after this step or epoch."""
@@ -337,9 +338,10 @@ class ReduceOnPlateau(Watching):
 def _number_of(optimizer: Any, name: str = "ReduceOnPlateau") -> float:
     """Its lr; TypeError where that is no number.  name: of the callback that changes it."""
     lr = getattr(optimizer, "lr", None)
-    if not isinstance(lr, float) or isinstance(optimizer, Rprop):
+    if not isinstance(lr, float) or isinstance(optimizer, (Rprop, ScheduleFree)):
         got = f"lr={lr!r}" if lr is not None else f"{optimizer!r}, which has none"
         got = f"{optimizer!r}, whose first step alone reads it" if isinstance(optimizer, Rprop) else got
+        got = f"{optimizer!r}, whose average stands for a falling lr" if isinstance(optimizer, ScheduleFree) else got
         raise TypeError(f"callbacks: {name} expects an optimiser whose lr is a number, got {got}")
     return lr
 

@@ -52,7 +52,7 @@ class Run:
     def random(self, seed: int, step: int) -> None:
         """Nothing is drawn."""
 
-    def optimizer(self, kind: str, states: Any, t: int, *, l2: float, **settings: Any) -> None:
+    def optimizer(self, rule: str, states: Any, t: int, weights: float, *, l2: float, **settings: Any) -> None:
         """The settings, and the count of steps made so far."""
         self.settings, self.t = type(self.settings)(**settings), t
 
@@ -77,6 +77,10 @@ class Run:
     def updates(self) -> int:
         """Steps made on this network with this optimiser."""
         return self.t
+
+    def weights(self) -> float:
+        """They have none."""
+        return 0.0
 
     def progress(self) -> tuple[float, float, float, int, int, int]:
         """As _core.Run.progress: the cost before the step, once it is made."""

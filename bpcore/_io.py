@@ -263,6 +263,7 @@ def _training(model: Model) -> dict[str, Any]:
         "optimizer": None if memory.optimizer is None else _optimizers.to_json(memory.optimizer),
         "updates": memory.updates,
         **({"begun": dict(memory.begun)} if memory.begun else {}),
+        **({"weights": memory.weights} if memory.weights else {}),
     }
 
 
@@ -402,7 +403,8 @@ def _model(
     if optimizer is not None:
         states = model.state_arrays(len(optimizer.states))
         begun = tuple(training.get("begun", {}).items())
-        model.memory = _optimizers.Memory(optimizer, states, training["updates"], begun)
+        weights = training.get("weights", 0.0)
+        model.memory = _optimizers.Memory(optimizer, states, training["updates"], begun, weights)
     widths = _moments(layout, graph.get("moments"))
     model.moments, model.target_moments = (
         {name: Moments(np.empty(width), np.empty(width)) for name, width in known.items()} for known in widths
@@ -605,7 +607,7 @@ def _function(path: str, value: Any, custom: Mapping[str, Any]) -> Function:
 
 
 def optimizer_of(path: str, training: dict[str, Any], custom: Mapping[str, Any]) -> _optimizers.Optimizer | None:
-    _keys(path, "training", training, {"seed", "step", "epoch", "optimizer", "updates"}, {"begun"})
+    _keys(path, "training", training, {"seed", "step", "epoch", "optimizer", "updates"}, {"begun", "weights"})
     try:
         _validate.seed(training["seed"])
         for name in ("step", "epoch", "updates"):
@@ -615,6 +617,9 @@ def optimizer_of(path: str, training: dict[str, Any], custom: Mapping[str, Any])
         else:
             optimizer = _optimizers.from_json(training["optimizer"], custom)
             scheduled = set(_optimizers.schedules(optimizer))
+        if "weights" in training and not (optimizer and optimizer.leads):
+            raise ValueError(f"weights: expected of ScheduleFree alone, got that of {optimizer}")
+        _validate.real("weights", training.get("weights", 0.0))
     except KeyError as error:
         raise ValueError(f"load: {path!r} {error.args[0]}") from None
     except (TypeError, ValueError) as error:

@@ -211,12 +211,17 @@ class Model:
             memory.average[:] = self.theta
         return memory
 
-    def settle_average(self, memory: Memory) -> None:
-        """The average of what is frozen is theta, so that it is when it thaws."""
-        average = memory.average
-        for name in self.frozen_parameters if average is not None else ():
-            assert average is not None
-            self.graph.parameters[name].of(average)[...] = self.params[name]
+    def settle(self, memory: Memory) -> None:
+        """The average of what is frozen is theta, so that it is when it thaws, and nothing leads there."""
+        average, leads = memory.average, memory.optimizer is not None and memory.optimizer.leads
+        if average is None and not leads:
+            return
+        for name in self.frozen_parameters:
+            of = self.graph.parameters[name].of
+            if average is not None:
+                of(average)[...] = self.params[name]
+            else:
+                of(memory.states[0])[...] = 0
 
     def averaged(self) -> Model:
         """The same with the average in place of theta, to be read alone; this one where none is kept."""

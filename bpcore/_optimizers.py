@@ -24,6 +24,7 @@ class Optimizer(Worded, metaclass=Settings):
 
     kind: ClassVar[str]
     full_batch: ClassVar[bool] = False  # it takes all examples at once
+    leads: ClassVar[bool] = False  # it takes gradients ahead of the network's parameters, which are an average
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -39,6 +40,16 @@ class Optimizer(Worded, metaclass=Settings):
     def flags(self) -> int:
         """What the plan that trains with it must be compiled with; see csrc/bp.h."""
         return 0
+
+    @property
+    def rule(self) -> str:
+        """Its name in C."""
+        return self.kind
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its run is given, by name."""
+        return vars(self)
 
 
 def _refuse(optimizer: Any, name: str, value: Any) -> None:
@@ -63,7 +74,7 @@ _RANGES: dict[str, dict[str, Any]] = {
     "lr": {}, "weight_decay": {}, "momentum": _SHARE, "beta1": _SHARE, "beta2": _SHARE, "rho": _SHARE,
     "momentum_decay": {}, "eps": {"open_low": True}, "clip_norm": {"open_low": True}, "clip_value": {"open_low": True},
     "ema": {**_SHARE, "open_low": True}, "eta_minus": {**_SHARE, "open_low": True}, "eta_plus": {"low": 1.0},
-    "min_step": {"open_low": True}, "max_step": {"open_low": True},
+    "min_step": {"open_low": True}, "max_step": {"open_low": True}, "r": {}, "weight_lr_power": {},
 }  # fmt: skip
 
 
@@ -113,8 +124,9 @@ class Rule(Optimizer):
 
 
 @functools.lru_cache(maxsize=256)
-def _flags(rule: Rule) -> int:
-    return _core.optimizer_flags(rule.kind, **{**vars(rule), **dict.fromkeys(schedules(rule), np.ones(1))})
+def _flags(optimizer: Optimizer) -> int:
+    settings = {**optimizer.settings, **dict.fromkeys(schedules(optimizer), np.ones(1))}
+    return _core.optimizer_flags(optimizer.rule, **settings)
 
 
 def _levels(value: Number | None) -> tuple[float, ...]:
@@ -339,6 +351,83 @@ class Rprop(Rule):
 
 
 @_optimizer
+class ScheduleFree(Optimizer):
+    """SGD or AdamW without a schedule of lr (Defazio et al. 2024, "The Road Less Scheduled").
+
+    x is `net.theta`, an average of z; gradients are taken between them, at y, beta being SGD's momentum or AdamW's
+    beta1:
+    y = (1 - beta) z + beta x;  z -= lr * (u + weight_decay * y);  x = (1 - c_t) x + c_t z;
+    c_t = w_t / (w_1 + ... + w_t), w_t = t^r * lr^weight_lr_power;
+    u = grad (SGD), or v = beta2 v + (1 - beta2) grad^2, u = grad / (sqrt(v / (1 - beta2^t)) + eps) (AdamW)
+
+    lr stays where it is, one to ten times that of a schedule's peak, after a warm-up:
+    ScheduleFree(AdamW(lr=bp.schedules.Constant(0.003, warmup=500))).  Callbacks, validation, `predict` and files have
+    x, at any time; `history.loss` is of y, as it was trained.  z - x is kept, so that what is written to theta moves z
+    along.  weight_lr_power: steps count by that power of their lr, with 2 those of the warm-up hardly; r:
+    later ones more.  The authors' code takes the largest lr so far in place of lr, which differs where lr falls.
+    Decay touches weights, not biases.  clip_norm and clip_value are SGD's or AdamW's, see `Adam`; ema, nesterov and
+    amsgrad are refused, as are layers with a max_norm.  Of an Embedding each step averages all rows.
+    """
+
+    optimizer: SGD | AdamW = AdamW()  # noqa: RUF009  # frozen
+    r: float = 0.0
+    weight_lr_power: float = 2.0
+    kind: ClassVar[str] = "schedule_free"
+    leads: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        base, name = self.optimizer, self._beta
+        if not isinstance(base, (SGD, AdamW)):
+            raise TypeError(
+                f"optimizer: expected bp.SGD(...) or bp.AdamW(...), got {base!r} of type {type(base).__name__}"
+            )
+        beta = getattr(base, name)
+        if isinstance(beta, Schedule):
+            raise TypeError(f"{name}: expected a number: under ScheduleFree it is the average's share, got {beta!r}")
+        if not beta:
+            raise ValueError(
+                f"{name}: expected the average's share under ScheduleFree, above 0, such as 0.9; got {beta}"
+            )
+        for unused in ("ema", "nesterov", "amsgrad"):
+            if getattr(base, unused, None):
+                raise ValueError(
+                    f"{unused}: ScheduleFree has none, its parameters are an average; leave it out of {base}"
+                )
+        for number in ("r", "weight_lr_power"):
+            object.__setattr__(self, number, _validate.real(number, getattr(self, number), **_RANGES[number]))
+
+    @property
+    def _beta(self) -> str:
+        return "momentum" if isinstance(self.optimizer, SGD) else "beta1"
+
+    @property
+    def lr(self) -> Number:
+        """That of `optimizer`."""
+        return self.optimizer.lr
+
+    @property
+    def rule(self) -> str:
+        """By what it is around."""
+        return f"{self.kind}_{self.optimizer.kind}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of `optimizer`, and its own."""
+        base = {name: value for name, value in vars(self.optimizer).items() if name not in ("nesterov", "amsgrad")}
+        return {**base, "r": self.r, "weight_lr_power": self.weight_lr_power}
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the arrays it keeps; `lead` is z - x."""
+        return tuple(name for name, _ in _core.RULES[self.rule][1])
+
+    @property
+    def flags(self) -> int:
+        """What its rule and its bounds need."""
+        return _flags(self)
+
+
+@_optimizer
 class LevenbergMarquardt(Optimizer):
     """Levenberg (1944) and Marquardt (1963) for squared errors and small networks; an epoch is a step on all examples.
 
@@ -398,6 +487,7 @@ class Memory(NamedTuple):
     states: tuple[np.ndarray, ...] = ()  # each shaped as theta
     updates: int = 0
     begun: tuple[tuple[str, int], ...] = ()  # (number, updates when its schedule began), where not 0
+    weights: float = 0.0  # sum of the updates', where it leads
 
     @property
     def average(self) -> np.ndarray | None:
@@ -427,7 +517,7 @@ def resolve(value: Any, last: Optimizer | None = None) -> Optimizer:
 def check(optimizer: Optimizer, dtype: np.dtype[Any]) -> None:
     """ValueError for a setting that vanishes in the network's dtype."""
     for name in ("eps", "clip_norm", "clip_value", "min_step"):
-        value = getattr(optimizer, name, None)
+        value = optimizer.settings.get(name)
         for level in _levels(value):
             if level < np.finfo(dtype).tiny:
                 raise ValueError(f"{name}: expected a number that {dtype} can hold, got {value}")
@@ -453,7 +543,7 @@ def check_successor(old: Any, new: Any, dtype: np.dtype[Any]) -> None:
 
 def schedules(optimizer: Any) -> dict[str, Schedule]:
     """Those of its numbers that are schedules, by name."""
-    return {name: value for name, value in vars(optimizer).items() if isinstance(value, Schedule)}
+    return {name: value for name, value in optimizer.settings.items() if isinstance(value, Schedule)}
 
 
 def succeeded(memory: Memory, optimizer: Optimizer) -> Memory:
@@ -481,8 +571,8 @@ def numbers(memory: Memory, first: int, call: Call) -> dict[str, Any]:
 
     ValueError for values out of range, and for lengths that do not fit.
     """
-    optimizer = memory.optimizer
-    settings = dict(vars(optimizer))
+    optimizer: Any = memory.optimizer
+    settings = dict(optimizer.settings)
     for name, schedule in schedules(optimizer).items():
         begun = call.first if schedule.of_run else dict(memory.begun).get(name, 0)
         steps = np.maximum(np.arange(first - begun, first - begun + call.steps_of_epoch), 0)
@@ -499,10 +589,16 @@ def numbers(memory: Memory, first: int, call: Call) -> dict[str, Any]:
 def to_json(optimizer: Optimizer) -> dict[str, Any]:
     """Its kind and settings; without bounds that are not there and flags that are off, as they are by default."""
     defaults = {setting.name: setting.default for setting in fields(optimizer)}  # type: ignore[arg-type]
-    settings = {setting.name: getattr(optimizer, setting.name) for setting in fields(optimizer)}  # type: ignore[arg-type]
-    settings |= {name: _schedules.to_json(schedule) for name, schedule in schedules(optimizer).items()}
+    settings = {name: _plain(getattr(optimizer, name)) for name in defaults}
     off = {name for name, value in settings.items() if (value is None or value is False) and value is defaults[name]}
     return {"kind": optimizer.kind, **{name: value for name, value in settings.items() if name not in off}}
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it."""
+    if isinstance(value, Optimizer):
+        return to_json(value)
+    return _schedules.to_json(value) if isinstance(value, Schedule) else value
 
 
 def from_json(settings: Any, custom: Mapping[str, Any]) -> Optimizer:
@@ -512,7 +608,10 @@ def from_json(settings: Any, custom: Mapping[str, Any]) -> Optimizer:
         raise ValueError(f"optimizer: expected the settings of one of {', '.join(_BY_NAME)}, got {settings!r}")
     rest = {key: value for key, value in settings.items() if key != "kind"}
     try:
-        rest |= {k: _schedules.from_json(value, custom) for k, value in rest.items() if isinstance(value, dict)}
+        base = rest.get("optimizer")
+        if isinstance(base, dict) and base.get("kind") != kind:
+            rest["optimizer"] = from_json(base, custom)
+        rest |= {k: _schedules.from_json(v, custom) for k, v in rest.items() if isinstance(v, dict) and v is not base}
         optimizer: Optimizer = _BY_NAME[kind](**rest)
         return optimizer
     except TypeError as error:

@@ -212,7 +212,7 @@ def _pack(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
         kept = {
             "theta": value.theta, "state": value.state, "states": list(memory.states),
             "optimizer": _optimizers.to_json(memory.optimizer), "updates": memory.updates, "begun": dict(memory.begun),
-            "step": value.step, "epoch": value.epoch,
+            "weights": memory.weights, "step": value.step, "epoch": value.epoch,
         }  # fmt: skip
         return {"snapshot": _pack(kept, arrays, name)}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
@@ -238,7 +238,8 @@ def _unpack(value: Any, arrays: dict[str, np.ndarray], custom: _io.Custom) -> An
         return {key: _unpack(each, arrays, custom) for key, each in held.items()}
     kept = _unpack(held, arrays, custom)
     optimizer = _optimizers.from_json(kept["optimizer"], custom)
-    memory = _optimizers.Memory(optimizer, tuple(kept["states"]), kept["updates"], tuple(kept["begun"].items()))
+    begun, weights = tuple(kept["begun"].items()), kept.get("weights", 0.0)
+    memory = _optimizers.Memory(optimizer, tuple(kept["states"]), kept["updates"], begun, weights)
     return Snapshot(kept["theta"], kept["state"], memory, kept["step"], kept["epoch"])
 
 
@@ -382,9 +383,8 @@ def _fitting(path: str, file: _io.RunFile, call: Call) -> Saved:
     optimizer = _io.optimizer_of(path, file.training, custom)
     assert optimizer is not None
     begun = tuple(file.training.get("begun", {}).items())
-    twin.memory = _optimizers.Memory(
-        optimizer, model.state_arrays(len(optimizer.states)), file.training["updates"], begun
-    )  # fmt: skip
+    states, weights = model.state_arrays(len(optimizer.states)), file.training.get("weights", 0.0)
+    twin.memory = _optimizers.Memory(optimizer, states, file.training["updates"], begun, weights)
     for name, tensor in _io.tensors_of(twin).items():
         tensor[...] = file.tensors[name]
     snapshot = Snapshot(twin.theta, twin.state, twin.memory, file.training["step"], file.training["epoch"])

@@ -30,6 +30,7 @@ from bpcore import (
     _threads,
     _validate,
 )
+from bpcore._arrays import aligned
 from bpcore._data import SLICE_SECONDS, Data
 from bpcore._errors import DivergenceError
 from bpcore._history import History
@@ -127,6 +128,8 @@ def check(
             f"batch_size: {meeting[0]} normalises by the batch, and expected at least 2 rows in one, got 1; use "
             f"bp.LayerNorm or bp.GroupNorm, or net.frozen = {{{meeting[0].partition('@')[0]!r}}} to keep its state"
         )
+    if optimizer.leads:
+        _check_leads(model)
     shuffled = _validate.switch("shuffle", shuffle) and batch < n
     seed = seed_of(model, seed)
     verbose = _validate.integer("verbose", int(verbose) if isinstance(verbose, (bool, np.bool_)) else verbose, 0, 2)
@@ -140,6 +143,16 @@ def check(
         model, state, data, validation, names, optimizer, epochs, batch, shuffled, callbacks, watched, seed, verbose,
         l2, standardize_y, mixup, max_steps, max_seconds, label,
     )  # fmt: skip
+
+
+def _check_leads(model: Model) -> None:
+    """ValueError where a layer wants a bound that parameters which are an average cannot keep."""
+    bounded = [name for name, p in model.graph.parameters.items() if p.treatment.max_norm]
+    if bounded:
+        raise ValueError(
+            f"optimizer: ScheduleFree is for networks without max_norm, and {bounded[0]} has one; use bp.AdamW(), or "
+            "weight_decay in place of the bound"
+        )
 
 
 def _measure(data: Data, validation: Data | None, metrics: Any, train_metrics: Any) -> None:
@@ -346,7 +359,10 @@ class Loop:
             memory = _optimizers.succeeded(model.memory, optimizer)
         else:
             memory = model.new_memory(optimizer)
-        model.settle_average(memory)
+        model.settle(memory)
+        # what the plan reads and moves: of a rule that leads it is ahead of what the network shows
+        place = 1 + len(memory.states)
+        self.theta = aligned(model.theta.size, model.dtype, place) if optimizer.leads else model.theta
         self.flags, self.flagged = self._flags(optimizer), optimizer
         steps = -(-data.n // call.batch)
         self.lengths = _optimizers.Call(memory.updates, max(1, call.epochs) * steps, steps)
@@ -366,9 +382,9 @@ class Loop:
     def _new_run(self) -> Any:
         key = self.trained.key(_plans.TRAIN | self.flags, self.call.batch, self.n_threads)
         if self.flags in self.lent:
-            self.lent[self.flags].run.bind(self.model.theta, self.model.state)
+            self.lent[self.flags].run.bind(self.theta, self.model.state)
         else:
-            self.lent[self.flags] = _plans.take(self.model, key)
+            self.lent[self.flags] = _plans.take(self.model, key, theta=self.theta)
         run = self.trained.feed(self.model, self.lent[self.flags])
         run.outside = _Outside(self)
         return run
@@ -391,7 +407,9 @@ class Loop:
                 self.run = self._new_run()
             self.flagged = optimizer
         self.memory, self.state.optimizer, self.numbers, self.first = memory, optimizer, numbers, first
-        self.run.optimizer(optimizer.kind, memory.states, memory.updates, **numbers)
+        shown = (self.model.theta,) if optimizer.leads else ()
+        states = (*memory.states, *shown)
+        self.run.optimizer(optimizer.rule, states, memory.updates, memory.weights, **numbers)
         if self.run is not before:
             self.run.follow(before)
 
@@ -408,10 +426,14 @@ class Loop:
         """Goes on with another memory of the same kind."""
         self._use(memory, memory.updates - (self.run.progress()[5] - self.steps_before))
 
+    def _memory_now(self) -> _optimizers.Memory:
+        """As of the run's last step."""
+        optimizer, states, _, begun, _ = self.memory
+        return _optimizers.Memory(optimizer, states, self.run.updates(), begun, self.run.weights())
+
     def snapshot(self, settled: bool = False) -> Snapshot:
         """See State.snapshot; settled: with the optimiser that all callbacks leave."""
-        memory = self.memory._replace(updates=self.run.updates()).copy()
-        model = self.model
+        memory, model = self._memory_now().copy(), self.model
         snapshot = Snapshot(model.theta.copy(), model.state.copy(), memory, model.step, model.epoch)
         if settled:
             self.fresh.append(snapshot)
@@ -541,7 +563,7 @@ class Loop:
         """The run begins an epoch, for which schedules give other numbers."""
         self.steps_before, updates = self.run.progress()[5], self.run.updates()
         if updates != self.first and _optimizers.schedules(self.memory.optimizer):
-            self._use(self.memory._replace(updates=updates), updates)
+            self._use(self._memory_now(), updates)
         self.first = updates
         self.take_rows(order)
 
@@ -638,8 +660,7 @@ class Loop:
         if steps:
             if self.uncounted is None:
                 self.uncounted = model.memory, model.step
-            optimizer, states, _, begun = self.memory
-            model.memory = _optimizers.Memory(optimizer, states, self.run.updates(), begun)
+            model.memory = self._memory_now()
             model.step = self.first_step + steps
         elif self.uncounted is not None:  # the first steps were undone
             (model.memory, model.step), self.uncounted = self.uncounted, None
@@ -732,7 +753,6 @@ class Loop:
         self.fresh = []
         if optimizer is not self.memory.optimizer:
             _optimizers.check_successor(self.memory.optimizer, optimizer, self.model.dtype)
-            memory = self.memory._replace(updates=self.run.updates())
-            self._succeed(_optimizers.succeeded(memory, optimizer))
+            self._succeed(_optimizers.succeeded(self._memory_now(), optimizer))
             for snapshot in fresh:
                 snapshot.memory = _optimizers.succeeded(snapshot.memory, optimizer)

@@ -482,8 +482,7 @@ class _Training(_training.Loop):
         """With the numbers of its steps."""
         if self.sample_weight is not None:
             self.l2 = self._l2()
-        updates = self.run.updates()
-        self._use(self.memory._replace(updates=updates), updates)
+        self._use(self._memory_now(), self.run.updates())
         super().begin_epoch(order)
 
     def _log_epoch(self, seconds: float) -> None:

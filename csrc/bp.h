@@ -250,6 +250,7 @@ const char *bp_rule_number(const bp_rule *rule, int i); /* names of its own numb
 /* Name of its state array i; *needs: the own number without which (at 0) it is not kept, or -1. */
 const char *bp_rule_state(const bp_rule *rule, int i, int *needs);
 int bp_rule_moves(const bp_rule *rule);        /* whether it moves theta; else it only writes to its state */
+int bp_rule_leads(const bp_rule *rule);        /* whether theta is ahead of an average, which it needs: see rules.h */
 
 /* One number, or one for each step of an epoch: steps[k] is that of the epoch's move k, from 0; a batch without weight
  * makes none. */
@@ -267,8 +268,9 @@ typedef struct {
     double clip_norm;  /* most that the norm of dC/dtheta may be, or it is scaled down to that; 0: no bound */
     double clip_value; /* most that an element of dC/dtheta may be; 0: no bound */
     void *average;     /* shaped as theta, or NULL: theta after the first move, then ema average + (1 - ema) theta; */
-    double ema;        /* elements of what is frozen stay as they are */
+    double ema;        /* elements of what is frozen stay as they are; of a rule that leads: the network's parameters */
     int64_t t;         /* moves made so far */
+    double weights;    /* their sum, of a rule that leads */
 } bp_opt;
 
 /* Flags that a plan must be compiled with for this optimiser: of BP_DO_MOVE, FUSE, BOUNDARY, AVERAGE, PENALTY. */
@@ -355,6 +357,10 @@ void bp_run_make_whole(bp_run *run);
 /* (3,): loss, weight and hits of one of the losses over this epoch, the loss without its weight. */
 const double *bp_run_loss(const bp_run *run, int loss);
 int64_t bp_run_updates(const bp_run *run); /* the optimiser's t */
+double bp_run_weights(const bp_run *run);  /* and its weights */
+/* Of a rule that leads: n elements of theta, from `first` on, follow from the average and the lead, of which the caller
+ * may have changed either; before a slice. */
+void bp_run_follow_average(bp_run *run, int64_t first, int64_t n);
 
 /* Epochs of a run, as bp_many goes on with them. */
 enum { BP_JOB_COLS = 4 };

@@ -174,6 +174,7 @@ static void end_batch(bp_run *run, int updated) {
     done->hits += run->sum[2];
     done->steps += updated;
     run->at.t += updated;
+    run->at.weights += updated ? run->move.weight : 0;
     done->rows += run->batch_rows;
     done->batch++;
     run->at.pos += run->batch_rows;

@@ -6,7 +6,12 @@ enum { AVERAGED = 1 << 16 }; /* elements of tables that a task averages */
 
 void bp_average(bp_run *run, int64_t at, int64_t n) {
     size_t first = (size_t)at * run->plan->size;
-    bp_active->average[run->plan->dtype](run->move.ema, n, run->theta + first, (char *)run->opt.average + first);
+    bp_dtype dtype = run->plan->dtype;
+    const bp_move *m = &run->move;
+    char *theta = run->theta + first, *average = (char *)run->opt.average + first;
+    if (run->opt.rule->leads)
+        bp_active->lead[dtype](m->share, m->number[0], n, theta, average, (char *)run->opt.state[0] + first);
+    else bp_active->average[dtype](m->ema, n, theta, average);
 }
 
 /* A block of several parameters, each with factors of its own. */
@@ -31,6 +36,13 @@ bp_status bp_move_block(bp_run *run, const bp_block *block, char *G, int64_t ld)
     return spoilt ? BP_E_NONFINITE_PARAM : BP_OK;
 }
 
+void bp_run_follow_average(bp_run *run, int64_t first, int64_t n) {
+    bp_fpenv caller = bp_fpenv_flush();
+    run->move.share = 0;
+    bp_average(run, first, n);
+    bp_fpenv_restore(caller);
+}
+
 int64_t bp_average_tasks(const bp_run *run) {
     const bp_plan *plan = run->plan;
     int64_t tasks = 0;
@@ -42,7 +54,8 @@ int64_t bp_average_tasks(const bp_run *run) {
 }
 
 double bp_average_flops(const bp_run *run) { /* theta is read, the average read and written */
-    return 3 * BP_FLOPS_A_MOVED_BYTE * (double)run->plan->size * (double)(bp_average_tasks(run) * AVERAGED);
+    int touched = run->opt.rule->leads ? 5 : 3; /* where the rule leads, the lead is read and written, too */
+    return touched * BP_FLOPS_A_MOVED_BYTE * (double)run->plan->size * (double)(bp_average_tasks(run) * AVERAGED);
 }
 
 void bp_average_part(bp_run *run, int64_t task) {

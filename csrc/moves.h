@@ -14,10 +14,11 @@ static inline void bp_prepare_move(bp_run *run) {
     run->move.ema = run->at.t ? run->opt.ema : 0;
     run->move.cost = run->sum[0] * run->move.scale;
     if (run->varies) bp_move_numbers(&run->move, &run->opt, run->at.t - run->epoch_t);
+    if (rule->leads) bp_weigh_step(&run->move, (double)(run->at.t + 1), run->at.weights);
     if (rule->prepare) rule->prepare(&run->move, run->at.t + 1);
 }
-/* n elements from `at` on have moved, and so does their average: that of a table's is a task of BP_TABLES, that of what
- * has a max_norm of BP_NORMS. */
+/* n elements from `at` on have moved, and so does their average, and theta, where the rule leads: of a table that is a
+ * task of BP_TABLES, of what has a max_norm of BP_NORMS. */
 void bp_average(bp_run *run, int64_t at, int64_t n);
 
 /* n elements of theta and the states, whose sums are G, of a parameter with these factors; whether some are spoilt: see

@@ -40,14 +40,19 @@ static void prepare_nadam(bp_move *m, int64_t step) {
     m->prepared[2] = sqrt(correction(m->log_number[1], step));
 }
 
-enum { WRITES, MOVES, BY_COST, APART = 0, FUSES };
+/* sqrt(1 - beta2^t) */
+static void prepare_schedule_free_adamw(bp_move *m, int64_t t) {
+    m->prepared[0] = sqrt(correction(m->log_number[3], t));
+}
+
+enum { WRITES, MOVES, BY_COST, LEADS, APART = 0, FUSES };
 #define NUMBERS(...) {__VA_ARGS__}
 #define NO_NUMBERS {NULL}
 #define STATES(...) {__VA_ARGS__}
 #define ALWAYS(name) {name, NULL}
 #define WITH(name, number) {name, number}
 #define RULE(name, moves, fuses, prepare, numbers, states)                                                            \
-    {BP_RULE_##name, #name, moves != WRITES, moves == BY_COST, fuses, prepare, numbers, states},
+    {BP_RULE_##name, #name, moves != WRITES, moves == BY_COST, moves == LEADS, fuses, prepare, numbers, states},
 static const bp_rule rules[BP_N_RULES] = {BP_RULES(RULE)};
 #undef RULE
 
@@ -60,6 +65,7 @@ const bp_rule *bp_rule_find(const char *name) {
 const char *bp_rule_name(int i) { return i < BP_N_RULES ? rules[i].name : NULL; }
 const char *bp_rule_number(const bp_rule *rule, int i) { return rule->numbers[i]; }
 int bp_rule_moves(const bp_rule *rule) { return rule->moves; }
+int bp_rule_leads(const bp_rule *rule) { return rule->leads; }
 
 const char *bp_rule_state(const bp_rule *rule, int i, int *needs) {
     *needs = -1;
@@ -85,6 +91,14 @@ void bp_move_numbers(bp_move *m, const bp_opt *opt, int64_t step) {
         if (opt->rule->prepare && (number != m->number[i] || m->log_number[i] == 0)) m->log_number[i] = bp_log(number);
         m->number[i] = number;
     }
+}
+
+/* x^a of x >= 0 */
+static double power(double x, double a) { return a == 0 ? 1 : x == 0 ? 0 : bp_exp(a * bp_log(x)); }
+
+void bp_weigh_step(bp_move *m, double t, double weights) {
+    m->weight = power(t, m->number[1]) * power(m->lr, m->number[2]);
+    m->share = m->weight > 0 ? m->weight / (weights + m->weight) : 0;
 }
 
 int bp_opt_flags(const bp_opt *opt) {

@@ -132,14 +132,18 @@ bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, c
     return BP_OK;
 }
 
+/* Whether the rows of an input share memory with an array that is shaped as theta. */
+static int overlaps(const bp_run *run, const bp_in_port *port, const void *array) {
+    uintptr_t theta = (uintptr_t)array, X = (uintptr_t)port->array.data;
+    return array && X < theta + (size_t)run->n_params * run->plan->size &&
+           theta < X + (size_t)(port->array.rows * port->array.row_stride);
+}
+
 /* Rows of an input are read where they lie, if they lie as the plan would hold them, only products read them, and they
  * are not theta, which the step changes. */
 static int reads_in_place(const bp_run *run, const bp_in_port *port) {
     const bp_plan *plan = run->plan;
-    uintptr_t theta = (uintptr_t)run->theta, X = (uintptr_t)port->array.data;
-    if (X < theta + (size_t)run->n_params * plan->size &&
-        theta < X + (size_t)(port->array.rows * port->array.row_stride))
-        return 0;
+    if (overlaps(run, port, run->theta) || overlaps(run, port, run->opt.average)) return 0;
     for (int i = 0; i < plan->n_ops + plan->n_replicas; i++)
         for (int j = 0; j < plan->ops[i].n_in; j++)
             if (plan->ops[i].in[j] == port->buffer && !plan->ops[i].type->prepares) return 0;
@@ -166,12 +170,14 @@ bp_status bp_run_optimizer(bp_run *run, const bp_opt *opt) {
     if ((has ^ needs) & BP_DO_MOVE && opt->rule) return BP_E_SHAPE;
     int asked = BP_DO_BOUNDARY | BP_DO_AVERAGE | BP_DO_PENALTY;
     if (opt->rule && (has & ~needs & BP_DO_FUSE || needs & ~has & asked)) return BP_E_SHAPE;
+    if (opt->rule && opt->rule->leads && !opt->average) return BP_E_SHAPE;
     bp_drop_snapshot(run);
     run->call_rows = 0;
     run->opt = *opt;
     run->x.training = bp_moves(run);
     run->epoch_t += opt->t - run->at.t; /* the steps made in this epoch stay as many */
     run->at.t = opt->t;
+    run->at.weights = opt->weights;
     if (!opt->rule) return BP_OK;
     run->n_live = 0;
     run->live[run->n_live++] = run->theta;
@@ -216,3 +222,4 @@ void bp_run_random(bp_run *run, uint64_t seed, int64_t step) {
 bp_progress bp_run_progress(const bp_run *run) { return run->at.done; }
 const double *bp_run_loss(const bp_run *run, int loss) { return run->loss_sum[loss]; }
 int64_t bp_run_updates(const bp_run *run) { return run->at.t; }
+double bp_run_weights(const bp_run *run) { return run->at.weights; }

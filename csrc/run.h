@@ -12,6 +12,7 @@
 typedef struct {
     int64_t pos;             /* first row of the batch */
     int64_t t;               /* the optimiser's moves */
+    double weights;          /* their sum, where the rule leads */
     bp_progress done;
 } bp_position;
 

@@ -32,10 +32,12 @@ void bp_run_mix(bp_run *run, const int64_t *partner, const double *share, const 
 
 void bp_run_follow(bp_run *run, const bp_run *from) {
     int64_t t = run->at.t;
+    double weights = run->at.weights;
     bp_run_begin(run, from->n, from->batch, from->order);
     if (from->partner) bp_run_mix(run, from->partner, from->share, from->weight_share);
     run->at = from->at;
     run->at.t = t;
+    run->at.weights = weights;
     run->epoch_t = t - (from->at.t - from->epoch_t);
     run->first_step = from->first_step;
     run->x.seed = from->x.seed;

@@ -174,6 +174,30 @@ def lion(theta, g, state, lr=0.0001, beta1=0.9, beta2=0.99, weight_decay=0.0):
     theta -= lr * (np.sign(beta1 * m + (1 - beta1) * g) + weight_decay * theta)
 
 
+def schedule_free_sgd(theta, g, state, lr=0.01, momentum=0.9, weight_decay=0.0, r=0.0, weight_lr_power=2.0):
+    """One step of Defazio et al. (2024), algorithm 1; theta, in place, is y, where g was taken, and state["x"] the
+    average; state begins as {}; biases get no decay."""
+    _schedule_free(theta, g + weight_decay * theta, state, lr, momentum, r, weight_lr_power)
+
+
+def schedule_free_adamw(
+    theta, g, state, lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, r=0.0, weight_lr_power=2.0
+):  # fmt: skip
+    """The same around AdamW, as their code has it."""
+    v = state["v"] = beta2 * state.get("v", 0) + (1 - beta2) * g**2
+    u = g / (np.sqrt(v / (1 - beta2 ** (state.get("t", 0) + 1))) + eps) + weight_decay * theta
+    _schedule_free(theta, u, state, lr, beta1, r, weight_lr_power)
+
+
+def _schedule_free(y, u, state, lr, beta, r, weight_lr_power):
+    t = state["t"] = state.get("t", 0) + 1
+    w = t**r * lr**weight_lr_power
+    total = state["w"] = state.get("w", 0) + w
+    z = state["z"] = state.get("z", y) - lr * u
+    x = state["x"] = state.get("x", y) + w / total * (z - state.get("x", y))
+    y[...] = (1 - beta) * z + beta * x
+
+
 def rprop(
     theta, g, state, cost, lr=0.01, eta_minus=0.5, eta_plus=1.2, min_step=1e-6, max_step=50.0, improved=True,
     weight_decay=0.0,

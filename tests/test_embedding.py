@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import distance
-from optimizers import every_optimizer, every_unbounded_optimizer, move
+from optimizers import every_optimizer, every_plain_optimizer, every_unbounded_optimizer, move
 
 import bpcore as bp
 from bpcore import _plans
@@ -91,7 +91,7 @@ class Oracle:
             self.states.setdefault(name, np.zeros_like(self.E))[k] = array
 
 
-@every_optimizer
+@every_plain_optimizer
 @pytest.mark.parametrize("always, phase2", MODES)
 @pytest.mark.parametrize("n, batch", [(30, 8), (30, 100), (3000, 8), (3000, 150)])
 def test_only_named_rows_move(force, always, phase2, n, batch, optimizer):

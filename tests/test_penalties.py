@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference as ref
 from conftest import distance, flat, oracle
-from optimizers import OPTIMIZERS, every_optimizer, move
+from optimizers import OPTIMIZERS, every_plain_optimizer, move
 
 import bpcore as bp
 from bpcore import _core, _plans
@@ -73,7 +73,7 @@ def check_fit(net, optimizer, batch, epochs, l2=0.0, data=(X, Y, W), **settings)
     np.testing.assert_allclose(history.loss, losses, rtol=TOLERANCE)
 
 
-@every_optimizer
+@every_plain_optimizer
 @pytest.mark.parametrize("mode", ["", "owners", "shards", "threads", "blas"])
 def test_training_is_the_oracles(force, mode, optimizer):
     """Small steps that are lists of calls, blocks with owners, shards; clip_norm bounds a norm with penalties."""

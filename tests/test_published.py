@@ -458,6 +458,40 @@ def test_ten_thousand_steps_of_the_others(optimizer, step, options):
     np.testing.assert_allclose(path, decimal_path(step(**options), 0.01, decoupled), rtol=1e-12)
 
 
+def decimal_schedule_free(lr, beta, adam, weight_decay, r, weight_lr_power):
+    """The average after STEPS; adam: (beta2, eps), or None."""
+    path = []
+    with localcontext() as context:
+        context.prec = 40
+        lr, beta, decay = map(Decimal, (lr, beta, weight_decay))
+        x, z, v, total = [Decimal(1)] * 2, [Decimal(1)] * 2, [Decimal(0)] * 2, Decimal(0)
+        for t, (a, b) in enumerate(zip(*line_data(), strict=True), start=1):
+            y = [(1 - beta) * q + beta * p for p, q in zip(x, z, strict=True)]
+            error = y[0] * Decimal(a) + y[1] - Decimal(b)
+            u = [error * Decimal(a), error]
+            if adam:
+                beta2, eps = map(Decimal, adam)
+                v = [beta2 * s + (1 - beta2) * g * g for s, g in zip(v, u, strict=True)]
+                u = [g / ((s / (1 - beta2**t)).sqrt() + eps) for s, g in zip(v, u, strict=True)]
+            z = [z[0] - lr * (u[0] + decay * y[0]), z[1] - lr * u[1]]
+            weight = Decimal(t) ** Decimal(r) * lr ** Decimal(weight_lr_power)
+            total += weight
+            x = [p + weight / total * (q - p) for p, q in zip(x, z, strict=True)]
+            if t in STEPS:
+                path.append([float(p) for p in x])
+    return np.array(path)
+
+
+def test_ten_thousand_steps_without_a_schedule():
+    sgd = bp.SGD(lr=0.02, momentum=0.9, weight_decay=0.01)
+    want = decimal_schedule_free(0.02, 0.9, None, 0.01, 0, 2)
+    np.testing.assert_allclose(path_of(bp.ScheduleFree(sgd)), want, rtol=1e-12)
+    adamw = bp.AdamW(lr=0.01, beta1=0.8, beta2=0.99, eps=1e-6, weight_decay=0.01)
+    want = decimal_schedule_free(0.01, 0.8, (0.99, 1e-6), 0.01, 1.5, 1)
+    got = path_of(bp.ScheduleFree(adamw, r=1.5, weight_lr_power=1.0))
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
 def path_of(optimizer):
     """(w, b) after STEPS, as bpcore finds them."""
     x, y = line_data()

@@ -77,6 +77,10 @@ CASES = {
     "full batch": lambda: {"optimizer": bp.Rprop(), "batch_size": None},
     "mixup": lambda: {"mixup": 0.4, "sample_weight": np.linspace(0.5, 2, 46)},
     "moments": lambda: {"standardize_y": True, "validation_split": 0.2},
+    "schedule free": lambda: {
+        "validation_split": 0.2, "callbacks": [bp.EarlyStopping(patience=1)],
+        "optimizer": bp.ScheduleFree(bp.AdamW(lr=bp.schedules.Constant(0.05, warmup=5))),
+    },
 }  # fmt: skip
 SETTINGS = {"epochs": 4, "batch_size": 8, "loss": "mse"}
 HIDDEN = {"full batch": [], "batch norm": [bp.BatchNorm()]}  # what is behind the hidden layer, instead of Dropout

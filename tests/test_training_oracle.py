@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference as ref
 from conftest import distance, flat, oracle
-from optimizers import OPTIMIZERS, every_kernel, every_optimizer, every_way, move
+from optimizers import OPTIMIZERS, every_kernel, every_optimizer, every_way, move, settle
 
 import bpcore as bp
 from bpcore import _core
@@ -33,6 +33,7 @@ def oracle_fit(net, X, y, loss, optimizer, epochs, batch_size, weight, shuffle, 
             move(optimizer, params, gradients, states)
             updates += 1
         history.append(total / w.sum())
+    settle(params, states)
     return flat(W, b), history, updates
 
 

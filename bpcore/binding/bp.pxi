@@ -75,6 +75,7 @@ cdef extern from "bp.h" nogil:
         double clip_norm, clip_value, ema
         void *average
         int64_t t
+        double weights
     ctypedef struct bp_in_port:
         int buffer
         bp_array array
@@ -147,6 +148,7 @@ cdef extern from "bp.h" nogil:
     const char *bp_rule_number(const bp_rule *, int)
     const char *bp_rule_state(const bp_rule *, int, int *)
     int bp_rule_moves(const bp_rule *)
+    int bp_rule_leads(const bp_rule *)
     int bp_opt_flags(const bp_opt *)
     bp_run *bp_run_new(const bp_plan *, const bp_blas *)
     void bp_run_free(bp_run *)
@@ -178,6 +180,8 @@ cdef extern from "bp.h" nogil:
     bp_status bp_members_answer(const bp_members *, void *, const bp_array *, int64_t, int64_t, void *, void *, int)
     const double *bp_run_loss(const bp_run *, int)
     int64_t bp_run_updates(const bp_run *)
+    double bp_run_weights(const bp_run *)
+    void bp_run_follow_average(bp_run *, int64_t, int64_t)
     int bp_run_is_whole(const bp_run *)
     void bp_run_make_whole(bp_run *)
     void bp_pool_tasks(int64_t *, int)

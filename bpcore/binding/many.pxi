@@ -29,6 +29,7 @@ cdef class Job:
         """`epochs` are to be done; the run has begun the first, number `epoch`."""
         self.job.epoch, self.job.epochs, self.job.done = epoch, min(epochs, len(self.log_)), 0
         self.job.seconds, self.job.fresh, self.job.status = 0, True, BP_PAUSED
+        self.run.follow_average()
 
     def take_log(self, model):
         """Of the epochs done since it was last asked, (epochs, 4 + 2 losses): loss, weight, rows, seconds, then loss and

@@ -75,13 +75,14 @@ cdef int _number(bp_number *number, str name, dict numbers, list kept) except -1
     return True
 
 
-cdef _fill(bp_opt *opt, str rule, states, int64_t t, dict numbers, clip_norm, clip_value, ema, l2):
+cdef _fill(bp_opt *opt, str rule, states, int64_t t, double weights, dict numbers, clip_norm, clip_value, ema,
+           l2):
     """opt of a rule's name, numbers and states (None: they do not lie anywhere yet); returns what it points to."""
     cdef list kept = list(states or ())
     cdef int i = 0, k = 0, needs
     cdef int[BP_MAX_NUMBERS] given
     memset(opt, 0, sizeof(bp_opt))
-    opt.rule, opt.t = bp_rule_find(rule.encode()), t
+    opt.rule, opt.t, opt.weights = bp_rule_find(rule.encode()), t, weights
     if clip_norm is not None:
         opt.clip_norm = clip_norm
     if clip_value is not None:
@@ -103,8 +104,8 @@ cdef _fill(bp_opt *opt, str rule, states, int64_t t, dict numbers, clip_norm, cl
             else:
                 opt.state[i] = <void *>opt
             k += 1
-    if ema is not None:
-        opt.ema = ema
+    if ema is not None or bp_rule_leads(opt.rule):
+        opt.ema = ema or 0.0
         opt.average = cnp.PyArray_DATA(states[k]) if states is not None and k < len(states) else <void *>opt
         k += 1
     if states is not None and k != len(states):
@@ -115,7 +116,7 @@ cdef _fill(bp_opt *opt, str rule, states, int64_t t, dict numbers, clip_norm, cl
 def optimizer_flags(str rule, *, clip_norm=None, clip_value=None, ema=None, l2=0.0, **numbers):
     """What a plan must be compiled with: of MOVE, FUSE, BOUNDARY, AVERAGE, PENALTY."""
     cdef bp_opt opt
-    _fill(&opt, rule, None, 0, numbers, clip_norm, clip_value, ema, l2)
+    _fill(&opt, rule, None, 0, 0, numbers, clip_norm, clip_value, ema, l2)
     return bp_opt_flags(&opt)
 
 
@@ -153,6 +154,7 @@ cdef class Run:
     cdef int64_t steps      # of the shortest array of numbers, or -1
     cdef int64_t batches    # of the epoch
     cdef int64_t size       # rows of a batch
+    cdef bint leads         # its rule does: theta follows from the average
 
     def __cinit__(self, Plan plan, cnp.ndarray theta=None, cnp.ndarray state=None):
         self.plan = plan
@@ -174,7 +176,7 @@ cdef class Run:
             raise ValueError("theta or state is shorter than the plan's parameters")
         self.state = state
         self.theta, self.arrays, self.order, self.states, self.each_, self.error = theta, (), None, (), None, None
-        self.target_shapes, self.steps, self.batches, self.outside = (), -1, 0, None
+        self.target_shapes, self.steps, self.batches, self.outside, self.leads = (), -1, 0, None, False
         self.mixture = self.losses_ = None
         bp_run_callback(self.run, _callback, <void *>self)
 
@@ -209,18 +211,19 @@ cdef class Run:
         self.arrays = (list(ins), list(outs))
         self.target_shapes = target_shapes
 
-    def optimizer(self, str rule, states=(), int64_t t=0, *, clip_norm=None, clip_value=None, ema=None, l2=0.0,
-                  **numbers):
-        """rule: a name of RULES; states: those of its arrays that are kept, shaped as theta, and with ema the average;
-        t: moves made so far; numbers: lr, weight_decay and the rule's own; l2: joins that of every weight; each is one
-        number or a float64 array of one for each step of an epoch.  The rule `gradient` writes dC/dtheta to its
+    def optimizer(self, str rule, states=(), int64_t t=0, double weights=0, *, clip_norm=None, clip_value=None,
+                  ema=None, l2=0.0, **numbers):
+        """rule: a name of RULES; states: those of its arrays that are kept, shaped as theta, and with ema, or where it
+        leads, the average; t, weights: moves made so far, and the sum of their weights where it leads; numbers: lr,
+        weight_decay and the rule's own; l2: joins that of every weight; each is one number or a float64 array of one for
+        each step of an epoch.  The rule `gradient` writes dC/dtheta to its
         state."""
         cdef bp_opt opt
         for state in states:
             _check_written("optimizer: state", state, self.plan.dtype)
             if state.size < self.theta.size:
                 raise ValueError(f"optimizer: state: expected an array shaped as theta, got {state.shape}")
-        kept = _fill(&opt, rule, states, t, numbers, clip_norm, clip_value, ema, l2)
+        kept = _fill(&opt, rule, states, t, weights, numbers, clip_norm, clip_value, ema, l2)
         if bp_rule_moves(opt.rule):
             _check_written("theta", self.theta, self.plan.dtype)
             if self.state is not None:
@@ -228,7 +231,7 @@ cdef class Run:
         cdef bp_status status = bp_run_optimizer(self.run, &opt)
         if status:
             raise ValueError(f"optimizer: this plan was compiled for another kind than {rule}")
-        self.states = kept
+        self.states, self.leads = kept, bp_rule_leads(opt.rule)
         self.steps = min([len(a) for a in kept[len(states):]], default=-1)
 
     def each(self, cnp.ndarray grads):
@@ -296,9 +299,21 @@ cdef class Run:
             raise ValueError(f"resume: {progress} and {losses} are not of an epoch of {self.batches} batches")
         bp_run_resume(self.run, &done, <const double (*)[3]>cnp.PyArray_DATA(sums), steps)
 
+    cdef follow_average(self):
+        """Theta follows from the average, which Python may have changed."""
+        cdef int64_t first = 0, n
+        while self.leads and first < self.theta.size:
+            n = min(BETWEEN_SIGNALS // 16, self.theta.size - first)
+            bp_run_follow_average(self.run, first, n)
+            PyErr_CheckSignals()
+            first += n
+
     def slice(self, int n_threads, double seconds=0.05, int64_t max_steps=-1, bint fresh=True):
-        """Runs a slice without the GIL; PAUSED, DONE, NONFINITE_LOSS or NONFINITE_PARAM, or raises."""
+        """Runs a slice without the GIL; PAUSED, DONE, NONFINITE_LOSS or NONFINITE_PARAM, or raises.  fresh: Python may
+        have changed parameters or states since the last."""
         cdef bp_status status
+        if fresh:
+            self.follow_average()
         cdef bint blas = bp_plan_describe(self.plan.plan).calls_blas
         cdef unsigned long generation = _generation
         _enter(blas)
@@ -331,6 +346,10 @@ cdef class Run:
     def updates(self):
         """The optimiser's count of updates."""
         return bp_run_updates(self.run)
+
+    def weights(self):
+        """The sum of the weights of the optimiser's updates, of a rule that leads."""
+        return bp_run_weights(self.run)
 
     def is_whole(self):
         """Between slices: whether theta and the states are those after a whole step."""

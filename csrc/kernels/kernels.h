@@ -84,6 +84,7 @@ typedef struct {
     void (*clip[2])(void *G, int64_t n, double scale, double bound);
     double (*squares[2])(const void *G, int64_t n);
     void (*average[2])(double ema, int64_t n, const void *theta, void *average);
+    void (*lead[2])(double share, double beta, int64_t n, void *theta, void *x, void *lead);
     double (*penalise[2])(void *G, const void *w, int64_t n, double l1, double l2, double weight);
     int (*bound[2])(void *w, int64_t rows, int64_t cols, int64_t ld, double most);
     void (*philox)(uint64_t seed, uint32_t purpose, uint32_t layer, uint32_t step, uint32_t first,
