@@ -25,6 +25,8 @@ class History(dict[str, list[float]]):
     `error` is the DivergenceError that ended this network's training in `fit_many`, or None.  `stopped_by` says what
     ended training before all epochs were made: "callback", "max_steps", "max_seconds" or "optimizer" (LBFGS has found
     no further step); the last epoch may then be a part of one.  None: all epochs were made, or an exception came.
+    `message` says why an optimiser ended by itself before the last epoch, as LBFGS does where nothing is left to gain;
+    else it is None.
     It is a read-only dict of what has values: pandas.DataFrame(history); KeyError names what there is.  The lists are
     plain ones: what is appended to them, or put in their place, is there in the dict.  It prints as a table; `to_frame`
     and `plot` make a frame and a picture of it.
@@ -41,6 +43,7 @@ class History(dict[str, list[float]]):
     error: DivergenceError | None = None
     metrics: dict[str, list[float]] = field(default_factory=dict)
     stopped_by: str | None = None
+    message: str | None = None
 
     def _columns(self) -> dict[str, list[float]]:
         """All lists by name, the empty ones, too."""
@@ -144,6 +147,7 @@ class History(dict[str, list[float]]):
         """How many epochs, and why no more."""
         ended = f", {self.error.what} not finite" if self.error else ""
         ended += f", stopped by {self.stopped_by}" if self.stopped_by else ""
+        ended += f"; {self.message}" if self.message else ""
         n = max(map(len, self._columns().values()))
         return f"History of {n} epoch{'s' * (n != 1)}{ended}"
 
@@ -173,5 +177,5 @@ class History(dict[str, list[float]]):
                 values += [float("nan")] * (len(self.loss) - len(values))
 
 
-_NO_COLUMNS = ("outputs", "error", "metrics", "stopped_by")
+_NO_COLUMNS = ("outputs", "error", "metrics", "stopped_by", "message")
 _COLUMNS = tuple(name for name in History.__dataclass_fields__ if name not in _NO_COLUMNS)

@@ -113,9 +113,11 @@ class Run(_full_batch.Run):
         try:
             with _core.OneBlasThread():  # the same bits on any number of threads
                 if len(x):
-                    minimize(cost, x, jac=True, method="L-BFGS-B", callback=accept, options=options)
+                    found = minimize(cost, x, jac=True, method="L-BFGS-B", callback=accept, options=options)
+                    message = self._why(found)
                 else:
                     cost(x)
+                    message = "LBFGS: all layers are frozen"
         except _Halt as halt:
             if halt.args:
                 raise halt.args[0] from None
@@ -126,12 +128,22 @@ class Run(_full_batch.Run):
             if loop.goes_on():
                 assert self.here is not None
                 self.cost, self.costs = self.here
+                loop.state.history.message = message
                 loop.epoch(None, start)
             return True
         if self.steps == steps:
             self.done = 0
             loop.check_status(status)  # raises
         return False
+
+    def _why(self, found: Any) -> str:
+        """Why SciPy ended."""
+        gtol, ftol = self.settings.gtol, self.settings.ftol
+        if not found.success:
+            return f"LBFGS: no step makes the cost less ({found.message.strip(': ')})"
+        if np.abs(found.jac).max() <= gtol:
+            return f"LBFGS: no element of the gradient is beyond gtol={gtol}"
+        return f"LBFGS: the last step made the cost less by at most ftol={ftol} of it"
 
     def _cost(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """C and its gradient, by what is free, in float64."""

@@ -459,11 +459,11 @@ class LBFGS(Optimizer):
     float64 between the network's own costs and gradients, and only a step that is accepted moves the network.
 
     `fit` ends before `epochs` where no element of the gradient is beyond `gtol`, where a step made C less by at most
-    `ftol` times the larger of both and 1, or where no step makes it less; its last epoch then has the cost that was
-    reached, and no step.  The next `fit` begins with the gradient alone, as does a step after which a callback wrote to
-    theta.  A step into numbers that are not finite begins anew from the point before; DivergenceError where the first
-    step from there leads to such, too.  Needs batch_size=None and layers that draw nothing (no Dropout).  The loss of
-    an epoch is that before its step.
+    `ftol` times the larger of both and 1, or where no step makes it less; `history.message` says which, and the last
+    epoch has the cost that was reached, and no step.  The next `fit` begins with the gradient alone, as does a step
+    after which a callback wrote to theta.  A step into numbers that are not finite begins anew from the point before;
+    DivergenceError where the first step from there leads to such, too.  Needs batch_size=None and layers that draw
+    nothing (no Dropout).  The loss of an epoch is that before its step.
     """
 
     history: int = 10
@@ -506,10 +506,11 @@ def resolve(value: Any, last: Optimizer | None = None) -> Optimizer:
     if isinstance(value, Optimizer) and hasattr(value, "kind"):
         return value
     if not isinstance(value, str):
-        raise TypeError(
-            f"optimizer: expected an optimiser such as bp.Adam(...), or its name, one of {', '.join(_BY_NAME)}, got "
-            f"{value!r} of type {type(value).__name__}"
-        )
+        got = f"{value!r} of type {type(value).__name__}"
+        if isinstance(value, type) and issubclass(value, Optimizer):
+            got = f"the class; give an object of it, bp.{value.__name__}()"
+        wanted = f"an optimiser such as bp.Adam(...), or its name, one of {', '.join(_BY_NAME)}"
+        raise TypeError(f"optimizer: expected {wanted}, got {got}")
     optimizer: Optimizer = _BY_NAME[_validate.choice("optimizer", value, _BY_NAME)]()
     return optimizer
 
@@ -529,8 +530,11 @@ def kept(optimizer: Optimizer) -> tuple[type, tuple[str, ...]]:
 
 
 def advise(last: Optimizer | None, optimizer: Optimizer) -> None:
-    """A UserWarning where arrays that the last one keeps will be dropped."""
-    if last is not None and last is not optimizer and last.states and kept(last) != kept(optimizer):
+    """A UserWarning where arrays that the last one keeps will be dropped, unless a method is asked for that no rule is:
+    LBFGS, say, where Adam has come as far as it can."""
+    if last is None or last is optimizer or optimizer.rule not in _core.RULES:
+        return
+    if last.states and kept(last) != kept(optimizer):
         _errors.warn(f"optimizer: {optimizer} begins anew, and {', '.join(last.states)} of {last} are dropped")
 
 

@@ -18,6 +18,7 @@ NAMES = {
     "categorical_crossentropy": "cross_entropy", "sparse_categorical_crossentropy": "cross_entropy",
     "log_loss": "cross_entropy", "nll": "cross_entropy", "binary_crossentropy": "binary_cross_entropy",
     "bce": "binary_cross_entropy", "bceloss": "binary_cross_entropy",
+    "mse": "rmse", "acc": "accuracy", "r2_score": "r2",
     "auc": "roc_auc", "val_auc": "val_roc_auc", "f1_score": "f1", "mean_absolute_error": "mae",
 }  # fmt: skip
 
@@ -101,6 +102,7 @@ def did_you_mean(value: str, names: Sequence[str]) -> str:
     by_lower = {name.lower(): name for name in reversed(names)}
     near = difflib.get_close_matches(value.lower(), by_lower, 1, 0.5)
     name = NAMES.get(value.lower())
+    name = name if name in names else NAMES.get(name or "")  # a loss's, where a metric is meant
     if name not in names:
         name = by_lower[near[0]] if near else None
     return f" Did you mean {name!r}?" if name else ""
@@ -119,6 +121,21 @@ def refuse(owner: str, given: Iterable[str], valid: Sequence[str]) -> None:
             answer = sentence or f"there is no such keyword.{did_you_mean(name, valid)}"
         takes = f" ({owner} takes {', '.join(valid)})" if valid else ""
         raise TypeError(f"{name}: {answer}{takes}") from None
+
+
+def _refuse_positions(owner: str, given: Sequence[Any], function: Any) -> None:
+    """TypeError where more is given by position than a Python function takes, but `self`: it takes that by name."""
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_flags & 0x04:  # *
+        return
+    names = [name for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if name != "self"]
+    n = code.co_argcount - (code.co_varnames[:1] == ("self",))
+    if len(given) > n:
+        import reprlib
+
+        by_position = f"takes {', '.join(names[:n])} by position" if n else "takes nothing by position"
+        by_name = f", all else by name ({', '.join(names[n:])})" if names[n:] else ", and no more"
+        raise TypeError(f"{owner}: {by_position}{by_name}; got also {reprlib.repr(given[n])}") from None
 
 
 def keywords(function: Any) -> tuple[str, ...] | None:
@@ -140,9 +157,12 @@ class Settings(type):
 
 
 class Worded:
-    """A class whose constructor answers keywords that it does not have with bpcore's."""
+    """A class whose constructor answers keywords that it does not have with bpcore's, and says what it takes by name
+    alone."""
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
+        if args:
+            _refuse_positions(cls.__name__, args, cls.__init__)
         if settings and (valid := keywords(cls.__init__)) is not None:
             refuse(cls.__name__, settings, valid)
         return super().__new__(cls)
@@ -151,6 +171,7 @@ class Worded:
 def worded(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """The same for a function, or a method: at no cost but that of a call."""
     valid = keywords(function) or ()
+    takes_self = function.__code__.co_varnames[:1] == ("self",)
 
     @functools.wraps(function)
     def call(*args: _P.args, **settings: _P.kwargs) -> _R:
@@ -158,6 +179,7 @@ def worded(function: Callable[_P, _R]) -> Callable[_P, _R]:
             return function(*args, **settings)
         except TypeError:
             refuse(function.__name__, settings, valid)
+            _refuse_positions(function.__name__, args[takes_self:], function)
             raise
 
     return call

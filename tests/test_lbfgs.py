@@ -294,3 +294,30 @@ def test_a_cost_that_falls_off_a_cliff_is_passed():
     start = far.evaluate(X1, Y1 + 5)["loss"]
     fit(far, X1, Y1 + 5, 30)
     assert np.isfinite(far.theta).all() and far.evaluate(X1, Y1 + 5)["loss"] < start
+
+
+def test_the_history_says_why_it_ended():
+    """A gradient that is small, a step that gains little, none that gains: else no message."""
+    for optimizer, message in (
+        (bp.LBFGS(gtol=0.03), "LBFGS: no element of the gradient is beyond gtol=0.03"),
+        (bp.LBFGS(ftol=0.03), "LBFGS: the last step made the cost less by at most ftol=0.03 of it"),
+        (bp.LBFGS(gtol=0, ftol=0, tries=1), "LBFGS: no step makes the cost less (ABNORMAL"),
+    ):
+        history = fit(curve("float32"), epochs=5000, optimizer=optimizer)
+        assert len(history.loss) < 5000 and history.message.startswith(message)
+        assert f"; {history.message}" in repr(history)
+    assert fit(curve(), epochs=3).message is None
+    still = curve()
+    still.frozen = {"dense_1", "dense_2"}
+    assert fit(still, epochs=3).message == "LBFGS: all layers are frozen"
+    (history,) = bp.fit_many([curve()], X1, Y1, optimizer=bp.LBFGS(gtol=0.03), batch_size=None, epochs=50)
+    assert history.message.endswith("gtol=0.03")
+
+
+def test_after_adam_it_drops_nothing_worth_a_warning():
+    """Warnings are errors here."""
+    net = curve()
+    net.fit(X1, Y1, optimizer=bp.Adam(), epochs=2)
+    fit(net, epochs=2)
+    net.fit(X1, Y1, optimizer=bp.Adam())
+    assert net.step == 2 * 2 + 2 + 2

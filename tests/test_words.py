@@ -111,3 +111,30 @@ def test_help_shows_what_users_call():
     assert "dataclasses.replace(state.optimizer" in pydoc.render_doc(bp.State)
     assert not {"slope", "curvature", "numbers"} & set(dir(bp.losses.Huber)) and "delta" in dir(bp.losses.Huber)
     assert callable(bp.Dense.build)
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: NET.fit(X, LABELS, 10), "fit: takes X, y by position, all else by name (loss, optimizer, epochs, "),
+    (lambda: NET.evaluate(X, LABELS, "mse"), "evaluate: takes X, y by position, all else by name (loss, "),
+    (lambda: NET.predict(X, 2), "predict: takes X by position, all else by name (n_threads); got also 2"),
+    (lambda: bp.fit_many([NET], X, LABELS, 3), "fit_many: takes nets, X, y by position, all else by name (loss, "),
+    (lambda: bp.EarlyStopping("loss", 3), "EarlyStopping: takes monitor by position, all else by name (patience, "),
+    (lambda: bp.Dense(3, "relu", True), "Dense: takes units, activation by position, all else by name (l1, "),
+    (lambda: bp.losses.SquaredError(1), "SquaredError: takes nothing by position, and no more; got also 1"),
+])  # fmt: skip
+def test_what_is_given_by_position_beyond_what_is_taken_so_is_named(call, words):
+    before = NET.theta.copy()
+    with pytest.raises(TypeError) as caught:
+        call()
+    assert str(caught.value).startswith(words) and (NET.theta == before).all()
+
+
+@pytest.mark.parametrize(("metric", "meant"), [("mse", "rmse"), ("acc", "accuracy"), ("mean_squared_error", "rmse")])
+def test_a_metric_of_others_is_answered(metric, meant):
+    with pytest.raises(ValueError, match=f"metrics: there is no '{metric}'. Did you mean '{meant}'?"):
+        fit(metrics=[metric], train_metrics=True)
+
+
+def test_a_class_in_place_of_an_object_is_answered():
+    with pytest.raises(TypeError, match=r"optimizer: expected .* got the class; give an object of it, bp.Adam\(\)$"):
+        fit(optimizer=bp.Adam)

@@ -287,6 +287,7 @@ cdef class Run:
         self.mixture = partner, share, weight_share
         bp_run_mix(self.run, <const int64_t *>cnp.PyArray_DATA(partner), <const double *>cnp.PyArray_DATA(share),
                    <const double *>cnp.PyArray_DATA(weight_share))
+
     def resume(self, progress, losses, int64_t steps):
         """Goes on within the epoch that has just begun: progress and losses are what another run gave after whole steps,
         some batches before the last; steps: those of this epoch, which the optimiser's count has."""
