@@ -23,6 +23,9 @@ cross-entropy). theta holds, layer by layer, W in C order as [in, out], then b. 
 `spec.activation`. Batch k is rows k*batch to (k+1)*batch of X, the same in every epoch; n is a multiple of
 batch. The loss of an epoch is the mean over its batches as they were trained.
 
+`spec.optimizer` is "sgd", "adam", or for bench_optimizers one of its list, with PyTorch's settings but for lr, and
+decay of weights alone. A library that does not have it raises KeyError.
+
 `Many` (bench_many) is given what `Train` is, with theta (K, n_params), the start weights of K networks; `run` returns
 for each epoch the list of their losses.
 

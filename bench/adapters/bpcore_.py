@@ -40,10 +40,14 @@ def network(spec: Spec) -> Any:
 
 
 def optimizer(spec: Spec) -> Any:
-    if spec.optimizer == "adam":
-        return bp.Adam(lr=spec.lr)
-    momentum = 0.0 if spec.optimizer == "sgd" else 0.9
-    return bp.SGD(lr=spec.lr, momentum=momentum, **({"clip_norm": 1.0} if spec.optimizer == "clipped" else {}))
+    if spec.optimizer == "schedule_free":
+        return bp.ScheduleFree(bp.AdamW(lr=spec.lr))
+    sgd = {"sgd": {}, "momentum": {"momentum": 0.9}, "clipped": {"momentum": 0.9, "clip_norm": 1.0}}
+    if spec.optimizer in sgd:
+        return bp.SGD(lr=spec.lr, **sgd[spec.optimizer])
+    kinds = {kind.__name__.lower(): kind for kind in (bp.Adam, bp.AdamW, bp.Nadam, bp.Adamax, bp.RMSprop, bp.Adagrad,
+                                                      bp.Adadelta, bp.Lion)}  # fmt: skip
+    return kinds[spec.optimizer](lr=spec.lr)
 
 
 class Train:

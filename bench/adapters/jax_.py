@@ -1,6 +1,7 @@
 """JAX: an epoch is one compiled program, a scan over the batches, and takes the place of the weights it was given.
 
-The variant "devices" makes of each thread a device, which trains its share of many networks.
+The variant "devices" makes of each thread a device, which trains its share of many networks; the variant "optax" takes
+its optimisers.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from numpy.typing import NDArray
 
 from adapters import Prediction, Spec, weights
 
-VARIANTS = ("", "devices")
+VARIANTS = ("", "devices", "optax")
 FEW = 1000  # parameters below which a loop's turn costs as much as a step
 jax: Any  # imported by load, after the flags
 jnp: Any
+_variant = ""
 
 
 def load(threads: int, variant: str) -> dict[str, str]:
-    global jax, jnp
+    global jax, jnp, _variant
+    _variant = variant
     if threads == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     elif variant == "devices":
@@ -32,6 +35,26 @@ def load(threads: int, variant: str) -> dict[str, str]:
     import jaxlib
 
     return {"jax": jax.__version__, "jaxlib": jaxlib.__version__}
+
+
+def from_optax(spec: Spec) -> Any:
+    """The transformation of a name; eps and first values as PyTorch has them, and decay of weights alone."""
+    import optax
+
+    weights_alone = [(True, False)] * (len(spec.sizes) - 1)
+    ways = {
+        "sgd": optax.sgd,
+        "momentum": lambda lr: optax.sgd(lr, momentum=0.9),
+        "adam": optax.adam,
+        "adamw": lambda lr: optax.adamw(lr, weight_decay=0.01, mask=weights_alone),
+        "adamax": optax.adamax,
+        "rmsprop": lambda lr: optax.rmsprop(lr, decay=0.9, eps_in_sqrt=False),
+        "adagrad": lambda lr: optax.adagrad(lr, initial_accumulator_value=0.0, eps=1e-20),
+        "adadelta": optax.adadelta,
+        "lion": lambda lr: optax.lion(lr, weight_decay=0.0),
+        "schedule_free": lambda lr: optax.contrib.schedule_free_adamw(lr, weight_decay=0.01),
+    }
+    return ways[spec.optimizer](spec.lr)
 
 
 def logits(params: Any, x: Any, activation: str) -> Any:
@@ -49,7 +72,8 @@ class Train:
         Y = y if y.ndim == 2 else np.eye(spec.sizes[-1], dtype=spec.dtype)[y]
         self.batches = tuple(jnp.asarray(A.reshape(-1, spec.batch, A.shape[1])) for A in (X, Y))
         unroll = 8 if spec.n_params < FEW else 1
-        update = {"sgd": self.sgd, "adam": self.adam}[spec.optimizer]
+        self.optimizer = from_optax(spec) if _variant == "optax" else None
+        update = self.optax if self.optimizer else {"sgd": self.sgd, "adam": self.adam}[spec.optimizer]
 
         def step(state: Any, batch: Any) -> Any:
             loss, grads = jax.value_and_grad(self.loss)(state[0], *batch)
@@ -71,6 +95,10 @@ class Train:
             return (jnp.logaddexp(0, z) - y * z).mean()
         return -(y * jax.nn.log_softmax(z)).sum(axis=1).mean()
 
+    def optax(self, state: Any, grads: Any) -> Any:
+        updates, kept = self.optimizer.update(grads, state[1], state[0])
+        return jax.tree.map(jnp.add, state[0], updates), kept
+
     def sgd(self, state: Any, grads: Any) -> Any:
         return (jax.tree.map(lambda p, g: p - self.spec.lr * g, state[0], grads),)
 
@@ -90,6 +118,8 @@ class Train:
     def first(self, theta: NDArray) -> Any:
         """Start weights and optimiser state."""
         params = jax.tree.map(jnp.array, weights(theta, self.spec.sizes))
+        if self.optimizer:
+            return params, self.optimizer.init(params)
         if self.spec.optimizer != "adam":
             return (params,)
         m, v = (jax.tree.map(jnp.zeros_like, params) for _ in "mv")

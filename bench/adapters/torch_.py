@@ -1,4 +1,5 @@
 """PyTorch: an eager loop, or ("compile") the whole step as one compiled graph; "jit" predicts by a frozen trace.
+The eager loop's optimiser is fused where PyTorch has it so, or ("foreach") goes over lists of tensors.
 
 The loss stays a tensor until the end of the epoch. compile's step is written functionally, for a graph that holds
 forward, backward and update together, and called from C++.
@@ -18,7 +19,19 @@ from torch.nn import functional as F
 
 from adapters import Prediction, Spec, weights
 
-VARIANTS = ("", "compile", "jit")
+VARIANTS = ("", "compile", "foreach", "jit")
+OPTIMIZERS: dict[str, tuple[Any, dict[str, float]]] = {
+    "sgd": (torch.optim.SGD, {}),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9}),
+    "adam": (torch.optim.Adam, {}),
+    "adamw": (torch.optim.AdamW, {"weight_decay": 0.01}),
+    "nadam": (torch.optim.NAdam, {}),
+    "adamax": (torch.optim.Adamax, {}),
+    "rmsprop": (torch.optim.RMSprop, {"alpha": 0.9}),
+    "adagrad": (torch.optim.Adagrad, {}),
+    "adadelta": (torch.optim.Adadelta, {}),
+}
+FUSED = ("sgd", "momentum", "adam", "adamw", "adagrad")
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 Tensor = torch.Tensor
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -73,8 +86,11 @@ class Train:
     def eager(self) -> Step:
         for p in self.params:
             p.requires_grad_()
-        kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[self.spec.optimizer]
-        self.optimizer: Any = kind(self.params, lr=self.spec.lr, fused=True)
+        kind, settings = OPTIMIZERS[self.spec.optimizer]
+        fused = _variant != "foreach" and self.spec.optimizer in FUSED
+        settings = {**settings, "lr": self.spec.lr, "fused" if fused else "foreach": True}
+        weights_and_biases = [{"params": self.params[::2]}, {"params": self.params[1::2], "weight_decay": 0.0}]
+        self.optimizer: Any = kind(weights_and_biases if "weight_decay" in settings else self.params, **settings)
 
         def step(x: Tensor, y: Tensor) -> Tensor:
             loss = self.loss(self.params, x, y)
