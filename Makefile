@@ -49,6 +49,9 @@ bench: $(BENCH) $(BUILT) ## measure against other libraries, write the README's 
 	$(PY) bench/bench_normalization.py
 	$(PY) bench/bench_many.py
 	$(PY) bench/bench_sklearn.py
+	$(PY) bench/bench_optimizers.py
+	$(PY) bench/bench_optimizers.py --cost
+	$(PY) bench/bench_optimizers.py --curves
 	$(PY) bench/report.py
 
 bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
@@ -67,6 +70,9 @@ bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
 	$(PY) bench/bench_many.py --quick
 	$(PY) bench/bench_ensemble.py --quick
 	$(PY) bench/bench_sklearn.py --quick
+	$(PY) bench/bench_optimizers.py --quick --nets 4-16-3/16
+	$(PY) bench/bench_optimizers.py --cost --quick
+	$(PY) bench/bench_optimizers.py --curves --quick
 	$(PY) bench/bench_versions.py --quick --before . 2-8-1/4 residual call:fit
 
 wheel: $(ENVIRONMENT) ## build sdist and wheel into dist

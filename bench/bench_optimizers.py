@@ -192,11 +192,11 @@ def arguments() -> argparse.Namespace:
     mode.add_argument("--curves", action="store_true", help="validation losses by epochs")
     parser.add_argument("--nets", nargs="+", type=bench_epoch.net, default=[], metavar="NET", help="784-30-10/10")
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS), metavar="NAME")
-    parser.add_argument("--epochs", type=harness.positive(int), default=60, help="of --curves (default 60)")
-    parser.add_argument("--seeds", type=harness.positive(int), default=8, help="of --curves (default 8)")
+    parser.add_argument("--epochs", type=harness.positive(int), default=30, help="of --curves (default 30)")
+    parser.add_argument("--seeds", type=harness.positive(int), default=4, help="of --curves (default 4)")
     harness.add_crew_options(parser, LIBRARIES)
     options = harness.parse(parser)
-    options.part |= options.optimizers != list(OPTIMIZERS) or (options.epochs, options.seeds) != (60, 8)
+    options.part |= options.optimizers != list(OPTIMIZERS) or (options.epochs, options.seeds) != (30, 4)
     options.nets = options.nets or list(map(bench_epoch.net, COST_NETS if options.cost else NETS))
     return options
 

@@ -181,17 +181,49 @@ def plot_latency(content: dict[str, Any]) -> None:
     bars("latency", seconds, "microseconds", "Predicting a single row, float32 (less is better)")
 
 
-PLOTS = {"epoch": plot_training, "predict": plot_latency}
+def plot_losses(content: dict[str, Any]) -> None:
+    """docs/img/optimizers.svg: validation losses by epochs, a panel a task."""
+    pyplot = drawing("optimizers")
+    tasks = list(dict.fromkeys(result["task"] for result in content["results"]))
+    figure, panels = pyplot.subplots(1, len(tasks), figsize=(10, 4), layout="constrained")
+    for axes, task in zip(panels, tasks, strict=True):
+        axes.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)
+        for result in content["results"]:
+            if result["task"] == task:
+                losses = result["val_loss"]
+                axes.plot(range(1, len(losses) + 1), losses, label=result["optimizer"], linewidth=1.2)
+        axes.set(title=task, xlabel="epoch", yscale="log")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("validation loss")
+    panels[-1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    keep(figure, "optimizers")
 
 
-def bars(name: str, heights: dict[str, dict[str, float]], unit: str, title: str) -> None:
-    """docs/img/NAME.svg: for each net a bar a library, from 1."""
+PLOTS = {"epoch": plot_training, "predict": plot_latency, "optimizers_curves": plot_losses}
+
+
+def drawing(name: str) -> Any:
+    """pyplot, for a file of this name."""
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = name  # the same figures give the same file
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def keep(figure: Any, name: str) -> None:
+    """docs/img/NAME.svg."""
+    path = IMAGES / f"{name}.svg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    print(path.relative_to(ROOT))
+
+
+def bars(name: str, heights: dict[str, dict[str, float]], unit: str, title: str) -> None:
+    """docs/img/NAME.svg: for each net a bar a library, from 1."""
+    pyplot = drawing(name)
     libraries = list(next(iter(heights.values())))
     width = 0.8 / len(libraries)
     figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
@@ -206,10 +238,7 @@ def bars(name: str, heights: dict[str, dict[str, float]], unit: str, title: str)
     axes.set_title(title)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    path = IMAGES / f"{name}.svg"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
-    print(path.relative_to(ROOT))
+    keep(figure, name)
 
 
 def main() -> int:

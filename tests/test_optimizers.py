@@ -2,6 +2,8 @@
 
 import dataclasses
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -299,3 +301,11 @@ def test_a_rule_takes_its_own_numbers_and_no_others(rule):
     assert _core.optimizer_flags(rule, **own, clip_norm=1.0) == _core.optimizer_flags(rule, **own, clip_norm=0.5)
     with pytest.raises(ValueError, match=f"optimizer: {rule} has no number 'learning_rate', but lr, weight_decay"):
         _core.optimizer_flags(rule, **own, learning_rate=0.1)
+
+
+def test_the_page():
+    """Its snippets run, and it names every optimiser."""
+    text = (Path(__file__).parent.parent / "docs/optimizers.md").read_text(encoding="utf-8")
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(snippet, "docs/optimizers.md", "exec"), {})  # it asserts for itself
+    assert not [kind.__name__ for kind in _optimizers._BY_NAME.values() if f"`{kind.__name__}" not in text]
