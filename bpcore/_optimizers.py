@@ -98,16 +98,16 @@ class Rule(Optimizer):
     ema: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        for setting in fields(self):
-            name, value = setting.name, getattr(self, setting.name)
-            if isinstance(setting.default, bool):
+        for name, default in _defaults(type(self)):
+            value = getattr(self, name)
+            if isinstance(default, bool):
                 value = _validate.flag(name, value)
             elif isinstance(value, Schedule) and name in _RANGES:
-                if setting.default is None:
+                if default is None:
                     raise TypeError(f"{name}: expected a number or None, it cannot be a schedule; got {value!r}")
                 for level in value.levels:
                     _check_level(name, level, value)
-            elif name in _RANGES and (value is not None or setting.default is not None):
+            elif name in _RANGES and (value is not None or default is not None):
                 value = _validate.real(name, value, **_RANGES[name])
             object.__setattr__(self, name, value)
 
@@ -121,6 +121,12 @@ class Rule(Optimizer):
     def flags(self) -> int:
         """What its rule and its bounds need."""
         return _flags(self)
+
+
+@functools.cache
+def _defaults(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
+    """Its settings and their defaults."""
+    return tuple((setting.name, setting.default) for setting in fields(kind))
 
 
 @functools.lru_cache(maxsize=256)
@@ -500,11 +506,12 @@ class Memory(NamedTuple):
 
 
 def resolve(value: Any, last: Optimizer | None = None) -> Optimizer:
-    """An optimiser object, or the defaults of the one with this name; of None the last one, at first SGD()."""
+    """An optimiser object, or the defaults of the one with this name; of None the last one, at first SGD().  The last
+    one itself where it is equal."""
     if value is None:
         return SGD() if last is None else last
     if isinstance(value, Optimizer) and hasattr(value, "kind"):
-        return value
+        return last if value == last else value
     if not isinstance(value, str):
         got = f"{value!r} of type {type(value).__name__}"
         if isinstance(value, type) and issubclass(value, Optimizer):
@@ -545,7 +552,8 @@ def check_successor(old: Any, new: Any, dtype: np.dtype[Any]) -> None:
     check(new, dtype)
 
 
-def schedules(optimizer: Any) -> dict[str, Schedule]:
+@functools.lru_cache(maxsize=256)
+def schedules(optimizer: Any) -> Mapping[str, Schedule]:
     """Those of its numbers that are schedules, by name."""
     return {name: value for name, value in optimizer.settings.items() if isinstance(value, Schedule)}
 

@@ -138,6 +138,7 @@ def _refuse_positions(owner: str, given: Sequence[Any], function: Any) -> None:
         raise TypeError(f"{owner}: {by_position}{by_name}; got also {reprlib.repr(given[n])}") from None
 
 
+@functools.lru_cache(maxsize=1024)
 def keywords(function: Any) -> tuple[str, ...] | None:
     """What a Python function takes by name, but `self`; None where it takes any."""
     code = getattr(function, "__code__", None)
