@@ -49,6 +49,9 @@ bench: $(BENCH) $(BUILT) ## measure against other libraries, write the README's 
 	$(PY) bench/bench_normalization.py
 	$(PY) bench/bench_many.py
 	$(PY) bench/bench_sklearn.py
+	$(PY) bench/bench_search.py
+	$(PY) bench/bench_init.py
+	$(PY) bench/bench_init.py --defaults
 	$(PY) bench/bench_optimizers.py
 	$(PY) bench/bench_optimizers.py --cost
 	$(PY) bench/bench_optimizers.py --curves
@@ -70,6 +73,8 @@ bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
 	$(PY) bench/bench_many.py --quick
 	$(PY) bench/bench_ensemble.py --quick
 	$(PY) bench/bench_sklearn.py --quick
+	$(PY) bench/bench_search.py --quick
+	$(PY) bench/bench_init.py --quick
 	$(PY) bench/bench_optimizers.py --quick --nets 4-16-3/16
 	$(PY) bench/bench_optimizers.py --cost --quick
 	$(PY) bench/bench_optimizers.py --curves --quick

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -87,8 +88,12 @@ def fit_many(
         n_threads=n_threads, seed=seed, check_finite=check_finite, verbose=verbose, l2=l2, standardize_y=standardize_y,
         mixup=mixup,
     )  # fmt: skip
-    _train(calls, threads)
+    train(calls, threads)
     return [call.state.history for call in calls]
+
+
+_KEYWORDS = inspect.signature(fit_many).parameters.values()
+_DEFAULTS = {p.name: p.default for p in _KEYWORDS if p.kind is p.KEYWORD_ONLY}
 
 
 def fit_restarts(
@@ -109,11 +114,9 @@ def fit_restarts(
     n = _validate.integer("n", n, 1, 2**31)
     first = net.seed if seed is None else _validate.seed(seed)
     nets = [net._anew((first + i) % 2**64) for i in range(n)]
-    keywords = inspect.signature(fit_many).parameters.values()
-    defaults = {p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY}
-    refuse("fit_restarts", settings, ("n", *defaults))
-    calls, threads = _calls(nets, X, y, **{**defaults, **settings})
-    _train(calls, threads)
+    refuse("fit_restarts", settings, ("n", *_DEFAULTS))
+    calls, threads = checked(nets, X, y, **settings)
+    train(calls, threads)
     histories = [call.state.history for call in calls]
     losses = [np.inf if call.state.history.error else _loss(call, threads) for call in calls]
     if all(history.error for history in histories):
@@ -234,7 +237,7 @@ def _calls(
     each_callbacks = _copies(callbacks, n)
     if any(isinstance(callback, Checkpoint) for own in each_callbacks for callback in own):
         raise ValueError("callbacks: bp.Checkpoint keeps the fit of one network; use net.fit")
-    checked: dict[Any, tuple[Data, Data | None, dict[str, tuple[str, ...]]]] = {}
+    known_data: dict[Any, tuple[Data, Data | None, dict[str, tuple[str, ...]]]] = {}
     parts: dict[int, np.ndarray | None] = {}
     weighed: dict[Any, tuple[Data, Data | None]] = {}
     known: _standardize.Known = {}
@@ -243,12 +246,12 @@ def _calls(
         model = net._model
         model.fitting.check(f"nets[{k}]")
         ends = _ends(model)
-        if ends not in checked:
+        if ends not in known_data:
             data = Data(model, X, y, loss, None, check_finite)
             names = _training.names_of(model, X)
             validation = _training.validation_of(model, validation_data, loss, check_finite, names, metrics)
-            checked[ends] = data, validation, names
-        data, validation, names = checked[ends]
+            known_data[ends] = data, validation, names
+        data, validation, names = known_data[ends]
         if id(each_rows[k]) not in parts:
             name = f"rows[{k}]" if several else "rows"
             parts[id(each_rows[k])] = None if each_rows[k] is None else _validate.rows(name, each_rows[k], data.n)
@@ -266,9 +269,14 @@ def _calls(
         )  # fmt: skip
         call.learn(known)
         calls.append(call)
-    for data, _, _ in checked.values():
+    for data, _, _ in known_data.values():
         data.advise()
     return calls, n_threads
+
+
+def checked(nets: list[Network], X: Any, y: Any, **settings: Any) -> tuple[list[_training.Call], int]:
+    """A call of `fit` for each network, checked, and the number of threads; settings: keywords of `fit_many`."""
+    return _calls(nets, X, y, **{**_DEFAULTS, **settings})
 
 
 # ---- training ----
@@ -280,11 +288,12 @@ class _Training:
     watched: Python looks at each epoch.  alone: its steps call Python.  arena: bytes that they need.
     """
 
-    def __init__(self, call: _training.Call, n_threads: int) -> None:
-        self.loop = _training.Loop(call, n_threads)
+    def __init__(self, loop: _training.Loop) -> None:
+        self.loop, call = loop, loop.call
         by_epoch = call.validation or call.verbose or call.data.measures or _optimizers.schedules(call.optimizer)
-        self.watched = bool(call.callbacks or by_epoch or call.mixup or call.data.n > _SHUFFLED_IN_C)
+        self.watched = bool(loop.watches or call.callbacks or by_epoch or call.mixup or call.data.n > _SHUFFLED_IN_C)
         self.job: _core.Job | None = None
+        self.failure: Callable[[Exception], None] | None = None  # where what its Python raises goes
         run, newton = self.loop.run, not isinstance(self.loop.run, _core.Run)
         self.alone = newton or run.plan.calls_python or bool(self.loop.due)
         self.arena = 0 if self.alone else run.plan.describe()["arena_bytes"]
@@ -345,16 +354,25 @@ class _Training:
             self.loop.close()
 
 
-def _train(calls: list[_training.Call], n_threads: int) -> None:
-    """Trains all of them, some at a time, so that few need memory for their steps."""
+def train(
+    calls: list[_training.Call], n_threads: int,
+    loops: Sequence[Callable[[_training.Call, int], _training.Loop]] | None = None,
+    failed: list[Exception | None] | None = None,
+) -> None:  # fmt: skip
+    """Trains all of them, some at a time, so that few need memory for their steps.
+
+    loops: what goes through each call's epochs, unless `fit` does.  failed: what the Python of one raises is left here,
+    at its place, and the others go on; else it ends all.
+    """
     first: dict[Any, Model] = {}
     active: deque[_Training] = deque()
     with _core.AllTogether([call.model.fitting for call in calls]), ExitStack() as stack:
         stack.push(lambda kind, *_: _take_back(calls) if kind else None)
         stack.callback(_close, active)
-        for call in calls:
+        for k, call in enumerate(calls):
             call.model.plans = first.setdefault(call.model.signature(), call.model).plans  # equal networks share them
-            training = _Training(call, n_threads)
+            training = _Training((loops[k] if loops else _training.Loop)(call, n_threads))
+            training.failure = None if failed is None else functools.partial(failed.__setitem__, k)
             if training.alone:
                 _is_going_on(training, training.train)
                 continue
@@ -390,16 +408,21 @@ def _take_turns(active: deque[_Training], n_threads: int) -> None:
 
 def _is_going_on(training: _Training, step: Callable[[], bool]) -> bool:
     """Makes the step; a network that is done, or has diverged, is left as `fit` leaves it."""
-    history = training.loop.state.history
+    history, failed = training.loop.state.history, False
     try:
         if step():
             return True
     except DivergenceError as error:
         history.error = error
+    except Exception as error:
+        if training.failure is None:
+            raise
+        training.failure(error)
+        failed = True
     training.close()
-    if history.error:
+    if history.error or failed:
         training.loop.call.take_back()
-    if not history.error:
+    else:
         training.loop.give_back()
     return False
 

@@ -18,7 +18,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classi
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 import bpcore as bp
-from bpcore import _callbacks, _losses, _optimizers, _validate
+from bpcore import _callbacks, _losses, _optimizers, _searches, _validate
 
 # losses whose outputs are probabilities; of labels: each output is that of a label of its own
 _OF_LABELS = ("binary_cross_entropy", "focal")
@@ -82,7 +82,7 @@ def _name(loss: Any) -> str | None:
     return loss.name if isinstance(loss, _losses.BuiltIn) else None
 
 
-class _Estimator(BaseEstimator):
+class _Estimator(_searches.Trained, BaseEstimator):
     """What both have in common; a subclass says what its targets are."""
 
     _y_numeric = False
@@ -371,10 +371,10 @@ class _Estimator(BaseEstimator):
         }  # fmt: skip
         X, y = self._for_networks(rows)[:2]
         try:
-            if len(nets) == 1:
+            if len(nets) == 1 and not _searches.in_search():
                 histories = [nets[0].fit(X, y, callbacks=callbacks[0], **settings)]
             else:
-                histories = bp.fit_many(nets, X, y, callbacks=callbacks, **settings)
+                histories = _searches.fit_many(nets, X, y, callbacks=callbacks, **settings)
         finally:
             self._answering = [_answering(net) for net in nets]
         for history in histories:

@@ -321,6 +321,8 @@ class _Outside:
 class Loop:
     """One call of `fit`."""
 
+    watches = False  # whether `end_epoch` does what no callback asks for
+
     def __init__(self, call: Call, n_threads: int, saved: _resume.Saved | None = None) -> None:
         self.call, self.model, self.state = call, call.model, call.state
         self.saved, self.steps_before_resume = saved, 0

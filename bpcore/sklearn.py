@@ -60,9 +60,14 @@ except ImportError as error:
         f"bpcore.sklearn needs scikit-learn 1.7 or later ({error}); pip install -U scikit-learn"
     ) from error
 
+from bpcore import _searches
+from bpcore._searches import GridSearchCV, RandomizedSearchCV
 from bpcore._sklearn_net import NetClassifier, NetRegressor
 
-__all__ = ["BpcoreVersionWarning", "MLPClassifier", "MLPRegressor", "NetClassifier", "NetRegressor"]
+__all__ = [
+    "BpcoreVersionWarning", "GridSearchCV", "MLPClassifier", "MLPRegressor", "NetClassifier", "NetRegressor",
+    "RandomizedSearchCV",
+]  # fmt: skip
 
 SMALLEST_LR = 1e-6  # where learning_rate="adaptive" ends
 
@@ -157,7 +162,7 @@ class _Optimizer:
         return type(self.rule) is type(given) and self.rule.states == given.states
 
 
-class _Perceptron:
+class _Perceptron(_searches.Trained):
     """What replaces scikit-learn's computations; the classes of scikit-learn follow in the order of bases."""
 
     if TYPE_CHECKING:
@@ -265,8 +270,7 @@ class _Perceptron:
         self.n_iter_ = 0
         self._optimizer = _Optimizer(given, rule)
         try:
-            with net._model.fitting:
-                training.train()
+            _searches.train_loop(training)
         except bp.DivergenceError as error:
             if not self.early_stopping:
                 raise ValueError(
@@ -409,6 +413,8 @@ class _Training(_training.Loop):
     The loss of a batch has alpha/2 |W|^2 / s, s being its rows or the sum of their weights: l2 is alpha / s.  In Adam,
     epsilon is added to the root of the uncorrected variance: eps is epsilon / sqrt(1 - beta_2^t).
     """
+
+    watches = True
 
     def __init__(
         self,

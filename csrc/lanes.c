@@ -77,7 +77,8 @@ static int port_of(const bp_run *run, int buffer) {
 static int is_ready(const bp_run *run) {
     const bp_plan *plan = run->plan;
     int between_steps = run->phase == BP_ROWS && !run->off && !run->stage && !run->round && run->replay_left < 0;
-    if (!bp_moves(run) || run->opt.rule->by_cost || run->hook || run->partner || !between_steps) return 0;
+    if (!bp_moves(run) || run->opt.rule->by_cost || run->hook || run->partner || run->batch_losses) return 0;
+    if (!between_steps) return 0;
     if (run->n_in != 2 + (run->weight_port >= 0)) return 0;
     if (run->weight_port >= 0 && plan->buffers[run->in[run->weight_port].buffer].cols != 1) return 0;
     for (int i = 0; i < run->n_in; i++)
