@@ -4,8 +4,8 @@
     python bench/bench_search.py --quick
 
 24 candidates x 5 folds of (32,) and (64,) networks on the digits, in turn in one run; scikit-learn's searches with
-n_jobs of 1 and 2, the better of which counts.  All over bpcore's estimators must have the same scores to the bit, or the
-exit status is 1.  Writes results/search.json.
+n_jobs of 1 and 2, the better of which counts.  All over bpcore's estimators must have the same scores to the bit, or
+the exit status is 1.  Writes results/search.json.
 """
 
 from __future__ import annotations
