@@ -108,15 +108,21 @@ def _write(
     metadata: dict[str, str], tensors: dict[str, np.ndarray], path: str | os.PathLike[str],
     make_room: Callable[[str], None] | None = None,
 ) -> None:  # fmt: skip
-    """Writes to a temporary file beside `path`, then renames: a reader sees the old file or the new one.
+    """Writes a safetensors file; see write_whole."""
+    for name, tensor in tensors.items():
+        if not name.startswith(OF_RUN) and not all(np.isfinite(block).all() for block in _blocks(tensor)):
+            raise ValueError(f"save: {name} has values that are not finite, and load would refuse them")
+    write_whole(path, [_header(metadata, tensors), *(tensor.data for tensor in tensors.values())], make_room)
+
+
+def write_whole(
+    path: str | os.PathLike[str], parts: Iterable[Any], make_room: Callable[[str], None] | None = None
+) -> None:
+    """Writes parts to a temporary file beside `path`, then renames: a reader sees the old file or the new one.
 
     Links are followed, and a file that is there keeps its mode.  make_room: called with the path just before the new
     file is renamed to it; then the temporary file is path.tmp, and one that a process has left behind goes.
     """
-    for name, tensor in tensors.items():
-        if not name.startswith(OF_RUN) and not all(np.isfinite(block).all() for block in _blocks(tensor)):
-            raise ValueError(f"save: {name} has values that are not finite, and load would refuse them")
-    header = _header(metadata, tensors)
     name = _validate.path(path)
     if name.endswith(os.sep):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
@@ -135,9 +141,8 @@ def _write(
             written = True
             if mode is not None:
                 os.fchmod(file.fileno(), stat.S_IMODE(mode))
-            file.write(header)
-            for tensor in tensors.values():
-                file.write(tensor.data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         if make_room:

@@ -53,6 +53,7 @@ SHAPES = {
     "activate": [
         (bp.Activate("silu"), (3,)), (bp.Activate("softmax"), (2, 3)), (bp.Activate("softmax", axis=0), (4, 3)),
         (bp.Activate("softmax"), (2, 3), (3,)), (bp.Activate("softmax", axis=0), (4, 3), (4,)),
+        (bp.Activate("softmax"), (2, 3), (2, 3)),
         (bp.Activate("softmax", causal=True), (2, 3, 4)), (bp.Activate("softmax", causal=True), (2, 4, 3), (4, 3)),
     ],
     "scale": [(bp.Scale(), (2, 3))],
@@ -121,11 +122,11 @@ def _example(layer, shapes, below, rows, seed):
     return Example(net, X, rng.standard_normal((rows, *next(iter(net.outputs.values())))))
 
 
-def examples(op, rows=5):
-    """Of a layer, in each of its ways, first in its network and behind others."""
+def examples(op, rows=5, below=True):
+    """Of a layer, in each of its ways, first in its network and, with `below`, behind others."""
     return [
         _example(layer, shapes, below, rows, seed)
-        for below in ((False,) if op in FIRST else (False, True))
+        for below in ((False, True) if below and op not in FIRST else (False,))
         for seed, (layer, *shapes) in enumerate(SHAPES[op])
     ]
 

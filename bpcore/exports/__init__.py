@@ -1,0 +1,42 @@
+"""Networks as other libraries' files and objects, and back.  Each function imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from bpcore._words import worded
+
+if TYPE_CHECKING:
+    from bpcore._network import Network
+
+
+@worded
+def export_c(
+    net: Network, path: str | os.PathLike[str], *, name: str = "net", dtype: str = "float32", style: str = "header"
+) -> None:
+    """Writes the network as one file of C99: its weights, and `name_predict(x, y)`, which computes for one example what
+    `net.predict` does.  All or nothing.
+
+    The function takes a pointer for each input, in order, then one for each output: numbers of `dtype` in C order; of
+    an Input of whole numbers `const int *`; of one that a Standardize reads `const double *`, since it must not be
+    rounded before.  Outputs are in the user's units where the network was fitted with standardize_y=True.  Where it
+    needs more than 64 KiB of working memory, the caller gives it, `work`, as the last argument.  It returns nothing;
+    with inputs of whole numbers 0, or -1 where one is out of range.  The comment at the head of the file says all this
+    of the file at hand, with the names of inputs, outputs and columns, and the bytes of weights and stack.
+
+    It allocates nothing, writes to its arguments and its stack alone, so that any number of threads may call it, and
+    needs of the C library at most exp, tanh, sqrt, erf and log1p.  Answers agree with `predict` up to rounding: each
+    sum of a product is one chain of additions.  What acts in `fit` alone (Dropout and its kin) is left out; BatchNorm
+    computes with its running mean and variance.
+
+    name: begins every name in the file, letters, digits and underscores.  dtype: "float32" or "float64", to which
+    weights are rounded.  style: "header", to be included, its functions static; or "source", to be compiled by itself,
+    `name_predict` having external linkage.
+
+    Raises ValueError, before a file is written, for functions and activations of your own, which it cannot hold, and
+    for numbers that are not finite in `dtype`; OSError where the file cannot be written.
+    """
+    from bpcore.exports import c_writer
+
+    c_writer.export(net, path, name, dtype, style)
