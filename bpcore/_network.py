@@ -7,7 +7,7 @@ import functools
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,9 @@ from bpcore._stepper import Stepper
 from bpcore._symbols import Shape, Symbol
 from bpcore._tape import Gradients, Tape
 from bpcore._words import Worded, worded
+
+if TYPE_CHECKING:
+    from bpcore._picture import Picture
 
 _LossLike = Any  # a name, an object of bp.losses or bp.Loss; of several outputs a list of them, or a dict by name
 
@@ -438,6 +441,20 @@ class Network(Worded):
             memory = f"a step on 32 examples: {cut}, without checkpoint {reused}, without reuse {apart}\n"
             memory += f"cut after: {after}"
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], memory])
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Picture:
+        """The graph as a picture in SVG, for light and dark pages; notebooks show it, and `str` of it is the SVG.
+
+        A box a layer, inputs on top: the name, the activation, the shape of an example, the number of parameters; blue
+        where there are parameters, dashed where they are those of a layer above, with a bold frame where it is an
+        output.  path: also writes it to this file.  OSError where that fails.
+        """
+        from bpcore import _picture  # for those who need it
+
+        picture = _picture.of(self._model)
+        if path is not None:
+            picture.save(path)
+        return picture
 
     # ---- training ----
 
