@@ -5,7 +5,7 @@ from bpcore import _threads
 _threads.read_forced()
 _threads.read_limit()
 
-from bpcore import activations, datasets, debug, losses, metrics, schedules  # noqa: E402
+from bpcore import activations, datasets, debug, losses, metrics, plots, schedules  # noqa: E402
 from bpcore._activations import Activation  # noqa: E402
 from bpcore._callback_files import CSVLogger, JSONLines, ModelCheckpoint  # noqa: E402
 from bpcore._callbacks import Callback, EarlyStopping, ReduceOnPlateau, State  # noqa: E402
@@ -94,6 +94,7 @@ __all__ = [
     "losses",
     "metrics",
     "pad",
+    "plots",
     "schedules",
     "set_num_threads",
     "show_config",

@@ -160,7 +160,7 @@ class History(dict[str, list[float]]):
 
     def to_frame(self) -> Any:
         """A pandas.DataFrame of the columns, by epoch.  ImportError without pandas, an extra: bpcore[pandas]."""
-        return _history_views.frame(self._shown())
+        return _history_views.frame(self._shown(), "epoch", "history.to_frame")
 
     def plot(self) -> Any:
         """A matplotlib Figure of losses, metrics and the learning rate over epochs, each where there is such.

@@ -1,4 +1,4 @@
-"""A History as text, as HTML, as a frame of pandas and as a picture."""
+"""Columns of numbers, a History's above all, as text, as HTML, as a frame of pandas and as a picture."""
 
 from __future__ import annotations
 
@@ -10,47 +10,48 @@ _ENDS = 5  # rows that are shown of the beginning and of the end, where there ar
 _NO_CURVES = ("epoch", "seconds", "samples_per_second")
 
 
-def _rows(columns: Mapping[str, Sequence[float]]) -> list[tuple[str, ...]]:
-    """The cells of the names and of each row; of many rows the first and the last, with dots between them."""
+def _rows(columns: Mapping[str, Sequence[Any]], every: bool) -> list[tuple[str, ...]]:
+    """The cells of the names and of each row; of many rows, unless every one is wanted, the first and the last, with
+    dots between them."""
     cells = [[_cell(name, value) for value in values] for name, values in columns.items()]
     rows = list(zip_longest(*cells, fillvalue=""))
-    if len(rows) > 2 * _ENDS + 1:
+    if len(rows) > 2 * _ENDS + 1 and not every:
         rows = [*rows[:_ENDS], ("...",) * len(columns), *rows[-_ENDS:]]
     return [tuple(columns), *rows]
 
 
-def _cell(name: str, value: float) -> str:
+def _cell(name: str, value: Any) -> str:
     if name == "samples_per_second":
         return f"{value:,.0f}"
     return f"{value:.5g}" if isinstance(value, float) else f"{value}"
 
 
-def text(title: str, columns: Mapping[str, Sequence[float]]) -> str:
+def text(title: str, columns: Mapping[str, Sequence[Any]], every: bool = False) -> str:
     """A line for the names, and one for each row, beneath a title."""
-    rows = _rows(columns)
+    rows = _rows(columns, every)
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     lines = ("  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows)
     return "\n".join([title, *lines])
 
 
-def page(title: str, columns: Mapping[str, Sequence[float]]) -> str:
+def page(title: str, columns: Mapping[str, Sequence[Any]], every: bool = False) -> str:
     """The same as an HTML table; names of outputs and metrics are the user's, and are escaped."""
     import html  # for those who need it
 
-    head, *rows = ([html.escape(cell) for cell in row] for row in _rows(columns))
+    head, *rows = ([html.escape(cell) for cell in row] for row in _rows(columns, every))
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     names = "".join(f"<th>{name}</th>" for name in head)
     return f"<table><caption>{html.escape(title)}</caption><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def frame(columns: Mapping[str, Sequence[float]]) -> Any:
-    """A pandas.DataFrame by epoch."""
+def frame(columns: Mapping[str, Sequence[Any]], index: str, caller: str) -> Any:
+    """A pandas.DataFrame, by the column `index` where there is one."""
     try:
         import pandas
     except ImportError:
-        raise ImportError("history.to_frame needs pandas: pip install 'bpcore[pandas]'") from None
+        raise ImportError(f"{caller} needs pandas: pip install 'bpcore[pandas]'") from None
     table = pandas.DataFrame({name: pandas.Series(values) for name, values in columns.items()})
-    return table.set_index("epoch") if "epoch" in columns else table
+    return table.set_index(index) if index in columns else table
 
 
 def figure(columns: Mapping[str, Sequence[float]]) -> Any:

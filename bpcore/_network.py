@@ -41,6 +41,7 @@ from bpcore._tape import Gradients, Tape
 from bpcore._words import Worded, worded
 
 if TYPE_CHECKING:
+    from bpcore._inspect import Inspection
     from bpcore._picture import Picture
 
 _LossLike = Any  # a name, an object of bp.losses or bp.Loss; of several outputs a list of them, or a dict by name
@@ -455,6 +456,25 @@ class Network(Worded):
         if path is not None:
             picture.save(path)
         return picture
+
+    @worded
+    def inspect(
+        self, X: Any, y: Any = None, *, loss: _LossLike = "auto", optimizer: Optimizer | str | None = None,
+        batch_size: int | None = 32, sample_weight: Any = None, n_threads: int | None = None,
+    ) -> Inspection:  # fmt: skip
+        """What each layer does with X (n, n_0): means, spreads, dead units; with y also norms of gradients and of the
+        next update; and in words what stands out.  The network stays as it is.
+
+        It prints as a table with the findings beneath; `findings` are these sentences, `to_frame()` and `plot()` make a
+        frame and a picture.  See docs/inspect.md for what is measured, and what counts as too much.
+        y, loss, optimizer, batch_size, sample_weight: as `fit` would be given them next; the update is that of its
+        first step.  A schedule whose length is a share of the run stands at its highest.  Values are those of
+        `predict`, where nothing is drawn, in the network's own units.
+        Raises ValueError or TypeError for what does not fit, or for a single row.
+        """
+        from bpcore import _inspect  # for those who need it
+
+        return _inspect.inspect(self, X, y, loss, optimizer, batch_size, sample_weight, n_threads)
 
     # ---- training ----
 

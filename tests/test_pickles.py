@@ -54,6 +54,7 @@ def objects():
         bp.Dense(3)(bp.Input(2)), net, net.fit(X, Y, epochs=2), tape, net.backward(tape, Y), net.predictor(),
         series.stepper(), bp.Ensemble([net, small()]), bp.Ensemble([net]).predictor(), bp.datasets.xor(),
         bp.datasets.load_digits(), net.plot(),
+        net.inspect(X, Y),
     ]  # fmt: skip
     found = {f"{type(value).__name__} {i}": value for i, value in enumerate(values)}
     for name in ("theta", "params", "W", "b", "layers", "inputs", "outputs", "frozen", "feature_names", "optimizer"):
