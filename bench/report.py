@@ -9,6 +9,7 @@ its results file stays as it is. Plots go to docs/img, and the README shows them
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -208,6 +209,7 @@ def drawing(name: str) -> Any:
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = name  # the same figures give the same file
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text, not outlines of letters
     from matplotlib import pyplot
 
     return pyplot
@@ -218,6 +220,8 @@ def keep(figure: Any, name: str) -> None:
     path = IMAGES / f"{name}.svg"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
+    svg = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", path.read_text())  # a hundredth of a point
+    path.write_text(re.sub(r"\s*\n(?=L )", "", svg))  # a curve is a line
     print(path.relative_to(ROOT))
 
 
