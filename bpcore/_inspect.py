@@ -31,7 +31,7 @@ _SAMPLE = 20_000  # numbers of a layer that a picture is made of
 # usual, and at the loss of chance.  They name no bounds: these are far enough from the usual to be worth a sentence.
 _NEAR = 0.01  # of the range between the ends of an activation: this near to one is at it
 _ALWAYS = 0.95  # of the rows
-_MANY_DEAD, _MANY_AT_ENDS = 0.1, 0.3  # of a layer's units
+_MANY_DEAD, _MANY_AT_ENDS = 0.25, 0.25  # of a layer's units
 _LARGE_INPUT, _SMALL_INPUT = 10.0, 0.01  # root mean square of a column
 _VANISHED = 1e-4  # of the gradient of another layer, each by the norm of its weights
 _LARGE_STEP, _USUAL_STEP, _SMALL_STEP = 0.1, 1e-3, 1e-6  # of the norm of the weights, a step
@@ -350,9 +350,11 @@ def _of_values(model: Model, values: Mapping[str, Values]) -> Iterator[str]:
             continue
         if f == "relu" and dead >= max(1, _MANY_DEAD * n) and not own.high[own.same].any():
             if dead == n:
-                yield f"{name}: all {n} units are 0 for every row, so nothing passes: begin anew, with a lower lr"
+                cure = "begin with a new network and a lower lr"
+                yield f"{name}: all {n} units are 0 for every row, so nothing passes: {cure}"
             else:
-                yield f"{name}: {dead} of {n} units are 0 for every row: lower lr, or {_cure(node)}"
+                cure = "lower lr, or " * (model.step > 0) + _cure(node)
+                yield f"{name}: {dead} of {n} units are 0 for every row: {cure}"
         elif f and n > 1 and dead == n:
             yield f"{name}: all {n} units give the same for every row: {_draw(node)}"
         elif node.parameters and f and n > 1 and _equal(own):

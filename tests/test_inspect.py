@@ -3,6 +3,7 @@
 import re
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,13 +119,20 @@ def test_nothing_stands_out_of_a_network_that_learns():
 def test_dead_units():
     net = classifier()
     net.b[1][:5] = -1e3
+    assert findings(net, X) == "dense_1: 5 of 16 units are 0 for every row: take 'leaky_relu'"  # a fresh one
+    net.step = 1
     assert findings(net, X) == "dense_1: 5 of 16 units are 0 for every row: lower lr, or take 'leaky_relu'"
+    net.b[1][3:5] = 0
+    assert findings(net, X) == ""  # 3 of 16 are not many
+    net.b[1][3:5] = -1e3
     drawn = classifier(init="lecun_normal")
     drawn.b[1][:5] = -1e3
-    assert findings(drawn, X) == "dense_1: 5 of 16 units are 0 for every row: lower lr, or init='he_uniform'"
+    assert findings(drawn, X) == "dense_1: 5 of 16 units are 0 for every row: init='he_uniform'"
     net.b[2][:] = -1e3
     said = findings(net, X, LABELS)
-    assert "dense_2: all 16 units are 0 for every row, so nothing passes: begin anew, with a lower lr" in said
+    assert (
+        "dense_2: all 16 units are 0 for every row, so nothing passes: begin with a new network and a lower lr" in said
+    )
     assert "dense_3: it answers the same for every row" in said
     assert "no weight has a gradient: nothing is left to learn, or nothing passes" in said
 
@@ -214,7 +222,7 @@ def test_it_prints_as_a_table_with_words():
         "layer", "units", "mean", "spread", "dead", "weights", "gradient", "update"
     ]  # fmt: skip
     assert [line.split()[0] for line in lines[2:6]] == ["input", "dense_1", "dense_2", "dense_3"]
-    assert lines[6] == "- dense_1: 5 of 16 units are 0 for every row: lower lr, or take 'leaky_relu'"
+    assert lines[6] == "- dense_1: 5 of 16 units are 0 for every row: take 'leaky_relu'"
     deep = repr(classifier(depth=30).inspect(X)).splitlines()
     assert deep[0] == "Inspection" and len(deep) >= 2 + 32 + 1 and "gradient" not in deep[1]
 
@@ -269,3 +277,29 @@ def test_while_another_thread_fits():
 
     net.fit(X, LABELS, epochs=3, callbacks=look)
     assert found[0].loss > 0
+
+
+# ---- docs/inspect.md ----
+
+
+def test_the_snippets_run(tmp_path, monkeypatch):
+    page = Path(__file__).parent.parent / "docs/inspect.md"
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for snippet in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(snippet, "docs/inspect.md", "exec"), names)  # they assert for themselves
+    assert (tmp_path / "graph.svg").exists()
+
+
+def test_the_page_states_the_bounds_in_use():
+    from bpcore import _inspect
+
+    page = (Path(__file__).parent.parent / "docs/inspect.md").read_text(encoding="utf-8")
+    rows = {cells[1].strip(): cells[2] for cells in (line.split("|") for line in page.splitlines()) if len(cells) == 6}
+    for finding, bounds in {
+        "inputs of another scale": (_inspect._LARGE_INPUT, _inspect._SMALL_INPUT),
+        "dead units": (100 * _inspect._MANY_DEAD,), "units at the ends": (100 * _inspect._MANY_AT_ENDS,),
+        "loss no better than chance": (100 * _inspect._NO_BETTER,), "gradients vanish": (_inspect._VANISHED,),
+        "large or small steps": (_inspect._LARGE_STEP, _inspect._SMALL_STEP),
+    }.items():  # fmt: skip
+        assert [float(number) for number in re.findall(r"\d[\de.-]*", rows[finding])] == pytest.approx(bounds), finding

@@ -2,6 +2,8 @@
 
 import io
 import math
+import re
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -173,3 +175,12 @@ def test_wrong_input(call, words):
     with pytest.raises((ValueError, TypeError), match=words):
         call(rng.integers(0, 3, 60), answers(60, 3))
     assert not pyplot.get_fignums()
+
+
+def test_the_snippets_of_the_page_run(tmp_path, monkeypatch, capsys):
+    page = Path(__file__).parents[2] / "docs/inspect.md"
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for snippet in re.findall(r"```py(?:thon)?\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(snippet, "docs/inspect.md", "exec"), names)
+    assert len(pyplot.get_fignums()) == 4
