@@ -166,19 +166,21 @@ class Values:
 
     def add(self, block: np.ndarray, share: float) -> None:
         """More rows; share: which of the numbers are kept for pictures."""
-        x = block.reshape(-1, len(self.mean)).astype(np.float64)
+        rows = block.reshape(-1, len(self.mean))
+        x = rows.astype(np.float64)
         with np.errstate(all="ignore"):
             own, total = x.mean(0), self.n + len(x)
             apart = own - self.mean  # joined as Chan, Golub and LeVeque (1983) do
-            self.squares += ((x - own) ** 2).sum(0) + apart**2 * (self.n * len(x) / total)
+            x -= own
+            self.squares += np.einsum("ij,ij->j", x, x) + apart**2 * (self.n * len(x) / total)
             self.mean += apart * (len(x) / total)
-            self.low, self.high = np.minimum(self.low, x.min(0)), np.maximum(self.high, x.max(0))
+            self.low, self.high = np.minimum(self.low, rows.min(0)), np.maximum(self.high, rows.max(0))
             if self.ends:
                 near = _NEAR * (self.ends[1] - self.ends[0])
-                self.at_end += ((x <= self.ends[0] + near) | (x >= self.ends[1] - near)).sum(0)
+                self.at_end += ((rows <= self.ends[0] + near) | (rows >= self.ends[1] - near)).sum(0)
         self.n = total
-        most = max(1, round(share * x.size))
-        self.some.append(x.reshape(-1)[:: -(-x.size // most)])
+        most = max(1, round(share * rows.size))
+        self.some.append(rows.reshape(-1)[:: -(-rows.size // most)].astype(np.float64))
 
     @property
     def same(self) -> np.ndarray:
@@ -335,26 +337,30 @@ def _of_inputs(model: Model, values: Mapping[str, Values]) -> Iterator[str]:
 
 def _of_values(model: Model, values: Mapping[str, Values]) -> Iterator[str]:
     """Layers whose units have little to say."""
+    finite = True
     for i, node in enumerate(model.graph.nodes):
         own = values.get(node.name)
         if own is None or isinstance(node.layer, Input):
             continue
         name, n, f = node.name, len(own.mean), activation_of(node)
         if not np.isfinite(own.mean).all():
-            yield f"{name}: it gives numbers that are not finite: scale what it reads, or begin with a new network"
+            if finite:  # where it begins
+                yield f"{name}: it gives numbers that are not finite: scale what it reads, or begin with a new network"
+            finite = False
             continue
         dead, settled, ends = int(own.same.sum()), int(own.settled.sum()), i in model.graph.outputs
         if ends:
             if dead == n:
                 yield f"{name}: it answers the same for every row"
             continue
-        if f == "relu" and dead >= max(1, _MANY_DEAD * n) and not own.high[own.same].any():
-            if dead == n:
+        zero = int(((own.low == 0) & (own.high == 0)).sum()) if f == "relu" else 0
+        if zero >= max(1, _MANY_DEAD * n):
+            if zero == n:
                 cure = "begin with a new network and a lower lr"
                 yield f"{name}: all {n} units are 0 for every row, so nothing passes: {cure}"
             else:
                 cure = "lower lr, or " * (model.step > 0) + _cure(node)
-                yield f"{name}: {dead} of {n} units are 0 for every row: {cure}"
+                yield f"{name}: {zero} of {n} units are 0 for every row: {cure}"
         elif f and n > 1 and dead == n:
             yield f"{name}: all {n} units give the same for every row: {_draw(node)}"
         elif node.parameters and f and n > 1 and _equal(own):

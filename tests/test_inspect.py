@@ -3,6 +3,7 @@
 import re
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,28 @@ def test_the_update_is_that_of_the_next_step(optimizer):
         move = np.linalg.norm(twin.W[k] - net.W[k]) / np.linalg.norm(net.W[k])
         np.testing.assert_allclose(found.layers[f"dense_{k}"]["update"], move, 1e-12)
     assert move > 0
+
+
+def test_its_memory_does_not_grow_with_the_rows(monkeypatch):
+    from bpcore import _inspect
+
+    monkeypatch.setattr(_inspect, "_BLOCK", 1 << 16)
+    many = rng.standard_normal((40_000, 50)).astype(np.float32)
+    net = bp.Network([bp.Input(50), bp.Dense(3, "softmax")], seed=0)
+    net.inspect(many[:100])
+    tracemalloc.start()
+    net.inspect(many)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < many.nbytes / 2
+
+
+def test_numbers_that_are_not_finite_are_named_where_they_begin():
+    net = classifier("identity", 4, dtype="float32")
+    net.theta *= 1e16
+    assert findings(net, X).startswith("dense_3: it gives numbers that are not finite: scale what it reads, or begin")
+    assert findings(net, X).count("finite") == 1 and "nan" in repr(net.inspect(X))
+    assert net.inspect(X, LABELS).findings[-1].startswith("the next step diverges, loss is not finite")
 
 
 def test_a_schedule_of_shares_stands_at_its_highest():
