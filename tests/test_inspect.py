@@ -41,10 +41,12 @@ def test_the_numbers_are_those_of_forward_and_value_and_grad(dtype, rtol, block,
     tape, (loss, gradient) = net.forward(X), net.value_and_grad(X, LABELS, sample_weight=weight)
     found = net.inspect(X, LABELS, sample_weight=weight)
     assert found.loss == loss and list(found.layers) == ["input", "dense_1", "dense_2", "dense_3"]
+    names = list(found.layers)
     for k, own in enumerate(found.layers.values()):
         a = np.asarray(tape.a[k], np.float64)
         assert own["units"] == a.shape[1]
         np.testing.assert_allclose([own["mean"], own["spread"]], [a.mean(), a.std()], rtol, 1e-12 if k else 1e-7)
+        np.testing.assert_allclose(np.sort(found._samples[names[k]]), np.sort(a, axis=None), rtol, 1e-7)
         assert own["dead"] == (np.ptp(a, axis=0) == 0).sum() == (k == 2)
         if k in (1, 2):
             assert own["at_ends"] == ((abs(a) >= 0.98).mean(axis=0) >= 0.95).sum()

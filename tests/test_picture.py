@@ -100,6 +100,17 @@ def test_several_inputs_stand_near_to_what_reads_them():
     assert boxes["late"][1] == boxes["dense_3"][1] > boxes["early"][1]
 
 
+def test_edges_do_not_cross_where_they_need_not():
+    inputs = [bp.Input(2, name=f"in_{k}") for k in range(4)]
+    turned = [3, 1, 0, 2]
+    first = [bp.Dense(2, name=f"first_{k}")(inputs[k]) for k in turned]
+    last = [bp.Dense(2, name=f"last_{k}")(first[turned.index(k)]) for k in (1, 0, 3, 2)]
+    boxes, _ = check(bp.Network(inputs, last))
+    for k in range(4):
+        middles = [boxes[f"{row}_{k}"][0] + boxes[f"{row}_{k}"][2] / 2 for row in ("in", "first", "last")]
+        assert np.ptp(middles) < 0.2
+
+
 def test_any_graph():
     random.seed(0)
     for _ in range(20):
