@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bpcore import _history_views, _threads, _truth, _validate
+from bpcore._words import did_you_mean
 
 if TYPE_CHECKING:
     from bpcore._inspect import Inspection
@@ -34,11 +35,14 @@ def confusion(
     numbers, where there are at most 20 classes.
 
     y: (n,) classes, or (n, k) with one 1 in each row.  a: answers (n, k), as `predict` gives them; of two classes also
-    (n,) or (n, 1), the probability of class 1.  names: of the classes, in their order.  sample_weight: (n,).
+    (n,) or (n, 1), the probability of class 1.  names: of the classes, in the order of the columns of a; then y, and a,
+    may be names, too.  sample_weight: (n,).
     A class that no example has is a row without colours.  An answer with a NaN is left out.
     Raises ValueError or TypeError for what does not fit.
     """
-    truth, answers = _classes("confusion", y, a, sample_weight)
+    if _are_words(a):
+        a = np.eye(len(_named(names, None)))[_coded("a", a, names)]
+    truth, answers = _classes("confusion", _coded("y", y, names), a, sample_weight)
     names = _named(names, truth.n)
     counts = np.zeros((truth.n, truth.n))
     for own, p, w in truth.blocks(answers):
@@ -64,19 +68,22 @@ def confusion(
 
 
 def reliability(
-    y: Any, a: Any, *, label: int | None = None, bins: int = 10, sample_weight: Any = None, ax: Any = None
+    y: Any, a: Any, *, label: Any = None, names: Sequence[Any] | None = None, bins: int = 10, sample_weight: Any = None,
+    ax: Any = None,
 ) -> Any:  # fmt: skip
     """Whether probabilities are what they say: how often the answer is right, over its probability, in bins of equal
     width; well calibrated ones lie on the diagonal.  Bars: the share of the examples in each bin.
 
     ECE, in the legend, is the mean over examples of |share right - mean probability| of their bin (Naeini et al. 2015).
-    y, a, sample_weight: as of `confusion`.  Of two classes the probability of class 1 is meant; of several that of the
-    answer, the largest (Guo et al. 2017), or with `label` that of this class.
+    y, a, names, sample_weight: as of `confusion`.  Of two classes the probability of class 1 is meant; of several that
+    of the answer, the largest (Guo et al. 2017), or with `label` that of this class, a number or one of the names.
     Raises ValueError or TypeError for what does not fit, or answers that are no probabilities.
     """
-    truth, answers = _classes("reliability", y, a, sample_weight)
+    truth, answers = _classes("reliability", _coded("y", y, names), a, sample_weight)
+    named = _named(names, truth.n)
     bins = _validate.integer("bins", bins, 1, 1000)
     if label is not None:
+        label = _coded("label", [label], names)[0] if _are_words(label) else label
         label = _validate.integer("label", label, 0, truth.n - 1)
     elif truth.n == 2:
         label = 1
@@ -100,7 +107,7 @@ def reliability(
     color = ax.plot(p, share, "o-", label=f"ECE {error:.3f}", zorder=3, clip_on=False)[0].get_color()
     ax.bar((np.arange(bins) + 0.5) / bins, weight / weight.sum(), 0.9 / bins, color=color, alpha=0.25)
     ax.plot([0, 1], [0, 1], "--", color="gray", linewidth=1, zorder=1)
-    what = "of the answer" if label is None else f"of class {label}"
+    what = "of the answer" if label is None else f"of class {named[label]}"
     ax.set(xlabel=f"probability {what}", ylabel="how often it is right", xlim=(0, 1), ylim=(0, 1))
     ax.legend(loc="upper left")
     return ax
@@ -187,13 +194,34 @@ def _answered(a: np.ndarray, threshold: float) -> np.ndarray:
     return (a[:, 0] >= threshold).astype(np.intp) if a.shape[1] == 1 else a.argmax(axis=1)
 
 
-def _named(names: Sequence[Any] | None, n: int) -> list[str]:
-    """Names as strings, numbers unless given."""
+def _are_words(values: Any) -> bool:
+    """Whether they are names of classes."""
+    return np.asarray(values).dtype.kind in "USOT"
+
+
+def _coded(what: str, values: Any, names: Sequence[Any] | None) -> Any:
+    """Classes by number, where they are given by name."""
+    if not _are_words(values):
+        return values
+    words = [str(value) for value in np.asarray(values).reshape(-1).tolist()]
     if names is None:
-        return [str(k) for k in range(n)]
+        raise TypeError(
+            f"{what}: expected numbers of classes, got {words[0]!r}; with names=[...], in order, names will do"
+        )
+    number = {name: k for k, name in enumerate(_named(names, None))}
+    for word in words:
+        if word not in number:
+            raise ValueError(f"{what}: expected one of names, got {word!r}.{did_you_mean(word, list(number))}")
+    return np.array([number[word] for word in words])
+
+
+def _named(names: Sequence[Any] | None, n: int | None) -> list[str]:
+    """Names as strings, of n classes or columns; numbers unless given."""
+    if names is None:
+        return [str(k) for k in range(n or 0)]
     if isinstance(names, (str, bytes)) or not isinstance(names, (Sequence, np.ndarray)):
         raise TypeError(f"names: expected a list, got {names!r} of type {type(names).__name__}")
-    if len(names) != n:
+    if n is not None and len(names) != n:
         raise ValueError(f"names: expected {n}, got {len(names)}")
     return [str(name) for name in names]
 
