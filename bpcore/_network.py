@@ -443,6 +443,7 @@ class Network(Worded):
             memory += f"cut after: {after}"
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], memory])
 
+    @worded
     def plot(self, path: str | os.PathLike[str] | None = None) -> Picture:
         """The graph as a picture in SVG, for light and dark pages; notebooks show it, and `str` of it is the SVG.
 

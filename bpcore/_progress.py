@@ -74,7 +74,8 @@ class Lines:
             words.append(f"val_loss {history.val_loss[-1]:.5g}")
         if history.val_accuracy:
             words.append(f"val_accuracy {history.val_accuracy[-1]:.4f}")
-        words += [f"{name} {values[-1]:.5g}" for name, values in history.metrics.items() if values]
+        more = {**history.outputs, **history.metrics}
+        words += [f"{name} {values[-1]:.5g}" for name, values in more.items() if values]
         words.append(f"{speed:,.0f} samples/s")
         if not loop.call.label and (left := self.seconds_left()):
             words.append(f"{_clock(left)} left")

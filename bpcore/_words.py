@@ -91,7 +91,8 @@ KEYWORDS: dict[str, tuple[str, str]] = {
     "resume": ("", "net.fit has it, for one network"),
     "early_stopping": ("", "it is a callback, callbacks=bp.EarlyStopping(...)"), "tol": ("min_delta", ""),
     "restore_best_weights": ("restore_best", ""),
-    "mode": ("", "metrics know which way is better"),
+    "mode": ("", "metrics know which way is better"), "to_file": ("path", ""),
+    "show_shapes": ("", "shapes are shown"), "show_layer_names": ("", "names are shown"),
 }  # fmt: skip
 
 

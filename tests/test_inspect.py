@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from random_graphs import Seeded, graph
 
 import bpcore as bp
 
@@ -123,6 +124,19 @@ def test_any_graph_with_several_inputs_states_and_whole_numbers():
     assert set(found.layers) == set(names) - {"words"} and found.layers["standardize_1"]["spread"] == pytest.approx(1)
     assert "update" in found.layers["twice"] and "weights" not in found.layers["twice@2"]
     assert not [words for words in found.findings if "more" in words]  # it is standardised
+
+
+@pytest.mark.filterwarnings("ignore:loss:UserWarning")
+def test_any_layer():
+    cases = [graph(Seeded(seed), most=12, rows=(2, 6)) for seed in range(20)]
+    for case in filter(None, cases):
+        theta = case.net.theta.tobytes()
+        found = case.net.inspect(*case.args, **case.options)
+        assert found.loss == case.net.value_and_grad(*case.args, **case.options)[0]
+        assert case.net.theta.tobytes() == theta and len(repr(found).splitlines()) > len(found.layers)
+        for number, a in zip(case.net._model.graph.outputs, case.predicted(case.X), strict=True):
+            mean = found.layers[case.net._model.graph.nodes[number].name]["mean"]
+            assert mean == pytest.approx(a.mean(), 1e-9, 1e-12)
 
 
 # ---- what stands out ----

@@ -70,6 +70,15 @@ def test_elsewhere_a_line_an_epoch(verbose, live, terminal, monkeypatch):
     assert [" left" in line for line in lines] == [True, True, False] and "\r" not in screen.getvalue()
 
 
+def test_of_several_outputs_the_loss_of_each(terminal):
+    screen = terminal()
+    x = bp.Input(X.shape[1])
+    net = bp.Network(x, [bp.Dense(1, name="a")(x), bp.Dense(1, name="b")(x)])
+    net.fit(X, [Y[:, :1], Y[:, 1:]], validation_split=0.2, verbose=2)
+    names = "loss", "val_loss", "a_loss", "b_loss", "val_a_loss", "val_b_loss"
+    assert re.match("epoch 1/1" + "".join(f"  {name} {NUMBER}" for name in names), screen.getvalue())
+
+
 def test_several_networks_have_a_line_for_each_epoch(terminal):
     screen = terminal()
     bp.fit_many([make(), make(seed=2)], X, Y, epochs=2, verbose=1)
