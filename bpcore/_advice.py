@@ -30,6 +30,15 @@ def on_divergence(model: Model, data: Data, lr: float | None) -> str:
     return " ".join(sentences)
 
 
+def on_targets(model: Model, data: Data) -> list[str]:
+    """A sentence for each y that is large, of a loss for which its units do not matter."""
+    suited = {node.name for node, own in zip(data.outputs, data.losses, strict=True) if _standardize.suits(own, node)}
+    called = {f"y[{name!r}]" for name in suited} | ({"y"} if suited else set())  # y: of the only output
+    return [
+        _to_scale(name, top, cure)[:-1] for name, top, cure in _numbers(model, data) if name in called and top > LARGE
+    ]
+
+
 def _to_scale(name: str, top: float, cure: str) -> str:
     if not math.isfinite(top):
         return f"{name} has numbers that are not finite: without check_finite=False the error says where."

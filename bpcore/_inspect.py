@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpcore import _data, _history_views, _optimizers, _plans, _threads, _truth, _validate
+from bpcore import _advice, _data, _history_views, _optimizers, _plans, _threads, _truth, _validate
 from bpcore._data import Data
 from bpcore._errors import DivergenceError
 from bpcore._graph import Node
@@ -138,7 +138,7 @@ def inspect(
         cost, gradient = data.value_and_grad(model, threads)
         for name, of in weights.items():
             layers[name]["gradient"] = _norm(of(gradient))
-        findings += [*_of_loss(model, data, cost), *_of_gradients(model, layers)]
+        findings += [*_advice.on_targets(model, data), *_of_loss(model, data, cost), *_of_gradients(model, layers)]
         before = model.theta.copy()
         failed = _step(twin, X, y, loss, rule, batch_size, sample_weight, n_threads)
         findings += failed
@@ -325,6 +325,9 @@ def _of_inputs(model: Model, values: Mapping[str, Values]) -> Iterator[str]:
         if node.name not in values or not model.graph.is_read(number):
             continue
         own = values[node.name]
+        if own.same.all():
+            yield f"{node.name}: all columns are the same in every row"
+            continue
         size = np.sqrt(own.mean**2 + own.squares / own.n)
         if size.max() > _LARGE_INPUT or size.max() < _SMALL_INPUT:
             size_of = (

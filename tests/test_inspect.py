@@ -200,6 +200,19 @@ def test_inputs_of_another_scale():
     assert findings(net, 1e3 * X) == ""
 
 
+def test_inputs_that_say_nothing_and_large_targets():
+    assert findings(classifier(), 0 * X).startswith("input: all columns are the same in every row\n")
+    net = bp.Network([bp.Input(6), bp.Dense(8, "tanh"), bp.Dense(2, name="size")], seed=0)
+    large = (
+        r"y reaches \d\.\d+e\+03: scale it, \(y - y.mean\(axis=0\)\) / y.std\(axis=0\), or by fit\(standardize_y=True"
+    )
+    assert re.match(large, findings(net, X, 1e3 * Y, optimizer="adam"))
+    counts = bp.Network([bp.Input(6), bp.Dense(2, "exp")], seed=0)
+    assert "scale it" not in findings(net, X, Y) + findings(counts, X, 1e3 * abs(Y), loss="poisson", optimizer="adam")
+    net.fit(X, 1e3 * Y, standardize_y=True)
+    assert "scale it" not in findings(net, X, 1e3 * Y)
+
+
 def test_gradients_that_vanish():
     said = findings(classifier("logistic", depth=9), X, LABELS)
     assert re.match(r"dense_1, dense_2(, dense_\d)*: gradients vanish, that of dense_1 is \de-\d+ of its weights", said)
