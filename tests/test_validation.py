@@ -786,8 +786,8 @@ def test_a_loaded_network_refuses_other_shapes(tmp_path):
 @pytest.mark.parametrize("name", ["X", "y", "loss", "epochs", "stage"])
 def test_after_the_data_everything_is_by_keyword(name):
     net = trained()
-    refused(net, lambda: net.fit(X, Y, "mse"), TypeError, "positional")
-    refused(net, lambda: net.predict(X, 2), TypeError, "positional")
+    refused(net, lambda: net.fit(X, Y, "mse"), TypeError, "takes X, y by position")
+    refused(net, lambda: net.predict(X, 2), TypeError, "takes X by position")
     refused(net, lambda: net.fit(X, Y, **{name + "_": 1}), TypeError, f"{name}_")
 
 
