@@ -27,7 +27,7 @@ demo: $(BUILT) ## watch a network learn handwritten digits (ARGS="--net 64-32-10
 test: $(BUILT) ## prove it right (ARGS="-k gradient")
 	$(PY) -m pytest --ignore=tests/peers $(ARGS)
 
-test-peers: $(PEERS) $(BUILT) ## compare with PyTorch, JAX and scikit-learn; pandas, matplotlib, tqdm
+test-peers: $(PEERS) $(BUILT) ## compare with PyTorch, JAX, scikit-learn and ONNX Runtime; pandas, matplotlib, tqdm
 	$(PY) -m pytest tests/peers $(ARGS)
 
 # Adam's losses may part by a little more than the tolerance: a dash in the table, and no reason to stop
@@ -118,5 +118,6 @@ $(WHEELS): $(ENVIRONMENT)
 	@touch $@
 
 $(PEERS): $(ENVIRONMENT)
-	$(PIP) torch==2.13.0 "jax>=0.7" scikit-learn==1.9.1 pandas matplotlib tqdm cloudpickle schedulefree==1.4.1
+	$(PIP) torch==2.13.0 "jax>=0.7" scikit-learn==1.9.1 pandas matplotlib tqdm cloudpickle schedulefree==1.4.1 \
+	  onnx onnxruntime
 	@touch $@

@@ -72,7 +72,7 @@ from bpcore._symbols import Symbol  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
 from bpcore._threads import get_num_threads, set_num_threads  # noqa: E402
 from bpcore._version import __version__  # noqa: E402
-from bpcore.exports import export_c  # noqa: E402
+from bpcore.exports import export_c, export_onnx  # noqa: E402
 
 __all__ = [
     "GRU",
@@ -86,6 +86,7 @@ __all__ = [
     "datasets",
     "debug",
     "export_c",
+    "export_onnx",
     "fit_many",
     "fit_restarts",
     "get_include",

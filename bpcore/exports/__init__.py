@@ -40,3 +40,25 @@ def export_c(
     from bpcore.exports import c_writer
 
     c_writer.export(net, path, name, dtype, style)
+
+
+@worded
+def export_onnx(net: Network, path: str | os.PathLike[str], *, opset: int = 17, dynamic_batch: bool = True) -> None:
+    """Writes what `net.predict` computes as an ONNX model, all or nothing.
+
+    Inputs and outputs have the network's names and shapes, (batch, *shape): float32 or float64 as the network, int64
+    of whole numbers, and float64 of an input that a `Standardize` reads, which must not be rounded before.  Outputs are
+    in the user's units where the network was fitted with standardize_y=True.  What acts in `fit` alone (Dropout and its
+    kin) becomes Identity; BatchNorm computes with its running mean and variance.
+
+    opset: of ONNX's operations, 17 or later.  dynamic_batch: whether any number of rows may come at once; False: one.
+    The model names bpcore and its version, and its metadata hold `feature_names`.  It was checked by onnx.checker, with
+    shape inference, before the file is written.  Float64 is written as it is; ONNX Runtime has no float64 kernels for
+    convolution, average pooling and gelu.
+
+    Raises ValueError, before a file is written, for functions and activations of your own, which ONNX cannot hold, and
+    for 2 GiB of weights or more; ImportError without the package onnx (pip install 'bpcore[onnx]').
+    """
+    from bpcore.exports import onnx_writer
+
+    onnx_writer.export(net, path, opset, dynamic_batch)

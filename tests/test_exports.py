@@ -1,0 +1,23 @@
+"""Exports without the libraries that they need; with them, see tests/peers."""
+
+import sys
+
+import pytest
+
+import bpcore as bp
+
+NET = bp.Network([bp.Input(2), bp.Dense(1)])
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "call"),
+    [
+        ("onnx", "bpcore[onnx]", lambda path: bp.export_onnx(NET, path)),
+    ],
+)
+def test_a_missing_library_is_named(tmp_path, monkeypatch, module, extra, call):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError) as error:
+        call(tmp_path / "net")
+    assert f"needs {module}: pip install '{extra}'" in str(error.value)
+    assert not list(tmp_path.iterdir())
