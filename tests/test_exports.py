@@ -13,6 +13,8 @@ NET = bp.Network([bp.Input(2), bp.Dense(1)])
     ("module", "extra", "call"),
     [
         ("onnx", "bpcore[onnx]", lambda path: bp.export_onnx(NET, path)),
+        ("torch", "torch", lambda path: bp.to_torch(NET)),
+        ("torch", "torch", lambda path: bp.from_torch(None, 2)),
     ],
 )
 def test_a_missing_library_is_named(tmp_path, monkeypatch, module, extra, call):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bpcore._words import worded
 
@@ -62,3 +62,41 @@ def export_onnx(net: Network, path: str | os.PathLike[str], *, opset: int = 17, 
     from bpcore.exports import onnx_writer
 
     onnx_writer.export(net, path, opset, dynamic_batch)
+
+
+@worded
+def to_torch(net: Network) -> Any:
+    """A torch.nn.Sequential that computes what `net.predict` does, in eval mode, with a copy of the weights.
+
+    For lists of layers that both have: Dense, Conv1D, Conv2D, TimeDelay, pooling, BatchNorm, LayerNorm, RMSNorm,
+    GroupNorm, Embedding, Dropout, AlphaDropout, Reshape, Activate.  Modules are called as the layers, activations after
+    them; frozen layers want no gradients.  Its dtype is the network's.
+
+    PyTorch has channels first: where the first layer that minds is a convolution, a pooling, a BatchNorm or a
+    GroupNorm, the module takes (batch, channels, height, width) for (batch, height, width, channels), and (batch,
+    features, time) for (batch, time, features); so does what it gives, unless it is flattened before.
+
+    Raises ValueError that names a layer that PyTorch's Sequential cannot have, and for networks that are no list, or
+    were fitted with standardize_y=True; ImportError without torch.
+    """
+    from bpcore.exports import torch_modules
+
+    return torch_modules.to_torch(net)
+
+
+@worded
+def from_torch(module: Any, input_shape: int | tuple[int, ...]) -> Network:
+    """A network that computes what a torch.nn.Sequential does in eval mode, with a copy of its weights.
+
+    module: of modules that `to_torch` makes, Sequentials within it included, or one of them.  input_shape: of an
+    example, as PyTorch has it, (channels, height, width) or (features,); the network takes (height, width, channels),
+    see `to_torch`.  An activation behind a Linear or a convolution becomes its layer's.  Layers are called as modules
+    that have names; modules whose parameters want no gradients are frozen.  Its dtype is that of the parameters,
+    float32 or float64.
+
+    Raises ValueError that names the module that bpcore has no layer for, and says why; TypeError for what is no module;
+    ImportError without torch.
+    """
+    from bpcore.exports import torch_modules
+
+    return torch_modules.from_torch(module, input_shape)
