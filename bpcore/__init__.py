@@ -72,7 +72,7 @@ from bpcore._symbols import Symbol  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
 from bpcore._threads import get_num_threads, set_num_threads  # noqa: E402
 from bpcore._version import __version__  # noqa: E402
-from bpcore.exports import export_c, export_onnx, from_torch, to_torch  # noqa: E402
+from bpcore.exports import export_c, export_onnx, from_sklearn, from_torch, to_sklearn, to_torch  # noqa: E402
 
 __all__ = [
     "GRU",
@@ -89,6 +89,7 @@ __all__ = [
     "export_onnx",
     "fit_many",
     "fit_restarts",
+    "from_sklearn",
     "from_torch",
     "get_include",
     "get_num_threads",
@@ -100,6 +101,7 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_config",
+    "to_sklearn",
     "to_torch",
     "windows",
     "Activate",

@@ -13,12 +13,15 @@ NET = bp.Network([bp.Input(2), bp.Dense(1)])
     ("module", "extra", "call"),
     [
         ("onnx", "bpcore[onnx]", lambda path: bp.export_onnx(NET, path)),
+        ("sklearn", "bpcore[sklearn]", lambda path: bp.to_sklearn(NET)),
+        ("sklearn", "bpcore[sklearn]", lambda path: bp.from_sklearn(None)),
         ("torch", "torch", lambda path: bp.to_torch(NET)),
         ("torch", "torch", lambda path: bp.from_torch(None, 2)),
     ],
 )
 def test_a_missing_library_is_named(tmp_path, monkeypatch, module, extra, call):
     monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "sklearn.neural_network", raising=False)
     with pytest.raises(ImportError) as error:
         call(tmp_path / "net")
     assert f"needs {module}: pip install '{extra}'" in str(error.value)

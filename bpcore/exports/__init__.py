@@ -100,3 +100,36 @@ def from_torch(module: Any, input_shape: int | tuple[int, ...]) -> Network:
     from bpcore.exports import torch_modules
 
     return torch_modules.from_torch(module, input_shape)
+
+
+@worded
+def to_sklearn(net: Network, *, classes: Any = None) -> Any:
+    """A fitted MLPClassifier or MLPRegressor of scikit-learn, with a copy of the weights.
+
+    For an input of one axis and Dense layers, the hidden ones of one activation: identity, logistic, tanh or relu.  An
+    output of softmax, or of logistic, makes a classifier: of as many classes as softmax has outputs, of two for one
+    logistic output, and of several labels at once for several.  One of identity makes a regressor, one of exp a
+    regressor with loss="poisson".  A layer without bias gets intercepts of 0.
+
+    classes: labels in ascending order, 0, 1, ... unless given; column k of the probabilities is classes[k].
+    It has scikit-learn's default settings for what training asks, and `partial_fit` goes on from these weights.
+    Raises ValueError for other networks and labels that do not fit; ImportError without scikit-learn.
+    """
+    from bpcore.exports import sklearn_mlp
+
+    return sklearn_mlp.to_sklearn(net, classes)
+
+
+@worded
+def from_sklearn(mlp: Any) -> Network:
+    """A network that computes what a fitted MLPClassifier or MLPRegressor does, with a copy of its weights.
+
+    mlp: scikit-learn's, or bpcore.sklearn's.  `predict` gives what predict_proba does (of two classes the probability
+    of classes_[1] alone, (n, 1)), or the regressor's prediction, (n, outputs).  Its dtype is that of the weights;
+    names of columns are kept in `feature_names`.
+    Raises TypeError for another object, sklearn.exceptions.NotFittedError before `fit`; ImportError without
+    scikit-learn.
+    """
+    from bpcore.exports import sklearn_mlp
+
+    return sklearn_mlp.from_sklearn(mlp)
