@@ -119,5 +119,5 @@ $(WHEELS): $(ENVIRONMENT)
 
 $(PEERS): $(ENVIRONMENT)
 	$(PIP) torch==2.13.0 "jax>=0.7" scikit-learn==1.9.1 pandas matplotlib tqdm cloudpickle schedulefree==1.4.1 \
-	  onnx onnxruntime
+	  onnx onnxruntime keras
 	@touch $@

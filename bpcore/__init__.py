@@ -72,7 +72,16 @@ from bpcore._symbols import Symbol  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
 from bpcore._threads import get_num_threads, set_num_threads  # noqa: E402
 from bpcore._version import __version__  # noqa: E402
-from bpcore.exports import export_c, export_onnx, from_sklearn, from_torch, to_sklearn, to_torch  # noqa: E402
+from bpcore.exports import (  # noqa: E402
+    export_c,
+    export_onnx,
+    from_keras,
+    from_sklearn,
+    from_torch,
+    to_keras,
+    to_sklearn,
+    to_torch,
+)
 
 __all__ = [
     "GRU",
@@ -89,6 +98,7 @@ __all__ = [
     "export_onnx",
     "fit_many",
     "fit_restarts",
+    "from_keras",
     "from_sklearn",
     "from_torch",
     "get_include",
@@ -101,6 +111,7 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_config",
+    "to_keras",
     "to_sklearn",
     "to_torch",
     "windows",

@@ -133,3 +133,36 @@ def from_sklearn(mlp: Any) -> Network:
     from bpcore.exports import sklearn_mlp
 
     return sklearn_mlp.from_sklearn(mlp)
+
+
+@worded
+def to_keras(net: Network) -> Any:
+    """A keras.Sequential that computes what `net.predict` does, with a copy of the weights; Keras 3, of any backend.
+
+    For lists of layers that both have: Dense, Conv1D, Conv2D, TimeDelay, pooling, LSTM, GRU, SimpleRNN, BatchNorm,
+    LayerNorm, RMSNorm, GroupNorm, Embedding, Dropout, AlphaDropout, GaussianNoise, Reshape, Permute, Activate, and a
+    factor and a constant.  Names of the input and of layers are kept; frozen layers are not trainable; the dtype is the
+    network's.  What training alone reads (l1, l2, max_norm, lr_scale, truncate) stays behind.
+
+    Raises ValueError that names a layer that Keras's Sequential cannot have, and for networks that are no list, or
+    were fitted with standardize_y=True; ImportError without Keras.
+    """
+    from bpcore.exports import keras_layers
+
+    return keras_layers.to_keras(net)
+
+
+@worded
+def from_keras(model: Any) -> Network:
+    """A network that computes what a keras.Sequential does, with a copy of its weights.
+
+    model: of layers that `to_keras` makes, Sequentials within it included; it is built, with an input of known size.
+    Names are kept where bpcore may have them; layers that are not trainable are frozen; the dtype is that of the
+    layers, float32 or float64.  Initialisers, regularisers, constraints, loss and optimiser stay behind.
+
+    Raises ValueError that names the layer that bpcore does not have, and says why; TypeError for another model;
+    ImportError without Keras.
+    """
+    from bpcore.exports import keras_layers
+
+    return keras_layers.from_keras(model)

@@ -18,9 +18,9 @@ def imported(module: str, caller: str, extra: str) -> Any:
     """A module of an optional package; ImportError that names the extra."""
     try:
         return importlib.import_module(module)
-    except ImportError:
+    except ImportError as error:
         package = module.partition(".")[0]
-        raise ImportError(f"{caller} needs {package}: pip install '{extra}'") from None
+        raise ImportError(f"{caller} needs {package}: pip install '{extra}' ({error})") from None
 
 
 def checked(caller: str, net: Any) -> Network:
