@@ -13,6 +13,7 @@ NET = bp.Network([bp.Input(2), bp.Dense(1)])
     ("module", "extra", "call"),
     [
         ("onnx", "bpcore[onnx]", lambda path: bp.export_onnx(NET, path)),
+        ("onnx", "bpcore[onnx]", lambda path: bp.from_onnx(path)),
         ("keras", "keras", lambda path: bp.to_keras(NET)),
         ("keras", "keras", lambda path: bp.from_keras(None)),
         ("sklearn", "bpcore[sklearn]", lambda path: bp.to_sklearn(NET)),

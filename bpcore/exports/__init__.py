@@ -166,3 +166,23 @@ def from_keras(model: Any) -> Network:
     from bpcore.exports import keras_layers
 
     return keras_layers.from_keras(model)
+
+
+@worded
+def from_onnx(path: str | os.PathLike[str]) -> Network:
+    """A network that computes what an ONNX model does, with its weights; of models of `export_onnx` and of others.
+
+    Its inputs are (batch, ...) with known sizes behind the batch, its opset is 13 or later.  It may have Gemm, MatMul,
+    Conv, pooling, LSTM, GRU, RNN, LayerNormalization, BatchNormalization, GroupNormalization, InstanceNormalization,
+    Add, Sub, Mul, Div, Concat, Slice, Gather of a table, reshapes, activations and Softmax; see docs/exports.md.  Axes
+    are as in the model: images (channels, height, width).  What is constant beside a value is a number of an Add, or
+    the parameter of a Scale or Bias.  The dtype is that of the outputs, float32 or float64.
+
+    Nothing is executed and no other file is read: tensors in external files, graphs within the graph, functions and
+    operations of other domains are refused, and the size of every tensor is compared with its bytes before it is read.
+    Raises ValueError that names the operation that bpcore has no layer for, and says why, or for what is no such file;
+    FileNotFoundError and its kin for what the system says; ImportError without the package onnx.
+    """
+    from bpcore.exports import onnx_reader
+
+    return onnx_reader.from_onnx(path)

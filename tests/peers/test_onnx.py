@@ -8,9 +8,10 @@ import onnx
 import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
-from random_graphs import BEND, OPERATIONS, PAIRS, cases, pair
+from random_graphs import BEND, OPERATIONS, PAIRS, VALUES, cases, pair
 
 import bpcore as bp
+from bpcore.exports.onnx_writer import TABLE
 
 # of the largest output
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
@@ -54,6 +55,10 @@ def check(path, net, X, **options):
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     return tmp_path_factory.mktemp("onnx") / "net.onnx"
+
+
+def test_every_layer_is_here():
+    assert set(TABLE) == set(VALUES)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
