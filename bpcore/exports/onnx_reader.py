@@ -797,7 +797,7 @@ def from_onnx(path: str | os.PathLike[str]) -> Network:
         raise ValueError(f"from_onnx: {name!r} is not an ONNX model: {error}") from None
     tensors = _checked(onnx, name, model)
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(data)
     except Exception as error:  # a ValidationError, or what a string that is none makes of it
         raise ValueError(f"from_onnx: {name!r} is not an ONNX model: {str(error).splitlines()[0]}") from None
     r = Reader(onnx, model.graph)

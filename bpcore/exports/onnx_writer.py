@@ -525,9 +525,9 @@ def export(net: Any, path: str | os.PathLike[str], opset: int, dynamic_batch: bo
     opset = _validate.integer("opset", opset, FIRST_OPSET, onnx.defs.onnx_opset_version())
     batch: str | int = "batch" if _validate.flag("dynamic_batch", dynamic_batch) else 1
     with checked("export_onnx", net)._model.reading() as model:
-        proto = _proto(onnx, model, opset, batch)
-    onnx.checker.check_model(proto, full_check=True)
-    _io.write_whole(name, [proto.SerializeToString()])
+        data = _proto(onnx, model, opset, batch).SerializeToString()
+    onnx.checker.check_model(data, full_check=True)
+    _io.write_whole(name, [data])
 
 
 def _proto(onnx: Any, model: Model, opset: int, batch: str | int) -> Any:
