@@ -27,6 +27,9 @@ from bpcore.exports.onnx_writer import SELU_ALPHA, SELU_SCALE
 
 FIRST_OPSET = 13  # where axes became inputs
 MOST_BYTES = 2**31 - 1  # of a file: a protobuf message has at most 2 GiB
+BATCH = -(2**62)  # stands for the batch in shapes that a model computes
+_MOST_FOLDED = 1024  # numbers of such a shape
+_MOST_FILLED = 2**20  # of a constant that it gives
 
 # bpcore's activation, and the attributes that ONNX's must have, with their defaults
 ACTIVATIONS: dict[str, tuple[str, dict[str, tuple[Any, Any]]]] = {
@@ -83,6 +86,7 @@ class Reader:
             for name in node.input:
                 self.users.setdefault(name, []).append(node)
         self.outputs = {output.name for output in graph.output}
+        self.batch = {0, -1, BATCH}  # how a shape may name the batch
         self.layers: dict[Any, Layer] = {}  # with weights, by these and their settings
         self.parameters: list[tuple[Layer, Mapping[str, np.ndarray]]] = []
         self.moments: list[tuple[Layer, Moments]] = []
@@ -466,7 +470,7 @@ def _reshape(r: Reader) -> None:
     value, sizes = r.input(0), r.integers(1)
     shape, sizes = value.shape, list(sizes or [])
     r.must(allowzero=0)
-    if not sizes or (sizes[0] not in (0, -1) and not (sizes[0] == 1)) or value.axes[0] != 0:
+    if not sizes or sizes[0] not in r.batch or BATCH in sizes[1:] or value.axes[0] != 0:
         raise r.refused("expected the batch to stay the first axis")
     if any(size == 0 and i >= len(shape) for i, size in enumerate(sizes)):
         raise r.refused("its shape has a 0 where its input has no axis")
@@ -751,6 +755,64 @@ def _group_norm(r: Reader) -> None:
     r.put(Value(r.call(layer, x), (0, n, *range(1, n))))
 
 
+# ---- shapes that a model computes ----
+
+
+def _cut(a: np.ndarray, first: np.ndarray, end: np.ndarray, axes: Any = None, steps: Any = None) -> np.ndarray:
+    """Slice, of one axis."""
+    (start,), (stop,), (step,) = first, end, [1] if steps is None else steps
+    if a.ndim != 1 or (axes is not None and list(axes) not in ([0], [-1])):
+        raise LookupError("of one axis")
+    return a[int(start) : int(stop) : int(step)]
+
+
+_FOLDS: dict[str, Callable[..., np.ndarray]] = {
+    "Gather": lambda attributes, a, i: np.take(a, i, axis=attributes.get("axis", 0)),
+    "Concat": lambda attributes, *arrays: np.concatenate(arrays, axis=attributes["axis"]),
+    "Unsqueeze": lambda attributes, a, axes: np.expand_dims(a, tuple(axes)),
+    "Squeeze": lambda attributes, a, *axes: np.squeeze(a, *map(tuple, axes)),
+    "Slice": lambda attributes, *arrays: _cut(*arrays),
+}
+
+
+def _folded(r: Reader) -> np.ndarray | None:
+    """What a node makes of constants and shapes alone; None for what belongs to a layer."""
+    kind, names = r.node.op_type, [name for name in r.node.input if name]
+    if kind == "Shape" and names[0] in r.values:
+        shape = [BATCH if axis == 0 else size for axis, size in zip(r.input(0).axes, r.input(0).shape, strict=True)]
+        return np.array(shape[slice(r.attribute("start", 0), r.attribute("end", len(shape)))], np.int64)
+    if not names or any(name not in r.constants for name in names):
+        return None
+    if kind == "Identity":
+        return r.constants[names[0]]
+    if kind == "Cast" and r.attribute("to") == r.onnx.TensorProto.INT64 and r.needed(0).dtype.kind in "iu":
+        return r.needed(0).astype(np.int64)
+    if kind == "ConstantOfShape":
+        value = r.attribute("value")
+        return _filled(r, np.zeros(1, np.float32) if value is None else _array(r.onnx, "", value), r.needed(0))
+    if kind == "Expand":
+        return _filled(r, r.needed(0), r.needed(1))
+    if kind not in _FOLDS or any(r.constants[name].size > _MOST_FOLDED for name in names):
+        return None
+    try:
+        return _FOLDS[kind](r.attributes, *(r.constants[name] for name in names))
+    except ValueError as error:  # NumPy's
+        raise LookupError(str(error)) from None
+
+
+def _filled(r: Reader, value: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    """A constant of this shape; where the batch is in it, zeros, of which one is enough."""
+    if BATCH in shape and not value.any():
+        return np.zeros(1, value.dtype)
+    sizes = [int(size) for size in shape.reshape(-1)]
+    if min(sizes, default=1) < 0 or math.prod(sizes) * value.size > _MOST_FILLED:
+        raise r.refused("bpcore has no constant of such a shape")
+    try:
+        return np.broadcast_to(value, np.broadcast_shapes(value.shape, sizes))
+    except ValueError as error:
+        raise LookupError(str(error)) from None
+
+
 TABLE: dict[str, Callable[[Reader], None]] = {
     "Gemm": _gemm,
     "MatMul": _matmul,
@@ -804,19 +866,29 @@ def from_onnx(path: str | os.PathLike[str]) -> Network:
     r.constants = {tensor: array for tensor, array in tensors.items() if tensor}
     inputs = [_input(onnx, r, info) for info in model.graph.input if info.name not in r.constants]
     for node in r.nodes:
-        if id(node) in r.done:
-            continue
-        r.begin(node)
         if node.op_type == "Constant":
+            r.begin(node)
             r.constants[node.output[0]] = _constant(onnx, r, name)
-        elif node.op_type not in TABLE:
+            r.done.add(id(node))
+    for node in r.nodes:
+        if id(node) not in r.done:
+            r.begin(node)
+            _read(r)
+    return _network(onnx, r, model.graph, inputs)
+
+
+def _read(r: Reader) -> None:
+    """Reads a node."""
+    try:
+        constant = _folded(r)
+        if constant is not None:
+            r.constants[r.node.output[0]] = constant
+        elif r.node.op_type not in TABLE:
             raise r.refused("bpcore has no layer for it")
         else:
-            try:
-                TABLE[node.op_type](r)
-            except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
-                raise r.refused(f"its inputs or attributes are not those that ONNX has ({error})") from None
-    return _network(onnx, r, model.graph, inputs)
+            TABLE[r.node.op_type](r)
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise r.refused(f"its inputs or attributes are not those that ONNX has ({error})") from None
 
 
 def _checked(onnx: Any, path: str, model: Any) -> dict[str, np.ndarray]:
@@ -891,6 +963,7 @@ def _input(onnx: Any, r: Reader, info: Any) -> bp.Input:
         raise ValueError(f"from_onnx: input {info.name!r}: {error}") from None
     r.taken |= {name} if name else set()
     r.values[info.name] = plain(x)
+    r.batch |= {dims[0].dim_value} if dims[0].HasField("dim_value") else set()
     return x
 
 

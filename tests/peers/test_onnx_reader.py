@@ -6,8 +6,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from random_graphs import PAIRS, pair
+from torch import nn
 
 import bpcore as bp
 
@@ -136,6 +138,46 @@ def test_models_of_others(tmp_path):
     assert sum(getattr(layer, "activation", "") == "gelu" for layer in net.layers) == 1
 
 
+class Last(nn.Module):
+    """A recurrent layer, and a Linear on its last step."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.end = kind(3, 5, batch_first=True), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.end(self.kind(x)[0][:, -1])
+
+
+class View(nn.Module):
+    """A convolution that is flattened by a shape that the model computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.end = nn.Conv1d(3, 4, 3), nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.end(torch.relu(self.first(x)).view(x.size(0), -1))
+
+
+MODULES = [
+    nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), nn.BatchNorm1d(8), nn.GELU(), nn.MaxPool1d(2), nn.AdaptiveAvgPool1d(1),
+                  nn.Flatten(), nn.Linear(8, 6), nn.GroupNorm(2, 6), nn.Dropout(), nn.SiLU(), nn.Softmax(1)),
+    Last(nn.LSTM), Last(nn.GRU), Last(nn.RNN), View(),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch has another exporter, which wants a package more
+@pytest.mark.parametrize("fixed", [True, False])
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: type(module).__name__)
+def test_models_of_pytorch(tmp_path, module, fixed):
+    x = torch.tensor(f32(4, 6, 3) if isinstance(module, Last) else f32(4, 3, 6))
+    options = {} if fixed else {"dynamic_axes": {"x": {0: "n"}, "y": {0: "n"}}}
+    path = str(tmp_path / "net.onnx")
+    torch.onnx.export(module.eval(), (x,), path, dynamo=False, input_names=["x"], output_names=["y"], **options)
+    close(bp.from_onnx(path).predict(x.numpy()), module(x).detach().numpy())
+
+
 RELU = helper.make_node("Relu", ["x"], ["y"])
 
 
@@ -172,6 +214,9 @@ REFUSED = {
     "an old opset": (lambda: of(RELU, 12), "opset 13 to"),
     "NaN": (lambda: of(helper.make_node("Add", ["x", "b"], ["y"]), b=np.float32([1, np.nan, 2])), "finite"),
     "an operation": (lambda: of(helper.make_node("Sin", ["x"], ["y"])), "Sin 'y' is none: bpcore has no layer for it"),
+    "a constant of computed shape": (
+        lambda: of(helper.make_node("ConstantOfShape", ["s"], ["y"]), s=np.int64([2**31, 2**31])), "no constant of such"
+    ),
     "an attribute": (lambda: of(helper.make_node("LeakyRelu", ["x"], ["y"], alpha=0.2)), "alpha=0.01, got 0.2"),
     "unknown sizes": (lambda: of(RELU, shape=("n", "m")), "known sizes behind the batch"),
     "no batch": (lambda: of(RELU, shape=()), "known sizes behind the batch"),
