@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from bpcore import _core, _threads
 from bpcore._version import __version__
 
 
-def show_config() -> None:
-    """Prints versions, threads, kernels and the BLAS in use."""
+def config() -> dict[str, Any]:
+    """Versions, threads, kernels and the BLAS in use."""
     from importlib.metadata import version  # 15 ms, for those who need it
 
     blas = "none; BPCORE_BACKEND=blas trains on SciPy's"
@@ -21,14 +22,31 @@ def show_config() -> None:
 
         blas = _blas.described()
     isa, runs = _core.isa()
+    return {
+        "bpcore": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": version("scipy"),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "threads": _threads.get_num_threads(),
+        "kernels": isa,
+        "kernels_that_run_here": list(runs),
+        "blas": blas,
+    }
+
+
+def show_config() -> None:
+    """Prints versions, threads, kernels and the BLAS in use."""
+    c = config()
     text = "\n".join(
         [
-            f"bpcore {__version__}, Python {platform.python_version()}",
-            f"NumPy {np.__version__}, SciPy {version('scipy')}",
-            f"machine: {platform.machine()}, {platform.system()}",
-            f"threads: {_threads.get_num_threads()}",
-            f"kernels: {isa} (this machine runs {', '.join(runs)}; BPCORE_ISA chooses)",
-            f"BLAS: {blas}",
+            f"bpcore {c['bpcore']}, Python {c['python']}",
+            f"NumPy {c['numpy']}, SciPy {c['scipy']}",
+            f"machine: {c['machine']}, {c['system']}",
+            f"threads: {c['threads']}",
+            f"kernels: {c['kernels']} (this machine runs {', '.join(c['kernels_that_run_here'])}; BPCORE_ISA chooses)",
+            f"BLAS: {c['blas']}",
         ]
     )
     print(text)

@@ -1,6 +1,7 @@
-"""`python -m bpcore`: the demo learns, shows what it does, and ends cleanly however it is ended."""
+"""`bpcore`: its help is quick, the demo learns and shows what it does, and it ends cleanly however it is ended."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -11,21 +12,21 @@ from pathlib import Path
 import pytest
 
 import bpcore as bp
-from bpcore.__main__ import main
+from bpcore._core import MAX_THREADS
+from bpcore_cli import _arguments, main
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(bp.__file__).parents[1])}
 LONG = ["demo", "--epochs", "1000000", "--net", "64-16-10"]
 
 
 @contextlib.contextmanager
 def started(*arguments: str, **settings: str):
-    environment = os.environ | {"PYTHONPATH": str(Path(bp.__file__).parents[1])} | settings
+    environment = ENVIRONMENT | settings
     command = [sys.executable, "-m", "bpcore", *arguments]
     # a shell's background job ignores SIGINT, and so would the child
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     finally:
         signal.signal(signal.SIGINT, before)
     try:
@@ -39,6 +40,14 @@ def run(*arguments: str, **settings: str) -> tuple[int, str, str]:
     with started(*arguments, **settings) as process:
         out, err = process.communicate(timeout=60)
     return process.returncode, out, err
+
+
+def status(arguments: list[str]) -> int:
+    """The exit status in this process, however main ends."""
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
 
 
 @pytest.fixture(autouse=True)
@@ -103,23 +112,33 @@ def test_demo_is_the_same_for_a_seed_and_any_threads(capsys):
         (["--threads", "0"], "argument --threads: expected an integer from 1 to 256, got 0"),
         (["--threads", "100000"], "argument --threads: expected an integer from 1 to 256, got 100000"),
         (["--colour"], "--colour"),
+        (["--epoch", "3"], "there is no '--epoch' here. Did you mean '--epochs'? (see bpcore demo --help)"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message, capsys):
-    with pytest.raises(SystemExit) as error:
-        main(["demo", *arguments])
-    assert error.value.code == 2
+    assert status(["demo", *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "error: " in captured.err and message in captured.err
+    assert captured.err.startswith("bpcore demo: error: ") and message in captured.err
+    assert captured.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"]])
+@pytest.mark.parametrize("arguments", [[], ["trian"]])
 def test_a_command_is_needed(arguments, capsys):
-    with pytest.raises(SystemExit) as error:
-        main(arguments)
-    assert error.value.code == 2
-    assert "usage: python -m bpcore" in capsys.readouterr().err
+    assert status(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.endswith("(see bpcore --help)\n") and "COMMAND" in err
+
+
+def test_help_imports_neither_numpy_nor_bpcore():
+    code = "import sys, bpcore_cli\ntry: bpcore_cli.main(['demo', '--help'])\n"
+    code += "finally: print(sorted({'numpy', 'bpcore', 'http.server', 'csv'} & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+def test_bounds_are_those_of_bpcore():
+    assert _arguments.MAX_THREADS == MAX_THREADS
 
 
 @pytest.mark.parametrize("columns", ["1", "20", "200"])
@@ -139,6 +158,29 @@ def test_version(capsys):
 def test_info_shows_the_configuration(capsys):
     assert main(["info"]) == 0
     assert bp.__version__ in capsys.readouterr().out
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bpcore"] == bp.__version__
+
+
+def test_info_shows_what_is_in_a_file(tmp_path, capsys):
+    path = str(tmp_path / "net.safetensors")
+    net = bp.Network([bp.Input(3), bp.Standardize(), bp.Dense(4, "relu"), bp.Dense(2, "softmax")], seed=7)
+    net.fit([[1, 2, 3], [3, 1, 2]], [0, 1], optimizer=bp.Adam())
+    net.save(path)
+    assert main(["info", path]) == 0
+    out = capsys.readouterr().out
+    assert net.summary() in out and "Adam" in out and "seed 7" in out
+    assert main(["info", path, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["n_params"] == net.n_params and found["parameters"]["dense_1.W"] == [3, 4]
+
+
+def test_no_network_is_one_line(tmp_path, capsys):
+    (tmp_path / "words.txt").write_text("words")
+    for path, words in [("none", "there is no such file"), ("", "it is a folder"), ("words.txt", "not a bpcore net")]:
+        assert main(["info", str(tmp_path / path)]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("bpcore info: error: ") and words in err and err.count("\n") == 1
 
 
 def test_nobody_reads_on():

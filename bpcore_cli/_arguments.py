@@ -1,0 +1,137 @@
+"""What each command takes.  Nothing heavy is imported here: this is all that `--help` needs."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from bpcore_cli._errors import nearest
+
+MAX_THREADS = 256  # bpcore._threads.MAX_THREADS; a test compares them
+_UNITS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0}
+_DEFAULT = "default %(default)s"
+_DATA = "a file: CSV (also .gz, or - for standard input), Parquet, Arrow, NPY or NPZ"
+
+
+class Parser(argparse.ArgumentParser):
+    """Whose errors are one line."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """SystemExit(2)."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command and its options; SystemExit where argv is not understood."""
+    parser, commands = _parsers()
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        command = commands[options.command]
+        known = [name for action in command._actions for name in action.option_strings]
+        command.error(f"there is no {unknown[0]!r} here.{nearest(unknown[0], known)}")
+    return options
+
+
+def _parsers() -> tuple[Parser, dict[str, Parser]]:
+    """Of the command line, and of each command."""
+    parser = Parser(prog="bpcore", description="Neural networks trained and run on the CPU.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for add in (_info, _demo):
+        add(commands)
+    return parser, commands.choices
+
+
+class _Version(argparse.Action):
+    """--version, which imports bpcore only where it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from bpcore._version import __version__
+
+        print(f"bpcore {__version__}")
+        parser.exit()
+
+
+# ---- commands ----
+
+
+def _info(commands: Any) -> None:
+    info = commands.add_parser("info", help="what is in a file of a network; without one, how bpcore was built")
+    info.add_argument("model", nargs="?", metavar="MODEL", help="a file that net.save or bpcore train wrote")
+    _json(info)
+
+
+def _demo(commands: Any) -> None:
+    demo = commands.add_parser("demo", help="train a network on handwritten digits")
+    demo.add_argument("--net", default="64-128-10", metavar="SIZES", help=_DEFAULT)
+    demo.add_argument("--epochs", type=integer(1, 2**31), default=30, metavar="N", help=_DEFAULT)
+    _seed(demo)
+    _threads(demo)
+
+
+# ---- options that several have ----
+
+
+def _json(parser: Any) -> None:
+    parser.add_argument("--json", action="store_true", help="write the result as JSON")
+
+
+def _seed(parser: Any) -> None:
+    parser.add_argument("--seed", type=integer(0, 2**64 - 1), default=0, metavar="N", help=_DEFAULT)
+
+
+def _threads(parser: Any) -> None:
+    parser.add_argument("--threads", type=integer(1, MAX_THREADS), metavar="N", help="default: as many as may be used")
+
+
+# ---- types ----
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """argparse type: an integer in low..high."""
+
+    def parse_integer(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected an integer from {low} to {high}, got {text}")
+        return value
+
+    parse_integer.__name__ = "integer"  # which argparse names
+    return parse_integer
+
+
+def real(low: float, high: float, low_too: bool = False) -> Callable[[str], float]:
+    """argparse type: a number between low and high; low_too: or low itself."""
+
+    def parse_real(text: str) -> float:
+        value = float(text)
+        if not (low < value < high or (low_too and value == low)):
+            least = f"{'at least' if low_too else 'above'} {low:g}"
+            most = "" if math.isinf(high) else f" and below {high:g}"
+            raise argparse.ArgumentTypeError(f"expected a number {least}{most}, got {text}")
+        return value
+
+    parse_real.__name__ = "number"
+    return parse_real
+
+
+def seconds(text: str) -> float:
+    """argparse type: 90, 90s, 5min or 1h, in seconds."""
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+) ?(s|min|h|)", text)
+    if not found or float(found[1]) == 0:
+        raise argparse.ArgumentTypeError(f"expected a time above 0 as in 90s, 5min or 1h, got {text!r}")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def widths(text: str) -> tuple[int, ...]:
+    """argparse type: 256,128 as (256, 128)."""
+    parts = text.split(",")
+    if not all(re.fullmatch(r"[1-9][0-9]{0,6}", part) for part in parts):
+        raise argparse.ArgumentTypeError(f"expected units of layers as in 256,128, got {text!r}")
+    return tuple(map(int, parts))
