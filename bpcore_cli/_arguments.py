@@ -43,7 +43,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(prog="bpcore", description="Neural networks trained and run on the CPU.")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (_info, _demo):
+    for add in (_predict, _evaluate, _info, _demo):
         add(commands)
     return parser, commands.choices
 
@@ -59,6 +59,25 @@ class _Version(argparse.Action):
 
 
 # ---- commands ----
+
+
+def _predict(commands: Any) -> None:
+    predict = commands.add_parser("predict", help="write a network's answers to the rows of a file")
+    _model_and_data(predict)
+    predict.add_argument("--id", metavar="COL", help="a column that is no input, and is written beside each answer")
+    predict.add_argument("--proba", action="store_true", help="also write the probability of each class")
+    predict.add_argument("--out", metavar="FILE", help="default: standard output")
+    _json(predict, "write a JSON object for each row, instead of CSV")
+    _threads(predict)
+
+
+def _evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser("evaluate", help="say how well a network answers the rows of a file")
+    _model_and_data(evaluate)
+    _target(evaluate)
+    evaluate.add_argument("--loss", default="auto", metavar="NAME", help="that it was trained with; " + _DEFAULT)
+    _json(evaluate)
+    _threads(evaluate)
 
 
 def _info(commands: Any) -> None:
@@ -78,8 +97,19 @@ def _demo(commands: Any) -> None:
 # ---- options that several have ----
 
 
-def _json(parser: Any) -> None:
-    parser.add_argument("--json", action="store_true", help="write the result as JSON")
+def _model_and_data(parser: Any) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a file that net.save or bpcore train wrote")
+    parser.add_argument("data", metavar="DATA", help=_DATA)
+
+
+def _target(parser: Any) -> None:
+    column = "name of a column, or its number from 0 in a file without names"
+    parser.add_argument("--target", required=True, metavar="COL", help=f"what is predicted: {column}")
+    parser.add_argument("--id", metavar="COL", help="a column that is no input")
+
+
+def _json(parser: Any, words: str = "write the result as JSON") -> None:
+    parser.add_argument("--json", action="store_true", help=words)
 
 
 def _seed(parser: Any) -> None:
