@@ -56,6 +56,7 @@ bench: $(BENCH) $(BUILT) ## measure against other libraries, write the README's 
 	$(PY) bench/bench_optimizers.py
 	$(PY) bench/bench_optimizers.py --cost
 	$(PY) bench/bench_optimizers.py --curves
+	$(PY) bench/bench_serve.py
 	$(PY) bench/report.py
 
 bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
@@ -80,6 +81,7 @@ bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
 	$(PY) bench/bench_optimizers.py --quick --nets 4-16-3/16
 	$(PY) bench/bench_optimizers.py --cost --quick
 	$(PY) bench/bench_optimizers.py --curves --quick
+	$(PY) bench/bench_serve.py --quick
 	$(PY) bench/bench_versions.py --quick --before . 2-8-1/4 residual call:fit
 
 wheel: $(ENVIRONMENT) ## build sdist and wheel into dist
@@ -118,6 +120,6 @@ $(WHEELS): $(ENVIRONMENT)
 	@touch $@
 
 $(PEERS): $(ENVIRONMENT)
-	$(PIP) torch==2.13.0 "jax>=0.7" scikit-learn==1.9.1 pandas matplotlib tqdm cloudpickle schedulefree==1.4.1 \
+	$(PIP) torch==2.13.0 "jax>=0.7" scikit-learn==1.9.1 pandas pyarrow matplotlib tqdm cloudpickle schedulefree==1.4.1 \
 	  onnx onnxruntime keras
 	@touch $@

@@ -43,7 +43,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(prog="bpcore", description="Neural networks trained and run on the CPU.")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (_predict, _evaluate, _info, _demo):
+    for add in (_predict, _evaluate, _serve, _info, _demo):
         add(commands)
     return parser, commands.choices
 
@@ -78,6 +78,26 @@ def _evaluate(commands: Any) -> None:
     evaluate.add_argument("--loss", default="auto", metavar="NAME", help="that it was trained with; " + _DEFAULT)
     _json(evaluate)
     _threads(evaluate)
+
+
+def _serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="answer over HTTP: POST /predict, GET /health, GET /metadata")
+    serve.add_argument("model", metavar="MODEL", help="a file that net.save or bpcore train wrote")
+    serve.add_argument("--port", type=integer(0, 65535), default=8000, metavar="N", help="0: a free one; " + _DEFAULT)
+    serve.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help=_DEFAULT + "; 0.0.0.0: whoever reaches it"
+    )
+    serve.add_argument(
+        "--allow-host", action="append", metavar="NAME", help="a name by which it may be asked, beside its address"
+    )
+    serve.add_argument("--max-connections", type=integer(1, 10_000), default=64, metavar="N", help=_DEFAULT)
+    serve.add_argument(
+        "--max-bytes", type=integer(1, 2**31), default=2**24, metavar="N", help="of a request; " + _DEFAULT
+    )
+    serve.add_argument(
+        "--timeout", type=seconds, default=30.0, metavar="TIME", help="for a request to come, whole; " + _DEFAULT
+    )
+    _threads(serve)
 
 
 def _info(commands: Any) -> None:
