@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from bpcore_cli._arguments import parse
@@ -20,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             options = parse(argv)
-            return _attempt(options.command, options)
+            with warnings.catch_warnings():
+                return _attempt(options.command, options)
         finally:
             print(end="", flush=True)
     except BrokenPipeError:
@@ -34,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _attempt(command: str, options: object) -> int:
     """The status of a command; what it raises for its user is one line."""
+    warnings.showwarning = _warn  # type: ignore[assignment]
     try:
         return int(importlib.import_module(f"bpcore_cli.{command}").run(options) or 0)
     except BrokenPipeError:
@@ -45,6 +48,11 @@ def _attempt(command: str, options: object) -> int:
         if isinstance(error, OSError) and error.strerror:
             text = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
         return _say(command, text or type(error).__name__, 1)
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    """In place of warnings.showwarning, which shows a line of bpcore's source."""
+    print(f"bpcore: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _say(command: str, text: str, status: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -30,7 +31,10 @@ class Parser(argparse.ArgumentParser):
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command and its options; SystemExit where argv is not understood."""
     parser, commands = _parsers()
-    options, unknown = parser.parse_known_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["train"]:
+        arguments[1:1] = _configured(commands["train"], arguments[1:])
+    options, unknown = parser.parse_known_args(arguments)
     if unknown:
         command = commands[options.command]
         known = [name for action in command._actions for name in action.option_strings]
@@ -38,12 +42,43 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def _configured(train: Parser, arguments: list[str]) -> list[str]:
+    """The options that a file of --config holds, which those on the command line override."""
+    look = Parser(prog=train.prog, add_help=False)
+    look.add_argument("--config")
+    path = look.parse_known_args(arguments)[0].config
+    if path is None:
+        return []
+    import tomllib  # for those who need it
+
+    try:
+        with open(path, "rb") as file:
+            settings = tomllib.load(file)
+    except (OSError, ValueError) as error:
+        train.error(f"--config: {path}: {getattr(error, 'strerror', None) or error}")
+    known = [name[2:] for action in train._actions for name in action.option_strings if name.startswith("--")]
+    known = [name for name in known if name not in ("help", "config")]
+    found: list[str] = []
+    for name, value in settings.items():
+        if name not in known:
+            train.error(f"--config: {path}: there is no option {name!r}.{nearest(name, known)}")
+        if isinstance(value, list):
+            value = ",".join(map(str, value))
+        if isinstance(value, bool):
+            found += [f"--{name}"] * value
+        elif isinstance(value, (str, int, float)):
+            found.append(f"--{name}={value}")
+        else:
+            train.error(f"--config: {path}: {name}: expected a number, a string, true, false or a list, got {value!r}")
+    return found
+
+
 def _parsers() -> tuple[Parser, dict[str, Parser]]:
     """Of the command line, and of each command."""
     parser = Parser(prog="bpcore", description="Neural networks trained and run on the CPU.")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (_predict, _evaluate, _serve, _info, _demo):
+    for add in (_train, _predict, _evaluate, _serve, _info, _demo):
         add(commands)
     return parser, commands.choices
 
@@ -59,6 +94,33 @@ class _Version(argparse.Action):
 
 
 # ---- commands ----
+
+
+def _train(commands: Any) -> None:
+    train = commands.add_parser("train", help="train a network for a column of a file")
+    train.add_argument("data", metavar="DATA", help=_DATA)
+    _target(train)
+    _problem(train)
+    train.add_argument("--hidden", type=widths, default=(256, 128), metavar="UNITS", help="default 256,128")
+    train.add_argument("--activation", default="relu", metavar="NAME", help="of hidden layers; " + _DEFAULT)
+    train.add_argument("--dropout", type=real(0, 1, True), default=0.0, metavar="RATE", help=_DEFAULT)
+    train.add_argument("--l2", type=real(0, math.inf, True), default=0.0, metavar="L2", help=_DEFAULT)
+    train.add_argument("--optimizer", default="adam", metavar="NAME", help=_DEFAULT)
+    train.add_argument("--lr", type=real(0, math.inf), metavar="RATE", help="default: the optimiser's")
+    train.add_argument("--batch-size", type=batch_size, default=32, metavar="N", help="or all; " + _DEFAULT)
+    train.add_argument("--epochs", type=integer(1, 2**31), default=200, metavar="N", help="at most; " + _DEFAULT)
+    train.add_argument(
+        "--patience", type=integer(1, 2**31), default=20, metavar="N",
+        help="stop when so many epochs have not lowered the loss on held-out rows; the best is kept; " + _DEFAULT,
+    )  # fmt: skip
+    train.add_argument("--max-seconds", type=seconds, metavar="TIME", help="as in 90, 90s, 5min, 1h")
+    train.add_argument("--checkpoint", metavar="DIR", help="a folder in which the run is kept, every 10 s")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --checkpoint DIR")
+    train.add_argument("--out", metavar="FILE", help="where to save the network (safetensors)")
+    train.add_argument("--keep-interrupted", action="store_true", help="save it after Ctrl-C, too")
+    train.add_argument("--config", metavar="FILE", help="TOML: options by their names, as in hidden = [256, 128]")
+    _json(train)
+    _threads(train)
 
 
 def _predict(commands: Any) -> None:
@@ -128,6 +190,18 @@ def _target(parser: Any) -> None:
     parser.add_argument("--id", metavar="COL", help="a column that is no input")
 
 
+def _problem(parser: Any) -> None:
+    parser.add_argument(
+        "--task", choices=("auto", "classification", "regression"), default="auto",
+        help="auto: whole numbers of at most 10 values, each there 10 times on average, are classes",
+    )  # fmt: skip
+    parser.add_argument("--loss", default="auto", metavar="NAME", help="auto: cross_entropy, or squared_error")
+    parser.add_argument(
+        "--validation", type=real(0, 1, True), default=0.2, metavar="SHARE", help="of the rows, held out; " + _DEFAULT
+    )
+    _seed(parser)
+
+
 def _json(parser: Any, words: str = "write the result as JSON") -> None:
     parser.add_argument("--json", action="store_true", help=words)
 
@@ -177,6 +251,11 @@ def seconds(text: str) -> float:
     if not found or float(found[1]) == 0:
         raise argparse.ArgumentTypeError(f"expected a time above 0 as in 90s, 5min or 1h, got {text!r}")
     return float(found[1]) * _UNITS[found[2]]
+
+
+def batch_size(text: str) -> int | None:
+    """argparse type: a number of rows, or all."""
+    return None if text == "all" else integer(1, 2**31)(text)
 
 
 def widths(text: str) -> tuple[int, ...]:
