@@ -78,7 +78,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(prog="bpcore", description="Neural networks trained and run on the CPU.")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (_train, _predict, _evaluate, _serve, _info, _demo):
+    for add in (_train, _tune, _predict, _evaluate, _serve, _info, _demo):
         add(commands)
     return parser, commands.choices
 
@@ -104,15 +104,13 @@ def _train(commands: Any) -> None:
     train.add_argument("--hidden", type=widths, default=(256, 128), metavar="UNITS", help="default 256,128")
     train.add_argument("--activation", default="relu", metavar="NAME", help="of hidden layers; " + _DEFAULT)
     train.add_argument("--dropout", type=real(0, 1, True), default=0.0, metavar="RATE", help=_DEFAULT)
-    train.add_argument("--l2", type=real(0, math.inf, True), default=0.0, metavar="L2", help=_DEFAULT)
     train.add_argument("--optimizer", default="adam", metavar="NAME", help=_DEFAULT)
     train.add_argument("--lr", type=real(0, math.inf), metavar="RATE", help="default: the optimiser's")
-    train.add_argument("--batch-size", type=batch_size, default=32, metavar="N", help="or all; " + _DEFAULT)
-    train.add_argument("--epochs", type=integer(1, 2**31), default=200, metavar="N", help="at most; " + _DEFAULT)
     train.add_argument(
-        "--patience", type=integer(1, 2**31), default=20, metavar="N",
-        help="stop when so many epochs have not lowered the loss on held-out rows; the best is kept; " + _DEFAULT,
-    )  # fmt: skip
+        "--weight-decay", type=real(0, math.inf, True), metavar="RATE", help="a penalty; default: the optimiser's"
+    )
+    train.add_argument("--batch-size", type=batch_size, default=32, metavar="N", help="or all; " + _DEFAULT)
+    _length(train)
     train.add_argument("--max-seconds", type=seconds, metavar="TIME", help="as in 90, 90s, 5min, 1h")
     train.add_argument("--checkpoint", metavar="DIR", help="a folder in which the run is kept, every 10 s")
     train.add_argument("--resume", action="store_true", help="go on with the run in --checkpoint DIR")
@@ -121,6 +119,20 @@ def _train(commands: Any) -> None:
     train.add_argument("--config", metavar="FILE", help="TOML: options by their names, as in hidden = [256, 128]")
     _json(train)
     _threads(train)
+
+
+def _tune(commands: Any) -> None:
+    tune = commands.add_parser("tune", help="search for a network for a column of a file")
+    tune.add_argument("data", metavar="DATA", help=_DATA)
+    _target(tune)
+    tune.add_argument(
+        "--budget", type=seconds, default=60.0, metavar="TIME", help="as in 90, 90s, 5min, 1h; default 60s"
+    )
+    _problem(tune)
+    _length(tune)
+    tune.add_argument("--out", metavar="FILE", help="where to save the best network (safetensors)")
+    _json(tune)
+    _threads(tune)
 
 
 def _predict(commands: Any) -> None:
@@ -200,6 +212,14 @@ def _problem(parser: Any) -> None:
         "--validation", type=real(0, 1, True), default=0.2, metavar="SHARE", help="of the rows, held out; " + _DEFAULT
     )
     _seed(parser)
+
+
+def _length(parser: Any) -> None:
+    parser.add_argument("--epochs", type=integer(1, 2**31), default=200, metavar="N", help="at most; " + _DEFAULT)
+    parser.add_argument(
+        "--patience", type=integer(1, 2**31), default=20, metavar="N",
+        help="stop when so many epochs have not lowered the loss on held-out rows; the best is kept; " + _DEFAULT,
+    )  # fmt: skip
 
 
 def _json(parser: Any, words: str = "write the result as JSON") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import bpcore as bp
+from bpcore._optimizers import resolve
 from bpcore_cli._errors import Wrong, nearest, refused
 from bpcore_cli._files import open_file
 
@@ -154,16 +156,12 @@ def _loss(name: str, n_classes: int) -> str:
     return name
 
 
-def optimizer(name: str, lr: float | None) -> Any:
-    """An optimiser by name, with another rate where one is given."""
-    import dataclasses
-
-    from bpcore._optimizers import resolve
-
+def optimizer(name: str, **settings: float | None) -> Any:
+    """An optimiser by name, with other settings where they are not None; Wrong for one that it does not have."""
     with refused():
         found: Any = resolve(name)
-        if lr is None:
-            return found
-        if not hasattr(found, "lr"):
-            raise Wrong(f"--lr: {name} has none")
-        return dataclasses.replace(found, lr=lr)
+        given = {setting: value for setting, value in settings.items() if value is not None}
+        for setting in given:
+            if not hasattr(found, setting):
+                raise Wrong(f"--{setting.replace('_', '-')}: {name} has none")
+        return dataclasses.replace(found, **given)

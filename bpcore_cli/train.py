@@ -23,7 +23,7 @@ def run(options: Namespace) -> None:
     check_writable(options.out)
     if options.keep_interrupted and not options.out:
         raise Wrong("--keep-interrupted: expected --out, where to keep it")
-    optimizer = _problem.optimizer(options.optimizer, options.lr)
+    optimizer = _problem.optimizer(options.optimizer, lr=options.lr, weight_decay=options.weight_decay)
     run_file = _run_file(options)
     problem = _problem.read(options)
     with refused():
@@ -71,7 +71,7 @@ def _fit(
     with refused(), contextlib.redirect_stdout(sys.stderr):  # fit shows its progress on standard output
         return net.fit(
             problem.rows, problem.y, optimizer=optimizer, epochs=options.epochs, batch_size=options.batch_size,
-            l2=options.l2, max_seconds=options.max_seconds, callbacks=callbacks,
+            max_seconds=options.max_seconds, callbacks=callbacks,
             resume=run_file if options.resume else None, verbose=1, **problem.settings,
         )  # fmt: skip
 
