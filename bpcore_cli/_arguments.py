@@ -78,7 +78,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(prog="bpcore", description="Neural networks trained and run on the CPU.")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (_train, _tune, _predict, _evaluate, _serve, _info, _demo):
+    for add in (_train, _tune, _predict, _evaluate, _serve, _bench, _info, _demo):
         add(commands)
     return parser, commands.choices
 
@@ -172,6 +172,13 @@ def _serve(commands: Any) -> None:
         "--timeout", type=seconds, default=30.0, metavar="TIME", help="for a request to come, whole; " + _DEFAULT
     )
     _threads(serve)
+
+
+def _bench(commands: Any) -> None:
+    bench = commands.add_parser("bench", help="this machine's speed, beside NumPy and what else is installed")
+    bench.add_argument("--budget", type=seconds, default=30.0, metavar="TIME", help="default 30s")
+    _json(bench)
+    _threads(bench)
 
 
 def _info(commands: Any) -> None:
