@@ -50,7 +50,11 @@ def run(options: Namespace) -> None:
     threads, end = options.threads or bp.get_num_threads(), time.perf_counter() + options.budget
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:  # a process a library: their threads do not disturb each other
-        alone = {"mp_context": context, "initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+        alone: dict[str, Any] = {
+            "mp_context": context,
+            "initializer": signal.signal,
+            "initargs": (signal.SIGINT, signal.SIG_IGN),
+        }
         workers = {name: stack.enter_context(ProcessPoolExecutor(1, **alone)) for name in CONTESTANTS}
         names = [name for name, worker in workers.items() if worker.submit(is_there, name, threads).result()]
         share = options.budget * (1 - _STARTING) / (_ROUNDS * len(_MEASURES) * len(names))
