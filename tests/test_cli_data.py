@@ -138,6 +138,12 @@ def test_out_is_whole_or_as_it_was(models, tmp_path, capsys, monkeypatch):
         file.write("1,x,2,0,many\n")
     said = refused(capsys, "predict", path, data, "--out", str(out))
     assert f"row {N + 1}, column 'height': expected a finite number, got 'many'" in said
+    csv_file(data)
+    with open(data, "a") as file:
+        file.write("1,x,inf,0,2\n")
+    assert f"row {N + 1}, column 'age': expected a finite number, got inf" in refused(
+        capsys, "predict", path, data, "--out", str(out)
+    )
     assert out.read_bytes() == before
     assert sorted(each.name for each in tmp_path.iterdir()) == ["d.csv", "out.csv"]
 
