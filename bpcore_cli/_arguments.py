@@ -78,7 +78,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(prog="bpcore", description="Neural networks trained and run on the CPU.")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for add in (_train, _tune, _predict, _evaluate, _serve, _bench, _info, _demo):
+    for add in (_train, _tune, _predict, _evaluate, _serve, _export, _bench, _info, _demo):
         add(commands)
     return parser, commands.choices
 
@@ -172,6 +172,13 @@ def _serve(commands: Any) -> None:
         "--timeout", type=seconds, default=30.0, metavar="TIME", help="for a request to come, whole; " + _DEFAULT
     )
     _threads(serve)
+
+
+def _export(commands: Any) -> None:
+    export = commands.add_parser("export", help="write a network in another format")
+    export.add_argument("model", metavar="MODEL", help="a file that net.save or bpcore train wrote")
+    export.add_argument("--to", choices=("c",), required=True, help="c: one file of C99")
+    export.add_argument("--out", required=True, metavar="FILE", help="where to write it")
 
 
 def _bench(commands: Any) -> None:

@@ -175,6 +175,17 @@ def test_info_shows_what_is_in_a_file(tmp_path, capsys):
     assert found["n_params"] == net.n_params and found["parameters"]["dense_1.W"] == [3, 4]
 
 
+def test_export_writes_what_bpcore_writes(tmp_path, capsys):
+    net = bp.Network([bp.Input(3), bp.Dense(2, "softmax")], seed=7)
+    net.save(tmp_path / "net.safetensors")
+    model, out = str(tmp_path / "net.safetensors"), str(tmp_path / "net.h")
+    assert main(["export", model, "--to", "c", "--out", out]) == 0
+    bp.export_c(net, tmp_path / "right.h")
+    assert (tmp_path / "net.h").read_text() == (tmp_path / "right.h").read_text()
+    assert main(["export", model, "--to", "c", "--out", str(tmp_path / "none" / "net.h")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
 def test_no_network_is_one_line(tmp_path, capsys):
     (tmp_path / "words.txt").write_text("words")
     for path, words in [("none", "there is no such file"), ("", "it is a folder"), ("words.txt", "not a bpcore net")]:
