@@ -177,7 +177,10 @@ def _serve(commands: Any) -> None:
 def _export(commands: Any) -> None:
     export = commands.add_parser("export", help="write a network in another format")
     export.add_argument("model", metavar="MODEL", help="a file that net.save or bpcore train wrote")
-    export.add_argument("--to", choices=("c",), required=True, help="c: one file of C99")
+    export.add_argument(
+        "--to", choices=("c", "onnx", "torch"), required=True,
+        help="c: one file of C99; onnx: needs onnx; torch: torch.load(FILE, weights_only=False) gives the module",
+    )  # fmt: skip
     export.add_argument("--out", required=True, metavar="FILE", help="where to write it")
 
 

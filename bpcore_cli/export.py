@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import io
 from argparse import Namespace
 
 import bpcore as bp
+from bpcore import _io
 from bpcore_cli._errors import refused
 from bpcore_cli._models import load
 from bpcore_cli._output import check_writable
 
-WRITERS = {"c": bp.export_c}  # by --to
+
+def _write_torch(net: bp.Network, path: str) -> None:
+    """The module, as torch.save has it."""
+    module = bp.to_torch(net)
+    import torch
+
+    held = io.BytesIO()
+    torch.save(module, held)
+    _io.write_whole(path, [held.getvalue()])
+
+
+WRITERS = {"c": bp.export_c, "onnx": bp.export_onnx, "torch": _write_torch}  # by --to
 
 
 def run(options: Namespace) -> None:
-    """`bpcore export MODEL --to c --out FILE`."""
+    """`bpcore export MODEL --to c|onnx|torch --out FILE`."""
     check_writable(options.out)
     net = load(options.model)
     with refused():
