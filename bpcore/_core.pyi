@@ -43,9 +43,17 @@ class PlanInfo(TypedDict):
 class Plan:
     dtype: np.dtype[Any]
     def __init__(self, dtype: Any) -> None: ...
-    def buffer(self, cols: int, *, integer: bool = False) -> int: ...
+    sparse: set[int]
+    def buffer(self, cols: int, *, integer: bool = False, sparse: bool = False) -> int: ...
     def param(
-        self, offset: int, rows: int, cols: int, decay: float, frozen: bool = False, rate: float = 1.0
+        self,
+        offset: int,
+        rows: int,
+        cols: int,
+        decay: float,
+        frozen: bool = False,
+        rate: float = 1.0,
+        lazy: bool = False,
     ) -> int: ...
     def state(self, offset: int, n: int) -> int: ...
     def regularise(self, param: int, l1: float, l2: float, max_norm: float) -> None: ...
@@ -91,8 +99,10 @@ class Predictor:
         limit: Callable[[], int] | None = None,
         slow: Callable[[list[np.ndarray], int], list[np.ndarray]] | None = None,
         names: Mapping[str, tuple[str, ...]] | None = None,
+        sparse: Callable[[Any, Any], Any] | None = None,
     ) -> None: ...
     def __call__(self, x: Any, out: Any = None) -> Any: ...
+    def rows(self, xs: list[Any], out: Any, lead: tuple[int, ...]) -> Any: ...
 
 class Members:
     fits: bool

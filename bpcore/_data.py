@@ -24,20 +24,24 @@ class Data:
 
     n: examples.  rows: (n,) int64, which rows of the arrays they are; None: all, as they lie.  called: what messages
     call X and y.  judged: the same with the weights that accuracy has, where the loss has others.
-    measures: what `evaluate` computes beyond the losses, see `measure`.
+    measures: what `evaluate` computes beyond the losses, see `measure`.  takes_sparse: whether X may be sparse where
+    Dense layers alone read it.
     """
 
     def __init__(
         self, model: Model, X: Any, y: Any, loss: Any, sample_weight: Any, check_finite: bool = True,
         called: tuple[str, str, str] = ("X", "y", "sample_weight"),
-        known: Mapping[str, tuple[str, ...]] | None = None,
+        known: Mapping[str, tuple[str, ...]] | None = None, takes_sparse: bool = True,
     ) -> None:  # fmt: skip
         known = model.feature_names if known is None else known
         self.dtype, self.called = model.dtype, called
         self.judged: Data | None = None
         self.outputs = outputs = model.outputs
         self.losses = _losses.resolve_all(loss, outputs)
-        self.arrays = _validate.inputs(X, model.inputs, model.dtype, check_finite, called[0], known=known)
+        sparse = model.sparse if takes_sparse else ()
+        self.arrays = _validate.inputs(
+            X, model.inputs, model.dtype, check_finite, called[0], known=known, sparse=sparse
+        )
         self.n = len(self.arrays[0])
         self.inputs = [node.name for node in model.inputs]
         self.names = [node.name for node in outputs]
@@ -135,7 +139,7 @@ class Data:
             _plans.PlanLoss(i, weighted.loss, weighted.weight, t.cols, t.is_integer)
             for i, (weighted, t) in enumerate(zip(self.losses, self.targets, strict=True))
         )
-        return _plans.Key(flags, rows, n_threads, losses, self.weights)
+        return _plans.Key(flags, rows, n_threads, losses, self.weights, sparse=_plans.sparse_of(self.arrays))
 
     def target_moments(self, model: Model) -> list[Moments | None]:
         """Of y of each output, where the losses do not read it as it is."""
@@ -230,7 +234,8 @@ def predict(model: Model, arrays: list[np.ndarray], n_threads: int, in_units: bo
     outs = [np.empty((n, *node.shape), model.dtype) for node in model.outputs]
     if n == 0:
         return outs
-    with _plans.take(model, _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, n_threads)) as lent:
+    key = _plans.Key(_plans.PREDICT, _plans.INFERENCE_ROWS, n_threads, sparse=_plans.sparse_of(arrays))
+    with _plans.take(model, key) as lent:
         scaled = in_units and model.target_moments
         written = [model.in_units(i, out) for i, out in enumerate(outs)] if scaled else outs
         lent.run.ports(

@@ -162,7 +162,7 @@ def _hidden_jacobian(model: Model, threads: int) -> _core.Predictor | None:
 
 def per_sample_gradients(model: Model, X: Any, y: Any, loss: Any, n_threads: int | None) -> np.ndarray:
     """See Network.per_sample_gradients."""
-    data = Data(model, X, y, loss, None)
+    data = Data(model, X, y, loss, None, takes_sparse=False)
     grads = np.zeros((data.n, model.theta.size), model.dtype)
     threads = _threads.resolve(n_threads)
     with _plans.take(model, data.key(EACH, _plans.INFERENCE_ROWS, threads)) as lent:
@@ -205,7 +205,7 @@ def _theta_and(model: Model, v: Any) -> np.ndarray:
 
 def hvp(model: Model, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any, n_threads: int | None) -> np.ndarray:
     """See Network.hvp."""
-    data = Data(model, X, y, loss, sample_weight)
+    data = Data(model, X, y, loss, sample_weight, takes_sparse=False)
     _one_hot(data)
     both = _theta_and(model, v)
     grad = np.zeros_like(both)
@@ -261,7 +261,7 @@ def gauss_newton_product(
     model: Model, X: Any, y: Any, v: Any, loss: Any, sample_weight: Any, n_threads: int | None
 ) -> np.ndarray:
     """See Network.gauss_newton_product."""
-    data = Data(model, X, y, loss, sample_weight)
+    data = Data(model, X, y, loss, sample_weight, takes_sparse=False)
     both = _theta_and(model, v)
     threads = _threads.resolve(n_threads)
     # u = H_L J v, by a forward pass

@@ -115,7 +115,8 @@ class Ensemble(Worded):
             if settings.get("rows") is not None:
                 raise ValueError("rows: expected None beside bootstrap=True or folds, which say the rows themselves")
             known = self._feature_names()
-            n = len(_validate.inputs(X, first.inputs, first.dtype, check_finite=False, known=known)[0])
+            given = _validate.inputs(X, first.inputs, first.dtype, check_finite=False, known=known, sparse=first.sparse)
+            n = len(given[0])
             settings["rows"] = self.rows(n, bootstrap=bootstrap, folds=folds, stratify=stratify, seed=number)
         elif number is None and settings.get("rows") is None and self._some_are_equal():
             _errors.warn(
@@ -181,12 +182,13 @@ class Ensemble(Worded):
         """
         spread, threads = _validate.switch("spread", spread), _threads.resolve(n_threads)
         first = self._members[0]._model
-        arrays = _validate.inputs(X, first.inputs, first.dtype, known=self._feature_names(), empty=True)
+        known = self._feature_names()
+        arrays = _validate.inputs(X, first.inputs, first.dtype, known=known, empty=True, sparse=first.sparse)
         return _result(self._answers(arrays, spread, threads), spread)
 
     def _answers(self, arrays: list[Any], spread: bool, threads: int) -> list[tuple[np.ndarray, Any]]:
         """Mean and spread, or None, of each output, for checked inputs."""
-        members = self._side_by_side(len(arrays[0]), threads)
+        members = None if _plans.sparse_of(arrays) else self._side_by_side(len(arrays[0]), threads)
         if members is not None:
             return [members.predict(arrays[0], spread, threads)]
         sums: list[_Sums] = []

@@ -30,7 +30,7 @@ def check(optimizer: Optimizer, model: Model, data: Data, batch: int) -> None:
             f"use net.frozen = {{{meeting[0].partition('@')[0]!r}}} to keep its state, or bp.Adam()"
         )
     for parameter, p in model.graph.parameters.items():
-        rate, l1, _, max_norm = p.treatment
+        rate, l1, max_norm = p.treatment.rate, p.treatment.l1, p.treatment.max_norm
         if max_norm or rate != 1 or (l1 and alike):
             option = "l1" if l1 and alike else "max_norm" if max_norm else "lr_scale"
             known = "knows penalties by l2 alone" if alike else "finds the size of each step itself"

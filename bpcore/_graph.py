@@ -127,6 +127,19 @@ class Graph:
         """Whether a layer that computes reads this node, or it is an output."""
         return number in self.outputs or any(number in n.inputs and not n.layer.gathered for n in self.nodes)
 
+    def refuses_sparse(self, number: int) -> str | None:
+        """Why the input of this number cannot come as sparse rows; None where it can."""
+        if self.nodes[number].layer.integer:
+            return "the input is of whole numbers"
+        for node in self.nodes:
+            if number not in node.inputs:
+                continue
+            if type(node.layer) is not Dense:
+                return f"{node.name} ({node.layer!r}) reads it, and only Dense layers take sparse rows"
+            if node.layer.lazy and sum(node.base == other.base for other in self.nodes) > 1:
+                return f"{node.base} is used more than once, and a layer with lazy=True takes sparse rows once"
+        return "the input is an output, too" if number in self.outputs else None
+
 
 def chained(layers: Any) -> tuple[list[Symbol], list[Symbol]]:
     """Inputs and outputs of a list of layers: an Input, then layers of one input."""

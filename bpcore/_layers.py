@@ -94,6 +94,7 @@ class Treatment(NamedTuple):
     l1: float = 0.0
     l2: float = 0.0
     max_norm: float = 0.0
+    lazy: bool = False  # see Dense
 
 
 # layers that make of each time step, alone, a time step
@@ -375,6 +376,9 @@ class Dense(Regularised):
     bias_init: "zeros", "ones" or an array (units,).
     l1, l2: of W, l1 |W| + l2/2 |W|^2 is part of the cost.  max_norm: most of the norm of a unit's row of W, after each
     step.  lr_scale: a factor of the learning rate.
+    lazy: of sparse rows (a SciPy matrix as X), a step of `fit` moves only the weights of columns that its batch names,
+    whatever the optimiser: decay, penalties, momentum and the means of Adam act on a column's weights in the steps that
+    name it, and rest in others, as of `Embedding`.  Dense rows name all columns.
     Layers compare by identity: one Dense used twice is one set of weights.
     """
 
@@ -383,15 +387,23 @@ class Dense(Regularised):
     bias: bool = field(default=True, kw_only=True)
     init: Any = field(default="auto", kw_only=True)
     bias_init: Any = field(default="zeros", kw_only=True)
+    lazy: bool = field(default=False, kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     op: ClassVar[str] = "dense"
-    saved: ClassVar[tuple[str, ...]] = ("units", "activation", "bias", *Regularised.saved)
+    saved: ClassVar[tuple[str, ...]] = ("units", "activation", "bias", "lazy", *Regularised.saved)
+    optional: ClassVar[dict[str, Any]] = {"lazy": False, **Regularised.optional}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "units", _validate.integer("units", self.units, 1, _validate.MAX_UNITS))
         object.__setattr__(self, "activation", _activations.resolve(self.activation))
         object.__setattr__(self, "bias", _validate.flag("bias", self.bias))
+        object.__setattr__(self, "lazy", _validate.flag("lazy", self.lazy))
+        if self.lazy and self.max_norm is not None:
+            raise ValueError(
+                "lazy: expected False beside max_norm, which bounds all weights of a unit after each step, got True; "
+                "leave out max_norm, or use l2"
+            )
         for name, valid in (("init", INITS), ("bias_init", ("zeros", "ones"))):
             value = getattr(self, name)
             if isinstance(value, str):
@@ -402,8 +414,11 @@ class Dense(Regularised):
         named(self.name)
 
     def __repr__(self) -> str:
-        bias = "" if self.bias else ", bias=False"
-        return f"Dense({self.units}, {_activations.label(self.activation)!r}{bias}{self._options()})"
+        flags = ("" if self.bias else ", bias=False") + (", lazy=True" if self.lazy else "")
+        return f"Dense({self.units}, {_activations.label(self.activation)!r}{flags}{self._options()})"
+
+    def treatment(self, spec: Spec) -> Treatment:
+        return super().treatment(spec)._replace(lazy=self.lazy and spec.decay)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return (*shapes[0][:-1], self.units)
@@ -426,7 +441,8 @@ class Dense(Regularised):
             to["b"][...] = bias
 
     def build(self, plan: Plan, inputs: list[int], slots: list[int], shapes: Sequence[Shape], number: int) -> int:
-        return apply(plan, self.activation, plan.op("dense", inputs, slots), self.units)
+        op = "sparse_dense" if inputs[0] in plan.sparse else "dense"
+        return apply(plan, self.activation, plan.op(op, inputs, slots), self.units)
 
     def tangent(
         self, t: Tangents, a: int, inputs: list[int], moves: list[int], slots: list[int], v: list[int],

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from bpcore import _core, _data, _full_batch
+from bpcore import _core, _data, _full_batch, _plans
 from bpcore._data import Data
 from bpcore._derivatives import output_gradients
 from bpcore._losses import Weighted
@@ -25,6 +25,8 @@ def check(model: Model, data: Data) -> None:
         raise ValueError(f"loss: LevenbergMarquardt needs squared_error or mse of each output, got {losses}")
     if data.weights > 1:
         raise ValueError("sample_weight: LevenbergMarquardt takes one weight an example, (n,)")
+    if _plans.sparse_of(data.arrays):
+        raise TypeError("X: LevenbergMarquardt takes dense arrays; use X.toarray(), or bp.LBFGS()")
     n_params = model.theta.size
     if not 0 < n_params <= MAX_PARAMS:
         raise ValueError(f"optimizer: LevenbergMarquardt is for 1 to {MAX_PARAMS:,} parameters, got {n_params:,}")

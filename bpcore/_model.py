@@ -134,6 +134,14 @@ class Model:
             twin.plans = self.plans
         return twin
 
+    def answering(self, theta: np.ndarray) -> Model:
+        """The same with another theta and without the optimiser's memory, to make plans of."""
+        twin = self.without_memory()
+        twin.theta = theta
+        for name in ("params", "states", "plans", "jacobians"):
+            del twin.__dict__[name]
+        return twin
+
     def without_memory(self) -> Model:
         """The same without the optimiser's memory, to be read alone."""
         twin = object.__new__(Model)
@@ -145,6 +153,11 @@ class Model:
     def inputs(self) -> list[Node]:
         """The nodes of the inputs."""
         return [self.graph.nodes[i] for i in self.graph.inputs]
+
+    @property
+    def sparse(self) -> list[str | None]:
+        """For each input, why it cannot come as sparse rows; None where it can."""
+        return [self.graph.refuses_sparse(i) for i in self.graph.inputs]
 
     @property
     def outputs(self) -> list[Node]:

@@ -19,6 +19,7 @@ from bpcore import (
     _derivatives,
     _io,
     _plans,
+    _sparse,
     _standardize,
     _threads,
     _training,
@@ -655,7 +656,8 @@ class Network(Worded):
         No rows give (0, n_L).  A data frame must have the columns that `fit` saw, see `feature_names`.
         """
         known, threads = self._model.feature_names, _threads.resolve(n_threads)
-        arrays = _validate.inputs(X, self._model.inputs, self.dtype, known=known, empty=True)
+        inputs, sparse = self._model.inputs, self._model.sparse
+        arrays = _validate.inputs(X, inputs, self.dtype, known=known, empty=True, sparse=sparse)
         with self._model.reading() as model:
             answers = _data.predict(model, arrays, threads)
         return answers[0] if len(answers) == 1 else tuple(answers)
@@ -683,7 +685,8 @@ class Network(Worded):
             inputs, outputs = _plans.ends(model, compiled)
         limit = _threads.get_num_threads if n_threads is None else None
         known = self._model.feature_names
-        return _core.Predictor(compiled.plan, theta, state, inputs, outputs, threads, limit, slow, known)
+        sparse = _sparse.Answers(model, theta, state, threads, limit, slow if calls_python else None)
+        return _core.Predictor(compiled.plan, theta, state, inputs, outputs, threads, limit, slow, known, sparse)
 
     def stepper(self, *, streams: int | None = None, n_threads: int | None = None) -> Stepper:
         """The recurrent network as it is now, to be fed one time step after the other: `step = net.stepper()`.

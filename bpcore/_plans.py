@@ -51,6 +51,7 @@ class Key:
     cotangents: int = 0  # backward passes, each from a unit vector
     stores_all: bool = False  # whatever the network's checkpoint
     kept: tuple[int, ...] = ()  # numbers of outputs that are read beside the losses
+    sparse: tuple[int, ...] = ()  # numbers of inputs that come as sparse rows
 
 
 @dataclass
@@ -69,14 +70,20 @@ class Compiled:
     ones: list[tuple[int, int]] = field(default_factory=list)  # buffers of ones, and their columns
 
 
-def add_gathered(graph: Graph, number: int, compiled: Compiled) -> int:
-    """The buffer of a node whose rows are read from the user's arrays; -1 of an input that none reads as it is."""
+def add_gathered(graph: Graph, number: int, compiled: Compiled, sparse: bool = False) -> int:
+    """The buffer of a node whose rows, sparse or not, are read from the user's arrays; -1 of an input that none reads
+    as it is."""
     node, plan = graph.nodes[number], compiled.plan
     if not isinstance(node.layer, Input):
         buffer = plan.buffer(node.n_out)
         compiled.standardized.append((buffer, graph.inputs.index(node.inputs[0]), node.base))
         return buffer
-    return plan.buffer(node.n_out, integer=node.layer.integer) if graph.is_read(number) else -1
+    return plan.buffer(node.n_out, integer=node.layer.integer, sparse=sparse) if graph.is_read(number) else -1
+
+
+def sparse_of(arrays: Sequence[Any]) -> tuple[int, ...]:
+    """Numbers of the inputs whose arrays are sparse."""
+    return tuple(i for i, array in enumerate(arrays) if isinstance(array, _core.SparseRows))
 
 
 def gathered(model: Model, compiled: Compiled, arrays: Sequence[Any]) -> list[tuple[int, Any]]:
@@ -122,15 +129,16 @@ def _make_plan(model: Model, key: Key, cuts: list[int]) -> Compiled:
     by_inputs = key.flags & _core.INPUT_GRAD and key.cotangents
     frozen = set(graph.parameters) if by_inputs else model.frozen_parameters
     slots = {
-        name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen, p.treatment.rate)
+        name: plan.param(p.offset, p.rows, p.cols, p.decay, name in frozen, p.treatment.rate, p.treatment.lazy)
         for name, p in graph.parameters.items()
     }
     for name, p in graph.parameters.items():
         plan.regularise(slots[name], p.treatment.l1, p.treatment.l2, p.treatment.max_norm)
+    sparse = {graph.inputs[i] for i in key.sparse}
     slots |= {name: plan.state(state.offset, state.n) for name, state in graph.states.items()}
     for number, node in enumerate(graph.nodes):
         if node.layer.gathered:
-            a = add_gathered(graph, number, compiled)
+            a = add_gathered(graph, number, compiled, number in sparse)
         else:
             shapes = [graph.nodes[i].shape for i in node.inputs]
             inputs = [compiled.a[i] for i in node.inputs]

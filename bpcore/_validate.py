@@ -294,31 +294,24 @@ def _converted(name: str, value: Any) -> np.ndarray:
     return a
 
 
+def is_sparse(name: str, value: Any) -> bool:
+    """Whether it is a sparse matrix or array of SciPy's."""
+    if type(value) is np.ndarray:
+        return False
+    with foreign(name, value):
+        return hasattr(value, "tocsr") and hasattr(value, "format")
+
+
 def csr(name: str, X: Any) -> Any:
     """A CSR or CSC matrix of SciPy's, of real numbers, as CSR; ValueError where its indices lead out of it."""
+    if X.format not in ("csr", "csc"):
+        raise TypeError(f"{name}: expected a CSR or CSC matrix, got {type(X).__name__}; use {name}.tocsr()")
     if X.format == "csc":
         _check_indices(name, X, X.shape[1], X.shape[0])
         X = X.tocsr()
     _check_indices(name, X, *X.shape)
     array(name, X.data)
-    return X if X.dtype.kind != "f" or X.dtype.itemsize <= 4 or _is_canonical(X) else _summed(X)
-
-
-def _is_canonical(X: Any) -> bool:
-    """Whether the columns of each row of a CSR matrix are in order, each once."""
-    used = X.indices[: int(X.indptr[-1])]
-    rising = used[1:] > used[:-1]
-    first = X.indptr[(X.indptr > 0) & (X.indptr < len(used))]  # of a row: those before it are of another
-    rising[first.astype(np.int64) - 1] = True
-    return bool(rising.all())
-
-
-def _summed(X: Any) -> Any:
-    """A copy in which entries of one place are one: their sum in the dtype of the matrix, as X.toarray() has it."""
-    data, indices, indptr = X.data.astype(X.dtype.newbyteorder("=")), X.indices, X.indptr
-    twin = type(X)((data, indices.astype(np.int64), indptr.astype(np.int64)), X.shape)
-    twin.sum_duplicates()
-    return twin
+    return X
 
 
 def _check_indices(name: str, X: Any, n: int, width: int) -> None:
@@ -476,23 +469,37 @@ def columns(name: str, value: Any, known: Mapping[str, tuple[str, ...]], key: st
 def inputs(
     value: Any, nodes: Sequence[Any], dtype: np.dtype[Any], check_finite: bool = True, name: str = "X", *,
     known: Mapping[str, tuple[str, ...]] = MappingProxyType({}), empty: bool = False,
-) -> list[np.ndarray]:  # fmt: skip
-    """X: an array for each input node, real numbers, finite once rounded to the network's dtype.
+    sparse: Sequence[str | None] = (),
+) -> list[Any]:  # fmt: skip
+    """X: an array, or SparseRows, for each input node, real numbers, finite once rounded to the network's dtype.
 
     known: names of columns by input, which data frames must have.  empty: whether no rows will do.
+    sparse: for each input, why it cannot be sparse, None where it can; nothing: the call takes no sparse ones.
     """
     node = nodes[0]
     plain = len(nodes) == 1 and len(node.shape) == 1 and check_finite and not node.layer.integer
     if plain and _core.ready(value, node.shape[0], dtype):
         return [value]
     arrays = []
-    for node, (where, part) in zip(nodes, parts(name, value, [node.name for node in nodes]), strict=True):
+    for i, (node, (where, part)) in enumerate(
+        zip(nodes, parts(name, value, [node.name for node in nodes]), strict=True)
+    ):
         columns(where, part, known, node.name)
-        arrays.append(_input(part, node, dtype, check_finite, where, empty))
+        rows = sparse_rows(where, part, sparse[i]) if sparse and is_sparse(where, part) else part
+        arrays.append(_input(rows, node, dtype, check_finite, where, empty))
         if len(arrays[-1]) != len(arrays[0]):
             counts = ", ".join(str(len(a)) for a in arrays)
             raise ValueError(f"{name}: expected as many rows in each input, got {counts}")
     return arrays
+
+
+def sparse_rows(name: str, value: Any, why_not: str | None) -> _core.SparseRows:
+    """A CSR or CSC matrix of SciPy's, checked; TypeError where an input cannot be one."""
+    if why_not is not None:
+        raise TypeError(
+            f"{name}: expected a dense array, since {why_not}, got {type(value).__name__}; use {name}.toarray()"
+        )
+    return _core.SparseRows(csr(name, value))
 
 
 def _input(value: Any, node: Any, dtype: np.dtype[Any], check_finite: bool, name: str, empty: bool) -> np.ndarray:

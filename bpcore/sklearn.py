@@ -5,7 +5,7 @@ The latter inherit what scikit-learn's classes say and check (parameters, labels
 computes.  From the same `random_state` they draw the same weights, splits and orders of rows, so the numbers are
 scikit-learn's up to rounding.  What differs:
 
-- Rows of a sparse X are made dense as they are read, at most a batch at a time: the numbers are those of a dense X.
+- Nothing dense is made of a sparse X; CSC is copied to CSR.
 - A prediction has the dtype of `coefs_`.
 - Losses of saturated outputs are exact, where scikit-learn clips probabilities at the machine epsilon.
 - `solver="lbfgs"` with several outputs of squared error minimises their sum, whose gradient scikit-learn uses too,
@@ -94,11 +94,6 @@ _check_peer()
 def _csr(X: Any) -> Any:
     """A sparse X by rows, checked; a dense one as it is."""
     return _validate.csr("X", X) if scipy.sparse.issparse(X) else X
-
-
-def _rows(X: Any) -> Any:
-    """X as bpcore's networks take it."""
-    return _core.SparseRows(_csr(X)) if scipy.sparse.issparse(X) else X
 
 
 def _weights(net: bp.Network) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -193,14 +188,14 @@ class _Perceptron(_searches.Trained):
     def _data(self, X: Any, y: np.ndarray) -> tuple[Any, np.ndarray, str]:
         """X, y and the loss, as bpcore takes them."""
         if self.out_activation_ == "softmax":
-            return _rows(X), y.argmax(axis=1), "cross_entropy"
+            return X, y.argmax(axis=1), "cross_entropy"
         if self.out_activation_ == "logistic":
-            return _rows(X), y, "binary_cross_entropy"
+            return X, y, "binary_cross_entropy"
         if self.out_activation_ == "identity":
-            return _rows(X), y, "squared_error"
+            return X, y, "squared_error"
         if y.min() < 0:
             raise ValueError(f"y: expected numbers from 0 with loss='poisson', got {y.min()}")
-        return _rows(X), y.astype(np.float64), "poisson"
+        return X, y.astype(np.float64), "poisson"
 
     def _own_losses(self, y: np.ndarray) -> np.ndarray | float:
         """What scikit-learn adds to each row's loss, whatever the answer: it has half the Poisson deviance."""
@@ -219,7 +214,7 @@ class _Perceptron(_searches.Trained):
                 with net._model.reading() as model:
                     return _data.predict(model, [X], bp.get_num_threads())[0]
             X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32), reset=False)
-        return net.predict(_rows(X))
+        return net.predict(X)
 
     def predict(self, X: Any) -> np.ndarray:
         """As scikit-learn's."""

@@ -85,8 +85,8 @@ static void answer_tile(answer *a, int64_t first, int64_t rows, int thread) {
             buffers[port->buffer].offset = ahead + (size_t)((first - at) * b->cols) * plan->size;
             x.buffers = buffers;
         } else if (!thread || !a->together) {
-            size_t size = b->kind == BP_REAL ? plan->size : sizeof(int32_t);
-            bp_gather(&port->array, NULL, first, rows, b, plan->dtype, bp_at(&x, port->buffer, at, size));
+            char *to = x.arena + b->offset + (size_t)at * bp_row_bytes(b, plan->size);
+            bp_gather(&port->array, NULL, first, rows, b, plan->dtype, to);
         }
     }
     bp_status status = walk(a, &x, first, at, rows, thread);

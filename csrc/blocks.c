@@ -16,15 +16,16 @@ enum {
 };
 
 /* How often an example uses each number of a parameter, by the flops of its operations: once in a dense layer, at every
- * position of a convolution or a sequence. */
+ * position of a convolution or a sequence; less in one that reads sparse rows. */
 static double uses_of(const bp_plan *plan, const bp_param *p) {
-    double uses = 1;
+    double uses = p->first_use < 0;
     for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
         const bp_op *op = &plan->ops[plan->uses[u].op];
         double numbers = 0;
         for (int j = 0; j < op->n_params; j++)
             numbers += (double)plan->params[op->param[j]].rows * (double)plan->params[op->param[j]].cols;
-        uses = fmax(uses, bp_flops_of(plan, op) / (2 * numbers));
+        double own = bp_flops_of(plan, op) / (2 * numbers);
+        uses = fmax(uses, op->type->by_column ? fmin(own, 1) : fmax(own, 1));
     }
     return uses;
 }

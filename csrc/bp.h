@@ -76,12 +76,18 @@ enum { BP_ALIGN = 64, BP_MAX_OPERANDS = 8, BP_MAX_SHARDS = 16, BP_MAX_THREADS = 
 
 typedef struct bp_plan bp_plan;
 typedef struct bp_op_type bp_op_type; /* op.h */
-typedef enum { BP_REAL, BP_INT32 } bp_kind;
+typedef enum {
+    BP_REAL,
+    BP_INT32,
+    BP_SPARSE /* rows of a sparse matrix, `cols` wide, of which the buffer holds where their entries are */
+} bp_kind;
 
 enum {
     BP_PARAM_FROZEN = 1, /* it is not trained: its gradient is taken for zero */
-    BP_PARAM_TABLE = 2,  /* whole numbers name its rows, and only those that a batch names move (set by an operation) */
-    BP_PARAM_STATE = 4   /* it lies in the run's state, not in theta, and only its operation moves it */
+    BP_PARAM_TABLE = 2,  /* whole numbers, or the columns of sparse rows, name its rows, and only those that a batch
+                          * names move (set by an operation, or by compiling) */
+    BP_PARAM_STATE = 4,  /* it lies in the run's state, not in theta, and only its operation moves it */
+    BP_PARAM_LAZY = 8    /* where sparse rows alone read it, only the rows that a batch names move, whatever the rule */
 };
 
 /* Settings of an operation; kernels/settings.h names them. */
@@ -223,9 +229,9 @@ typedef struct {
     int64_t outer[BP_MAX_OUTER], outer_stride[BP_MAX_OUTER];
     bp_source type;
     int swapped; /* byte order is not the machine's */
-    /* NULL, or of a sparse matrix by rows (CSR): row r has the elements data[k], col_stride apart, in the columns
+    /* NULL, or of a sparse matrix by rows (CSR): row r has the entries data[k], col_stride apart, in the columns
      * indices[k], k from indptr[r] to indptr[r + 1], in any order; those of one column are added up, and what lies
-     * outside the row or the n_values elements is passed over. */
+     * outside the row or the n_values entries is passed over.  A buffer of BP_REAL has them as dense rows. */
     const void *indices, *indptr;
     int64_t n_values;
     int wide; /* indices and indptr are int64, else int32 */

@@ -87,7 +87,7 @@ static bp_call *list_ports(bp_run *run, bp_call *call, bp_tile t) {
         const bp_buffer *b = &plan->buffers[run->in[i].buffer];
         if (run->in_place[i]) continue;
         int copied = !run->order && !run->partner && bp_is_copied(array, b, plan->dtype) && bp_is_run(array, b->cols);
-        size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
+        size_t row = bp_row_bytes(b, plan->size);
         *call++ = (bp_call){.fn = copied ? do_copy : do_gather, .number = i, .tile = t,
                             .to = run->arena + b->offset + (size_t)t.at * row, .bytes = (size_t)t.count * row};
     }
@@ -179,7 +179,7 @@ static int64_t count_calls(const bp_run *run, int64_t rows) {
     const bp_plan *plan = run->plan;
     int64_t tiles = tiles_of(rows, plan->row_tile), n = tiles * (plan->n_items + run->n_in) + plan->n_blocks;
     int one_stage = plan->n_stages == 1 && plan->stages[0].scope == BP_SCOPE_ROWS && rows <= plan->chunk_rows;
-    int apart = plan->windowed || plan->n_tables || plan->n_norms || plan->flags & BP_DO_BOUNDARY;
+    int apart = plan->windowed || plan->n_tables || plan->n_columns || plan->n_norms || plan->flags & BP_DO_BOUNDARY;
     if (plan->flags & BP_DO_PENALTY) n += plan->n_blocks;
     if (!bp_moves(run) || apart || !one_stage || tiles > MAX_TILES) return 0;
     if (rows >= plan->long_rows) return 0; /* its phases may have rounds */

@@ -11,6 +11,7 @@ static int is_trained(const bp_plan *plan, const bp_op *op, int slot) {
 /* With owners a gradient that is summed early is kept until the update: that pays where it is smaller than the operands
  * whose memory it sets free. */
 static int sums_early(const bp_plan *plan, const bp_op *op) {
+    if (op->type->by_column) return 0; /* columns are listed when backward has left all */
     double numbers = 0, cols = (double)(plan->buffers[op->in[0]].cols + plan->buffers[op->out].cols);
     for (int i = 0; i < op->n_params; i++)
         numbers += (double)plan->params[op->param[i]].rows * (double)plan->params[op->param[i]].cols;

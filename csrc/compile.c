@@ -16,7 +16,8 @@ enum {
     INFER_WIDE_TILE = 128, /* where weights are packed for each tile; half as many where sums of a loss go with it */
     TRAIN_TILE = 64,
     PYTHON_TILE = 1024, /* of tiles that go forward and back by themselves: the user's Python is called less often */
-    MAX_CHUNK_ROWS = 16384
+    MAX_CHUNK_ROWS = 16384,
+    SPARSE_CHUNK_ROWS = 2048 /* the same where the entries of its rows are listed */
 };
 /* A chunk has at most so much work, in a stage of tiles, on a grid and in its update. */
 static const double ROWS_FLOPS = 2e9, GRID_FLOPS = 6e9, UPDATE_FLOPS = 16e9;
@@ -173,7 +174,8 @@ static double size_chunks(bp_plan *plan) {
     if (back && !plan->by_tile) most = fmin(most, UPDATE_FLOPS / plan->flops_row);
     plan->flops_row *= passes;
     plan->flops = plan->flops_row * (double)plan->rows;
-    int64_t limit = max64((int64_t)fmin(most, MAX_CHUNK_ROWS) / plan->row_tile, 1) * plan->row_tile;
+    double longest = plan->n_columns && back ? SPARSE_CHUNK_ROWS : MAX_CHUNK_ROWS;
+    int64_t limit = max64((int64_t)fmin(most, longest) / plan->row_tile, 1) * plan->row_tile;
     if (plan->of_batch) limit = round_up(plan->rows, plan->row_tile);
     plan->chunk_rows = round_up(ceil_div(plan->rows, ceil_div(plan->rows, limit)), plan->row_tile);
     plan->n_tiles = ceil_div(plan->chunk_rows, plan->row_tile);
@@ -196,6 +198,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     if (plan->cotangents && (plan->n_losses != 1 || plan->losses[0].fused)) return BP_E_SHAPE;
     int moves = flags & (BP_DO_MOVE | BP_DO_FUSE | BP_DO_BOUNDARY | BP_DO_AVERAGE | BP_DO_PENALTY);
     if (moves && (plan->cotangents || flags & BP_DO_EACH || !(flags & BP_DO_BACKWARD))) return BP_E_SHAPE;
+    if (plan->n_columns && (plan->cotangents || flags & (BP_DO_EACH | BP_DO_INPUT_GRAD))) return BP_E_SHAPE;
     if (flags & BP_DO_STRIPS && flags & ~(BP_DO_FORWARD | BP_DO_REUSE | BP_DO_STRIPS)) return BP_E_SHAPE;
     plan->flags = flags;
     plan->by_tile = plan->cotangents || flags & BP_DO_EACH;
@@ -222,7 +225,7 @@ bp_status bp_plan_compile(bp_plan *plan, int flags, int64_t rows, int n_threads)
     if (plan->n_ops) units += plan->buffers[plan->ops[0].in[0]].cols;
     if (plan->by_tile && has_chunk_op) plan->n_threads = 1; /* the calling thread */
     plan->row_tile = choose_tile(plan, has_chunk_op);
-    plan->shards = choose_shards(plan, units, has_chunk_op || has_table);
+    plan->shards = choose_shards(plan, units, has_chunk_op || has_table || plan->n_columns);
     plan->windowed = plan->shards || plan->by_tile || (plan->inference && !has_chunk_op);
     double tile = size_chunks(plan);
     for (; plan->by_tile && tile > plan->round_flops && plan->row_tile > BP_LEAST_TILE; tile = size_chunks(plan))

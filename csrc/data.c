@@ -101,14 +101,25 @@ static void gather_runs(const bp_array *a, const char *from, const bp_buffer *b,
     }
 }
 
+/* Where the entries of a row of a sparse matrix are; none, where that lies outside. */
+static bp_sparse_row sparse_row(const bp_array *a, int64_t row) {
+    bp_sparse_row found = {.array = a};
+    int64_t first = bp_index(a, a->indptr, row), end = bp_index(a, a->indptr, row + 1);
+    if (first < 0 || end > a->n_values || first > end) return found;
+    found.part[0].first = first;
+    found.part[0].end = end;
+    found.part[0].factor = 1;
+    return found;
+}
+
 /* The rows of a sparse matrix, each made dense. */
 static void gather_sparse(const bp_array *a, const int64_t *order, int64_t first, int64_t rows, int64_t cols,
                           bp_dtype dtype, size_t size, char *to) {
     for (int64_t r = 0; r < rows; r++, to += (size_t)cols * size) {
         int64_t row = order ? order[first + r] : first + r;
-        int64_t k = bp_index(a, a->indptr, row), end = bp_index(a, a->indptr, row + 1);
+        bp_sparse_row found = sparse_row(a, row);
         memset(to, 0, (size_t)cols * size);
-        if (k >= 0 && end <= a->n_values) bp_active->scatter[dtype](a, k, end, cols, 1, to);
+        bp_active->scatter[dtype](a, found.part[0].first, found.part[0].end, cols, 1, to);
     }
 }
 
@@ -153,6 +164,11 @@ void bp_gather(const bp_array *a, const int64_t *order, int64_t first, int64_t r
                char *to) {
     int64_t cols = b->cols, stride = cols == 1 ? a->row_stride : a->col_stride;
     size_t size = b->kind == BP_INT32 ? sizeof(int32_t) : dtype == BP_F32 ? sizeof(float) : sizeof(double);
+    if (b->kind == BP_SPARSE) {
+        bp_sparse_row *found = (bp_sparse_row *)(void *)to;
+        for (int64_t r = 0; r < rows; r++) found[r] = sparse_row(a, order ? order[first + r] : first + r);
+        return;
+    }
     if (a->indices) {
         gather_sparse(a, order, first, rows, cols, dtype, size, to);
         return;
@@ -179,13 +195,19 @@ void bp_mix(const bp_array *a, int64_t row, double share, const bp_buffer *b, bp
     const char *from = a->data + row * a->row_stride;
     if (share == 1) {
         bp_gather(a, &row, 0, 1, b, dtype, to);
+    } else if (b->kind == BP_SPARSE) {
+        bp_sparse_row *mixed = (bp_sparse_row *)(void *)to, own = sparse_row(a, row);
+        mixed->part[1] = mixed->part[0];
+        mixed->part[1].factor = 1 - share;
+        mixed->part[0] = own.part[0];
+        mixed->part[0].factor = share;
     } else if (a->indices) {
-        int64_t k = bp_index(a, a->indptr, row), end = bp_index(a, a->indptr, row + 1);
+        bp_sparse_row found = sparse_row(a, row);
         for (int64_t i = 0; i < b->cols; i += MIX_BLOCK) {
             int64_t some = b->cols - i < MIX_BLOCK ? b->cols - i : MIX_BLOCK;
             bp_active->mix[dtype](zeros, share, some, to + (size_t)i * size);
         }
-        if (k >= 0 && end <= a->n_values) bp_active->scatter[dtype](a, k, end, b->cols, share, to);
+        bp_active->scatter[dtype](a, found.part[0].first, found.part[0].end, b->cols, share, to);
     } else if (a->n_outer) {
         gather_runs(a, from, b, dtype, size, share, to);
     } else {

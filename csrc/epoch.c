@@ -6,6 +6,8 @@
 #include "epoch.h"
 
 #include "calls.h"
+#include "dispatch.h"
+#include "columns.h"
 #include "moves.h"
 #include "penalties.h"
 #include "rows.h"
@@ -30,6 +32,32 @@ static void cut_rounds(bp_run *run, double flops, double most) {
     }
 }
 
+/* Whether a stage has the forward of an operation on sparse rows. */
+static int reads_sparse(const bp_plan *plan, const bp_stage *stage) {
+    for (int i = stage->first; i < stage->first + stage->count; i++)
+        if (plan->items[i].kind == BP_FORWARD && plan->ops[plan->items[i].op].columns >= 0) return 1;
+    return 0;
+}
+
+/* Of a chunk whose rows have more entries than the plan takes them to have; else 0. */
+static double flops_of_entries(const bp_run *run) {
+    double flops = 0;
+    for (int k = 0; k < run->plan->n_ops; k++) {
+        const bp_op *op = &run->plan->ops[k];
+        int64_t entries = -run->rows * BP_SPARSE_ENTRIES;
+        for (int i = 0; i < run->n_in && op->columns >= 0; i++) {
+            const bp_array *a = &run->in[i].array;
+            int64_t at = run->at.pos + run->off;
+            for (int64_t r = at; r < at + run->rows && run->in[i].buffer == op->in[0]; r++) {
+                int64_t row = run->order ? run->order[r] : r;
+                entries += max64(bp_index(a, a->indptr, row + 1) - bp_index(a, a->indptr, row), 0);
+            }
+        }
+        if (op->columns >= 0) flops += bp_flops_of(run->plan, op) / BP_SPARSE_ENTRIES * (double)entries;
+    }
+    return fmax(flops, 0);
+}
+
 /* The tasks of a phase, or of a stage of it, and in how many rounds they are done: of as much work as every thread does
  * in 50 ms. */
 static void count_tasks(bp_run *run, bp_phase phase, int stage) {
@@ -38,6 +66,7 @@ static void count_tasks(bp_run *run, bp_phase phase, int stage) {
     if (phase == BP_ROWS) {
         run->n_tasks = bp_stage_tasks(run, &plan->stages[stage]);
         flops = plan->stages[stage].flops_row * (double)run->rows;
+        if (run->sparse_flops > 0 && reads_sparse(plan, &plan->stages[stage])) flops += run->sparse_flops;
     } else if (phase == BP_TABLES) {
         run->n_tasks = bp_average_tasks(run);
         flops = bp_average_flops(run);
@@ -72,6 +101,8 @@ static void set_chunk(bp_run *run, int64_t off) {
     if (run->call_rows) bp_follow_batch(run);
     run->x.step = run->first_step + run->at.done.steps;
     run->rows = min64(run->plan->chunk_rows, run->batch_rows - off);
+    run->sparse_flops = run->plan->n_columns && run->n > 0 ? flops_of_entries(run) : 0;
+    if (run->sparse_flops >= run->plan->round_flops) run->is_long = 1;
     run->x.online = run->rows == 1 && !run->plan->inference && !run->plan->by_tile;
     begin_phase(run, BP_ROWS, 0);
 }
@@ -82,6 +113,7 @@ void bp_set_batch(bp_run *run) {
     memset(run->sum, 0, sizeof run->sum);
     run->penalty = 0;
     bp_tables_begin(run->plan, run->slots);
+    bp_columns_begin(run);
     set_chunk(run, 0);
 }
 
@@ -261,6 +293,10 @@ static int next_phase(bp_run *run) {
             return 1;
         }
         if (bp_is_last_chunk(run)) bp_prepare_move(run);
+        if (run->plan->n_columns && (status = bp_list_columns(run))) {
+            stop(run, status);
+            return 1;
+        }
         if (run->plan->n_tables) bp_begin_tables(run);
         begin_phase(run, run->plan->n_waiting ? BP_AHEAD : BP_SUMS, 0);
         return 1;

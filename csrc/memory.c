@@ -105,9 +105,7 @@ typedef struct {
     size_t row; /* bytes, of the widest that has it */
 } bp_place;
 
-static size_t row_bytes(const bp_plan *plan, const bp_buffer *b) {
-    return (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
-}
+static size_t row_bytes(const bp_plan *plan, const bp_buffer *b) { return bp_row_bytes(b, plan->size); }
 
 /* Finds a place whose last buffer has died: before a barrier, or in the same stage of row tiles with rows of the same
  * size, so that a row's task alone touches both.  The smallest that is wide enough; else the widest, which will be
@@ -207,9 +205,14 @@ bp_status bp_lay_out(bp_plan *plan) {
         for (int i = 0; i < plan->n_tables; i++) tasks += ceil_div(plan->tables[i].most, BP_TABLE_ROWS);
         if (plan->flags & BP_DO_PENALTY) plan->penalties = take(&total, tasks, sizeof(double));
     }
+    for (int i = 0; i < plan->n_ops && plan->flags & BP_DO_BACKWARD; i++) {
+        bp_op *op = &plan->ops[i];
+        if (op->columns >= 0) op->slot_of = take(&total, plan->buffers[op->in[0]].cols, sizeof(int32_t));
+    }
     for (int i = 0; i < plan->n_tables; i++) {
         bp_table *t = &plan->tables[i];
         const bp_param *p = &plan->params[t->param];
+        if (t->columns >= 0) continue;
         t->slot_of = take(&total, p->rows, sizeof(int32_t));
         t->row = take(&total, t->most, sizeof(int32_t));
         t->first = take(&total, t->most, sizeof(int32_t));

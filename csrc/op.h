@@ -57,6 +57,29 @@ typedef struct {
     size_t offset;  /* of row 0 in the arena, bytes */
 } bp_buffer;
 
+/* A row of a sparse matrix, as a buffer of BP_SPARSE holds it: entries first..end-1 of an array, times a factor.  A row
+ * that is mixed with another (bp_run_mix) has two parts, others leave the second empty. */
+typedef struct {
+    const bp_array *array;
+    struct {
+        int64_t first, end;
+        double factor;
+    } part[2];
+} bp_sparse_row;
+
+/* An operation on sparse rows, in a run: the columns that the rows of a chunk name, and of each a chain of its entries,
+ * in the order of rows; see columns.c.  A column's place in the list is its slot. */
+typedef struct {
+    int32_t *slot_of;               /* (columns of the matrix,), in the arena */
+    int32_t *column, *first, *last; /* (room,): by slot, the column and the ends of its chain, or -1 */
+    int32_t *next, *row;            /* (entry_room,): the entry behind it, or -1; its row of the chunk */
+    void *value;                    /* (entry_room,) reals */
+    char *grad, *lost;              /* (grad_room, units) reals, by slot, where a table keeps them */
+    int64_t n_slots, before;        /* in use now, and before this chunk */
+    int64_t n_entries;              /* of the chunk */
+    int64_t room, entry_room, grad_room;
+} bp_columns;
+
 /* A parameter: a [rows, cols] block of theta, which is summed and moved in blocks. */
 typedef struct {
     int64_t offset; /* in theta, elements */
@@ -131,6 +154,7 @@ struct bp_op_type {
     int64_t tile; /* rows that it wants together, at least; 0: any */
     int ignores; /* a sum of BP_IGNORES_...: what backward does not read; aux and gradients it may */
     int by_row; /* of its parameter it reads only the rows that the whole numbers of its input name */
+    int by_column; /* of its first parameter it reads only the rows that its input, sparse rows, names */
     int grad_in_place; /* backward may write the gradient of its only input over that of its output */
     int elementwise; /* backward is dz = df * da, with df cached */
     int prepares; /* where a context has a place for it, a product is prepared there, and not done */
@@ -169,6 +193,8 @@ struct bp_op {
     int relu_df;   /* the buffer of df of the ReLU after it, whose output it writes in place of its own; or -1 */
     int factor_df; /* the buffer of df of the function before it, by which its backward multiplies; or -1 */
     int fused_forward, fused_backward; /* done by another operation */
+    int columns;    /* by_column: its number among these operations; else -1 */
+    size_t slot_of; /* where its bp_columns has that in the arena */
     int tag;  /* handed to the user's callback */
     const void *detail; /* what the type's functions need: an activation, a user's functions, bp_settings */
 };
@@ -200,6 +226,7 @@ struct bp_context {
     char *arena;
     const char *theta;
     const char *state; /* of layers */
+    const bp_columns *columns; /* by op->columns */
     int weights;       /* the buffer of the rows' weights, or -1; the loss scales those of positions in place */
     int cache;         /* df is wanted */
     int training;      /* a rule moves theta: Dropout drops */
@@ -216,6 +243,17 @@ static inline void *bp_at(const bp_context *x, int buffer, int64_t row, size_t s
     const bp_buffer *b = &x->buffers[buffer];
     return (void *)((uintptr_t)x->arena + b->offset + (size_t)(row * b->cols) * size); /* may lie outside: answer.c */
 }
+static inline const bp_sparse_row *bp_sparse_rows(const bp_context *x, int buffer, int64_t row) {
+    return (const bp_sparse_row *)((uintptr_t)x->arena + x->buffers[buffer].offset) + row;
+}
+/* Bytes of a row, of reals of so many bytes. */
+static inline size_t bp_row_bytes(const bp_buffer *b, size_t real) {
+    if (b->kind == BP_SPARSE) return sizeof(bp_sparse_row);
+    return (size_t)b->cols * (b->kind == BP_REAL ? real : sizeof(int32_t));
+}
+/* Numbers that are read or written with a row; of a sparse one a guess, the same for all data. */
+enum { BP_SPARSE_ENTRIES = 64 };
+static inline int64_t bp_row_numbers(const bp_buffer *b) { return b->kind == BP_SPARSE ? BP_SPARSE_ENTRIES : b->cols; }
 static inline int bp_grad_of(const bp_context *x, int buffer) { return x->buffers[buffer].grad; }
 
 #endif

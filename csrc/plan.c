@@ -93,7 +93,7 @@ bp_status bp_plan_op(bp_plan *plan, const bp_op_type *type, int n_in, const int 
     if (!grown) return BP_E_NOMEM;
     plan->ops = grown;
     bp_op op = {.type = type, .n_in = n_in, .n_params = n_params, .out = -1, .scope = type->scope, .aux = -1,
-                .relu_df = -1, .factor_df = -1, .tag = tag, .back = plan->n_ops, .detail = detail};
+                .relu_df = -1, .factor_df = -1, .columns = -1, .tag = tag, .back = plan->n_ops, .detail = detail};
     memcpy(op.in, in, (size_t)n_in * sizeof *in);
     if (n_params) memcpy(op.param, param, (size_t)n_params * sizeof *param);
     bp_status status = type->declare(plan, &op);

@@ -19,7 +19,9 @@
  *   | block | block |                    home     where the gradient of a block comes to, until it moves the block
  *   +-------+-------+                    strip    columns of weights, side by side, as predictors keep them
  *   | block | block |                    panel    columns of a product's right operand, as its kernel packs them
- *   +-------+-------+                    table    a parameter of which a batch names rows (Embedding)
+ *   +-------+-------+                    table    a parameter of which a batch names rows (Embedding; Dense, by the
+ *                                                 columns of sparse rows)
+ *                                        entry    a value of a sparse row, in its column
  *                                        slot     of a table: the place of a row in the list of those that were named
  *                                        lost     what rounding took from a gradient: beside it, where sums are long
  *
@@ -114,6 +116,7 @@ typedef struct {
 /* A parameter of which a batch names some rows; see tables.c.  Offsets in the arena, of int32. */
 typedef struct {
     int param;
+    int columns;          /* of the only operation that uses it, which goes by_column: its run lists them; or -1 */
     int logged;           /* too large for the safety copy: old rows are logged instead */
     int keeps;            /* gradients wait in the arena: for other chunks, or for the boundary */
     int64_t most, calls;  /* rows that a batch can touch, and positions of a chunk */
@@ -129,6 +132,7 @@ struct bp_plan {
     bp_dtype dtype;
     size_t size; /* of a real */
     int n_buffers, n_params, n_ops, n_uses;
+    int n_columns;  /* operations that go by_column */
     int n_replicas; /* operations behind the n_ops: see bp_op's `back` */
     bp_buffer *buffers;
     bp_param *params;

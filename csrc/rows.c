@@ -27,10 +27,10 @@ void bp_gather_rows(const bp_run *run, int i, int64_t first, int64_t rows, char 
     const bp_plan *plan = run->plan;
     const bp_array *array = &run->in[i].array;
     const bp_buffer *b = &plan->buffers[run->in[i].buffer];
-    int mixed = run->partner && b->kind == BP_REAL;
+    int mixed = run->partner && b->kind != BP_INT32;
     bp_gather(array, mixed ? run->partner : run->order, first, rows, b, plan->dtype, to);
     const double *share = i == run->weight_port ? run->weight_share : run->share;
-    for (int64_t r = first; r < first + rows && mixed; r++, to += (size_t)b->cols * plan->size)
+    for (int64_t r = first; r < first + rows && mixed; r++, to += bp_row_bytes(b, plan->size))
         bp_mix(array, run->order ? run->order[r] : r, share[r], b, plan->dtype, to);
 }
 
@@ -41,7 +41,7 @@ static void gather(bp_run *run, const bp_tile *t, const bp_cell *cell) {
         const bp_buffer *b = &plan->buffers[run->in[i].buffer];
         bp_range some = {max64(part.first - i * t->count, 0), min64(part.end - i * t->count, t->count)};
         if (run->in_place[i] || some.end <= some.first) continue;
-        size_t row = (size_t)b->cols * (b->kind == BP_REAL ? plan->size : sizeof(int32_t));
+        size_t row = bp_row_bytes(b, plan->size);
         char *to = run->arena + b->offset + (size_t)(t->at + some.first) * row;
         int64_t first = run->at.pos + run->off + t->row;
         if (run->repeat[i]) gather_repeated(run, i, first, some, row, to);
@@ -158,7 +158,7 @@ static bp_status do_loss_part(bp_run *run, int number, const bp_tile *t, const b
 /* What backward reads of a buffer, for each of the cotangents that share the tile: rows behind those of the first. */
 static void repeat_rows(bp_run *run, int buffer, const bp_tile *t, bp_range some) {
     const bp_buffer *b = &run->plan->buffers[buffer];
-    size_t row = (size_t)b->cols * (b->kind == BP_REAL ? run->plan->size : sizeof(int32_t));
+    size_t row = bp_row_bytes(b, run->plan->size);
     char *first = (char *)run->arena + b->offset + (size_t)t->at * row;
     for (int64_t r = max64(some.first, t->count), n; r < some.end; r += n) {
         n = min64(t->count - r % t->count, some.end - r);

@@ -19,7 +19,8 @@ bp_run *bp_run_new(const bp_plan *plan, const bp_blas *blas) {
     run->buffers = malloc(sizeof *run->buffers * (size_t)(plan->n_buffers + 1));
     run->loss_sum = calloc((size_t)plan->n_losses + 1, sizeof *run->loss_sum);
     run->slots = calloc((size_t)plan->n_tables + 1, sizeof *run->slots);
-    int lacking = !run->arena || !run->buffers || !run->loss_sum || !run->slots;
+    run->columns = calloc((size_t)plan->n_columns + 1, sizeof *run->columns);
+    int lacking = !run->arena || !run->buffers || !run->loss_sum || !run->slots || !run->columns;
     if (lacking || posix_memalign(&aligned, sizeof(bp_taken), taken)) {
         bp_run_free(run);
         return NULL;
@@ -29,7 +30,12 @@ bp_run *bp_run_new(const bp_plan *plan, const bp_blas *blas) {
                           .params = plan->params,
                           .blas = blas,
                           .arena = run->arena,
+                          .columns = run->columns,
                           .cache = !!(plan->flags & BP_DO_CACHE)};
+    for (int i = 0; i < plan->n_ops; i++) {
+        const bp_op *op = &plan->ops[i];
+        if (op->columns >= 0) run->columns[op->columns].slot_of = (int32_t *)(void *)(run->arena + op->slot_of);
+    }
     return run;
 }
 
@@ -56,6 +62,11 @@ static void free_ports(bp_run *run) {
     run->n_in = run->n_out = 0;
 }
 
+static void free_columns(bp_columns *c) {
+    void *owned[] = {c->column, c->first, c->last, c->next, c->row, c->value, c->grad, c->lost};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
+}
+
 void bp_run_free(bp_run *run) {
     if (!run) return;
     bp_drop_snapshot(run);
@@ -66,6 +77,8 @@ void bp_run_free(bp_run *run) {
     free(run->followers);
     free(run->loss_sum);
     free(run->slots);
+    for (int i = 0; i < run->plan->n_columns && run->columns; i++) free_columns(&run->columns[i]);
+    free(run->columns);
     free(run->buffers);
     free(run->taken);
     free(run->arena);
@@ -102,10 +115,13 @@ bp_status bp_run_bind(bp_run *run, void *theta, int64_t n_params, void *state, i
 
 bp_status bp_run_ports(bp_run *run, int n_in, const bp_in_port *in, int n_out, const bp_out_port *out,
                        int weight_port) {
-    for (int i = 0; i < n_in; i++)
-        if ((in[i].array.indices || in[i].array.shift) &&
-            (run->plan->buffers[in[i].buffer].kind != BP_REAL || (in[i].array.indices && in[i].array.shift)))
+    for (int i = 0; i < n_in; i++) {
+        const bp_array *a = &in[i].array;
+        bp_kind kind = run->plan->buffers[in[i].buffer].kind;
+        if ((a->indices && a->shift) || (a->shift && kind != BP_REAL) || (a->indices && kind == BP_INT32) ||
+            (!a->indices && kind == BP_SPARSE))
             return BP_E_SHAPE;
+    }
     bp_in_port *ins = malloc(sizeof *in * (size_t)(n_in + 1));
     bp_out_port *outs = malloc(sizeof *out * (size_t)(n_out + 1));
     int64_t *repeat = calloc((size_t)(n_in + 1), sizeof *repeat);

@@ -88,6 +88,7 @@ struct bp_run {
 
     int64_t batch_rows;      /* of the current batch */
     int is_long;             /* its step: a slice may end within it */
+    double sparse_flops;     /* of its chunk's sparse rows, by their entries, beyond what the plan counts for them */
     int64_t off, rows;       /* the current chunk within it */
     bp_phase phase;
     int stage;               /* of BP_ROWS */
@@ -99,6 +100,7 @@ struct bp_run {
     double *batch_losses;    /* or NULL; see bp_run_batch_losses */
     double (*loss_sum)[3];   /* by loss, of the epoch so far, as bp_progress has them; without its weight */
     bp_slots *slots;         /* by table */
+    bp_columns *columns;     /* by the number of an operation that goes by_column */
     bp_move move;            /* of this step, set when the last chunk has its losses */
 
     char *copy;              /* memory for a safety copy, kept for the next: fresh pages cost as much as the copy */
@@ -151,6 +153,12 @@ static inline int bp_shards_of(const bp_run *run) {
 /* A row of table i, of theta or of the optimiser's state. */
 static inline char *bp_row_of(const bp_run *run, const bp_param *p, int64_t row, void *array) {
     return (char *)array + (size_t)(p->offset + row * p->cols) * run->plan->size;
+}
+
+/* By slot of a table, the row. */
+static inline const int32_t *bp_rows_of_table(const bp_run *run, const bp_table *t) {
+    if (t->columns >= 0) return run->columns[t->columns].column;
+    return (const int32_t *)(const void *)(run->arena + t->row);
 }
 
 /* Forgets the safety copy; its memory stays. */

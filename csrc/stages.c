@@ -118,11 +118,11 @@ static double item_bytes(const bp_plan *plan, const bp_item *item) {
     for (int i = 0; i < plan->n_buffers && (item->kind == BP_GATHER || item->kind == BP_SCATTER); i++) {
         int gathered = item->kind == BP_GATHER && plan->buffers[i].maker == BP_GATHERED;
         int scattered = item->kind == BP_SCATTER && plan->buffers[i].kept;
-        if (gathered || scattered) numbers += 2 * (double)plan->buffers[i].cols;
+        if (gathered || scattered) numbers += 2 * (double)bp_row_numbers(&plan->buffers[i]);
     }
     if (item->kind == BP_FORWARD || item->kind == BP_BACKWARD || bp_is_sum(item->kind)) {
         numbers = (double)plan->buffers[op->out].cols;
-        for (int i = 0; i < op->n_in; i++) numbers += (double)plan->buffers[op->in[i]].cols;
+        for (int i = 0; i < op->n_in; i++) numbers += (double)bp_row_numbers(&plan->buffers[op->in[i]]);
     }
     return numbers * (double)plan->size;
 }

@@ -141,15 +141,41 @@ static some_slots slots_of(const bp_run *run, int64_t task) {
     for (int64_t n; task >= (n = tiles_of(run->slots[i].touched, BP_TABLE_ROWS)); i++) task -= n;
     const bp_table *t = &plan->tables[i];
     int64_t end = min64(run->slots[i].touched, (task + 1) * BP_TABLE_ROWS);
-    const int32_t *row = bp_table_rows(t, run->arena);
+    const int32_t *row = bp_rows_of_table(run, t);
     return (some_slots){i, t, &plan->params[t->param], row, task * BP_TABLE_ROWS, end};
 }
 
 /* Where the gradient of a slot's row is: in the arena, or in a thread's scratch until it has moved. */
 static char *slot_gradient(const bp_run *run, const some_slots *s, int64_t slot, int thread) {
     const bp_plan *plan = run->plan;
+    size_t first = (size_t)(slot * s->param->cols) * plan->size;
     if (!s->table->keeps) return run->arena + plan->scratch + (size_t)thread * plan->scratch_bytes;
-    return run->arena + s->table->grad + (size_t)(slot * s->param->cols) * plan->size;
+    if (s->table->columns >= 0) return run->columns[s->table->columns].grad + first;
+    return run->arena + s->table->grad + first;
+}
+
+/* What rounding took from it, or NULL. */
+static char *slot_lost(const bp_run *run, const some_slots *s, int64_t slot, char *G) {
+    const bp_plan *plan = run->plan;
+    size_t first = (size_t)(slot * s->param->cols) * plan->size;
+    if (!plan->keeps_lost) return NULL;
+    if (!s->table->keeps) return bp_lost_of(plan, BP_HOME_SCRATCH, G);
+    if (s->table->columns >= 0) return run->columns[s->table->columns].lost + first;
+    return run->arena + s->table->lost + first;
+}
+
+/* Its gradient, by what the chunk's rows name it for. */
+static void sum_slot(const bp_run *run, const some_slots *s, int64_t slot, char *G, char *lost) {
+    const bp_plan *plan = run->plan;
+    if (s->table->columns < 0) {
+        bp_table_gradient(plan, s->i, run->arena, run->slots, slot, run->rows, G, lost);
+        return;
+    }
+    const bp_op *op = &plan->ops[plan->uses[s->param->first_use].op];
+    const char *delta = run->arena + plan->buffers[plan->buffers[op->out].grad].offset;
+    int64_t cols = s->param->cols;
+    bp_active->sum_column[plan->dtype](&run->columns[op->columns], slot, delta, cols, cols, G, lost,
+                                       slot < run->slots[s->i].before);
 }
 
 /* A row moves; of a large table, its old numbers go to the log. */
@@ -176,10 +202,9 @@ static bp_status do_slots(bp_run *run, int64_t task, int thread) {
     bp_status status = BP_OK, failure;
     double penalty = 0;
     for (int64_t slot = s.first; slot < s.end; slot++) {
-        char *G = slot_gradient(run, &s, slot, thread), *lost = bp_lost_of(run->plan, BP_HOME_SCRATCH, G);
-        if (lost && s.table->keeps) lost = G - s.table->grad + s.table->lost;
+        char *G = slot_gradient(run, &s, slot, thread);
         FETCH_SOON(run, s, slot);
-        bp_table_gradient(run->plan, s.i, run->arena, run->slots, slot, run->rows, G, lost);
+        sum_slot(run, &s, slot, G, slot_lost(run, &s, slot, G));
         if (penalises) {
             int64_t at = s.param->offset + s.row[slot] * s.param->cols;
             penalty += bp_penalise(run, s.param, at, s.param->cols, G);
@@ -193,6 +218,10 @@ static bp_status do_slots(bp_run *run, int64_t task, int thread) {
 void bp_begin_tables(bp_run *run) {
     const bp_plan *plan = run->plan;
     bp_tables_collect(plan, run->arena, run->slots, run->rows);
+    for (int i = 0; i < plan->n_tables; i++) {
+        const bp_columns *c = &run->columns[max64(plan->tables[i].columns, 0)];
+        if (plan->tables[i].columns >= 0) run->slots[i] = (bp_slots){c->n_slots, c->before};
+    }
     for (int i = 0; i < plan->n_tables && bp_is_last_chunk(run); i++) {
         bp_log *log = &run->logs[i];
         if (!plan->tables[i].logged) continue;
@@ -236,6 +265,7 @@ static double table_flops(const bp_run *run) {
     for (int i = 0; i < plan->n_tables; i++) {
         const bp_table *t = &plan->tables[i];
         double cols = (double)plan->params[t->param].cols, named = (double)(t->calls / plan->chunk_rows * run->rows);
+        if (t->columns >= 0) named = (double)run->columns[t->columns].n_entries;
         sums += 3 * BP_FLOPS_A_MOVED_BYTE * (double)plan->size * cols * named;
         moved += cols * (double)run->slots[i].touched;
     }

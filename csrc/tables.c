@@ -16,13 +16,45 @@ enum {
     LOGGED_FORCED_BYTES = 256  /* the same where parallel work is forced */
 };
 
-/* Parameters that are read by whole numbers alone; where nothing moves, their gradients are whole, as others' are. */
+/* The operation that goes by_column, where it is the only one to use a parameter, as its first; or NULL. */
+static const bp_op *reader_by_column(const bp_plan *plan, const bp_param *p) {
+    if (p->first_use < 0 || p->first_use != p->last_use || bp_is_frozen(p)) return NULL;
+    const bp_use *use = &plan->uses[p->first_use];
+    const bp_op *op = &plan->ops[use->op];
+    return op->type->by_column && !use->slot ? op : NULL;
+}
+
+/* Weights that sparse rows alone read.  A rule that leaves what has no gradient as it is moves only the rows that a
+ * batch names; others do so where they are to (LAZY). */
+static int moves_by_row(const bp_plan *plan, const bp_param *p) {
+    int penalised = plan->flags & BP_DO_PENALTY && (p->l1 > 0 || p->l2 > 0);
+    if (p->flags & BP_PARAM_LAZY) return 1;
+    return plan->flags & BP_DO_FUSE && !penalised && p->max_norm == 0;
+}
+
+static bp_table table_of_columns(const bp_plan *plan, int param, const bp_op *op) {
+    int64_t entries = plan->chunk_rows * BP_SPARSE_ENTRIES; /* about: room is made as they come */
+    return (bp_table){.param = param,
+                      .columns = op->columns,
+                      .keeps = plan->rows > plan->chunk_rows || plan->flags & BP_DO_BOUNDARY,
+                      .most = plan->params[param].rows,
+                      .calls = entries};
+}
+
+/* Parameters that are read by whole numbers, or columns of sparse rows, alone; where nothing moves, their gradients are
+ * whole, as others' are. */
 bp_status bp_find_tables(bp_plan *plan) {
     plan->tables = calloc((size_t)plan->n_params + 1, sizeof *plan->tables);
     if (!plan->tables) return BP_E_NOMEM;
     for (int i = 0; i < plan->n_params; i++) {
         bp_param *p = &plan->params[i];
         int64_t calls = 0, named = 0;
+        const bp_op *reader = reader_by_column(plan, p);
+        if (reader && plan->flags & BP_DO_MOVE && moves_by_row(plan, p)) {
+            p->flags |= BP_PARAM_TABLE;
+            plan->tables[plan->n_tables++] = table_of_columns(plan, i, reader);
+            continue;
+        }
         for (int u = p->first_use; u >= 0; u = plan->uses[u].next) {
             const bp_op *op = &plan->ops[plan->uses[u].op];
             if (!op->type->by_row) p->flags &= ~BP_PARAM_TABLE;
@@ -36,6 +68,7 @@ bp_status bp_find_tables(bp_plan *plan) {
         int64_t large = bp_forced.parallel_always ? LOGGED_FORCED_BYTES : LOGGED_BYTES;
         plan->tables[plan->n_tables++] =
             (bp_table){.param = i,
+                       .columns = -1,
                        .logged = bytes >= large && p->rows / 4 >= most && !(plan->flags & BP_DO_AVERAGE),
                        .keeps = plan->rows > plan->chunk_rows || plan->flags & BP_DO_BOUNDARY,
                        .most = most,
@@ -55,6 +88,7 @@ void bp_tables_collect(const bp_plan *plan, char *arena, bp_slots *slots, int64_
     for (int i = 0; i < plan->n_tables; i++) {
         const bp_table *t = &plan->tables[i];
         bp_slots *n = &slots[i];
+        if (t->columns >= 0) continue;
         int32_t *slot_of = at(arena, t->slot_of), *row = at(arena, t->row), *next = at(arena, t->next);
         int32_t *first = at(arena, t->first), *last = at(arena, t->last), call = 0;
         n->before = n->touched;

@@ -14,10 +14,6 @@ typedef struct {
 /* A batch begins; a chunk of so many rows has its gradients: its calls are listed. */
 void bp_tables_begin(const bp_plan *plan, bp_slots *slots);
 void bp_tables_collect(const bp_plan *plan, char *arena, bp_slots *slots, int64_t rows);
-/* The rows of the slots. */
-static inline const int32_t *bp_table_rows(const bp_table *table, const char *arena) {
-    return (const int32_t *)(const void *)(arena + table->row);
-}
 /* G (cols,), with what it loses unless that is NULL, = the chunk's gradient of a slot's row; added, where the slot was
  * in use before this chunk. */
 void bp_table_gradient(const bp_plan *plan, int table, char *arena, const bp_slots *slots, int64_t slot, int64_t rows,

@@ -8,7 +8,8 @@ cdef enum:
 
 @cython.final
 cdef class SparseRows:
-    """Rows of a CSR matrix that _validate.csr has checked: an input that C makes dense where it reads it."""
+    """Rows of a CSR matrix that _validate.csr has checked.  As an input they feed a buffer of sparse rows; of a buffer of
+    reals C makes them dense where it reads them."""
     cdef readonly tuple shape
     cdef readonly cnp.ndarray data
     cdef cnp.ndarray indices, indptr

@@ -11,13 +11,13 @@ cdef extern from "bp.h" nogil:
     ctypedef enum bp_dtype:
         BP_F32, BP_F64
     ctypedef enum bp_kind:
-        BP_REAL, BP_INT32
+        BP_REAL, BP_INT32, BP_SPARSE
     ctypedef enum bp_source:
         BP_BOOL, BP_I8, BP_U8, BP_I16, BP_U16, BP_I32, BP_U32, BP_I64, BP_U64, BP_F16, BP_FLOAT, BP_DOUBLE
         BP_LONGDOUBLE
     enum:
         BP_MAX_OPERANDS, BP_MAX_THREADS, BP_MAX_SETTINGS, BP_MAX_OUTER, BP_MAX_NUMBERS, BP_MAX_STATES, BP_PARAM_FROZEN
-        BP_PARAM_STATE
+        BP_PARAM_STATE, BP_PARAM_LAZY
         BP_JOB_COLS
         BP_DO_FORWARD, BP_DO_CACHE, BP_DO_LOSS, BP_DO_BACKWARD, BP_DO_INPUT_GRAD, BP_DO_REUSE, BP_DO_EACH
         BP_DO_MOVE, BP_DO_FUSE, BP_DO_BOUNDARY, BP_DO_STRIPS, BP_DO_AVERAGE, BP_DO_PENALTY

@@ -7,6 +7,7 @@ cdef class Plan:
     cdef list functions      # the user's Python callables, by tag
     cdef list details        # what C points to
     cdef list losses         # tags of the losses
+    cdef readonly set sparse  # numbers of the buffers of sparse rows
     cdef dict read           # by output's buffer, the first input's
     cdef readonly object dtype
     cdef readonly int64_t rows  # that it was compiled for
@@ -17,6 +18,7 @@ cdef class Plan:
         self.details = []
         self.losses = []
         self.read = {}
+        self.sparse = set()
         self.plan = bp_plan_new(BP_F64 if self.dtype.itemsize == 8 else BP_F32)
         if self.plan == NULL:
             raise MemoryError
@@ -24,17 +26,21 @@ cdef class Plan:
     def __dealloc__(self):
         bp_plan_free(self.plan)
 
-    def buffer(self, int64_t cols, *, bint integer=False):
-        """Number of a new buffer of (rows, cols) reals or int32."""
-        cdef int number = bp_plan_buffer(self.plan, BP_INT32 if integer else BP_REAL, cols)
+    def buffer(self, int64_t cols, *, bint integer=False, bint sparse=False):
+        """Number of a new buffer of (rows, cols) reals or int32, or of sparse rows."""
+        cdef int number = bp_plan_buffer(self.plan, BP_INT32 if integer else BP_SPARSE if sparse else BP_REAL, cols)
         if number < 0:
             raise MemoryError
+        if sparse:
+            self.sparse.add(number)
         return number
 
-    def param(self, int64_t offset, int64_t rows, int64_t cols, double decay, bint frozen=False, double rate=1.0):
+    def param(self, int64_t offset, int64_t rows, int64_t cols, double decay, bint frozen=False, double rate=1.0,
+              bint lazy=False):
         """Number of a new parameter: theta[offset : offset + rows * cols] as [rows, cols]; decay and rate: its factors of
-        the weight decay and of the learning rate."""
-        cdef int number = bp_plan_param(self.plan, offset, rows, cols, BP_PARAM_FROZEN if frozen else 0, rate, decay)
+        the weight decay and of the learning rate; lazy: see bp.Dense."""
+        cdef int flags = (BP_PARAM_FROZEN if frozen else 0) | (BP_PARAM_LAZY if lazy else 0)
+        cdef int number = bp_plan_param(self.plan, offset, rows, cols, flags, rate, decay)
         if number < 0:
             raise MemoryError
         return number

@@ -51,7 +51,7 @@ cdef class Predictor:
     """Answers of a network as it was when this was made; see Network.predictor.  Nothing in it changes but the arenas."""
     cdef Plan plan
     cdef cnp.ndarray theta, state
-    cdef object dtype, slow, limit, names
+    cdef object dtype, slow, limit, names, sparse
     cdef dict inputs, outputs
     cdef list reads     # (number of the input, buffer, shift or None, factor or None)
     cdef const double *shift   # of the only one
@@ -64,14 +64,14 @@ cdef class Predictor:
     cdef Arenas arenas
 
     def __cinit__(self, Plan plan, cnp.ndarray theta, cnp.ndarray state, dict inputs, dict outputs, int n_threads, limit=None,
-                  slow=None, names=None):
+                  slow=None, names=None, sparse=None):
         """inputs: by name, an example's shape and what reads it: (buffer, shift, factor), see Scaled; outputs: by name, an
         example's shape, buffer, shift and factor; shift and factor may be None; limit: how many of n_threads a call may
         have; slow: the outputs for a list of inputs (n, *shape) and a number of threads, in place of the plan, where
         that calls Python or a row takes too long to be done at once; names: of the columns that data frames must have,
-        by input."""
+        by input; sparse: what answers (x, out) where x has sparse rows."""
         self.plan, self.theta, self.state, self.slow = plan, theta, state, slow
-        self.dtype, self.names = plan.dtype, names or {}
+        self.dtype, self.names, self.sparse = plan.dtype, names or {}, sparse
         self.inputs, self.outputs, self.n_threads, self.limit = inputs, outputs, n_threads, limit
         self.n_in, self.n_out = (sum(math.prod(ends[0]) for ends in each.values()) for each in (inputs, outputs))
         self.reads = [(i, *read) for i, (_, readers) in enumerate(inputs.values()) for read in readers]
@@ -109,6 +109,8 @@ cdef class Predictor:
         cdef cnp.npy_intp[2] shape
         cdef bp_in_port port
         cdef bp_out_port answers = self.answers
+        if self.sparse is not None and not cnp.PyArray_CheckExact(x) and _has_sparse(x, self.inputs):
+            return self.sparse(x, out)
         if not self.flat:
             return self.shaped(x, out)
         a = x if cnp.PyArray_CheckExact(x) else _named(x, "x", next(iter(self.inputs)), self.names)
@@ -135,6 +137,7 @@ cdef class Predictor:
         """Examples or answers of several axes, several inputs or outputs."""
         from bpcore._validate import as_rows, parts
 
+        cdef list xs
         xs, lead = [], None
         for (name, given), (key, (shape, _)) in zip(parts("x", x, list(self.inputs)), self.inputs.items(), strict=True):
             value = _named(given, name, key, self.names)
@@ -148,13 +151,20 @@ cdef class Predictor:
                                  f"{value.shape} beside one of {xs[0].shape}")
             lead = before
             xs.append(value if before else value[None])
+        return self.rows(xs, out, lead)
+
+    def rows(self, list xs, out, tuple lead):
+        """The answers, of shape (*lead, ...), to rows of each input, arrays (n, ...) or SparseRows, all checked."""
+        from bpcore._validate import parts
+
         shapes = [(*lead, *shape) for shape, *_ in self.outputs.values()]
         if out is None:
             outs = [np.empty(shape, self.dtype) for shape in shapes]
         else:
             outs = []
             for (name, to), shape in zip(parts("out", out, list(self.outputs)), shapes, strict=True):
-                outs.append(self.check_shaped(to, name, shape, [*xs, *outs]))
+                read = [x.data if isinstance(x, SparseRows) else x for x in xs]
+                outs.append(self.check_shaped(to, name, shape, [*read, *outs]))
         if lead == (0,):
             pass
         elif self.slow is not None:
@@ -247,6 +257,8 @@ cdef class Predictor:
                     break
                 for i in range(n_in):
                     ins[i].array.data += some * ins[i].array.row_stride
+                    if ins[i].array.indptr != NULL:
+                        ins[i].array.indptr = <const char *>ins[i].array.indptr + some * (8 if ins[i].array.wide else 4)
                 for i, (shape, *_) in enumerate(self.outputs.values()):
                     outs[i].data = <char *>outs[i].data + some * <int64_t>(math.prod(shape) * self.dtype.itemsize)
         finally:
@@ -255,6 +267,15 @@ cdef class Predictor:
             raise ValueError("x: expected whole numbers from 0 to n - 1 of each Embedding; net.predict(x) says which is not")
         if status:
             self.plan.fail(status)
+
+
+cdef bint _has_sparse(x, dict inputs) except -1:
+    """Whether x, or what it has for one of several inputs, is a sparse matrix."""
+    if hasattr(x, "tocsr"):
+        return True
+    if len(inputs) == 1 and not isinstance(x, dict) or not isinstance(x, (dict, list, tuple)):
+        return False
+    return any(hasattr(part, "tocsr") for part in (x.values() if isinstance(x, dict) else x))
 
 
 cdef _named(x, str name, str key, names):

@@ -5,6 +5,7 @@
 
 #define BP_OPERATIONS(OPERATION)                                                                                      \
     OPERATION(dense, BOTH(dense_forward), BOTH(dense_backward), BOTH(dense_param_grad), BOTH(dense_step))             \
+    OPERATION(sparse_dense, BOTH(sparse_dense_forward), NONE, BOTH(sparse_dense_param_grad), NONE)                    \
     OPERATION(activation, BOTH(activation_forward), BOTH(elementwise_backward), NONE, NONE)                           \
     OPERATION(user_function, BOTH(user_forward), BOTH(elementwise_backward), NONE, NONE)                              \
     OPERATION(python_function, BOTH(python_forward), BOTH(elementwise_backward), NONE, NONE)                          \

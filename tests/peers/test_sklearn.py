@@ -234,7 +234,7 @@ def test_lbfgs_is_float64_whatever_X_is():
 @pytest.mark.parametrize("target, solver", [
     ("classes", "adam"), ("names", "sgd"), ("labels", "lbfgs"), ("number", "adam"), ("counts", "lbfgs"),
 ])  # fmt: skip
-def test_sparse_and_dense_give_the_same_bits(target, solver, layout):
+def test_sparse_and_dense_give_the_same_numbers(target, solver, layout):
     settings = {"solver": solver, "learning_rate_init": 0.002, "max_iter": 3}
     for dtype, early_stopping in ((np.float64, True), (np.float32, False)):
         dense, sparse = (pair(target, early_stopping=early_stopping, **settings)[1] for _ in range(2))
@@ -243,15 +243,15 @@ def test_sparse_and_dense_give_the_same_bits(target, solver, layout):
             model.fit(x, TARGETS[target], sample_weight=W)
             if solver != "lbfgs" and not early_stopping:
                 model.partial_fit(x, TARGETS[target])
-        assert dense._network().theta.tobytes() == sparse._network().theta.tobytes()
-        np.testing.assert_array_equal(dense._forward_pass_fast(a), sparse._forward_pass_fast(b))
-        assert dense.score(a, TARGETS[target]) == sparse.score(b, TARGETS[target])
+        tolerance = {np.float64: 1e-9, np.float32: 1e-4}[dtype]  # sums in another order, then steps of Adam and L-BFGS
+        np.testing.assert_allclose(sparse._network().theta, dense._network().theta, tolerance, tolerance)
+        np.testing.assert_allclose(sparse._forward_pass_fast(b), dense._forward_pass_fast(a), tolerance, tolerance)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is asked of Linux")
 @pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
 @pytest.mark.parametrize("layout", ["csr", "csc"])
-def test_at_most_a_batch_is_dense_at_a_time(layout, solver):
+def test_nothing_dense_is_made(layout, solver):
     def highest():
         return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
@@ -261,7 +261,7 @@ def test_at_most_a_batch_is_dense_at_a_time(layout, solver):
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
     before = highest()
     model.fit(rows, np.arange(1200) % 3 > 1).predict(rows)
-    assert highest() - before < 150 * 2**20  # dense, it has 458 MiB
+    assert highest() - before < 50 * 2**20  # dense, it has 458 MiB
 
 
 def test_a_sparse_matrix_whose_indices_lead_out_is_refused():
