@@ -27,9 +27,9 @@ _GAUSSIAN = ("gaussian_nll", "crps_gaussian")
 
 
 class _Rows(NamedTuple):
-    """X, y and the weights of some rows."""
+    """X, an array or a sparse matrix by rows, y and the weights of some rows."""
 
-    X: np.ndarray
+    X: Any
     y: np.ndarray
     weight: np.ndarray | None
 
@@ -221,9 +221,16 @@ class _Estimator(_searches.Trained, BaseEstimator):
             raise AttributeError("net_: this estimator is not fitted yet; call fit")
         return self.ensemble_.members[0]
 
-    def _scaled(self, X: np.ndarray) -> np.ndarray:
+    def _scaled(self, X: Any) -> Any:
         """X as the networks take it."""
         shape = next(iter(self.net_.inputs.values()))
+        if scipy.sparse.issparse(X):
+            if self.X_offset_ is not None:
+                raise ValueError(
+                    "X: expected a dense array, since fit, with standardize=True, learnt means to subtract, got a "
+                    "sparse matrix; use X.toarray(), or fit with standardize=False"
+                )
+            return X
         if self.X_offset_ is not None:
             X = ((X - self.X_offset_) / self.X_scale_).astype(self.net_.dtype)
         return X if len(shape) == 1 else X.reshape(-1, *shape)
@@ -231,7 +238,7 @@ class _Estimator(_searches.Trained, BaseEstimator):
     def _answers(self, X: Any) -> np.ndarray:
         """Of each member for a user's X: (n_members, n_samples, n_out)."""
         check_is_fitted(self)
-        X = self._scaled(validate_data(self, X, reset=False))
+        X = self._scaled(validate_data(self, X, accept_sparse="csr", reset=False))
         return np.stack([net.predict(X, n_threads=self.n_threads) for net in self._answering])
 
     # ---- training ----
@@ -244,7 +251,7 @@ class _Estimator(_searches.Trained, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Real numbers.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
@@ -297,7 +304,7 @@ class _Estimator(_searches.Trained, BaseEstimator):
 
     def _checked(self, X: Any, y: Any, weight: Any, first: bool = False, called: str = "") -> _Rows:
         """X, y and weights, without rows of weight 0."""
-        X, y = validate_data(self, X, y, multi_output=True, y_numeric=self._y_numeric, reset=first)
+        X, y = validate_data(self, X, y, accept_sparse="csr", multi_output=True, y_numeric=self._y_numeric, reset=first)
         if scipy.sparse.issparse(y):
             y = y.toarray()
         if y.ndim == 2 and y.shape[1] == 1 and not self._y_numeric:
@@ -316,7 +323,7 @@ class _Estimator(_searches.Trained, BaseEstimator):
     def _split(self, rows: _Rows, seed: int) -> tuple[_Rows, _Rows]:
         """Rows to train on, and those that are held out."""
         share = _validate.real("validation_fraction", self.validation_fraction, 0.0, 1.0, open_low=True, open_high=True)
-        n = len(rows.X)
+        n = rows.X.shape[0]
         if n < 2:
             raise ValueError(
                 f"X: n_samples={n} is too few to hold out rows for early stopping; give fit X_val and y_val, or "
@@ -338,6 +345,11 @@ class _Estimator(_searches.Trained, BaseEstimator):
         nets = [self._network(self.n_features_in_, seed + k) for k in range(n_members)]
         self.ensemble_ = bp.Ensemble(nets)
         if _validate.switch("standardize", self.standardize):
+            if scipy.sparse.issparse(rows.X):
+                raise ValueError(
+                    "standardize: expected False for a sparse X, whose zeros a mean subtracted would fill, got True; "
+                    "scale columns by sklearn.preprocessing.MaxAbsScaler, and use standardize=False"
+                )
             self.X_offset_, self.X_scale_ = _center(rows.X, rows.weight)
         self._scale_targets(rows.y, rows.weight)
 
@@ -350,7 +362,7 @@ class _Estimator(_searches.Trained, BaseEstimator):
         batch = self.batch_size
         if isinstance(batch, str):
             _validate.choice("batch_size", batch, ["auto"])
-            batch = None if optimizer.full_batch else min(max(32, len(rows.X) // 50), 256)
+            batch = None if optimizer.full_batch else min(max(32, rows.X.shape[0] // 50), 256)
         rows, held_out = self._weigh(rows, held_out)
         callbacks = [copy.deepcopy(_callbacks.resolve(self.callbacks)) for _ in nets]
         scored: list[_Scored] = []
@@ -425,7 +437,7 @@ _PARAMETERS = """    Parameters
         Penalties l1 |W| + l2/2 |W|^2 over weights, not biases; part of the loss. With `layers`, l1 must be 0.
 {class_weight}    standardize : bool, default=True
         Whether columns of X have mean 0 and standard deviation 1 as the network sees them, in float64, by what the rows
-        that are trained on say (of `partial_fit`, those of the first call).{standardize}
+        that are trained on say (of `partial_fit`, those of the first call). A sparse X wants False.{standardize}
     validation_fraction : float, default=0.1
         Share of the rows that is held out for `early_stopping` where `fit` is given no X_val{stratified}.
     early_stopping : bool, default=True
@@ -563,6 +575,7 @@ class NetClassifier(ClassifierMixin, _Estimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = not self.standardize
         tags.classifier_tags.multi_label = True
         return tags
 
@@ -658,7 +671,7 @@ class NetClassifier(ClassifierMixin, _Estimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Real numbers.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Classes, or labels.
@@ -701,7 +714,7 @@ class NetClassifier(ClassifierMixin, _Estimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Real numbers.
 
         Returns
@@ -721,7 +734,7 @@ class NetClassifier(ClassifierMixin, _Estimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Real numbers.
 
         Returns
@@ -784,6 +797,7 @@ class NetRegressor(RegressorMixin, _Estimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = not self.standardize
         tags.target_tags.multi_output = True
         return tags
 
@@ -823,7 +837,7 @@ class NetRegressor(RegressorMixin, _Estimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Real numbers.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
@@ -862,7 +876,7 @@ class NetRegressor(RegressorMixin, _Estimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Real numbers.
 
         Returns
@@ -880,7 +894,7 @@ class NetRegressor(RegressorMixin, _Estimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Real numbers.
 
         Returns

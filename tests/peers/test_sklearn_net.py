@@ -11,6 +11,7 @@ import joblib
 import numpy as np
 import pandas
 import pytest
+import scipy.sparse
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
@@ -149,6 +150,27 @@ def test_early_stopping_leaves_the_best_epoch():
     scores = model.validation_scores_
     assert model.n_iter_ == int(np.argmax(scores)) + 1 + 2 < 100
     assert model.score(X[300:], Y[300:]) == max(scores)
+
+
+@pytest.mark.parametrize("layout", [scipy.sparse.csr_matrix, scipy.sparse.csc_array])
+@pytest.mark.parametrize("settings", [{}, {"n_members": 2}, {"early_stopping": False, "class_weight": "balanced"}])
+def test_sparse_and_dense_give_the_same_numbers(layout, settings):
+    weight = np.arange(len(X)) % 3
+    models = [classifier(standardize=False, epochs=5, dtype="float64", **settings) for _ in range(2)]
+    for model, x in zip(models, (layout(X), X), strict=True):
+        model.fit(x, NAMES, sample_weight=weight)
+    np.testing.assert_allclose(models[0].predict_proba(layout(X)), models[1].predict_proba(X), 1e-8, 1e-10)
+    assert models[0].score(layout(X), NAMES) == models[1].score(X, NAMES)
+    a, b = (regressor(standardize=False, epochs=3, dtype="float64").partial_fit(x, X[:, 3]) for x in (layout(X), X))
+    np.testing.assert_allclose(a.predict(layout(X)), b.predict(X), 1e-8, 1e-10)
+
+
+def test_sparse_rows_are_not_standardized():
+    with pytest.raises(ValueError, match="^standardize: expected False for a sparse X"):
+        classifier().fit(scipy.sparse.csr_array(X), NAMES)
+    model = classifier(epochs=1).fit(X, NAMES)
+    with pytest.raises(ValueError, match="^X: expected a dense array, since fit, with standardize=True"):
+        model.predict(scipy.sparse.csr_array(X))
 
 
 def test_an_ensemble():
