@@ -53,6 +53,7 @@ bench: $(BENCH) $(BUILT) ## measure against other libraries, write the README's 
 	$(PY) bench/bench_init.py
 	$(PY) bench/bench_init.py --defaults
 	$(PY) bench/bench_export_c.py
+	$(PY) bench/bench_sparse.py
 	$(PY) bench/bench_optimizers.py
 	$(PY) bench/bench_optimizers.py --cost
 	$(PY) bench/bench_optimizers.py --curves
@@ -78,6 +79,7 @@ bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
 	$(PY) bench/bench_search.py --quick
 	$(PY) bench/bench_init.py --quick
 	$(PY) bench/bench_export_c.py --quick
+	$(PY) bench/bench_sparse.py --quick
 	$(PY) bench/bench_optimizers.py --quick --nets 4-16-3/16
 	$(PY) bench/bench_optimizers.py --cost --quick
 	$(PY) bench/bench_optimizers.py --curves --quick

@@ -2,6 +2,8 @@
 threads; steps that move only the columns of their batch; no index leads out, and nothing dense is made."""
 
 import copy
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -391,3 +393,13 @@ def test_what_takes_dense_rows_alone_says_so():
         linear.fit(X, np.ones((N, 1)), optimizer=bp.LevenbergMarquardt(), batch_size=None)
     with pytest.raises(ValueError, match="^x: expected shape"):
         net.predictor()(X[:, :-1])
+
+
+def test_the_snippets_of_the_page_run(capsys):
+    """Those that need scikit-learn are run in tests/peers."""
+    page = (Path(__file__).parent.parent / "docs/sparse.md").read_text(encoding="utf-8")
+    names = {}
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        if "sklearn" not in snippet:
+            exec(compile(snippet, "docs/sparse.md", "exec"), names)  # they assert for themselves
+    assert capsys.readouterr().out.startswith("X: expected finite numbers; X[0, ")

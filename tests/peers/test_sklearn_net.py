@@ -280,11 +280,12 @@ def test_copies_and_files_answer_alike(model, tmp_path):
     assert (tmp_path / "model").read_bytes() == written
 
 
-def test_the_snippets_of_the_documentation_run(capsys):
-    text = (Path(__file__).parents[2] / "docs/sklearn.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["docs/sklearn.md", "docs/sparse.md"])
+def test_the_snippets_of_the_documentation_run(page, capsys):
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
     names = {}
-    for snippet in re.findall(r"```py\n(.*?)```", text, re.DOTALL):
-        exec(compile(snippet, "docs/sklearn.md", "exec"), names)  # they assert for themselves
+    for snippet in re.findall(r"```py(?:thon)?\n(.*?)```", text, re.DOTALL):
+        exec(compile(snippet, page, "exec"), names)  # they assert for themselves
 
 
 @pytest.mark.parametrize("estimator", [NetClassifier, NetRegressor])
