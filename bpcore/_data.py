@@ -38,7 +38,7 @@ class Data:
         self.judged: Data | None = None
         self.outputs = outputs = model.outputs
         self.losses = _losses.resolve_all(loss, outputs)
-        sparse = model.sparse if takes_sparse else ()
+        sparse = model.refuses_sparse if takes_sparse else None
         self.arrays = _validate.inputs(
             X, model.inputs, model.dtype, check_finite, called[0], known=known, sparse=sparse
         )

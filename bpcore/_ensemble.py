@@ -115,7 +115,9 @@ class Ensemble(Worded):
             if settings.get("rows") is not None:
                 raise ValueError("rows: expected None beside bootstrap=True or folds, which say the rows themselves")
             known = self._feature_names()
-            given = _validate.inputs(X, first.inputs, first.dtype, check_finite=False, known=known, sparse=first.sparse)
+            given = _validate.inputs(
+                X, first.inputs, first.dtype, check_finite=False, known=known, sparse=first.refuses_sparse
+            )
             n = len(given[0])
             settings["rows"] = self.rows(n, bootstrap=bootstrap, folds=folds, stratify=stratify, seed=number)
         elif number is None and settings.get("rows") is None and self._some_are_equal():
@@ -183,7 +185,7 @@ class Ensemble(Worded):
         spread, threads = _validate.switch("spread", spread), _threads.resolve(n_threads)
         first = self._members[0]._model
         known = self._feature_names()
-        arrays = _validate.inputs(X, first.inputs, first.dtype, known=known, empty=True, sparse=first.sparse)
+        arrays = _validate.inputs(X, first.inputs, first.dtype, known=known, empty=True, sparse=first.refuses_sparse)
         return _result(self._answers(arrays, spread, threads), spread)
 
     def _answers(self, arrays: list[Any], spread: bool, threads: int) -> list[tuple[np.ndarray, Any]]:

@@ -128,7 +128,7 @@ class Graph:
         return number in self.outputs or any(number in n.inputs and not n.layer.gathered for n in self.nodes)
 
     def refuses_sparse(self, number: int) -> str | None:
-        """Why the input of this number cannot come as sparse rows; None where it can."""
+        """Why the rows of this node, an input, cannot come as sparse ones; None where they can."""
         if self.nodes[number].layer.integer:
             return "the input is of whole numbers"
         for node in self.nodes:

@@ -154,10 +154,9 @@ class Model:
         """The nodes of the inputs."""
         return [self.graph.nodes[i] for i in self.graph.inputs]
 
-    @property
-    def sparse(self) -> list[str | None]:
-        """For each input, why it cannot come as sparse rows; None where it can."""
-        return [self.graph.refuses_sparse(i) for i in self.graph.inputs]
+    def refuses_sparse(self, number: int) -> str | None:
+        """Why input `number` cannot come as sparse rows; None where it can."""
+        return self.graph.refuses_sparse(self.graph.inputs[number])
 
     @property
     def outputs(self) -> list[Node]:

@@ -653,11 +653,13 @@ class Network(Worded):
         batch.
 
         X is (n, *shape) of the input; of several inputs, a list, or a dict by name.  Of several outputs a tuple comes.
+        An input that Dense layers alone read may be a CSR or CSC matrix of SciPy's, also in `fit`, `evaluate`,
+        `value_and_grad` and predictors: nothing dense is made of it, and CSR is read in place.
         No rows give (0, n_L).  A data frame must have the columns that `fit` saw, see `feature_names`.
         """
         known, threads = self._model.feature_names, _threads.resolve(n_threads)
-        inputs, sparse = self._model.inputs, self._model.sparse
-        arrays = _validate.inputs(X, inputs, self.dtype, known=known, empty=True, sparse=sparse)
+        inputs, refuses = self._model.inputs, self._model.refuses_sparse
+        arrays = _validate.inputs(X, inputs, self.dtype, known=known, empty=True, sparse=refuses)
         with self._model.reading() as model:
             answers = _data.predict(model, arrays, threads)
         return answers[0] if len(answers) == 1 else tuple(answers)

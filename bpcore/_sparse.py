@@ -26,7 +26,7 @@ class Answers:
         """The outputs for rows of all inputs, some of them sparse; see Network.predictor."""
         model = self._model
         arrays = _validate.inputs(
-            x, model.inputs, model.dtype, False, "x", known=model.feature_names, empty=True, sparse=model.sparse
+            x, model.inputs, model.dtype, False, "x", known=model.feature_names, empty=True, sparse=model.refuses_sparse
         )
         sparse = _plans.sparse_of(arrays)
         predictor = self._predictors.get(sparse)

@@ -6,7 +6,7 @@ import contextlib
 import math
 import operator
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -304,6 +304,8 @@ def is_sparse(name: str, value: Any) -> bool:
 
 def csr(name: str, X: Any) -> Any:
     """A CSR or CSC matrix of SciPy's, of real numbers, as CSR; ValueError where its indices lead out of it."""
+    if len(X.shape) != 2:
+        raise ValueError(f"{name}: expected rows, (n, columns), got shape {X.shape}; use {name}.reshape(1, -1).tocsr()")
     if X.format not in ("csr", "csc"):
         raise TypeError(f"{name}: expected a CSR or CSC matrix, got {type(X).__name__}; use {name}.tocsr()")
     if X.format == "csc":
@@ -469,12 +471,12 @@ def columns(name: str, value: Any, known: Mapping[str, tuple[str, ...]], key: st
 def inputs(
     value: Any, nodes: Sequence[Any], dtype: np.dtype[Any], check_finite: bool = True, name: str = "X", *,
     known: Mapping[str, tuple[str, ...]] = MappingProxyType({}), empty: bool = False,
-    sparse: Sequence[str | None] = (),
+    sparse: Callable[[int], str | None] | None = None,
 ) -> list[Any]:  # fmt: skip
     """X: an array, or SparseRows, for each input node, real numbers, finite once rounded to the network's dtype.
 
     known: names of columns by input, which data frames must have.  empty: whether no rows will do.
-    sparse: for each input, why it cannot be sparse, None where it can; nothing: the call takes no sparse ones.
+    sparse: why input i cannot be sparse, or None; without it the call takes no sparse ones.
     """
     node = nodes[0]
     plain = len(nodes) == 1 and len(node.shape) == 1 and check_finite and not node.layer.integer
@@ -485,7 +487,7 @@ def inputs(
         zip(nodes, parts(name, value, [node.name for node in nodes]), strict=True)
     ):
         columns(where, part, known, node.name)
-        rows = sparse_rows(where, part, sparse[i]) if sparse and is_sparse(where, part) else part
+        rows = sparse_rows(where, part, sparse(i)) if sparse and is_sparse(where, part) else part
         arrays.append(_input(rows, node, dtype, check_finite, where, empty))
         if len(arrays[-1]) != len(arrays[0]):
             counts = ", ".join(str(len(a)) for a in arrays)
@@ -516,10 +518,6 @@ def _input(value: Any, node: Any, dtype: np.dtype[Any], check_finite: bool, name
             f"{name}: expected shape (n, {words}){what}, got {a.shape}{as_rows(name, value, a.shape, shape)}"
         )
     if node.layer.integer:
-        if isinstance(a, _core.SparseRows):
-            raise TypeError(
-                f"{name}: expected a dense array of whole numbers, got a sparse matrix; use {name}.toarray()"
-            )
         if a.dtype.kind not in "iu":
             raise TypeError(f"{name}: expected whole numbers, got dtype {a.dtype}; use {_whole(name, value)}")
         _find(name, a, np.dtype(np.float64), 0, node.n_labels - 1)
