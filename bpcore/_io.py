@@ -36,7 +36,7 @@ from bpcore._symbols import Symbol
 # names of columns, moments, ensembles
 FORMATS = ("1", "2")
 _LATER_LAYERS = {"standardize", "batch_norm", "rms_norm", "group_norm", "alpha_dropout", "gaussian_noise", "mask"}
-_LATER_SETTINGS = {"noise_shape", "causal", "mask_zero", *Regularised.saved}
+_LATER_SETTINGS = {"noise_shape", "causal", "mask_zero", "lazy", *Regularised.saved}
 _LATER_MASKED = {"activate", "global_max_pool", "global_average_pool"}  # with a second input, a mask
 _FIRST_OPTIMIZERS = {
     "sgd": {"lr", "momentum", "nesterov", "weight_decay"},

@@ -1,7 +1,7 @@
 /* The gradient of weights that sparse rows read is a sum over the entries of each column.  When the rows of a chunk are
  * done, one thread lists their entries, and links those of each column in the order of rows, so that whatever thread
- * sums a column does it in one order.  How many entries a batch has is not known before it comes: room grows to the most
- * that there were, and stays.  Which columns are listed already is asked as in tables.c. */
+ * sums a column does it in one order.  How many entries a batch has is not known before it comes: room grows to the
+ * most that there were, and stays.  Which columns are listed already is asked as in tables.c. */
 #include "columns.h"
 
 #include "dispatch.h"

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 from conftest import distance
 from optimizers import every_optimizer
+from safetensors import safe_open
 
 import bpcore as bp
 from bpcore import _core, _plans, _validate
@@ -178,10 +179,12 @@ def test_lazy_is_kept_and_goes_with_no_max_norm():
 
 
 def test_saved_and_loaded(tmp_path):
-    for lazy in (False, True):
+    for lazy, version in ((False, "1"), (True, "2")):
         net = network("float32", lazy=lazy)
         net.save(tmp_path / "net.safetensors")
         assert bp.load(tmp_path / "net.safetensors").layers[1].lazy is lazy
+        with safe_open(tmp_path / "net.safetensors", "np") as file:
+            assert file.metadata()["bpcore_format"] == version
 
 
 def test_dense_rows_one_day_and_sparse_ones_the_next():

@@ -78,8 +78,8 @@ typedef struct {
     void (*mix[2])(const void *own, double share, int64_t n, void *x);
     /* adds elements first..end-1 of a sparse matrix, times a factor, to a row of `cols` columns */
     void (*scatter[2])(const bp_array *a, int64_t first, int64_t end, int64_t cols, double factor, void *row);
-    /* G (cols,), with what it loses unless that is NULL, = or += the sum of value times delta[row] along a slot's chain;
-     * rows of delta are ld apart */
+    /* G (cols,), with what it loses unless that is NULL, = or += the sum of value times delta[row] along the chain of a
+     * slot; rows of delta are ld apart */
     void (*sum_column[2])(const bp_columns *columns, int64_t slot, const void *delta, int64_t ld, int64_t cols, void *G,
                           void *lost, int add);
     bp_rule_fn *rules[BP_N_RULES][2];
