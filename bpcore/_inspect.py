@@ -124,7 +124,7 @@ def inspect(
     rule = None if y is None else _optimizers.resolve(optimizer, last)
     twin = net.copy(optimizer=rule is not None and type(rule) is type(last))  # which makes the step
     model = twin._model
-    data = None if y is None else Data(model, X, y, loss, sample_weight)
+    data = None if y is None else Data(model, X, y, loss, sample_weight, takes_sparse=False)
     known = model.feature_names
     arrays = data.arrays if data else _validate.inputs(X, model.inputs, model.dtype, known=known)
     if len(arrays[0]) < 2:

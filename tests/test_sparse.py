@@ -391,7 +391,7 @@ def test_what_takes_dense_rows_alone_says_so():
     X, net = small(), network("float64")
     dense = r"^X: expected a dense array, got csr_array; use X.toarray\(\)"
     for call in (net.forward, net.jacobian, lambda X: net.per_sample_gradients(X, Y),
-                 lambda X: net.hvp(X, Y, net.theta)):  # fmt: skip
+                 lambda X: net.hvp(X, Y, net.theta), net.inspect, lambda X: net.inspect(X, Y)):  # fmt: skip
         with pytest.raises(TypeError, match=dense):
             call(X)
     with pytest.raises(TypeError, match=r"^X: expected a CSR or CSC matrix, got coo_array; use X.tocsr\(\)"):
