@@ -280,11 +280,11 @@ def test_copies_and_files_answer_alike(model, tmp_path):
     assert (tmp_path / "model").read_bytes() == written
 
 
-@pytest.mark.parametrize("page", ["docs/sklearn.md", "docs/sparse.md"])
-def test_the_snippets_of_the_documentation_run(page, capsys):
+@pytest.mark.parametrize("page, kind", [("docs/sklearn.md", "py"), ("docs/sparse.md", "python")])
+def test_the_snippets_of_the_documentation_run(page, kind, capsys):
     text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
     names = {}
-    for snippet in re.findall(r"```py(?:thon)?\n(.*?)```", text, re.DOTALL):
+    for snippet in re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL):
         exec(compile(snippet, page, "exec"), names)  # they assert for themselves
 
 
