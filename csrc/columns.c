@@ -54,8 +54,8 @@ static bp_status make_room_to_keep(const bp_plan *plan, const bp_table *t, bp_co
     return BP_OK;
 }
 
-/* Entries first..end-1 of an array, of a row of the chunk, as numbers `at` and up.  Columns that another thread has made
- * lead out of the matrix meanwhile are passed over. */
+/* Entries first..end-1 of an array, which are of a row of the chunk, get the numbers from `at` on.  Columns that lead
+ * out of the matrix, since another thread has written to it, are passed over. */
 static void link_entries(bp_columns *c, const bp_array *a, int64_t first, int64_t end, int64_t width, int32_t row,
                          int32_t at) {
     for (int64_t k = first; k < end; k++, at++) {
