@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from argparse import Namespace
+from collections.abc import Callable
 
 import bpcore as bp
 from bpcore import _io
@@ -22,7 +23,7 @@ def _write_torch(net: bp.Network, path: str) -> None:
     _io.write_whole(path, [held.getvalue()])
 
 
-WRITERS = {"c": bp.export_c, "onnx": bp.export_onnx, "torch": _write_torch}  # by --to
+WRITERS: dict[str, Callable[..., None]] = {"c": bp.export_c, "onnx": bp.export_onnx, "torch": _write_torch}  # by --to
 
 
 def run(options: Namespace) -> None:
