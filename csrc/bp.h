@@ -342,6 +342,9 @@ bp_status bp_run_hook(bp_run *run, bp_boundary_fn *fn, void *self);
 
 /* Begins an epoch over n rows in batches; order (n,) or NULL for 0..n-1. */
 void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order);
+/* Goes on in the epoch whose rows are all done with n more, which the ports have by now.  Numbers by step are counted
+ * from here on. */
+void bp_run_go_on(bp_run *run, int64_t n, int64_t batch, const int64_t *order);
 /* In the epoch that is begun, inputs and targets of its row i become share[i] x + (1 - share[i]) x', x those of the row
  * itself and x' those of row partner[i] of the ports' arrays; weights of rows likewise, by weight_share.  (n,) each,
  * partner[i] a row of all ports, shares in 0..1.  Whole numbers stay as they are. */
@@ -350,8 +353,9 @@ void bp_run_mix(bp_run *run, const int64_t *partner, const double *share, const 
  * plans differ in what their optimisers need. */
 void bp_run_follow(bp_run *run, const bp_run *from);
 /* Goes on in the midst of the epoch that has just begun: `done` and the sums of the losses are those of the batches
- * that another run has made, `steps` moves among them; the optimiser's t counts them already. */
-void bp_run_resume(bp_run *run, const bp_progress *done, const double (*loss_sum)[3], int64_t steps);
+ * that another run has made, `steps` moves among them; the optimiser's t counts them already.  skipped: rows of the
+ * epoch before the first of those that this run has begun. */
+void bp_run_resume(bp_run *run, const bp_progress *done, const double (*loss_sum)[3], int64_t steps, int64_t skipped);
 /* One slice: runs until the epoch ends, `seconds` have passed or `max_steps` batches are done (0 or less: as many as
  * there are).  `fresh`: theta may have been written since the last slice.  Blocks; may be called without the GIL. */
 bp_status bp_epoch(bp_run *run, int n_threads, double seconds, int64_t max_steps, int fresh);
@@ -437,7 +441,8 @@ void bp_uniform(double *out, int64_t first, int64_t n, uint64_t seed, uint32_t p
 /* A permutation of 0..n-1 (Fisher and Yates). */
 void bp_permutation(int64_t *out, int64_t n, uint64_t seed, uint32_t purpose, uint32_t step);
 /* A permutation of 0..first-1 in out becomes one of 0..end-1: n elements in parts give the bits of n at once. */
-void bp_permutation_part(int64_t *out, int64_t first, int64_t end, uint64_t seed, uint32_t purpose, uint32_t step);
+void bp_permutation_part(int64_t *out, int64_t first, int64_t end, uint64_t seed, uint32_t purpose, uint32_t layer,
+                         uint32_t step);
 
 #pragma GCC visibility pop
 

@@ -38,11 +38,12 @@ void bp_uniform(double *out, int64_t first, int64_t n, uint64_t seed, uint32_t p
 }
 
 void bp_permutation(int64_t *out, int64_t n, uint64_t seed, uint32_t purpose, uint32_t step) {
-    bp_permutation_part(out, 0, n, seed, purpose, step);
+    bp_permutation_part(out, 0, n, seed, purpose, 0, step);
 }
 
-void bp_permutation_part(int64_t *out, int64_t first, int64_t end, uint64_t seed, uint32_t purpose, uint32_t step) {
-    stream s = {.seed = seed, .purpose = purpose, .step = step};
+void bp_permutation_part(int64_t *out, int64_t first, int64_t end, uint64_t seed, uint32_t purpose, uint32_t layer,
+                         uint32_t step) {
+    stream s = {.seed = seed, .purpose = purpose, .layer = layer, .step = step};
     for (int64_t i = first; i < end; i++) {
         /* j uniform in 0..i: the high word of w (i + 1) */
         int64_t j = (int64_t)((uint128)word(&s, i, first) * (uint64_t)(i + 1) >> 64);

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
+void bp_run_go_on(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
     run->n = n;
     run->batch = batch;
     if (!run->order != !order || run->partner) run->call_rows = 0;
@@ -15,11 +15,15 @@ void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
     run->partner = NULL;
     if (!run->call_rows) bp_place_inputs(run);
     run->at.pos = 0;
-    run->at.done = (bp_progress){.steps = run->at.done.steps};
     run->epoch_t = run->at.t;
-    memset(run->loss_sum, 0, sizeof *run->loss_sum * (size_t)run->plan->n_losses);
     run->has_snapshot = 0;
     bp_set_batch(run);
+}
+
+void bp_run_begin(bp_run *run, int64_t n, int64_t batch, const int64_t *order) {
+    run->at.done = (bp_progress){.steps = run->at.done.steps};
+    memset(run->loss_sum, 0, sizeof *run->loss_sum * (size_t)run->plan->n_losses);
+    bp_run_go_on(run, n, batch, order);
 }
 
 void bp_run_mix(bp_run *run, const int64_t *partner, const double *share, const double *weight_share) {
@@ -45,9 +49,9 @@ void bp_run_follow(bp_run *run, const bp_run *from) {
     bp_set_batch(run);
 }
 
-void bp_run_resume(bp_run *run, const bp_progress *done, const double (*loss_sum)[3], int64_t steps) {
+void bp_run_resume(bp_run *run, const bp_progress *done, const double (*loss_sum)[3], int64_t steps, int64_t skipped) {
     int64_t before = run->at.done.steps;
-    run->at.pos = done->rows;
+    run->at.pos = done->rows - skipped;
     run->at.done = *done;
     run->at.done.steps = before;
     run->epoch_t = run->at.t - steps;

@@ -19,7 +19,7 @@ def uniform(int64_t n, uint64_t seed, uint32_t purpose, uint32_t layer=0, uint32
     return out
 
 
-def permutation(int64_t n, uint64_t seed, uint32_t purpose, uint32_t step=0):
+def permutation(int64_t n, uint64_t seed, uint32_t purpose, uint32_t step=0, uint32_t layer=0):
     """A permutation of 0..n-1, int64."""
     cdef cnp.ndarray out = np.empty(n, np.int64)
     cdef int64_t *data = <int64_t *>cnp.PyArray_DATA(out)
@@ -27,7 +27,7 @@ def permutation(int64_t n, uint64_t seed, uint32_t purpose, uint32_t step=0):
     while first < n:
         end = min(n, first + BETWEEN_SIGNALS // 64)
         with nogil:
-            bp_permutation_part(data, first, end, seed, purpose, step)
+            bp_permutation_part(data, first, end, seed, purpose, layer, step)
         PyErr_CheckSignals()
         first = end
     return out

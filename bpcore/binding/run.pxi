@@ -273,13 +273,18 @@ cdef class Run:
         """The plan's are the unit vectors from `first` on; outs are views of (n, apart, cols) from `first` on."""
         bp_run_cotangents(self.run, first, apart)
 
-    def begin(self, int64_t n, int64_t batch, cnp.ndarray order=None):
-        """Begins an epoch over n rows, taken in `order` ((n,) int64) or as they lie."""
+    def begin(self, int64_t n, int64_t batch, cnp.ndarray order=None, bint goes_on=False):
+        """Begins an epoch over n rows, taken in `order` ((n,) int64) or as they lie; goes_on: it is begun, and these are
+        its next rows."""
+        cdef const int64_t *rows = NULL if order is None else <const int64_t *>cnp.PyArray_DATA(order)
         self.reach((n + batch - 1) // batch if batch else 0)
         self.size = batch
         self.order = order
         self.mixture = None
-        bp_run_begin(self.run, n, batch, NULL if order is None else <const int64_t *>cnp.PyArray_DATA(order))
+        if goes_on:
+            bp_run_go_on(self.run, n, batch, rows)
+        else:
+            bp_run_begin(self.run, n, batch, rows)
 
     def mix(self, cnp.ndarray partner, cnp.ndarray share, cnp.ndarray weight_share):
         """In the epoch that is begun, row i is mixed with row partner[i] of the arrays, (n,) int64: see bp_run_mix; shares
@@ -288,17 +293,18 @@ cdef class Run:
         bp_run_mix(self.run, <const int64_t *>cnp.PyArray_DATA(partner), <const double *>cnp.PyArray_DATA(share),
                    <const double *>cnp.PyArray_DATA(weight_share))
 
-    def resume(self, progress, losses, int64_t steps):
+    def resume(self, progress, losses, int64_t steps, int64_t skipped=0):
         """Goes on within the epoch that has just begun: progress and losses are what another run gave after whole steps,
-        some batches before the last; steps: those of this epoch, which the optimiser's count has."""
+        some batches before the last; steps: those of this epoch, which the optimiser's count has; skipped: batches of
+        the epoch before the rows that it has begun with."""
         cdef bp_progress done
         cdef cnp.ndarray sums = np.array(losses, np.float64)
         done.loss, done.weight, done.hits, done.rows, done.batch = progress
         done.steps = 0
         known = (<object>sums).shape == (len(self.plan.losses), 3)
-        if not known or not 0 <= done.batch < self.batches or done.rows != done.batch * self.size:
+        if not known or not 0 <= done.batch - skipped < self.batches or done.rows != done.batch * self.size:
             raise ValueError(f"resume: {progress} and {losses} are not of an epoch of {self.batches} batches")
-        bp_run_resume(self.run, &done, <const double (*)[3]>cnp.PyArray_DATA(sums), steps)
+        bp_run_resume(self.run, &done, <const double (*)[3]>cnp.PyArray_DATA(sums), steps, skipped * self.size)
 
     cdef follow_average(self):
         """Theta follows from the average, which Python may have changed."""

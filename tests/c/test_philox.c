@@ -44,8 +44,8 @@ void test_philox(void) {
         char seen[N + 1] = {0};
         bp_permutation(order, n, 42, 1, (uint32_t)n);
         int64_t parts[N + 1], cut = n * 3 / 7;
-        bp_permutation_part(parts, 0, cut, 42, 1, (uint32_t)n);
-        bp_permutation_part(parts, cut, n, 42, 1, (uint32_t)n);
+        bp_permutation_part(parts, 0, cut, 42, 1, 0, (uint32_t)n);
+        bp_permutation_part(parts, cut, n, 42, 1, 0, (uint32_t)n);
         CHECK(!memcmp(order, parts, (size_t)n * sizeof *order));
         for (int64_t i = 0; i < n; i++) {
             CHECK(order[i] >= 0 && order[i] < n && !seen[order[i]]);

@@ -386,7 +386,7 @@ static epoch_end make_epoch(const numbers *d, const epoch *e) {
         bp_run_batch_losses(run, o.batch[0]);
         bp_run_begin(run, ROWS, BATCH, NULL);
         if (e->mixed) bp_run_mix(run, e->partner, e->share, e->share);
-        if (part && e->cut) bp_run_resume(run, &o.done, (const double(*)[3])sums, e->cut);
+        if (part && e->cut) bp_run_resume(run, &o.done, (const double(*)[3])sums, e->cut, 0);
         CHECK(bp_epoch(run, e->n_threads, INFINITY, part ? -1 : e->cut, 1) == (part ? BP_DONE : BP_PAUSED));
         o.done = bp_run_progress(run);
         memcpy(sums, bp_run_loss(run, 0), sizeof sums);
