@@ -19,8 +19,16 @@ def weigh(class_weight: Any, data: Data, validation: Data | None) -> tuple[Data,
 
     TypeError or ValueError for what is no weight of classes, and for targets that are no classes.
     """
-    if class_weight is None:
+    table = table_of(class_weight, data)
+    if table is None:
         return data, validation
+    return weighted(data, table), None if validation is None else weighted(validation, table)
+
+
+def table_of(class_weight: Any, data: Data) -> np.ndarray | None:
+    """The weight of each class, which "balanced" learns from the data; None where classes have none."""
+    if class_weight is None:
+        return None
     is_balanced = isinstance(class_weight, str) and class_weight == "balanced"
     if not is_balanced and not isinstance(class_weight, Mapping):
         words = f"class_weight: expected 'balanced' or {{label: weight}}, got {class_weight!r}"
@@ -30,12 +38,11 @@ def weigh(class_weight: Any, data: Data, validation: Data | None) -> tuple[Data,
         raise TypeError(f"{words} of type {type(class_weight).__name__}{cure}")
     labels, counts = _labels(data), _counts(data)
     if isinstance(class_weight, Mapping):
-        table = _named(class_weight, labels, counts)
-    else:
-        occurring = counts > 0
-        table = np.ones(len(labels))
-        table[occurring] = counts.sum() / (occurring.sum() * counts[occurring])
-    return _weighted(data, table), None if validation is None else _weighted(validation, table)
+        return _named(class_weight, labels, counts)
+    occurring = counts > 0
+    table = np.ones(len(labels))
+    table[occurring] = counts.sum() / (occurring.sum() * counts[occurring])
+    return table
 
 
 def classes(data: Data) -> np.ndarray | None:
@@ -125,8 +132,8 @@ def _named(given: Mapping[Any, Any], labels: range | tuple[int, int], counts: np
     return table
 
 
-def _weighted(data: Data, table: np.ndarray) -> Data:
-    """The data with weights (rows,) of its own, in the network's dtype."""
+def weighted(data: Data, table: np.ndarray) -> Data:
+    """The data, each row's loss times the weight of its class, in the network's dtype."""
     n, dtype = len(data.arrays[0]), data.dtype
     weight = np.empty(n, dtype)
     for rows in _blocks(n):
@@ -135,7 +142,8 @@ def _weighted(data: Data, table: np.ndarray) -> Data:
             weight[rows] = table[_classes(data, rows)] * own
     of_rows = weight if data.rows is None else weight[data.rows]
     top = float(of_rows.max())
-    if not np.finfo(dtype).tiny <= top <= 1e15 or not math.isfinite(top):
+    least = 0.0 if data.in_blocks and top == 0 else np.finfo(dtype).tiny
+    if not least <= top <= 1e15 or not math.isfinite(top):
         raise ValueError(
             f"class_weight: expected weights of the rows of {data.called[0]} up to 1e15, one above zero, got at most "
             f"{top:g}; only ratios count"

@@ -17,6 +17,7 @@ from bpcore._moments import Moments
 from bpcore._plan_cache import Lent
 
 SLICE_SECONDS = 0.015  # and a stage more may pass before Ctrl-C is heard
+Sums = list[tuple[float, float, float]]
 
 
 class Data:
@@ -25,15 +26,16 @@ class Data:
     n: examples.  rows: (n,) int64, which rows of the arrays they are; None: all, as they lie.  called: what messages
     call X and y.  judged: the same with the weights that accuracy has, where the loss has others.
     measures: what `evaluate` computes beyond the losses, see `measure`.  takes_sparse: whether X may be sparse where
-    Dense layers alone read it.
+    Dense layers alone read it.  in_blocks: they are a block of more, and its weights may all be 0.
     """
 
     def __init__(
         self, model: Model, X: Any, y: Any, loss: Any, sample_weight: Any, check_finite: bool = True,
         called: tuple[str, str, str] = ("X", "y", "sample_weight"),
-        known: Mapping[str, tuple[str, ...]] | None = None, takes_sparse: bool = True,
+        known: Mapping[str, tuple[str, ...]] | None = None, takes_sparse: bool = True, in_blocks: bool = False,
     ) -> None:  # fmt: skip
         known = model.feature_names if known is None else known
+        self.in_blocks = in_blocks
         self.dtype, self.called = model.dtype, called
         self.judged: Data | None = None
         self.outputs = outputs = model.outputs
@@ -59,7 +61,8 @@ class Data:
     def _weigh(self, sample_weight: Any, name: str = "sample_weight") -> None:
         masked = len(self.outputs) == 1 and not isinstance(self.losses[0].loss, _losses.Loss)
         positions = self.outputs[0].shape[:-1] if masked else ()
-        self.weight = _validate.weights(sample_weight, len(self.arrays[0]), positions, self.dtype, name)
+        n = len(self.arrays[0])
+        self.weight = _validate.weights(sample_weight, n, positions, self.dtype, name, zeros=self.in_blocks)
 
     def check_units(self, model: Model) -> None:
         """Targets of the model's outputs that have units of their own are real numbers; ValueError for another loss."""
@@ -181,11 +184,24 @@ class Data:
         measures = [measure for measure in self.measures if measure.targets is not None]
         numbers = dict.fromkeys(measure.output for measure in measures)
         outs = {i: np.empty((self.n, *self.outputs[i].shape), self.dtype) for i in numbers}
+        sums = self.sums(model, n_threads, outs)
+        judged = self.judged.sums(model, n_threads) if self.judged and self.has_accuracy else None
+        result = self.means(model, sums, judged, l2)
+        for measure in measures:
+            result[measure.key] = measure.metric.of(measure.targets, outs[measure.output])
+        return result
+
+    def sums(self, model: Model, n_threads: int, outs: Mapping[int, np.ndarray] = MappingProxyType({})) -> Sums:
+        """Of wE, w and hits, by loss; outs: where the answers of some outputs go, by number."""
         key = self.key(_plans.EVALUATE, _plans.INFERENCE_ROWS, n_threads)
         with _plans.take(model, replace(key, kept=tuple(outs)) if outs else key) as lent:
             run = self.feed(model, lent, outs)
             whole(run, self.n, n_threads, self.rows)
-            sums = run.losses()
+            return run.losses()
+
+    def means(self, model: Model, sums: Sums, judged: Sums | None, l2: float) -> dict[str, float]:
+        """What `evaluate` says of such sums; judged: those with the weights that accuracy has, where these are
+        others."""
         result = {"loss": model.penalty(l2)}
         for name, weighted, (loss, weight, hits) in zip(self.names, self.losses, sums, strict=True):
             result["loss"] += weighted.weight * (loss / weight)
@@ -194,10 +210,8 @@ class Data:
                 result[f"{name}.loss"] = loss / weight
             if _losses.has_accuracy(weighted.loss):
                 result[f"{prefix}accuracy"] = hits / weight
-        if self.judged and self.has_accuracy:
-            result["accuracy"] = self.judged.evaluate(model, n_threads)["accuracy"]
-        for measure in measures:
-            result[measure.key] = measure.metric.of(measure.targets, outs[measure.output])
+        if judged:
+            result["accuracy"] = judged[0][2] / judged[0][1]
         return result
 
     def value_and_grad(self, model: Model, n_threads: int) -> tuple[float, np.ndarray]:

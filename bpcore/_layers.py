@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Philox purposes: the first word of the counter
 # what random numbers are for; DROPOUT: all that layers draw in training, in C
-INIT, SHUFFLE, DROPOUT, BOOTSTRAP, FOLDS, MIXUP, SPLIT = 0, 1, 2, 3, 4, 5, 6
+INIT, SHUFFLE, DROPOUT, BOOTSTRAP, FOLDS, MIXUP, SPLIT, BLOCKS = 0, 1, 2, 3, 4, 5, 6, 7
 
 
 _BLOCK = 1 << 13  # numbers drawn at a time: drawing takes little memory beside the result

@@ -527,9 +527,11 @@ def _input(value: Any, node: Any, dtype: np.dtype[Any], check_finite: bool, name
 
 
 def weights(
-    value: Any, n: int, positions: tuple[int, ...], dtype: np.dtype[Any], name: str = "sample_weight"
-) -> np.ndarray | None:
-    """Of examples: (n,), or (n, *positions) where the output has some; finite, not negative, not all zero."""
+    value: Any, n: int, positions: tuple[int, ...], dtype: np.dtype[Any], name: str = "sample_weight", *,
+    zeros: bool = False,
+) -> np.ndarray | None:  # fmt: skip
+    """Of examples: (n,), or (n, *positions) where the output has some; finite, not negative, and unless `zeros` will do
+    not all zero."""
     if value is None:
         return None
     a = array(name, value)
@@ -538,10 +540,10 @@ def weights(
         cure = as_shape(name, value, a.shape, (n,))
         raise ValueError(f"{name}: expected shape ({n},){masks}, got {a.shape}{cure}")
     _find(name, a, dtype, 0.0, math.inf)
-    if not a.any():
-        raise ValueError(f"{name}: expected at least one weight above zero, got only zeros")
     top = float(a.max())
-    if top < np.finfo(dtype).tiny:
+    if not top and not zeros:
+        raise ValueError(f"{name}: expected at least one weight above zero, got only zeros")
+    if 0 < top < np.finfo(dtype).tiny:
         raise ValueError(f"{name}: expected a weight that {dtype} can hold, got at most {top}; scale them")
     if top > 1e15:
         raise ValueError(f"{name}: expected weights up to 1e15, got {top}; scale them, only ratios count")
