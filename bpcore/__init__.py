@@ -5,7 +5,7 @@ from bpcore import _threads
 _threads.read_forced()
 _threads.read_limit()
 
-from bpcore import activations, datasets, debug, losses, metrics, plots, schedules  # noqa: E402
+from bpcore import activations, data, datasets, debug, losses, metrics, plots, schedules  # noqa: E402
 from bpcore._activations import Activation  # noqa: E402
 from bpcore._callback_files import CSVLogger, JSONLines, ModelCheckpoint  # noqa: E402
 from bpcore._callbacks import Callback, EarlyStopping, ReduceOnPlateau, State  # noqa: E402
@@ -93,6 +93,7 @@ __all__ = [
     "activations",
     "check_gradients",
     "concat",
+    "data",
     "datasets",
     "debug",
     "export_c",

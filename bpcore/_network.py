@@ -21,6 +21,7 @@ from bpcore import (
     _plans,
     _sparse,
     _standardize,
+    _stream,
     _threads,
     _training,
     _validate,
@@ -484,7 +485,7 @@ class Network(Worded):
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         *,
         loss: _LossLike = "auto",
         optimizer: Optimizer | str | None = None,
@@ -511,6 +512,8 @@ class Network(Worded):
     ) -> History:
         """Trains on X (n, n_0) and y for `epochs` epochs, going on from where the network is.
 
+        X may be a `bp.data.Stream` of blocks that hold y and weights, too; then there is no y, no sample_weight and no
+        validation_split, schedules have lengths in steps, and rows are shuffled within blocks, see there.
         theta moves by the optimiser's rule along dC/dtheta, with C = sum w E / sum w over each batch (Rumelhart,
         Hinton and Williams 1986).  X and y: any real dtype and strides, read in place, never written.  y: (n, n_L),
         (n,) where n_L is 1, or class labels (n,) for cross_entropy, whose rows of (n, n_L) sum to 1.  batch_size None:
@@ -536,7 +539,7 @@ class Network(Worded):
         that differs from the last in numbers alone (lr, weight_decay, nesterov, bounds) goes on with its memory; one of
         another kind, or with other arrays (momentum from or to 0, amsgrad), begins anew; a UserWarning says so where it
         drops arrays.
-        validation_data: (X, y) or (X, y, sample_weight); the history has `val_loss` of it, what `evaluate`
+        validation_data: (X, y), (X, y, sample_weight) or a stream; the history has `val_loss` of it, what `evaluate`
         says, with this call's class_weight and l2, and of the average where the optimiser keeps one (`ema=`).
         validation_split: instead, a share of the rows of X, 0.2 or the like, which are not trained on; they are drawn
         from the seed, the same in every call with that seed, and of class targets (see class_weight) each class has its
@@ -650,7 +653,8 @@ class Network(Worded):
     @worded
     def predict(self, X: Any, *, n_threads: int | None = None) -> Any:
         """The outputs for every row of X (n, n_0): (n, n_L) in the network's dtype.  A row has the same bits in every
-        batch.
+        batch.  Over a `bp.data.Stream` an iterator of such arrays comes, one for each block, each computed when it is
+        asked for, by the network as it is now.
 
         X is (n, *shape) of the input; of several inputs, a list, or a dict by name.  Of several outputs a tuple comes.
         An input that Dense layers alone read may be a CSR or CSC matrix of SciPy's, also in `fit`, `evaluate`,
@@ -658,6 +662,9 @@ class Network(Worded):
         No rows give (0, n_L).  A data frame must have the columns that `fit` saw, see `feature_names`.
         """
         known, threads = self._model.feature_names, _threads.resolve(n_threads)
+        if isinstance(X, _stream.Stream):
+            with self._model.reading() as model:
+                return _stream.predict(X, model.copied(memory=False), threads)
         inputs, refuses = self._model.inputs, self._model.refuses_sparse
         arrays = _validate.inputs(X, inputs, self.dtype, known=known, empty=True, sparse=refuses)
         with self._model.reading() as model:
@@ -703,7 +710,7 @@ class Network(Worded):
 
     @worded
     def evaluate(
-        self, X: Any, y: Any, *, loss: _LossLike = "auto", sample_weight: Any = None, metrics: Any = (),
+        self, X: Any, y: Any = None, *, loss: _LossLike = "auto", sample_weight: Any = None, metrics: Any = (),
         n_threads: int | None = None,
     ) -> dict[str, float]:  # fmt: skip
         """{"loss": C over X and y, "accuracy": the weighted share that is right}, and the metrics by name.
@@ -712,7 +719,12 @@ class Network(Worded):
         of outputs on the right side of 1/2; with hinge or squared_hinge, of outputs with the right sign; no such entry
         with other losses.  metrics: names or objects of bp.metrics, one or several; of several outputs a dict of them
         by name, and the result has "digit.f1_macro".  Raises ValueError for metrics that do not fit the targets.
+        X may be a `bp.data.Stream`, whose blocks hold y and weights; then metrics are refused, and a block is in memory
+        at a time.
         """
+        if isinstance(X, _stream.Stream):
+            return _training.evaluate_stream(self._model, X, y, loss, sample_weight, metrics, n_threads)
+        _training.refuse_no_targets(y)
         data, threads = Data(self._model, X, y, loss, sample_weight), _threads.resolve(n_threads)
         data.measure(metrics)
         data.advise()

@@ -56,8 +56,8 @@ class Lines:
 
     def done(self) -> float:
         """Epochs made, with what is done of one that is begun."""
-        rows = self.loop.run.progress()[3] if self.loop.within_epoch else 0
-        return self.epochs - self.loop.epochs_left + rows / self.loop.data.n
+        rows, of = self.loop.run.progress()[3] if self.loop.within_epoch else 0, self.loop.rows_of_epoch
+        return self.epochs - self.loop.epochs_left + (min(1.0, rows / of) if of else 0.0)
 
     def words(self) -> list[str]:
         """The epoch, its losses and metrics, samples a second, and the time that is left: of one that is begun what is

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bpcore import _core, _errors, _io, _losses, _optimizers, _standardize, _validate
+from bpcore import _core, _errors, _io, _losses, _optimizers, _standardize, _stream, _validate
 from bpcore._callback_files import Writing
 from bpcore._callbacks import Callback, State, by_batch
 from bpcore._data import Data
@@ -166,7 +166,7 @@ def capture(loop: Loop) -> tuple[Model, dict[str, Any], dict[str, np.ndarray]]:
     if loop.within_epoch:
         *progress, steps = loop.run.progress()
         within = {
-            "progress": progress, "losses": loop.run.losses(), "steps": steps - loop.steps_before,
+            "progress": progress, "losses": loop.run.losses(), "steps": 0 if call.blocks else steps - loop.steps_before,
             "seconds": time.perf_counter() - loop.epoch_start,
         }  # fmt: skip
         if loop.order_is_own and loop.order is not None:
@@ -260,10 +260,13 @@ def describe(call: Call) -> dict[str, Any]:
         "metrics": [f"{of}{measure.key}" for of, measure in _measures(call)],
         "callbacks that keep something": [type(c).__name__ for c in keeping(call.callbacks)],
         "callbacks that look at batches": [type(each.callback).__name__ for each in by_batch(call.callbacks)],
-        **dict(_arrays("", call.data)),
+        **dict(_arrays("", call.data if call.blocks is None else call.blocks.first())),
     }
+    if call.blocks is not None:
+        of["first block"] = "of a stream"
     if call.validation is not None:
-        of |= dict(_arrays("validation: ", call.validation))
+        held = call.validation.first() if isinstance(call.validation, _stream.Held) else call.validation
+        of |= dict(_arrays("validation: ", held))
     if any(schedule.of_run for schedule in _optimizers.schedules(call.optimizer).values()):
         of["epochs"] = call.epochs  # of which a schedule is a share
     return of
@@ -441,10 +444,7 @@ def go_on(loop: Loop, saved: Saved) -> None:
     for checkpoint in loop.checkpoints:
         checkpoint.on_resume(state, {})
     if within:
-        order = saved.arrays.get("order of epoch")
-        loop.take_rows(loop.next_order() if order is None else order)
-        loop.order_is_own = order is not None
-        loop.run.resume(within["progress"], within["losses"], within["steps"])
+        loop.take_up(within, saved.arrays.get("order of epoch"))
         loop.epoch_start = time.perf_counter() - within["seconds"]
     state.order = saved.arrays.get("order")  # from the next epoch on
 

@@ -27,6 +27,7 @@ from bpcore import (
     _resume,
     _split,
     _standardize,
+    _stream,
     _threads,
     _validate,
 )
@@ -48,12 +49,13 @@ class Call:
 
     names: of X's columns, by input.  shuffled: each epoch takes the rows in an order of its own.
     watched: what callbacks may watch in the history, and which way it is better.  label: printed first.
+    blocks: the stream that is trained on, of which `data` is the part at hand.
     """
 
     model: Model
     state: _callbacks.State
     data: Data
-    validation: Data | None
+    validation: Data | _stream.Held | None
     names: Mapping[str, tuple[str, ...]]
     optimizer: _optimizers.Optimizer
     epochs: int
@@ -70,6 +72,7 @@ class Call:
     max_seconds: float | None = None
     label: str = ""
     learnt: _standardize.Learnt | None = None
+    blocks: _stream.Blocks | None = None
 
     def learn(self, known: _standardize.Known | None = None) -> None:
         """What is to be known of the data before the first step; the model has it when training begins."""
@@ -85,7 +88,7 @@ def check(
     model: Model,
     state: _callbacks.State,
     data: Data,
-    validation: Data | None,
+    validation: Data | _stream.Held | None,
     names: Mapping[str, tuple[str, ...]],
     *,
     optimizer: Any,
@@ -155,7 +158,7 @@ def _check_leads(model: Model) -> None:
         )
 
 
-def _measure(data: Data, validation: Data | None, metrics: Any, train_metrics: Any) -> None:
+def _measure(data: Data, validation: Data | _stream.Held | None, metrics: Any, train_metrics: Any) -> None:
     """The training data are measured, too, where that is asked for; ValueError for metrics of nothing."""
     if _validate.switch("train_metrics", train_metrics):
         data.measure(metrics)
@@ -168,7 +171,7 @@ def _measure(data: Data, validation: Data | None, metrics: Any, train_metrics: A
         )
 
 
-def _watched(data: Data, validation: Data | None) -> dict[str, str]:
+def _watched(data: Data, validation: Data | _stream.Held | None) -> dict[str, str]:
     """See Call."""
     losses, accuracies = ["loss", *data.by_output], []
     if validation:
@@ -183,7 +186,7 @@ def _watched(data: Data, validation: Data | None) -> dict[str, str]:
     return watched
 
 
-def _measured(data: Data, validation: Data | None) -> list[tuple[str, str]]:
+def _measured(data: Data, validation: Data | _stream.Held | None) -> list[tuple[str, str]]:
     """The metrics by their names in the history, and which way they are better."""
     own = [(data.column(measure.key), measure.metric.better) for measure in data.measures]
     held = validation.measures if validation else []
@@ -214,9 +217,38 @@ def seed_of(model: Model, seed: Any) -> int:
     return model.seed if seed is None else _validate.seed(seed)
 
 
-def split_off(
-    validation_split: Any, data: Data, validation: Data | None, seed: int, metrics: Any
-) -> tuple[Data, Data | None]:
+def _held_out(
+    model: Model, validation_data: Any, loss: Any, check_finite: bool, names: Mapping[str, tuple[str, ...]],
+    metrics: Any,
+) -> Data | _stream.Held | None:  # fmt: skip
+    """The same, or a stream."""
+    if not isinstance(validation_data, _stream.Stream):
+        return validation_of(model, validation_data, loss, check_finite, names, metrics)
+    refuse_metrics("validation_data", metrics)
+    called = ("validation X", "validation y", "validation sample_weight")
+    return _stream.Held(validation_data, model, loss, check_finite, None, names, called)
+
+
+def _weighted(validation: Data | _stream.Held | None, table: np.ndarray | None) -> Data | _stream.Held | None:
+    """With these weights of classes."""
+    if table is None or validation is None:
+        return validation
+    if isinstance(validation, Data):
+        return _class_weights.weighted(validation, table)
+    validation.table = table
+    return validation
+
+
+def refuse_metrics(name: str, metrics: Any) -> None:
+    """ValueError for metrics over a stream."""
+    if _metrics.given(metrics):
+        raise ValueError(
+            f"metrics: expected none where {name} is a stream, since they need all answers at once, got {metrics!r}; "
+            "loss and accuracy come without asking; give arrays"
+        )
+
+
+def split_off(validation_split: Any, data: Data, validation: Any, seed: int, metrics: Any) -> tuple[Data, Any]:
     """What to train on, and what to validate on, which may be some of the data's rows."""
     if validation_split is None:
         return data, validation
@@ -247,25 +279,113 @@ def fit(
     """Checks everything, then trains; callbacks see `state`.  settings: those of `check`."""
     model.fitting.check("fit")
     check_finite = _validate.switch("check_finite", check_finite)
+    if isinstance(X, _stream.Stream):
+        _refuse_arrays(y=y, sample_weight=sample_weight, validation_split=validation_split)
+        return _fit_stream(
+            model, state, X, loss=loss, validation_data=validation_data, class_weight=class_weight,
+            n_threads=n_threads, check_finite=check_finite, metrics=metrics, resume=resume, **settings,
+        )  # fmt: skip
+    refuse_no_targets(y)
     data = Data(model, X, y, loss, sample_weight, check_finite)
     names = names_of(model, X)
-    validation = validation_of(model, validation_data, loss, check_finite, names, metrics)
+    validation = _held_out(model, validation_data, loss, check_finite, names, metrics)
     data, validation = split_off(validation_split, data, validation, seed_of(model, settings["seed"]), metrics)
-    data, validation = _class_weights.weigh(class_weight, data, validation)
+    if (table := _class_weights.table_of(class_weight, data)) is not None:
+        data, validation = _class_weights.weighted(data, table), _weighted(validation, table)
     call = check(model, state, data, validation, names, metrics=metrics, **settings)
-    n_threads = _threads.resolve(n_threads)
+    return _train(call, _threads.resolve(n_threads), resume)
+
+
+def _train(call: Call, n_threads: int, resume: Any) -> History:
+    """What is left to check, then the epochs."""
+    model = call.model
     call.learn()
     _resume.check(call, resume)
     saved = None if resume is None else _resume.read(resume, call)
-    data.advise()
+    call.data.advise()
     if saved is None:
         _optimizers.advise(model.memory.optimizer, call.optimizer)
     with model.fitting:
         try:
-            return Loop(call, n_threads, saved).train()
+            return (Loop if call.blocks is None else StreamLoop)(call, n_threads, saved).train()
         except BaseException:
             call.take_back()
             raise
+
+
+def refuse_no_targets(y: Any) -> None:
+    """TypeError where there is nothing to learn."""
+    if y is None:
+        raise TypeError("y: expected real numbers, got None, dtype object; only a bp.data.Stream as X holds its own")
+
+
+def _refuse_arrays(**given: Any) -> None:
+    """TypeError for what belongs to arrays."""
+    for name, value in given.items():
+        if value is not None:
+            cure = "a stream's blocks hold it" if name != "validation_split" else "give validation_data"
+            raise TypeError(f"{name}: expected None where X is a stream, got {type(value).__name__}; {cure}")
+
+
+def _fit_stream(
+    model: Model, state: _callbacks.State, stream: _stream.Stream, *, loss: Any, validation_data: Any,
+    class_weight: Any, n_threads: Any, check_finite: bool, metrics: Any, resume: Any, **settings: Any,
+) -> History:  # fmt: skip
+    """`fit` over a stream."""
+    batch, shuffle = settings["batch_size"], _validate.switch("shuffle", settings["shuffle"])
+    if batch is None:
+        raise ValueError("batch_size: expected a number of rows, since a stream is not held as a whole, got None")
+    batch = _validate.integer("batch_size", batch, 1, 2**62)
+    if _validate.real("mixup", settings["mixup"]):
+        raise ValueError("mixup: expected 0 over a stream, since partners are drawn among the rows of a whole epoch")
+    if _validate.switch("train_metrics", settings["train_metrics"]):
+        raise ValueError(
+            "train_metrics: expected False over a stream, which is not held as a whole; use validation_data"
+        )
+    optimizer = _optimizers.resolve(settings["optimizer"], model.memory.optimizer)
+    _check_in_blocks(optimizer, "nobody knows how many steps a stream has")
+    seed = seed_of(model, settings["seed"])
+    names = dict(model.feature_names)
+    blocks = _stream.Blocks(
+        stream, model, loss, check_finite, class_weight, names, batch=batch, seed=seed if shuffle else None
+    )
+    try:
+        blocks.begin(model.epoch)
+        data = blocks.peek().data
+        validation = _held_out(model, validation_data, loss, check_finite, blocks.names, metrics)
+        validation = _weighted(validation, blocks.table)
+        call = check(model, state, data, validation, blocks.names, metrics=metrics, in_blocks=True, **settings)
+        call.shuffled, call.blocks, blocks.batch = shuffle, blocks, call.batch
+        history = _train(call, _threads.resolve(n_threads), resume)
+    except BaseException as error:
+        blocks.close(wait=isinstance(error, Exception))
+        raise
+    blocks.close()
+    return history
+
+
+def evaluate_stream(
+    model: Model, stream: _stream.Stream, y: Any, loss: Any, sample_weight: Any, metrics: Any, n_threads: Any
+) -> dict[str, float]:
+    """`evaluate` over a stream."""
+    _refuse_arrays(y=y, sample_weight=sample_weight)
+    refuse_metrics("X", metrics)
+    threads = _threads.resolve(n_threads)
+    held = _stream.Held(stream, model, loss, True, None, model.feature_names)
+    held.advise()
+    with model.reading() as read:
+        return held.evaluate(read, threads)
+
+
+def _check_in_blocks(optimizer: _optimizers.Optimizer, because: str) -> None:
+    """ValueError for an optimiser that needs all examples at once, or to know how many steps there are."""
+    if optimizer.full_batch:
+        raise ValueError(f"optimizer: {type(optimizer).__name__} takes all examples at once; use net.fit on arrays")
+    for name, schedule in _optimizers.schedules(optimizer).items():
+        if not schedule.of_steps:
+            raise ValueError(
+                f"{name}: expected a schedule whose lengths are steps, whole numbers, since {because}, got {schedule!r}"
+            )
 
 
 def partial_fit(
@@ -280,14 +400,7 @@ def partial_fit(
         train_metrics=False, verbose=0, standardize_y=False, mixup=0.0, in_blocks=True,
         **settings,
     )  # fmt: skip
-    if call.optimizer.full_batch:
-        raise ValueError(f"optimizer: {type(call.optimizer).__name__} takes all examples at once; use net.fit")
-    for name, schedule in _optimizers.schedules(call.optimizer).items():
-        if not schedule.of_steps:
-            raise ValueError(
-                f"{name}: expected a schedule whose lengths are steps, whole numbers, since blocks make no epochs, got "
-                f"{schedule!r}"
-            )
+    _check_in_blocks(call.optimizer, "blocks make no epochs")
     n_threads = _threads.resolve(n_threads)
     call.learn()
     data.advise()
@@ -569,6 +682,21 @@ class Loop:
         self.first = updates
         self.take_rows(order)
 
+    @property
+    def rows_of_epoch(self) -> int:
+        """0: not known."""
+        return self.data.n
+
+    def take_up(self, within: dict[str, Any], order: np.ndarray | None) -> None:
+        """An epoch that a file has begun, in the order that a callback has given."""
+        self.take_rows(self.next_order() if order is None else order)
+        self.order_is_own = order is not None
+        self.run.resume(within["progress"], within["losses"], within["steps"])
+
+    def next_part(self) -> bool:
+        """Whether the epoch goes on with other rows, which the run has by now."""
+        return False
+
     def take_rows(self, order: np.ndarray | None) -> None:
         """The run begins an epoch over the rows in this order."""
         self.order, call = order, self.call
@@ -682,7 +810,7 @@ class Loop:
                 self._tell_of_batches(due)
             if self.progress:
                 self.progress.within()
-            if status == _core.DONE:
+            if status == _core.DONE and not self.next_part():
                 return
             if reason := self._reason():
                 self.stopped_by = reason
@@ -758,3 +886,60 @@ class Loop:
             self._succeed(_optimizers.succeeded(self._memory_now(), optimizer))
             for snapshot in fresh:
                 snapshot.memory = _optimizers.succeeded(snapshot.memory, optimizer)
+
+
+class StreamLoop(Loop):
+    """One call of `fit` over a stream: an epoch is one part after the other."""
+
+    @property
+    def rows_of_epoch(self) -> int:
+        """Of the last epoch; 0: not known."""
+        return self._blocks.rows_of_epoch
+
+    @property
+    def _blocks(self) -> _stream.Blocks:
+        assert self.call.blocks is not None
+        return self.call.blocks
+
+    def next_order(self) -> None:
+        """The stream's own."""
+        if self.state.order is not None:
+            raise ValueError("state.order: expected None over a stream, whose rows come in the order of its blocks")
+
+    def begin_epoch(self, order: np.ndarray | None) -> None:
+        """The stream begins an epoch, too."""
+        self._blocks.begin(self.model.epoch)
+        part = self._blocks.take()
+        assert part is not None  # an epoch without rows is an error
+        self._train_on(part, goes_on=False)
+
+    def next_part(self) -> bool:
+        """Waits for it."""
+        part = self._blocks.take()
+        if part is not None:
+            self._train_on(part, goes_on=True)
+        return part is not None
+
+    def take_up(self, within: dict[str, Any], order: np.ndarray | None) -> None:
+        """Passes over the parts that are done."""
+        done, skipped = within["progress"][3], 0
+        self._blocks.begin(self.model.epoch)
+        while (part := self._blocks.take()) is not None and skipped + part.n <= done:
+            skipped += part.n
+        if part is None:
+            raise ValueError(
+                f"resume: expected the blocks of the run that was stopped, with more than {done} rows in an epoch, got "
+                f"{skipped}"
+            )
+        self._train_on(part, goes_on=False)
+        self.run.resume(within["progress"], within["losses"], 0, skipped // self.call.batch)
+
+    def _train_on(self, part: _stream.Part, goes_on: bool) -> None:
+        """The run has these rows, and the numbers of as many steps."""
+        self.data = self.trained = self.call.data = part.data
+        part.data.check_units(self.model)
+        part.data.feed(self.model, self.lent[self.flags])
+        self.lengths = self.lengths._replace(steps_of_epoch=-(-part.n // self.call.batch))
+        self.steps_before, self.order = self.run.progress()[5], part.order
+        self._use(self._memory_now(), self.run.updates())
+        self.run.begin(part.n, self.call.batch, part.order, goes_on)

@@ -50,7 +50,7 @@ def objects():
         bp.LevenbergMarquardt(), bp.LBFGS(), bp.Rprop(),
         bp.Activation(np.sin, np.cos), bp.EarlyStopping(), bp.ReduceOnPlateau(), bp.Callback(), bp.History(),
         bp.ModelCheckpoint("net"), bp.Checkpoint("run"), bp.CSVLogger("a.csv"), bp.JSONLines("a.jsonl"),
-        bp.LearningRateFinder(), bp.DivergenceError("loss", 1, 2, "Do."), *states,
+        bp.data.Stream(small), bp.LearningRateFinder(), bp.DivergenceError("loss", 1, 2, "Do."), *states,
         bp.Dense(3)(bp.Input(2)), net, net.fit(X, Y, epochs=2), tape, net.backward(tape, Y), net.predictor(),
         series.stepper(), bp.Ensemble([net, small()]), bp.Ensemble([net]).predictor(), bp.datasets.xor(),
         bp.datasets.load_digits(), net.plot(),
@@ -63,7 +63,7 @@ def objects():
 
 
 def public_classes():
-    modules = bp, bp.losses, bp.metrics, bp.schedules, bp.activations
+    modules = bp, bp.data, bp.losses, bp.metrics, bp.schedules, bp.activations
     return {a for module in modules for a in vars(module).values() if isinstance(a, type) and "bpcore" in a.__module__}
 
 

@@ -92,7 +92,7 @@ def test_other_errors_stay_as_they_are():
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'units'"):
         bp.Dense(activation="relu")
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'y'"):
-        NET.fit(X)
+        NET.partial_fit(X)
     with pytest.raises(TypeError, match="^epochs: expected an integer"):
         NET.fit(X, LABELS, epochs="3")
     for each in (bp.Adam(lr=0.1), bp.losses.Huber(delta=2.0), bp.schedules.Cosine(0.1, warmup=3), bp.Dense(3, l2=0.1)):
