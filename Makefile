@@ -45,6 +45,7 @@ bench: $(BENCH) $(BUILT) ## measure against other libraries, write the README's 
 	$(PY) bench/bench_graph.py
 	$(PY) bench/bench_jacobian.py
 	$(PY) bench/bench_checkpoint.py
+	$(PY) bench/bench_stream.py
 	$(PY) bench/bench_clip.py
 	$(PY) bench/bench_normalization.py
 	$(PY) bench/bench_many.py
@@ -71,6 +72,7 @@ bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
 	$(PY) bench/bench_graph.py --quick
 	$(PY) bench/bench_jacobian.py --quick
 	$(PY) bench/bench_checkpoint.py --quick
+	$(PY) bench/bench_stream.py --quick
 	$(PY) bench/bench_clip.py --quick
 	$(PY) bench/bench_normalization.py --quick
 	$(PY) bench/bench_many.py --quick

@@ -84,13 +84,15 @@ class Files(Stream):
         read = {"parquet": _Parquet, "csv": _Csv, "arrow": _Arrow, "npy": _Npy}[self.format]
         units = [(file, unit) for file in map(read, self.paths) for unit in file.units(self.block_rows)]
         order = range(len(units)) if permutation is None else permutation(len(units))
-        return (block for k in order for block in self._blocks(*units[k]))
+        return self._blocks([units[k] for k in order])
 
-    def _blocks(self, file: Any, unit: Any) -> Iterator[Any]:
-        """Of a unit of a file: (X, y, weight), or without what is not there."""
-        chosen = self._chosen(file)
-        for rows in file.blocks(unit, chosen, self.block_rows):
-            yield self._block(file, rows)
+    def _blocks(self, units: list[Any]) -> Iterator[Any]:
+        """Of units of files: (X, y, weight), or without what is not there; none is held while the next is read."""
+        for file, unit in units:
+            for rows in file.blocks(unit, self._chosen(file), self.block_rows):
+                block = [self._block(file, rows)]
+                del rows
+                yield block.pop()
 
     def _chosen(self, file: Any) -> list[Any]:
         """The columns that are read of a file; those of X are known from now on."""
@@ -257,9 +259,14 @@ class _Table(_File):
                 batch = next(batches, None)
             if batch is None:
                 return
-            for first in range(0, batch.num_rows, block_rows):
-                some = batch.slice(first, block_rows)
-                yield {name: self.numbers(name, some.column(batch.schema.get_field_index(name))) for name in chosen}
+            slices = [batch.slice(first, block_rows) for first in range(0, batch.num_rows, block_rows)]
+            del batch
+            while slices:
+                yield self.columns(slices.pop(0), chosen)
+
+    def columns(self, batch: Any, chosen: list[Any]) -> dict[Any, np.ndarray]:
+        """By name."""
+        return {name: self.numbers(name, batch.column(batch.schema.get_field_index(name))) for name in chosen}
 
     def numbers(self, name: Any, column: Any) -> np.ndarray:
         """A column as an array; ValueError or TypeError where it has gaps, or is no numbers."""

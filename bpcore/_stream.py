@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +18,9 @@ from bpcore._model import Model
 from bpcore._words import Worded
 
 Permutation = Callable[[int], np.ndarray]  # of so many blocks
+Room = dict[str, np.ndarray]
 _END = object()
+_PATIENCE = 1.0  # seconds
 
 
 class Stream(Worded):
@@ -70,12 +74,20 @@ class Stream(Worded):
         return {}
 
 
+class Late(Exception):
+    """The next part did not come in time."""
+
+
 class Part(NamedTuple):
-    """Rows of a stream that are trained together: the first n of `data` in this order (None: as they lie)."""
+    """Rows of a stream that are trained together: the first n of `data` in this order (None: as they lie).
+
+    room: the memory that they lie in, by name, for a part to come.
+    """
 
     data: Data
     n: int
     order: np.ndarray | None
+    room: Room
 
 
 class Checked:
@@ -172,6 +184,8 @@ class Blocks(Checked):
         super().__init__(*of)
         self.batch, self.seed, self.rows_of_epoch = batch, seed, 0
         self._reader: _Reader | None = None
+        self._free: list[Room] = []  # of parts that are done: fresh pages cost as much as the copy
+        self._taken: Room = {}  # of the last part that was taken
 
     def begin(self, epoch: int) -> None:
         """An epoch, of this number; one that has begun and of which nothing was taken goes on."""
@@ -187,24 +201,29 @@ class Blocks(Checked):
         assert part is not None  # an epoch without rows is an error
         return part
 
-    def take(self) -> Part | None:
-        """The next part; None: the epoch has no more.  Raises what the producer raised."""
+    def take(self, deadline: float = math.inf) -> Part | None:
+        """The next part; None: the epoch has no more.  Raises what the producer raised, and Late where the part
+        does not come before the deadline, of time.perf_counter; it may be asked for again."""
         assert self._reader is not None
-        part = self._reader.peek()
-        self._reader.pop()
+        part = self._reader.peek(deadline)
         if part is None:
             self.rows_of_epoch = self._reader.taken
-        else:
-            self._reader.taken += part.n
+            return None
+        self._reader.taken += part.n
+        if self._taken:
+            self._free.append(self._taken)
+        self._taken = part.room
+        self._reader.pop()
         return part
 
     def close(self, wait: bool = True) -> None:
-        """Ends the epoch; wait: until the producer has ended what it is doing."""
+        """Ends the epoch, and its iterator, once the producer has ended what it is doing; wait: for a while for that,
+        not for a producer that hangs."""
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.stop()
             if wait:
-                reader.join()
+                reader.join(_PATIENCE)
 
     def _order(self, n: int, purpose: int, number: int, epoch: int) -> np.ndarray:
         assert self.seed is not None
@@ -221,13 +240,13 @@ class Blocks(Checked):
             while (data := next(blocks, None)) is not None:
                 order = self._order(data.n, SHUFFLE, number, epoch) if shuffled else None
                 number, count = number + 1, count + data.n
-                rest.append(Part(data, data.n, order))
+                rest.append(Part(data, data.n, order, {}))
                 data = None
                 whole = count // self.batch * self.batch
                 if not whole:
-                    rest[-1] = self._joined(rest[-1:])
+                    rest[-1] = self._joined(rest[-1:], None)
                     continue
-                part = self._joined(rest)._replace(n=whole)
+                part = self._joined(rest, self._free.pop() if self._free else {})._replace(n=whole)
                 count -= whole
                 rest = [_left_over(part)] if count else []
                 yield part._replace(data=self.weighted(part.data))
@@ -235,38 +254,48 @@ class Blocks(Checked):
         finally:
             blocks.close()  # type: ignore[attr-defined]
         if count:
-            last = self._joined(rest)
+            last = self._joined(rest, None)
             yield last._replace(data=self.weighted(last.data))
 
-    def _joined(self, parts: list[Part]) -> Part:
-        """All rows in arrays that nobody else has."""
+    def _joined(self, parts: list[Part], room: Room | None) -> Part:
+        """All rows in arrays that nobody else has, which lie in this room; None: in one of their own."""
         if len(parts) == 1 and not self.stream._copies:
             return parts[0]
-        data = copy.copy(parts[0].data)
-        of = [part.data for part in parts]
-        data.arrays = [_concatenated(arrays) for arrays in zip(*(each.arrays for each in of), strict=True)]
+        data, spare = copy.copy(parts[0].data), self.batch if room is not None else 0
+        of, room = [part.data for part in parts], {} if room is None else room
+        data.arrays = [
+            _concatenated([each.arrays[k] for each in of], room, f"X {k}", spare) for k in range(len(data.arrays))
+        ]
         data.targets = [
-            targets[0]._replace(array=_concatenated([target.array for target in targets]))
-            for targets in zip(*(each.targets for each in of), strict=True)
+            target._replace(array=_concatenated([each.targets[k].array for each in of], room, f"y {k}", spare))
+            for k, target in enumerate(data.targets)
         ]
         if data.weight is not None:
-            data.weight = _concatenated([each.weight for each in of])
+            data.weight = _concatenated([each.weight for each in of], room, "weight", spare)
         data.n = len(data.arrays[0])
         if parts[0].order is None:
-            return Part(data, data.n, None)
+            return Part(data, data.n, None, room)
         starts = np.cumsum([0, *(each.n for each in of)])
         orders = [part.order + start for part, start in zip(parts, starts, strict=False)]
-        return Part(data, data.n, np.concatenate(orders))
+        return Part(data, data.n, np.concatenate(orders), room)
 
 
-def _concatenated(arrays: Sequence[Any]) -> np.ndarray:
-    """A copy; whole numbers stay such."""
+def _concatenated(arrays: Sequence[Any], room: Room, name: str, spare: int) -> np.ndarray:
+    """A copy, in this room, which is made anew where it is too small, for as many rows as the last has and `spare`
+    in front; whole numbers stay such."""
     if any(isinstance(array, _core.SparseRows) for array in arrays):
         raise TypeError("X: expected dense blocks of a stream, got sparse ones; use block.toarray()")
     dtypes = {array.dtype for array in arrays}
-    if len(dtypes) > 1 and all(dtype.kind in "iub" for dtype in dtypes):
-        return np.concatenate(arrays, dtype=np.int64, casting="unsafe")
-    return np.concatenate(arrays)
+    dtype = np.result_type(*dtypes)
+    if len(dtypes) > 1 and all(each.kind in "iub" for each in dtypes):
+        dtype = np.dtype(np.int64)
+    n, shape = sum(map(len, arrays)), arrays[0].shape[1:]
+    held = room.get(name)
+    if held is None or len(held) < n or (held.dtype, held.shape[1:]) != (dtype, shape):
+        del held
+        room.pop(name, None)  # before there is another
+        held = room[name] = np.empty((max(n, len(arrays[-1]) + spare), *shape), dtype)
+    return np.concatenate(arrays, out=held[:n], casting="unsafe")
 
 
 def _left_over(part: Part) -> Part:
@@ -277,7 +306,7 @@ def _left_over(part: Part) -> Part:
     data.targets = [target._replace(array=target.array[rows].copy()) for target in data.targets]
     data.weight = None if data.weight is None else data.weight[rows].copy()
     data.n = len(data.arrays[0])
-    return Part(data, data.n, None if part.order is None else np.arange(data.n))
+    return Part(data, data.n, None if part.order is None else np.arange(data.n), {})
 
 
 class _Reader(threading.Thread):
@@ -314,11 +343,14 @@ class _Reader(threading.Thread):
             self._stopped = self._stopped or not isinstance(item, Part)
             self._changed.notify_all()
 
-    def peek(self) -> Part | None:
-        """Waits for what comes next; Ctrl-C is heard."""
+    def peek(self, deadline: float = math.inf) -> Part | None:
+        """Waits for what comes next; Ctrl-C is heard.  Late: see Blocks.take."""
         with self._changed:
             while not self._slot:
-                self._changed.wait()
+                left = deadline - time.perf_counter()
+                if left <= 0:
+                    raise Late
+                self._changed.wait(None if left == math.inf else left)
             item: Any = self._slot[0]
         if isinstance(item, BaseException):
             raise item

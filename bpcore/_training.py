@@ -351,10 +351,12 @@ def _fit_stream(
     )
     try:
         blocks.begin(model.epoch)
-        data = blocks.peek().data
+        blocks.peek()
         validation = _held_out(model, validation_data, loss, check_finite, blocks.names, metrics)
         validation = _weighted(validation, blocks.table)
-        call = check(model, state, data, validation, blocks.names, metrics=metrics, in_blocks=True, **settings)
+        first = blocks.peek().data  # which `call` replaces by the part at hand
+        call = check(model, state, first, validation, blocks.names, metrics=metrics, in_blocks=True, **settings)
+        del first
         call.shuffled, call.blocks, blocks.batch = shuffle, blocks, call.batch
         history = _train(call, _threads.resolve(n_threads), resume)
     except BaseException as error:
@@ -914,8 +916,11 @@ class StreamLoop(Loop):
         self._train_on(part, goes_on=False)
 
     def next_part(self) -> bool:
-        """Waits for it."""
-        part = self._blocks.take()
+        """Waits for it, but not longer than the run may take."""
+        try:
+            part = self._blocks.take(self.deadline)
+        except _stream.Late:
+            return True  # the epoch would have gone on
         if part is not None:
             self._train_on(part, goes_on=True)
         return part is not None

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,7 @@ def test_rows_are_shuffled_within_blocks_anew_for_each_epoch():
     for epoch in epochs:
         for a, b in zip(starts, starts[1:], strict=False):
             assert sorted(epoch[a:b]) == list(range(a, b)) and list(epoch[a:b]) != sorted(epoch[a:b])
+    assert (epochs[0][:50] != epochs[0][80:130] - 80).any()
     assert (epochs[0] == epochs[2]).all() and (epochs[1] == epochs[3]).all()
     for a, b in zip(starts, starts[1:], strict=False):
         assert (epochs[0][a:b] != epochs[1][a:b]).any()
@@ -237,6 +239,8 @@ def test_limits_of_a_run_and_early_stopping():
     assert (net.step, history.stopped_by, net.epoch) == (3, "max_steps", 1)
     history = make().fit(cut([48], X, Y), epochs=10**6, max_seconds=0.05)
     assert history.stopped_by == "max_seconds"
+    net = make()
+    assert not net.fit(cut([48], X, Y), epochs=0).epoch and net.step == 0
 
     class Stop(bp.Callback):
         def on_batch_end(self, state):
@@ -275,6 +279,18 @@ def test_one_block_is_read_ahead_and_no_more():
     assert max(most) <= 1 and len(most) == 12
 
 
+def test_two_blocks_are_held():
+    big, y = np.zeros((4096, 64), "f4"), np.zeros((4096, 1), "f4")
+    stream = bp.data.Stream(lambda: ((big, y) for _ in range(8)))
+    net = bp.Network([bp.Input(64), bp.Dense(1)], seed=0)
+    net.fit(stream, batch_size=100)
+    tracemalloc.start()
+    net.fit(stream, batch_size=100)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2.6 * big.nbytes  # with orders of rows, and up to a batch in front of a block
+
+
 def test_threads_end_and_iterators_are_closed():
     closed = []
 
@@ -307,6 +323,30 @@ def test_ctrl_c_is_heard_while_a_block_is_waited_for():
     assert net.step == 2 and not go_on.is_set()
     go_on.set()
     assert net.predict(X).shape == (203, 2)
+
+
+def test_a_run_of_so_many_seconds_does_not_wait_for_a_producer_that_hangs(tmp_path, monkeypatch):
+    monkeypatch.setattr("bpcore._stream._PATIENCE", 0.01)
+    go_on, hangs = threading.Event(), [True]
+
+    def blocks():
+        yield X[:32], Y[:32]
+        if hangs.pop():
+            go_on.wait()
+        hangs.append(False)
+        yield X[32:64], Y[32:64]
+
+    settings = {"batch_size": 16, "epochs": 2}
+    history = make().fit(
+        bp.data.Stream(blocks), max_seconds=0.05, callbacks=bp.Checkpoint(tmp_path / "run"), **settings
+    )
+    assert history.stopped_by == "max_seconds"
+    go_on.set()
+    hangs[:] = [False]
+    net, whole = make(), make()
+    net.fit(bp.data.Stream(blocks), resume=tmp_path / "run", **settings)
+    whole.fit(bp.data.Stream(blocks), **settings)
+    assert state_of(net) == state_of(whole)
 
 
 LIMITED = """
