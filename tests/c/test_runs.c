@@ -355,12 +355,22 @@ typedef struct {
     int mixed, cut, n_threads; /* cut: batches of another run before */
     const int64_t *partner;
     const double *share;
+    int first; /* batches that come in ports of their own; fewer than cut */
 } epoch;
 
 typedef struct {
     double theta[N_THETA], batch[BATCHES][3];
     bp_progress done;
 } epoch_end;
+
+/* From this batch on, of X, y and w in their buffers. */
+static void port_batches(bp_run *run, const epoch *e, const int *buffers, int first) {
+    int64_t row = first * BATCH, n = ROWS - row;
+    bp_in_port in[] = {{buffers[0], plain_array(e->X + row * N_IN, n, N_IN, BP_DOUBLE)},
+                       {buffers[1], plain_array(e->y + row * N_OUT, n, N_OUT, BP_DOUBLE)},
+                       {buffers[2], plain_array(e->w + row, n, 1, BP_DOUBLE)}};
+    CHECK(!bp_run_ports(run, 3, in, 0, NULL, 2));
+}
 
 static epoch_end make_epoch(const numbers *d, const epoch *e) {
     bp_plan *plan = bp_plan_new(BP_F64);
@@ -374,20 +384,26 @@ static epoch_end make_epoch(const numbers *d, const epoch *e) {
     opt.l2.value = L2;
     int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | bp_opt_flags(&opt);
     CHECK(!bp_plan_compile(plan, flags, BATCH, e->n_threads));
-    bp_in_port in[] = {{x, plain_array(e->X, ROWS, N_IN, BP_DOUBLE)},
-                       {y, plain_array(e->y, ROWS, N_OUT, BP_DOUBLE)},
-                       {weight, plain_array(e->w, ROWS, 1, BP_DOUBLE)}};
+    int buffers[] = {x, y, weight}, resumes;
     epoch_end o = {.done = {0}};
     double sums[1][3];
     memcpy(o.theta, d->theta, sizeof o.theta);
     for (int part = !e->cut; part < 2; part++) {
         bp_run *run = run_new(plan, o.theta, N_THETA);
-        CHECK(!bp_run_ports(run, 3, in, 0, NULL, 2) && !bp_run_optimizer(run, &opt));
+        resumes = part && e->cut;
+        port_batches(run, e, buffers, resumes ? e->first : 0);
+        CHECK(!bp_run_optimizer(run, &opt));
         bp_run_batch_losses(run, o.batch[0]);
-        bp_run_begin(run, ROWS, BATCH, NULL);
+        bp_run_begin(run, e->first && !resumes ? e->first * BATCH : ROWS - e->first * BATCH, BATCH, NULL);
+        if (e->first && !resumes) {
+            CHECK(bp_epoch(run, e->n_threads, INFINITY, -1, 1) == BP_DONE);
+            port_batches(run, e, buffers, e->first);
+            bp_run_go_on(run, ROWS - e->first * BATCH, BATCH, NULL);
+        }
         if (e->mixed) bp_run_mix(run, e->partner, e->share, e->share);
-        if (part && e->cut) bp_run_resume(run, &o.done, (const double(*)[3])sums, e->cut, 0);
-        CHECK(bp_epoch(run, e->n_threads, INFINITY, part ? -1 : e->cut, 1) == (part ? BP_DONE : BP_PAUSED));
+        if (resumes)
+            bp_run_resume(run, &o.done, (const double(*)[3])sums, e->cut - e->first, e->first * BATCH);
+        CHECK(bp_epoch(run, e->n_threads, INFINITY, part ? -1 : e->cut - e->first, 1) == (part ? BP_DONE : BP_PAUSED));
         o.done = bp_run_progress(run);
         memcpy(sums, bp_run_loss(run, 0), sizeof sums);
         opt.t = bp_run_updates(run);
@@ -429,7 +445,7 @@ static void test_epochs(const numbers *d) {
             y[r * N_OUT + c] = share[r] * d->y[0][r * N_OUT + c] + other * d->y[0][partner[r] * N_OUT + c];
         w[r] = share[r] * d->w[r] + other * d->w[partner[r]];
     }
-    epoch plain = {d->X, d->y[0], d->w, 0, 0, 1, partner, share};
+    epoch plain = {d->X, d->y[0], d->w, 0, 0, 1, partner, share, 0};
     epoch_end whole = make_epoch(d, &plain), other;
     double loss, weight, penalty, sum[2] = {0};
     first_batch(d, &loss, &weight, &penalty);
@@ -446,12 +462,18 @@ static void test_epochs(const numbers *d) {
             CHECK(!memcmp(other.theta, whole.theta, sizeof whole.theta));
             CHECK(!memcmp(other.batch, whole.batch, sizeof whole.batch));
             CHECK(other.done.loss == whole.done.loss && other.done.weight == whole.done.weight);
+            e.first = 2; /* the rest comes later */
+            other = make_epoch(d, &e);
+            CHECK(!memcmp(other.theta, whole.theta, sizeof whole.theta));
+            CHECK(!memcmp(other.batch, whole.batch, sizeof whole.batch));
+            CHECK(!memcmp(&other.done, &whole.done, sizeof whole.done) || cut); /* steps: of a run alone */
+            e.first = 0;
             e.mixed = 1, e.share = ones; /* of itself alone */
             other = make_epoch(d, &e);
             CHECK(!memcmp(other.theta, whole.theta, sizeof whole.theta));
             e.share = share;
             other = make_epoch(d, &e);
-            epoch by_hand = {X, y, w, 0, 0, n_threads, NULL, NULL};
+            epoch by_hand = {X, y, w, 0, 0, n_threads, NULL, NULL, 0};
             epoch_end wanted = make_epoch(d, &by_hand);
             for (int i = 0; i < N_THETA; i++) CHECK(fabs(other.theta[i] - wanted.theta[i]) < 1e-13);
             CHECK(fabs(other.done.loss - wanted.done.loss) < 1e-12);
