@@ -1,47 +1,40 @@
-"""bpcore's own estimators for scikit-learn: any network behind fit and predict; bpcore.sklearn shows them."""
+"""What NetClassifier and NetRegressor have in common: their networks, their training, and the words on parameters."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 import bpcore as bp
 from bpcore import _callbacks, _losses, _optimizers, _searches, _validate
 
-# losses whose outputs are probabilities; of labels: each output is that of a label of its own
-_OF_LABELS = ("binary_cross_entropy", "focal")
-_OF_PROBABILITIES = ("cross_entropy", "kl_divergence", "squared_error", "mse", *_OF_LABELS)
-_GAUSSIAN = ("gaussian_nll", "crps_gaussian")
 
-
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """X, an array or a sparse matrix by rows, y and the weights of some rows."""
 
     X: Any
     y: np.ndarray
     weight: np.ndarray | None
 
-    def take(self, rows: np.ndarray) -> _Rows:
+    def take(self, rows: np.ndarray) -> Rows:
         """These rows of it."""
-        return _Rows(self.X[rows], self.y[rows], None if self.weight is None else self.weight[rows])
+        return Rows(self.X[rows], self.y[rows], None if self.weight is None else self.weight[rows])
 
 
 class _Scored(bp.Callback):
     """Early stopping by a scorer, which is asked after each epoch on the rows that are held out."""
 
-    def __init__(self, estimator: Any, scorer: Callable[..., float], held_out: _Rows, patience: int) -> None:
+    def __init__(self, estimator: Any, scorer: Callable[..., float], held_out: Rows, patience: int) -> None:
         self.estimator, self.scorer, self.held_out, self.patience = estimator, scorer, held_out, patience
         self.scores: list[float] = []
         self.best, self.best_epoch, self.snapshot = -math.inf, 0, None
@@ -70,19 +63,19 @@ def _answering(net: bp.Network) -> bp.Network:
     return net.averaged() if getattr(net.optimizer, "ema", None) is not None else net
 
 
-def _center(a: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def center(a: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of columns in float64; 1 for a column that is constant."""
     mean = np.average(a.astype(np.float64), axis=0, weights=weight)
     scale = np.sqrt(np.average((a - mean) ** 2, axis=0, weights=weight))
     return mean, np.where(scale > 10 * np.finfo(np.float64).eps * np.abs(mean), scale, 1.0)
 
 
-def _name(loss: Any) -> str | None:
+def name_of(loss: Any) -> str | None:
     """Of a loss of bpcore's."""
     return loss.name if isinstance(loss, _losses.BuiltIn) else None
 
 
-class _Estimator(_searches.Trained, BaseEstimator):
+class Estimator(_searches.Trained, BaseEstimator):
     """What both have in common; a subclass says what its targets are."""
 
     _y_numeric = False
@@ -169,7 +162,7 @@ class _Estimator(_searches.Trained, BaseEstimator):
         """Classes whose shares stay where rows are held out."""
         return None
 
-    def _weigh(self, rows: _Rows, held_out: _Rows | None) -> tuple[_Rows, _Rows | None]:
+    def _weigh(self, rows: Rows, held_out: Rows | None) -> tuple[Rows, Rows | None]:
         """Both with what class_weight makes of their weights."""
         return rows, held_out
 
@@ -302,7 +295,7 @@ class _Estimator(_searches.Trained, BaseEstimator):
         self.__dict__.update(vars(twin))
         return self
 
-    def _checked(self, X: Any, y: Any, weight: Any, first: bool = False, called: str = "") -> _Rows:
+    def _checked(self, X: Any, y: Any, weight: Any, first: bool = False, called: str = "") -> Rows:
         """X, y and weights, without rows of weight 0."""
         X, y = validate_data(self, X, y, accept_sparse="csr", multi_output=True, y_numeric=self._y_numeric, reset=first)
         if scipy.sparse.issparse(y):
@@ -313,14 +306,14 @@ class _Estimator(_searches.Trained, BaseEstimator):
             self._learn_targets(y)
         y = self._known_targets(y)
         if weight is None:
-            return _Rows(X, y, None)
+            return Rows(X, y, None)
         weight = _check_sample_weight(weight, X, ensure_non_negative=True)
         some = np.flatnonzero(weight)
         if not len(some):
             raise ValueError(f"sample_weight{called}: expected at least one weight above zero, got only zeros")
-        return _Rows(X, y, weight) if len(some) == len(weight) else _Rows(X[some], y[some], weight[some])
+        return Rows(X, y, weight) if len(some) == len(weight) else Rows(X[some], y[some], weight[some])
 
-    def _split(self, rows: _Rows, seed: int) -> tuple[_Rows, _Rows]:
+    def _split(self, rows: Rows, seed: int) -> tuple[Rows, Rows]:
         """Rows to train on, and those that are held out."""
         share = _validate.real("validation_fraction", self.validation_fraction, 0.0, 1.0, open_low=True, open_high=True)
         n = rows.X.shape[0]
@@ -338,7 +331,7 @@ class _Estimator(_searches.Trained, BaseEstimator):
         first, second = (rows.take(part) for part in parts)
         return first, second
 
-    def _begin(self, rows: _Rows, seed: int) -> None:
+    def _begin(self, rows: Rows, seed: int) -> None:
         """New networks, and the scales of these rows."""
         self.X_offset_ = self.X_scale_ = None
         n_members = _validate.integer("n_members", self.n_members, 1, 2**31)
@@ -350,10 +343,10 @@ class _Estimator(_searches.Trained, BaseEstimator):
                     "standardize: expected False for a sparse X, whose zeros a mean subtracted would fill, got True; "
                     "scale columns by sklearn.preprocessing.MaxAbsScaler, and use standardize=False"
                 )
-            self.X_offset_, self.X_scale_ = _center(rows.X, rows.weight)
+            self.X_offset_, self.X_scale_ = center(rows.X, rows.weight)
         self._scale_targets(rows.y, rows.weight)
 
-    def _train(self, rows: _Rows, held_out: _Rows | None, stops: bool, epochs: Any, shuffle: bool = True) -> None:
+    def _train(self, rows: Rows, held_out: Rows | None, stops: bool, epochs: Any, shuffle: bool = True) -> None:
         """Fits the networks."""
         nets, optimizer = (
             self.ensemble_.members,
@@ -397,7 +390,7 @@ class _Estimator(_searches.Trained, BaseEstimator):
         if scored:
             self.validation_scores_ = scored[0].scores
 
-    def _for_networks(self, rows: _Rows) -> tuple[Any, ...]:
+    def _for_networks(self, rows: Rows) -> tuple[Any, ...]:
         """X, y and, where there are some, weights as the networks' fit takes them."""
         weight = () if rows.weight is None else (rows.weight,)
         return (self._scaled(rows.X), self._coded(rows.y), *weight)
@@ -411,7 +404,7 @@ class _Estimator(_searches.Trained, BaseEstimator):
         return self
 
 
-_PARAMETERS = """    Parameters
+PARAMETERS = """    Parameters
     ----------
     hidden : int or sequence of int, default=(100,)
         Units of each hidden layer; () for none. Not used with `layers`.
@@ -484,437 +477,3 @@ _PARAMETERS = """    Parameters
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where X had some.
 """
-
-
-class NetClassifier(ClassifierMixin, _Estimator):
-    __doc__ = (
-        """A neural network that tells classes, or labels, apart: any that bpcore can build.
-
-    The last layer is softmax; one logistic unit for two classes; one for each label of a multilabel y.
-
-"""
-        + _PARAMETERS.format(
-            loss="""Cross-entropy unless given. Outputs must be probabilities: "cross_entropy", "kl_divergence",
-        "binary_cross_entropy", "focal", "squared_error", "mse", `bp.losses` objects of these, or a `bp.Loss`. With
-        "binary_cross_entropy" and "focal", each of several classes has a logistic unit, and probabilities are its
-        shares.""",
-            class_weight="""    class_weight : dict or "balanced", default=None
-        Weight of each class, 1 for those that are not there, by which weights of rows are multiplied; "balanced":
-        such that all classes count alike.
-""",
-            standardize="",
-            stratified=", with the shares of classes kept",
-            attributes="""    classes_ : ndarray of shape (n_classes,)
-        Classes, sorted; of a multilabel y the numbers of its columns.
-""",
-        )
-        + """
-    Examples
-    --------
-    >>> from sklearn.datasets import load_digits
-    >>> from bpcore.sklearn import NetClassifier
-    >>> X, y = load_digits(return_X_y=True)
-    >>> clf = NetClassifier((64,), epochs=20, random_state=0).fit(X[:1500], y[:1500])
-    >>> bool(clf.score(X[1500:], y[1500:]) > 0.85)
-    True
-    """
-    )
-
-    def __init__(
-        self,
-        hidden: int | Sequence[int] = (100,),
-        activation: Any = "relu",
-        *,
-        layers: Any = None,
-        loss: Any = "auto",
-        optimizer: Any = None,
-        epochs: int = 100,
-        batch_size: int | str | None = "auto",
-        dropout: float = 0.0,
-        l1: float = 0.0,
-        l2: float = 0.0,
-        class_weight: Mapping[Any, float] | str | None = None,
-        standardize: bool = True,
-        validation_fraction: float = 0.1,
-        early_stopping: bool = True,
-        patience: int = 10,
-        scorer: Any = None,
-        callbacks: Any = (),
-        n_members: int = 1,
-        dtype: Any = "float32",
-        n_threads: int | None = None,
-        warm_start: bool = False,
-        random_state: Any = None,
-        verbose: int = 0,
-    ) -> None:
-        super().__init__(
-            hidden,
-            activation,
-            layers=layers,
-            loss=loss,
-            optimizer=optimizer,
-            epochs=epochs,
-            batch_size=batch_size,
-            dropout=dropout,
-            l1=l1,
-            l2=l2,
-            standardize=standardize,
-            validation_fraction=validation_fraction,
-            early_stopping=early_stopping,
-            patience=patience,
-            scorer=scorer,
-            callbacks=callbacks,
-            n_members=n_members,
-            dtype=dtype,
-            n_threads=n_threads,
-            warm_start=warm_start,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.class_weight = class_weight
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = not self.standardize
-        tags.classifier_tags.multi_label = True
-        return tags
-
-    # ---- targets ----
-
-    def _learn_targets(self, y: np.ndarray) -> None:
-        check_classification_targets(y)
-        kind = type_of_target(y)
-        if kind not in ("binary", "multiclass", "multilabel-indicator"):
-            raise ValueError(f"y: expected classes (n,), or labels (n, k) of 0 and 1, got {kind} targets")
-        self._multilabel = kind == "multilabel-indicator"
-        self._learn_classes(np.arange(y.shape[1]) if self._multilabel else np.unique(y))
-
-    def _learn_classes(self, classes: np.ndarray) -> None:
-        if len(classes) < 2 and not self._multilabel:
-            raise ValueError(f"y: expected at least two classes, got one class, {classes[0]!r}")
-        self.classes_ = classes
-
-    def _known_targets(self, y: np.ndarray) -> np.ndarray:
-        if self._multilabel:
-            if y.ndim != 2 or y.shape[1] != len(self.classes_) or not np.isin(y, (0, 1)).all():
-                raise ValueError(f"y: expected labels (n, {len(self.classes_)}) of 0 and 1, got shape {y.shape}")
-            return y
-        if y.ndim != 1:
-            raise ValueError(f"y: expected classes (n,), as in the first fit, got shape {y.shape}")
-        unknown = np.setdiff1d(y, self.classes_)
-        if len(unknown):
-            raise ValueError(
-                f"y: expected classes of the first fit, {self.classes_.tolist()}, got {unknown.tolist()} beside; name "
-                "all classes in the first call: partial_fit(X, y, classes=...)"
-            )
-        return np.searchsorted(self.classes_, y)
-
-    def _given_targets(self, y: np.ndarray) -> np.ndarray:
-        return y if self._multilabel else self.classes_[y]
-
-    def _strata(self, y: np.ndarray) -> np.ndarray | None:
-        return None if self._multilabel else y
-
-    def _weigh(self, rows: _Rows, held_out: _Rows | None) -> tuple[_Rows, _Rows | None]:
-        if self.class_weight is None:
-            return rows, held_out
-        if self._multilabel:
-            raise ValueError("class_weight: expected None for a multilabel y, whose rows are of several classes")
-        factors = np.ones(len(self.classes_))
-        if isinstance(self.class_weight, str):
-            _validate.choice("class_weight", self.class_weight, ["balanced"])
-            counts = np.bincount(rows.y, rows.weight, len(factors))
-            factors = counts.sum() / (np.count_nonzero(counts) * np.where(counts > 0, counts, 1.0))
-        else:
-            known = {label: i for i, label in enumerate(self.classes_.tolist())}
-            unknown = [label for label in self.class_weight if label not in known]
-            if unknown:
-                raise ValueError(f"class_weight: expected some of the classes {list(known)}, got {unknown} beside")
-            for label, weight in self.class_weight.items():
-                factors[known[label]] = _validate.real(f"class_weight[{label!r}]", weight)
-
-        def weighed(part: _Rows) -> _Rows:
-            return part._replace(weight=factors[part.y] * (1.0 if part.weight is None else part.weight))
-
-        return weighed(rows), held_out and weighed(held_out)
-
-    def _loss_object(self) -> Any:
-        if isinstance(self.loss, str) and self.loss == "auto":
-            labels = self._multilabel or len(self.classes_) == 2
-            return _losses.resolve("binary_cross_entropy" if labels else "cross_entropy", None)
-        loss = _losses.resolve(self.loss, None)
-        if _name(loss) in ("cross_entropy", "kl_divergence") and self._multilabel:
-            raise ValueError(
-                f"loss: {_name(loss)} is for one class a row, and y is multilabel; use binary_cross_entropy"
-            )
-        if not isinstance(loss, bp.Loss) and _name(loss) not in _OF_PROBABILITIES:
-            raise ValueError(
-                f"loss: expected one of probabilities, {', '.join(_OF_PROBABILITIES)} or a bp.Loss, got {self.loss!r}"
-            )
-        return loss
-
-    def _output(self) -> tuple[int, str]:
-        k, of_labels = len(self.classes_), _name(self._loss_object()) in _OF_LABELS
-        if of_labels or self._multilabel:
-            return (1 if k == 2 and not self._multilabel else k), "logistic"
-        return k, "softmax"
-
-    def _coded(self, y: np.ndarray) -> np.ndarray:
-        if self._multilabel or self._output()[0] == 1 or _name(self._loss_object()) == "cross_entropy":
-            return y
-        return np.eye(len(self.classes_))[y]
-
-    # ---- fit and predict ----
-
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> NetClassifier:
-        """Train by one pass over some rows, in their order, without validation.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-            Real numbers.
-        y : array-like of shape (n_samples,) or (n_samples, n_labels)
-            Classes, or labels.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of rows.
-        classes : array-like, default=None
-            All classes that will come; the first call needs them, but for a multilabel y.
-
-        Returns
-        -------
-        self : object
-            The estimator.
-        """
-        if self.class_weight == "balanced":
-            raise ValueError(
-                "class_weight: expected a dict for partial_fit, which sees some rows alone, got 'balanced'"
-            )
-        twin = copy.copy(self)
-        first = not hasattr(self, "ensemble_")
-        multilabel = type_of_target(y) == "multilabel-indicator"
-        begun = (not (first and multilabel)) and _check_partial_fit_first_call(twin, classes)
-        if first and begun:
-            twin._multilabel = False
-            twin._learn_classes(twin.classes_)
-        twin._fit_more(X, y, sample_weight, first)
-        self.__dict__.update(vars(twin))
-        return self
-
-    def _probabilities(self, answers: np.ndarray) -> np.ndarray:
-        """Of answers (..., n_out), in float64: (..., n_classes)."""
-        p = answers.astype(np.float64)
-        if self._multilabel:
-            return p
-        if p.shape[-1] == 1:
-            return np.concatenate([1 - p, p], axis=-1)
-        return p / np.maximum(p.sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the classes.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-            Real numbers.
-
-        Returns
-        -------
-        p : ndarray of shape (n_samples, n_classes)
-            In float64, in the order of `classes_`; of a multilabel y that of each label.
-        """
-        return self._probabilities(self._answers(X)).mean(axis=0)
-
-    def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Logarithms of `predict_proba(X)`, -inf of 0."""
-        with np.errstate(divide="ignore"):
-            return np.log(self.predict_proba(X))
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The most probable classes.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-            Real numbers.
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,) or (n_samples, n_labels)
-            Classes; of a multilabel y 1 for each label whose probability is above 1/2.
-        """
-        p = self.predict_proba(X)
-        return (p > 0.5).astype(int) if self._multilabel else self.classes_[p.argmax(axis=1)]
-
-    @available_if(lambda self: self.n_members > 1)
-    def predict_spread(self, X: Any) -> np.ndarray:
-        """How far members disagree: the standard deviation of their probabilities, shaped as `predict_proba(X)`.
-
-        There with n_members above 1.
-        """
-        return self._probabilities(self._answers(X)).std(axis=0)
-
-
-def _loss_of(estimator: Any) -> Any:
-    """The loss of a regressor."""
-    return _losses.resolve(estimator.loss, None)
-
-
-class NetRegressor(RegressorMixin, _Estimator):
-    __doc__ = (
-        """A neural network that predicts one number or several: any that bpcore can build.
-
-    The last layer is exp for losses of positive targets, what the loss is made for with others, else the identity.
-
-"""
-        + _PARAMETERS.format(
-            loss="""Squared error unless given; any of `bp.losses`, such as "huber", "poisson" or
-        `bp.losses.Quantile([0.1, 0.5, 0.9])`, or a `bp.Loss`.""",
-            class_weight="",
-            standardize=""" Targets likewise where the
-        last layer is the identity: losses, and settings such as `Huber(delta=)`, are then in standard deviations of y,
-        predictions in the units of y.""",
-            stratified="",
-            attributes="""    n_outputs_ : int
-        Numbers of a target.
-    y_offset_, y_scale_ : ndarray of shape (n_outputs_,) or None
-        The network learns (y - y_offset_) / y_scale_.
-""",
-        )
-        + """
-    Examples
-    --------
-    >>> import bpcore as bp
-    >>> from sklearn.datasets import load_diabetes
-    >>> from bpcore.sklearn import NetRegressor
-    >>> X, y = load_diabetes(return_X_y=True)
-    >>> reg = NetRegressor((32,), loss=bp.losses.Quantile([0.1, 0.5, 0.9]), random_state=0).fit(X[:400], y[:400])
-    >>> reg.predict_quantiles(X[400:]).shape
-    (42, 3)
-    """
-    )
-
-    _y_numeric = True
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = not self.standardize
-        tags.target_tags.multi_output = True
-        return tags
-
-    # ---- targets ----
-
-    def _learn_targets(self, y: np.ndarray) -> None:
-        self._y_shape = y.shape[1:]
-        self.n_outputs_ = y.shape[1] if y.ndim == 2 else 1
-
-    def _known_targets(self, y: np.ndarray) -> np.ndarray:
-        if y.shape[1:] != self._y_shape:
-            wanted = ", ".join(["n", *map(str, self._y_shape)])
-            raise ValueError(f"y: expected shape ({wanted}), as in the first fit, got {y.shape}")
-        return y
-
-    def _scale_targets(self, y: np.ndarray, weight: np.ndarray | None) -> None:
-        self.y_offset_ = self.y_scale_ = None
-        last = self.net_.layers[-1]
-        if self.standardize and getattr(last, "activation", "identity") == "identity":
-            self.y_offset_, self.y_scale_ = _center(y.reshape(len(y), -1), weight)
-
-    def _coded(self, y: np.ndarray) -> np.ndarray:
-        y = y.reshape(len(y), -1)
-        return y if self.y_offset_ is None else (y - self.y_offset_) / self.y_scale_
-
-    def _loss_object(self) -> Any:
-        return _loss_of(self)
-
-    def _output(self) -> tuple[int, str]:
-        loss = _loss_of(self)
-        return getattr(loss, "parts", 1) * self.n_outputs_, getattr(loss, "fused_with", None) or "identity"
-
-    # ---- fit and predict ----
-
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> NetRegressor:
-        """Train by one pass over some rows, in their order, without validation.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-            Real numbers.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of rows.
-
-        Returns
-        -------
-        self : object
-            The estimator.
-        """
-        twin = copy.copy(self)
-        twin._fit_more(X, y, sample_weight, not hasattr(self, "ensemble_"))
-        self.__dict__.update(vars(twin))
-        return self
-
-    def _parts(self, X: Any) -> np.ndarray:
-        """Of each member, in the units of y: (n_members, n_samples, parts of the loss, n_outputs_)."""
-        answers = self._answers(X)
-        parts = answers.reshape(*answers.shape[:2], -1, self.n_outputs_)
-        if self.y_offset_ is None:
-            return parts
-        gaussian, logs = _name(_loss_of(self)) in _GAUSSIAN, parts[:, :, 1:]
-        parts = parts * self.y_scale_ + self.y_offset_
-        if gaussian:
-            assert self.y_scale_ is not None
-            parts[:, :, 1:] = logs + 2 * np.log(self.y_scale_)
-        return parts
-
-    def _shaped(self, a: np.ndarray) -> np.ndarray:
-        """(..., n_outputs_) as y is."""
-        return a.reshape(*a.shape[:-1], *self._y_shape)
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Predictions: means with Gaussian losses, with quantiles that of the level nearest to 1/2.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-            Real numbers.
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            As the targets of `fit`; in float64 where targets are standardised.
-        """
-        parts, loss = self._parts(X), _loss_of(self)
-        part = int(np.abs(np.array(loss.numbers) - 0.5).argmin()) if _name(loss) == "quantile" else 0
-        return self._shaped(parts[:, :, part].mean(axis=0))
-
-    @available_if(lambda self: _name(_loss_of(self)) == "quantile")
-    def predict_quantiles(self, X: Any) -> np.ndarray:
-        """Quantiles at the levels of `loss=bp.losses.Quantile(levels)`, with which alone this method is there.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-            Real numbers.
-
-        Returns
-        -------
-        q : ndarray of shape (n_samples, n_levels) or (n_samples, n_levels, n_outputs)
-            In the units of y, in the order of the levels.
-        """
-        return self._shaped(self._parts(X).mean(axis=0))
-
-    @available_if(lambda self: self.n_members > 1 or _name(_loss_of(self)) in _GAUSSIAN)
-    def predict_spread(self, X: Any) -> np.ndarray:
-        """Standard deviation of the predicted targets, in the units of y, shaped as `predict(X)`.
-
-        Of members: how far their predictions are apart. With a Gaussian loss each member says a variance, too, and it
-        is the standard deviation of the members' mixture (Lakshminarayanan, Pritzel and Blundell 2017). There with
-        n_members above 1, or a Gaussian loss.
-        """
-        parts, loss = self._parts(X).astype(np.float64), _loss_of(self)
-        if _name(loss) in _GAUSSIAN:
-            variance = parts[:, :, 0].var(axis=0) + np.exp(parts[:, :, 1]).mean(axis=0)
-            return self._shaped(np.sqrt(variance))
-        part = int(np.abs(np.array(loss.numbers) - 0.5).argmin()) if _name(loss) == "quantile" else 0
-        return self._shaped(parts[:, :, part].std(axis=0))

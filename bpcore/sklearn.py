@@ -62,7 +62,8 @@ except ImportError as error:
 
 from bpcore import _searches
 from bpcore._searches import GridSearchCV, RandomizedSearchCV
-from bpcore._sklearn_net import NetClassifier, NetRegressor
+from bpcore._sklearn_classifier import NetClassifier
+from bpcore._sklearn_regressor import NetRegressor
 
 __all__ = [
     "BpcoreVersionWarning", "GridSearchCV", "MLPClassifier", "MLPRegressor", "NetClassifier", "NetRegressor",
