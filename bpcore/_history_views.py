@@ -54,9 +54,9 @@ def frame(columns: Mapping[str, Sequence[Any]], index: str, caller: str) -> Any:
     return table.set_index(index) if index in columns else table
 
 
-def figure(columns: Mapping[str, Sequence[float]]) -> Any:
+def figure(columns: Mapping[str, Sequence[float]], caller: str = "history.plot") -> Any:
     """A matplotlib Figure: losses, metrics and the learning rate, over epochs, of what there is."""
-    pyplot = import_pyplot("history.plot")
+    pyplot = import_pyplot(caller)
     curves = {name: values for name, values in columns.items() if name not in _NO_CURVES}
     panels = {
         "loss": [name for name in curves if name.endswith("loss")],
@@ -65,7 +65,7 @@ def figure(columns: Mapping[str, Sequence[float]]) -> Any:
     }
     shown = {title: names for title, names in panels.items() if names}
     if not shown:
-        raise ValueError("history.plot: expected a history with epochs, got one without")
+        raise ValueError(f"{caller}: expected a history with epochs, got one without")
     picture, axes = pyplot.subplots(1, len(shown), squeeze=False, figsize=(4.5 * len(shown), 3.2), layout="constrained")
     for panel, (title, names) in zip(axes[0], shown.items(), strict=True):
         for name in names:

@@ -65,6 +65,7 @@ class NetClassifier(ClassifierMixin, Estimator):
         epochs: int = 100,
         batch_size: int | str | None = "auto",
         dropout: float = 0.0,
+        batch_norm: bool = False,
         l1: float = 0.0,
         l2: float = 0.0,
         class_weight: Mapping[Any, float] | str | None = None,
@@ -74,6 +75,7 @@ class NetClassifier(ClassifierMixin, Estimator):
         patience: int = 10,
         scorer: Any = None,
         callbacks: Any = (),
+        max_seconds: float | None = None,
         n_members: int = 1,
         dtype: Any = "float32",
         n_threads: int | None = None,
@@ -90,6 +92,7 @@ class NetClassifier(ClassifierMixin, Estimator):
             epochs=epochs,
             batch_size=batch_size,
             dropout=dropout,
+            batch_norm=batch_norm,
             l1=l1,
             l2=l2,
             standardize=standardize,
@@ -98,6 +101,7 @@ class NetClassifier(ClassifierMixin, Estimator):
             patience=patience,
             scorer=scorer,
             callbacks=callbacks,
+            max_seconds=max_seconds,
             n_members=n_members,
             dtype=dtype,
             n_threads=n_threads,
@@ -231,7 +235,7 @@ class NetClassifier(ClassifierMixin, Estimator):
             twin._multilabel = False
             twin._learn_classes(twin.classes_)
         twin._fit_more(X, y, sample_weight, first)
-        self.__dict__.update(vars(twin))
+        self.__dict__ = twin.__dict__
         return self
 
     def _probabilities(self, answers: np.ndarray) -> np.ndarray:

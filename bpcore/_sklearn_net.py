@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 import bpcore as bp
-from bpcore import _callbacks, _losses, _optimizers, _searches, _validate
+from bpcore import _callbacks, _history_views, _losses, _optimizers, _searches, _validate
 
 
 class Rows(NamedTuple):
@@ -29,6 +30,18 @@ class Rows(NamedTuple):
     def take(self, rows: np.ndarray) -> Rows:
         """These rows of it."""
         return Rows(self.X[rows], self.y[rows], None if self.weight is None else self.weight[rows])
+
+
+class _Deadline(bp.Callback):
+    """Ends training once the time is over: of several networks, which have no max_seconds, each after an epoch."""
+
+    def __init__(self, seconds: float) -> None:
+        self.time = time.perf_counter() + seconds
+
+    def on_epoch_end(self, state: Any) -> None:
+        """Looks at the clock."""
+        if time.perf_counter() >= self.time:
+            state.stop()
 
 
 class _Scored(bp.Callback):
@@ -91,6 +104,7 @@ class Estimator(_searches.Trained, BaseEstimator):
         epochs: int = 100,
         batch_size: int | str | None = "auto",
         dropout: float = 0.0,
+        batch_norm: bool = False,
         l1: float = 0.0,
         l2: float = 0.0,
         standardize: bool = True,
@@ -99,6 +113,7 @@ class Estimator(_searches.Trained, BaseEstimator):
         patience: int = 10,
         scorer: Any = None,
         callbacks: Any = (),
+        max_seconds: float | None = None,
         n_members: int = 1,
         dtype: Any = "float32",
         n_threads: int | None = None,
@@ -114,6 +129,7 @@ class Estimator(_searches.Trained, BaseEstimator):
         self.epochs = epochs
         self.batch_size = batch_size
         self.dropout = dropout
+        self.batch_norm = batch_norm
         self.l1 = l1
         self.l2 = l2
         self.standardize = standardize
@@ -122,6 +138,7 @@ class Estimator(_searches.Trained, BaseEstimator):
         self.patience = patience
         self.scorer = scorer
         self.callbacks = callbacks
+        self.max_seconds = max_seconds
         self.n_members = n_members
         self.dtype = dtype
         self.n_threads = n_threads
@@ -168,7 +185,7 @@ class Estimator(_searches.Trained, BaseEstimator):
 
     # ---- networks ----
 
-    def _hidden_layers(self, dropout: float, l1: float) -> list[Any]:
+    def _hidden_layers(self, dropout: float, batch_norm: bool, l1: float) -> list[Any]:
         """New layers between input and output."""
         several = isinstance(self.hidden, (list, tuple, np.ndarray))
         given = list(self.hidden) if several else [self.hidden]  # type: ignore[arg-type]
@@ -180,7 +197,11 @@ class Estimator(_searches.Trained, BaseEstimator):
             )
         layers: list[Any] = []
         for i, n in enumerate(sizes):
-            layers.append(bp.Dense(n, activations[i] if activations else self.activation, l1=l1))
+            f = activations[i] if activations else self.activation
+            if batch_norm:  # which has a bias of its own
+                layers += [bp.Dense(n, bias=False, l1=l1), bp.BatchNorm(), bp.Activate(f)]
+            else:
+                layers.append(bp.Dense(n, f, l1=l1))
             layers += [bp.Dropout(dropout)] if dropout else []
         return layers
 
@@ -188,11 +209,14 @@ class Estimator(_searches.Trained, BaseEstimator):
         """A new one."""
         n_out, f = self._output()
         dropout, l1 = _validate.real("dropout", self.dropout, high=1.0, open_high=True), _validate.real("l1", self.l1)
-        if self.layers is not None and (dropout or l1):
-            name = "dropout" if dropout else "l1"
-            raise ValueError(f"{name}: expected 0.0 beside layers, which have their own, got {getattr(self, name)}")
+        batch_norm = _validate.switch("batch_norm", self.batch_norm)
+        for name, off in (("dropout", 0.0), ("batch_norm", False), ("l1", 0.0)):
+            if self.layers is not None and getattr(self, name) != off:
+                raise ValueError(
+                    f"{name}: expected {off} beside layers, which have their own, got {getattr(self, name)}"
+                )
         if not callable(self.layers):
-            layers = self._hidden_layers(dropout, l1) if self.layers is None else list(self.layers)
+            layers = self._hidden_layers(dropout, batch_norm, l1) if self.layers is None else list(self.layers)
             return bp.Network([bp.Input(n_in), *layers, bp.Dense(n_out, f, l1=l1)], dtype=self.dtype, seed=seed)
         net = self.layers(n_in, n_out)
         if not isinstance(net, bp.Network):
@@ -292,7 +316,7 @@ class Estimator(_searches.Trained, BaseEstimator):
         if not goes_on:
             twin._begin(rows, int(seed))
         twin._train(rows, held_out, stops, self.epochs)
-        self.__dict__.update(vars(twin))
+        self.__dict__ = twin.__dict__
         return self
 
     def _checked(self, X: Any, y: Any, weight: Any, first: bool = False, called: str = "") -> Rows:
@@ -375,10 +399,14 @@ class Estimator(_searches.Trained, BaseEstimator):
             "validation_data": None if held_out is None else self._for_networks(held_out),
         }  # fmt: skip
         X, y = self._for_networks(rows)[:2]
+        most = self.max_seconds
         try:
             if len(nets) == 1 and not _searches.in_search():
-                histories = [nets[0].fit(X, y, callbacks=callbacks[0], **settings)]
+                histories = [nets[0].fit(X, y, callbacks=callbacks[0], max_seconds=most, **settings)]
             else:
+                if most is not None:
+                    deadline = _Deadline(_validate.real("max_seconds", most, open_low=True))
+                    callbacks = [[*each, deadline] for each in callbacks]
                 histories = _searches.fit_many(nets, X, y, callbacks=callbacks, **settings)
         finally:
             self._answering = [_answering(net) for net in nets]
@@ -387,8 +415,29 @@ class Estimator(_searches.Trained, BaseEstimator):
                 raise history.error
         self.histories_, self.history_ = histories, histories[0]
         self.loss_curve_, self.n_iter_ = list(histories[0].loss), max(len(history.loss) for history in histories)
+        self.__dict__.pop("validation_scores_", None)
         if scored:
             self.validation_scores_ = scored[0].scores
+
+    def plot(self) -> Any:
+        """Draw losses, metrics and the learning rate over the epochs of the last fit.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+            What `history_` holds, that of `net_`, and what `scorer` said. It is pyplot's: notebooks show it, scripts by
+            `pyplot.show()`.
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib, an extra: `pip install 'bpcore[plot]'`.
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        """
+        check_is_fitted(self)
+        scores = {"score of held-out rows": self.validation_scores_} if hasattr(self, "validation_scores_") else {}
+        return _history_views.figure({**self.history_, **scores}, "plot")
 
     def _for_networks(self, rows: Rows) -> tuple[Any, ...]:
         """X, y and, where there are some, weights as the networks' fit takes them."""
@@ -426,6 +475,9 @@ PARAMETERS = """    Parameters
         (`bp.LBFGS`, `bp.Rprop`, `bp.LevenbergMarquardt`). None: all rows.
     dropout : float, default=0.0
         Share of each hidden layer's outputs that is dropped in training. With `layers` it must be 0.
+    batch_norm : bool, default=False
+        Whether a `bp.BatchNorm` stands between the products and the activation of each hidden layer (Ioffe and Szegedy
+        2015). With `layers` it must be False.
     l1, l2 : float, default=0.0
         Penalties l1 |W| + l2/2 |W|^2 over weights, not biases; part of the loss. With `layers`, l1 must be 0.
 {class_weight}    standardize : bool, default=True
@@ -442,6 +494,9 @@ PARAMETERS = """    Parameters
         What early stopping asks in place of the loss: a scorer of scikit-learn, by name or `f(estimator, X, y)`.
     callbacks : callback, function or list of them, default=()
         Callbacks of bpcore, which each fit copies; `state.net` is the network.
+    max_seconds : float, default=None
+        Most seconds that a call of `fit` or `partial_fit` trains; None: no bound. A network ends at a whole step,
+        within an epoch as well; the members of an ensemble after the epoch that they are in.
     n_members : int, default=1
         Networks of an ensemble, trained side by side from other first weights and in other orders; predictions are
         means.

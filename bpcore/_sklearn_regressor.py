@@ -112,7 +112,7 @@ class NetRegressor(RegressorMixin, Estimator):
         """
         twin = copy.copy(self)
         twin._fit_more(X, y, sample_weight, not hasattr(self, "ensemble_"))
-        self.__dict__.update(vars(twin))
+        self.__dict__ = twin.__dict__
         return self
 
     def _parts(self, X: Any) -> np.ndarray:

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import cloudpickle
 import joblib
+import matplotlib
 import numpy as np
 import pandas
 import pytest
 import scipy.sparse
+from matplotlib import pyplot
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_diabetes, load_digits, make_multilabel_classification
 from sklearn.ensemble import BaggingRegressor, StackingClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_validate
@@ -27,6 +30,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import bpcore as bp
 from bpcore.sklearn import NetClassifier, NetRegressor
 
+matplotlib.use("Agg")
 X, Y = (a[:450] for a in load_digits(return_X_y=True))
 DX, DY = load_diabetes(return_X_y=True)
 NAMES = np.array(["even", "odd"])[Y % 2]
@@ -56,7 +60,8 @@ def test_checks_of_estimators(estimator, check):
 
 @pytest.mark.parametrize("settings", [
     {}, {"activation": ["gelu"]}, {"loss": "cross_entropy"}, {"loss": "focal", "epochs": 60}, {"loss": "squared_error"},
-    {"loss": "kl_divergence"}, {"dropout": 0.1}, {"l1": 1e-4, "l2": 1e-3}, {"optimizer": bp.SGD(0.1, 0.9)},
+    {"loss": "kl_divergence"}, {"dropout": 0.1}, {"batch_norm": True},
+    {"l1": 1e-4, "l2": 1e-3}, {"optimizer": bp.SGD(0.1, 0.9)},
     {"optimizer": bp.Adam(bp.schedules.Cosine(3e-3), ema=0.9)}, {"class_weight": "balanced"}, {"n_members": 2},
     {"standardize": False}, {"scorer": "accuracy"}, {"early_stopping": False}, {"dtype": "float64"}, {"n_threads": 1},
     {"optimizer": bp.LBFGS(), "early_stopping": False}, {"batch_size": 16}, {"hidden": 20},
@@ -183,6 +188,37 @@ def test_an_ensemble():
     assert classifier(n_members=2, epochs=2).fit(X, Y).predict_spread(X).shape == (450, 10)
 
 
+def test_batch_norm_stands_before_the_activation():
+    model = classifier(hidden=(20, 10), batch_norm=True, dropout=0.1, epochs=1).fit(X, Y)
+    kinds = [type(layer).__name__ for layer in model.net_.layers]
+    assert kinds == ["Input", *["Dense", "BatchNorm", "Activate", "Dropout"] * 2, "Dense"]
+    inner, A = {name: model.net_.part("input", name) for name in ("dense_1", "activate_1")}, model._scaled(X)
+    moments = {name: model.net_.state[f"batch_norm_1.{name}"] for name in ("mean", "variance")}
+    a = (inner["dense_1"].predict(A) - moments["mean"]) / np.sqrt(moments["variance"] + 1e-5)
+    a = a * model.net_.params["batch_norm_1.s"] + model.net_.params["batch_norm_1.b"]
+    np.testing.assert_allclose(inner["activate_1"].predict(A), np.maximum(a, 0), 0, 1e-5)
+
+
+@pytest.mark.parametrize("n_members", [1, 2])
+def test_time_ends_training(n_members):
+    model = regressor(epochs=10**9, max_seconds=1e-9, n_members=n_members, early_stopping=False).fit(DX, DY)
+    assert model.n_iter_ == 1 and all(history.stopped_by for history in model.histories_)
+    assert clone(model).partial_fit(DX, DY).n_iter_ == 1
+
+
+def test_plot():
+    model = classifier(epochs=3, scorer="accuracy")
+    with pytest.raises(NotFittedError):
+        model.plot()
+    panels = model.fit(X, Y).plot().axes
+    lines = {line.get_label(): line.get_ydata() for panel in panels for line in panel.get_lines()}
+    np.testing.assert_array_equal(lines["loss"], model.loss_curve_)
+    np.testing.assert_array_equal(lines["score of held-out rows"], model.validation_scores_)
+    panels = model.set_params(scorer=None).fit(X, Y).plot().axes  # nothing of the last fit is left
+    assert "score of held-out rows" not in {line.get_label() for panel in panels for line in panel.get_lines()}
+    pyplot.close("all")
+
+
 def test_fit_goes_on():
     once = regressor(early_stopping=False, epochs=6).fit(DX, DY)
     twice = regressor(early_stopping=False, epochs=3, warm_start=True)
@@ -217,6 +253,11 @@ def test_callbacks_are_copied():
     ({"activation": ["relu", "tanh"]}, ValueError, "^activation: expected one, or one for each of 1 hidden layers"),
     ({"activation": "rely"}, ValueError, "activation"), ({"loss": "hinge"}, ValueError, "^loss: expected one of prob"),
     ({"layers": [bp.Dense(3)], "dropout": 0.5}, ValueError, "^dropout: expected 0.0 beside layers"),
+    ({"layers": [bp.Dense(3)], "batch_norm": True}, ValueError, "^batch_norm: expected False beside layers"),
+    ({"batch_norm": "yes"}, TypeError, "^batch_norm: "),
+    ({"batch_norm": True, "batch_size": 1}, ValueError, "^batch_size: "),
+    ({"max_seconds": 0.0}, ValueError, "^max_seconds: "), ({"max_seconds": "1"}, TypeError, "^max_seconds: "),
+    ({"max_seconds": 0.0, "n_members": 2}, ValueError, "^max_seconds: "),
     ({"layers": [bp.Dense(3)], "l1": 0.5}, ValueError, "^l1: expected 0.0 beside layers"),
     ({"layers": lambda i, o: bp.Network([bp.Input(3), bp.Dense(o)])}, ValueError, "^layers: expected a network of one"),
     ({"layers": lambda i, o: 3}, TypeError, "^layers: expected a function that returns a bp.Network"),
