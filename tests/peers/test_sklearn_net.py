@@ -13,6 +13,7 @@ import numpy as np
 import pandas
 import pytest
 import scipy.sparse
+import sklearn
 from matplotlib import pyplot
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -20,11 +21,13 @@ from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_diabetes, load_digits, make_multilabel_classification
 from sklearn.ensemble import BaggingRegressor, StackingClassifier
 from sklearn.exceptions import NotFittedError
-from sklearn.inspection import permutation_importance
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.inspection import PartialDependenceDisplay, permutation_importance
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, LearningCurveDisplay, cross_validate
+from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import bpcore as bp
@@ -319,6 +322,57 @@ def test_copies_and_files_answer_alike(model, tmp_path):
         np.testing.assert_array_equal(twin.predict_proba(X), model.predict_proba(X))
     twins[-1].partial_fit(X, Y)
     assert (tmp_path / "model").read_bytes() == written
+
+
+def test_halving():
+    search = HalvingGridSearchCV(classifier(epochs=5), {"hidden": [(2,), (40,)]}, cv=2, random_state=0).fit(X, Y)
+    assert search.best_params_ == {"hidden": (40,)} and search.score(X, Y) > 0.5
+
+
+def test_a_regressor_for_each_target():
+    targets = np.stack([DY, 1e4 - 10 * DY], axis=1)
+    model = MultiOutputRegressor(regressor()).fit(DX, targets)
+    for y, answers in zip(targets.T, model.predict(DX).T, strict=True):
+        np.testing.assert_array_equal(regressor().fit(DX, y).predict(DX), answers)
+
+
+def test_displays_of_others():
+    model = regressor().fit(DX, DY)
+    shown = PartialDependenceDisplay.from_estimator(model, DX, [2], grid_resolution=3).pd_results[0]
+    moved = [model.predict(np.column_stack([DX[:, :2], np.full(len(DX), value), DX[:, 3:]])).mean()
+             for value in shown["grid_values"][0]]  # fmt: skip
+    np.testing.assert_allclose(shown["average"][0], moved, 1e-6)
+    shown = LearningCurveDisplay.from_estimator(regressor(), DX, DY, train_sizes=[0.2, 1.0], cv=2)
+    assert shown.test_scores.shape == (2, 2) and np.isfinite(shown.test_scores).all()
+    pyplot.close("all")
+
+
+def test_routed_weights_reach_fit_and_score():
+    weight = (np.arange(len(DX)) % 3 > 0).astype(float)
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = regressor().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        folds = cross_validate(model, DX, DY, cv=2, params={"sample_weight": weight}, return_indices=True)
+    for train, test, score in zip(*folds["indices"].values(), folds["test_score"], strict=True):
+        by_hand = regressor().fit(DX[train], DY[train], weight[train]).score(DX[test], DY[test], weight[test])
+        assert by_hand == score
+
+
+def test_columns_keep_their_names():
+    frame = pandas.DataFrame(DX, columns=[f"x{i}" for i in range(10)])
+    model = make_pipeline(StandardScaler(), regressor(epochs=2)).set_output(transform="pandas").fit(frame, DY)
+    assert list(model[-1].feature_names_in_) == list(frame.columns)
+    with pytest.raises(ValueError, match="feature names should match"):
+        model[-1].predict(frame[frame.columns[::-1]])
+
+
+def test_other_processes_answer_alike():
+    model = classifier(epochs=3).fit(X, Y)
+    for answers in joblib.Parallel(2)(joblib.delayed(model.predict_proba)(X) for _ in range(2)):
+        np.testing.assert_array_equal(answers, model.predict_proba(X))
+
+
+def test_printed_as_scikit_learn_prints():
+    assert repr(NetClassifier()) == "NetClassifier()" and repr(NetRegressor(l2=0.1)) == "NetRegressor(l2=0.1)"
 
 
 @pytest.mark.parametrize("page, kind", [("docs/sklearn.md", "py"), ("docs/sparse.md", "python")])
