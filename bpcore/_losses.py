@@ -233,7 +233,7 @@ class Quantile(BuiltIn):
 
     `levels`: q, within 0 to 1, or several.  Its least value is at the quantile q of y given x; q = 1/2 is half of
     |a - y|.  Of several levels each has outputs of its own: y of (n,) belongs to outputs of (n, levels), y of (n, k) to
-    (n, levels k), those of the first level first.
+    (n, levels k), those of the first level first.  Outputs of different levels may cross; sort them (docs/losses.md).
     """
 
     levels: float | Sequence[float] = 0.5

@@ -119,6 +119,8 @@ class NetRegressor(RegressorMixin, Estimator):
         """Of each member, in the units of y: (n_members, n_samples, parts of the loss, n_outputs_)."""
         answers = self._answers(X)
         parts = answers.reshape(*answers.shape[:2], -1, self.n_outputs_)
+        if name_of(_loss_of(self)) == "quantile":  # which may cross; sorted ones are no worse
+            parts = np.sort(parts, axis=2)
         if self.y_offset_ is None:
             return parts
         gaussian, logs = name_of(_loss_of(self)) in _GAUSSIAN, parts[:, :, 1:]
@@ -161,7 +163,8 @@ class NetRegressor(RegressorMixin, Estimator):
         Returns
         -------
         q : ndarray of shape (n_samples, n_levels) or (n_samples, n_levels, n_outputs)
-            In the units of y, in the order of the levels.
+            In the units of y, in the order of the levels. Each member's are sorted, so that they never fall from level
+            to level (Chernozhukov, Fernandez-Val and Galichon 2010).
         """
         return self._shaped(self._parts(X).mean(axis=0))
 

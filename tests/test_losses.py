@@ -1,5 +1,8 @@
 """Losses: against NumPy, central differences and closed forms over the whole range; targets and settings refused."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import reference as ref
@@ -377,3 +380,9 @@ def test_settings_that_the_network_cannot_hold():
             ValueError, match=f"({setting}): expected a number that float32 can hold, got .*; use dtype="
         ):
             net.fit([[1.0]], [1.0], loss=loss)
+
+
+def test_the_page_runs():
+    text, names = (Path(__file__).parent.parent / "docs/losses.md").read_text(encoding="utf-8"), {}
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(snippet, "docs/losses.md", "exec"), names)  # they assert for themselves

@@ -105,10 +105,22 @@ def test_numbers(loss, targets):
     if isinstance(loss, bp.losses.Quantile):
         q = model.predict_quantiles(DX)
         np.testing.assert_array_equal(q[:, 1], model.predict(DX))
+        assert (np.diff(q, axis=1) >= 0).all()
         for level, k in ((0.1, 0), (0.9, 2)):
             assert np.mean(targets < q[:, k]) == pytest.approx(level, abs=0.1)
     assert hasattr(model, "predict_quantiles") == isinstance(loss, bp.losses.Quantile)
     assert hasattr(model, "predict_spread") == (loss == "gaussian_nll")
+
+
+@pytest.mark.parametrize("n_members", [1, 2])
+def test_quantiles_that_cross_are_sorted(n_members):
+    loss = bp.losses.Quantile(np.linspace(0.05, 0.95, 19))
+    model = regressor(loss=loss, epochs=2, n_members=n_members, dtype="float64").fit(DX, DY)
+    answers = np.stack([net.predict(model._scaled(DX)) for net in model.ensemble_.members])
+    assert (np.diff(answers) < 0).any()
+    expected = np.sort(answers).mean(axis=0) * model.y_scale_ + model.y_offset_
+    np.testing.assert_allclose(model.predict_quantiles(DX), expected, 1e-9)
+    np.testing.assert_array_equal(model.predict_quantiles(DX)[:, 9], model.predict(DX))
 
 
 def test_counts_are_not_scaled():
