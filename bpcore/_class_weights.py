@@ -63,8 +63,8 @@ def _labels(data: Data) -> range | tuple[int, int]:
         raise ValueError(f"class_weight: expected a network of one output, got {len(data.losses)}; {cure}")
     if not _losses.has_accuracy(loss):
         raise ValueError(
-            "class_weight: expected a loss of classes (cross_entropy, binary_cross_entropy, focal, hinge, "
-            f"squared_hinge), got {loss.name or loss!r}; {cure}"
+            "class_weight: expected a loss of classes (cross_entropy, categorical_focal, binary_cross_entropy, "
+            f"focal, hinge, squared_hinge), got {loss.name or loss!r}; {cure}"
         )
     if len(output.shape) > 1:
         raise ValueError(f"class_weight: expected one class an example, got outputs of shape {output.shape}; {cure}")

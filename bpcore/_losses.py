@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from bpcore._tangents import Tangents
 
 __all__ = [
-    "NAMES", "BinaryCrossEntropy", "CosineDistance", "CrossEntropy", "Focal", "Gamma", "GaussianCRPS", "GaussianNLL",
-    "Hinge", "Huber", "KLDivergence", "LogCosh", "Loss", "MeanAbsoluteError", "MeanSquaredError", "Poisson", "Quantile",
-    "SquaredError", "SquaredHinge", "StudentT", "Tweedie", "Weighted",
+    "NAMES", "BinaryCrossEntropy", "CategoricalFocal", "CosineDistance", "CrossEntropy", "Focal", "Gamma",
+    "GaussianCRPS", "GaussianNLL", "Hinge", "Huber", "KLDivergence", "LogCosh", "Loss", "MeanAbsoluteError",
+    "MeanSquaredError", "Poisson", "Quantile", "SquaredError", "SquaredHinge", "StudentT", "Tweedie", "Weighted",
 ]  # fmt: skip
 
 
@@ -506,7 +506,7 @@ class Focal(BuiltIn):
     """E = -sum_k y_k (1 - a_k)^gamma log a_k + (1 - y_k) a_k^gamma log(1 - a_k), y in [0, 1] (Lin et al. 2017).
 
     Binary cross-entropy in which examples that are right already count less.  With a logistic output it is computed
-    from z, without overflow.
+    from z, without overflow.  For classes that exclude each other there is CategoricalFocal.
     """
 
     gamma: float = 2.0
@@ -559,6 +559,39 @@ class Focal(BuiltIn):
         mixed = t.product(p, q, t.combined([(-g, less)], 2 * g + 1))
         inner = t.combined([(g * g, t.product(p, p, less)), (1.0, mixed)])
         return t.product(t.function("exp", t.scaled(more, -g)), inner)
+
+
+@dataclass(frozen=True)
+class CategoricalFocal(BuiltIn):
+    """E = -sum_k y_k (1 - a_k)^gamma log a_k, with y class labels (n,) or rows of probabilities that sum to 1.
+
+    Cross-entropy in which examples that are right already count less (Lin et al. 2017, for several classes).  With a
+    softmax output it is computed from z, without overflow.
+    """
+
+    gamma: float = 2.0
+    name: ClassVar[str] = "categorical_focal"
+    fused_with: ClassVar[str | None] = "softmax"
+    takes_classes: ClassVar[bool] = True
+    has_accuracy: ClassVar[bool] = True
+    low: ClassVar[float] = 0.0
+    y_sums_to_1: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gamma", _validate.real("gamma", self.gamma, open_low=True))
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """gamma"""
+        return (self.gamma,)
+
+    def check(self, dtype: np.dtype[Any]) -> None:
+        """ValueError for a gamma that would be 0 or infinite."""
+        _held("gamma", self.gamma, self.gamma, dtype)
+
+    def advice(self, activation: str) -> str | None:
+        """Outputs must sum to 1."""
+        return _of_softmax(activation)
 
 
 @dataclass(frozen=True)
@@ -678,8 +711,8 @@ _BY_NAME: dict[str, type[BuiltIn]] = {
     loss.name: loss
     for loss in (
         SquaredError, MeanSquaredError, MeanAbsoluteError, Huber, LogCosh, StudentT, Quantile, Poisson, Gamma, Tweedie,
-        GaussianNLL, GaussianCRPS, BinaryCrossEntropy, CrossEntropy, KLDivergence, Focal, Hinge, SquaredHinge,
-        CosineDistance,
+        GaussianNLL, GaussianCRPS, BinaryCrossEntropy, CrossEntropy, KLDivergence, Focal, CategoricalFocal, Hinge,
+        SquaredHinge, CosineDistance,
     )
 }  # fmt: skip
 NAMES = ("auto", *_BY_NAME)

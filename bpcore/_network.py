@@ -715,10 +715,11 @@ class Network(Worded):
     ) -> dict[str, float]:  # fmt: skip
         """{"loss": C over X and y, "accuracy": the weighted share that is right}, and the metrics by name.
 
-        accuracy: with cross_entropy, of rows whose largest output is the right one; with binary_cross_entropy or focal,
-        of outputs on the right side of 1/2; with hinge or squared_hinge, of outputs with the right sign; no such entry
-        with other losses.  metrics: names or objects of bp.metrics, one or several; of several outputs a dict of them
-        by name, and the result has "digit.f1_macro".  Raises ValueError for metrics that do not fit the targets.
+        accuracy: with cross_entropy or categorical_focal, of rows whose largest output is the right one; with
+        binary_cross_entropy or focal, of outputs on the right side of 1/2; with hinge or squared_hinge, of outputs with
+        the right sign; no such entry with other losses.  metrics: names or objects of bp.metrics, one or several; of
+        several outputs a dict of them by name, and the result has "digit.f1_macro".  Raises ValueError for metrics that
+        do not fit the targets.
         X may be a `bp.data.Stream`, whose blocks hold y and weights; then metrics are refused, and a block is in memory
         at a time.
         """

@@ -17,7 +17,8 @@ from bpcore._sklearn_net import PARAMETERS, Estimator, Rows, name_of
 
 # losses whose outputs are probabilities; of labels: each output is that of a label of its own
 _OF_LABELS = ("binary_cross_entropy", "focal")
-_OF_PROBABILITIES = ("cross_entropy", "kl_divergence", "squared_error", "mse", *_OF_LABELS)
+_OF_CLASSES = ("cross_entropy", "categorical_focal", "kl_divergence")  # that exclude each other
+_OF_PROBABILITIES = (*_OF_CLASSES, "squared_error", "mse", *_OF_LABELS)
 
 
 class NetClassifier(ClassifierMixin, Estimator):
@@ -28,10 +29,10 @@ class NetClassifier(ClassifierMixin, Estimator):
 
 """
         + PARAMETERS.format(
-            loss="""Cross-entropy unless given. Outputs must be probabilities: "cross_entropy", "kl_divergence",
-        "binary_cross_entropy", "focal", "squared_error", "mse", `bp.losses` objects of these, or a `bp.Loss`. With
-        "binary_cross_entropy" and "focal", each of several classes has a logistic unit, and probabilities are its
-        shares.""",
+            loss="""Cross-entropy unless given. Outputs must be probabilities: "cross_entropy", "categorical_focal",
+        "kl_divergence", "binary_cross_entropy", "focal", "squared_error", "mse", `bp.losses` objects of these, or a
+        `bp.Loss`. With "binary_cross_entropy" and "focal", each of several classes has a logistic unit, and
+        probabilities are its shares.""",
             class_weight="""    class_weight : dict or "balanced", default=None
         Weight of each class, 1 for those that are not there, by which weights of rows are multiplied; "balanced":
         such that all classes count alike.
@@ -181,7 +182,7 @@ class NetClassifier(ClassifierMixin, Estimator):
             labels = self._multilabel or len(self.classes_) == 2
             return _losses.resolve("binary_cross_entropy" if labels else "cross_entropy", None)
         loss = _losses.resolve(self.loss, None)
-        if name_of(loss) in ("cross_entropy", "kl_divergence") and self._multilabel:
+        if name_of(loss) in _OF_CLASSES and self._multilabel:
             raise ValueError(
                 f"loss: {name_of(loss)} is for one class a row, and y is multilabel; use binary_cross_entropy"
             )
@@ -198,7 +199,7 @@ class NetClassifier(ClassifierMixin, Estimator):
         return k, "softmax"
 
     def _coded(self, y: np.ndarray) -> np.ndarray:
-        if self._multilabel or self._output()[0] == 1 or name_of(self._loss_object()) == "cross_entropy":
+        if self._multilabel or self._output()[0] == 1 or getattr(self._loss_object(), "takes_classes", False):
             return y
         return np.eye(len(self.classes_))[y]
 

@@ -17,6 +17,7 @@ NAMES = {
     "mean_squared_error": "mse", "mseloss": "mse", "l2": "mse", "crossentropyloss": "cross_entropy",
     "categorical_crossentropy": "cross_entropy", "sparse_categorical_crossentropy": "cross_entropy",
     "log_loss": "cross_entropy", "nll": "cross_entropy", "binary_crossentropy": "binary_cross_entropy",
+    "categorical_focal_crossentropy": "categorical_focal", "binary_focal_crossentropy": "focal",
     "bce": "binary_cross_entropy", "bceloss": "binary_cross_entropy",
     "mse": "rmse", "acc": "accuracy", "r2_score": "r2",
     "auc": "roc_auc", "val_auc": "val_roc_auc", "f1_score": "f1", "mean_absolute_error": "mae",

@@ -121,6 +121,9 @@ LOSSES = {
         lambda a, y: -np.sum(y * (1 - a) ** FOCUS * np.log(a) + (1 - y) * a**FOCUS * np.log(1 - a), 1),
         lambda a, y: -y * ((1 - a) ** FOCUS / a - FOCUS * (1 - a) ** (FOCUS - 1) * np.log(a))
         + (1 - y) * (a**FOCUS / (1 - a) - FOCUS * a ** (FOCUS - 1) * np.log(1 - a)), "unit", y=unit),
+    "categorical_focal": Example(
+        bp.losses.CategoricalFocal(FOCUS), lambda a, y: -np.sum(y * (1 - a) ** FOCUS * np.log(a), 1),
+        lambda a, y: y * (FOCUS * (1 - a) ** (FOCUS - 1) * np.log(a) - (1 - a) ** FOCUS / a), "rows", y=distribution),
     "hinge": Example(bp.losses.Hinge(), lambda a, y: np.sum(np.maximum(0, 1 - y * a), 1),
                      lambda a, y: -y * (y * a < 1), y=sign),
     "squared_hinge": Example(bp.losses.SquaredHinge(), lambda a, y: np.sum(np.maximum(0, 1 - y * a) ** 2, 1),

@@ -20,7 +20,7 @@ ACTIVATIONS = {
 }
 PAIRS = [(name, f) for name, example in LOSSES.items() for f in ACTIVATIONS[example.outputs]]
 WIDTH = 2  # columns of y
-NO_SECOND = {"quantile of levels", "gaussian_nll", "crps_gaussian", "cosine"}
+NO_SECOND = {"quantile of levels", "gaussian_nll", "crps_gaussian", "categorical_focal", "cosine"}
 pytestmark = pytest.mark.filterwarnings("ignore:loss. [a-z_]* is for")  # any loss after any output
 pairs = pytest.mark.parametrize("name, f", PAIRS)
 every_loss = pytest.mark.parametrize("name", LOSSES)
@@ -210,6 +210,10 @@ def test_focal_and_smoothed_losses_stand_any_logit(dtype, rtol):
         np.testing.assert_allclose(delta, float(-(q**2) * (2 * p * less + q)), rtol=20 * rtol, atol=tiny)
         mirrored, turned = of_one(bp.losses.Focal(2.0), -z, 0.0, "logistic", dtype)
         np.testing.assert_allclose([mirrored, *turned], [E, *-delta], rtol=rtol, atol=tiny)
+        E, delta = of_one(bp.losses.CategoricalFocal(2.0), [z, 0.0], [[1.0, 0.0]], "softmax", dtype)
+        np.testing.assert_allclose(E, float(q**2 * less), rtol=20 * rtol, atol=tiny)
+        slope = float(-(q**2) * (2 * p * less + q))
+        np.testing.assert_allclose(delta, [slope, -slope], rtol=20 * rtol, atol=tiny)
         y = float(np.dtype(dtype).type(0.9))
         E, delta = of_one(bp.losses.BinaryCrossEntropy(0.2), z, 1.0, "logistic", dtype)
         np.testing.assert_allclose(E, float(0.9 * less + 0.1 * more), rtol=4 * rtol)
@@ -260,6 +264,24 @@ def test_smoothed_labels_are_smoothed_probabilities():
         assert net.evaluate(X, y, loss=bp.losses.CrossEntropy(0.3))["accuracy"] == np.mean(
             net.predict(X).argmax(1) == y
         )
+
+
+def test_focal_labels_are_focal_rows():
+    """Of few and many classes, in parts of a vector; with gamma almost 0 it is cross_entropy."""
+    rng = np.random.default_rng(0)
+    for width, f in ((3, "softmax"), (70, "softmax"), (3, "logistic")):
+        net, X = bp.Network([bp.Input(4), bp.Dense(width, f)], dtype="float64", seed=1), rng.normal(size=(41, 4))
+        y, w = rng.integers(0, width, 41), rng.uniform(0, 2, 41)
+        results = [
+            net.value_and_grad(X, target, loss=loss, sample_weight=w)
+            for loss, target in (("categorical_focal", y), ("categorical_focal", np.eye(width)[y]),
+                                 (bp.losses.CategoricalFocal(1e-12), y), ("cross_entropy", y))
+        ]  # fmt: skip
+        for (value, grad), (want, gradient) in (results[:2], results[2:]):
+            assert pytest.approx(want, rel=1e-10) == value
+            assert distance(grad, gradient) <= 1e-10
+        accuracy = net.evaluate(X, y, loss="categorical_focal")["accuracy"]
+        assert accuracy == np.mean(net.predict(X).argmax(1) == y)
 
 
 def test_a_row_of_weight_0_is_not_looked_at():
@@ -361,6 +383,7 @@ BAD_SETTINGS = [
     (lambda: bp.losses.StudentT(0), r"df: expected a finite number in \(0, inf\), got 0"),
     (lambda: bp.losses.StudentT(scale=-1), r"scale: expected a finite number in \(0, inf\), got -1"),
     (lambda: bp.losses.Focal(-1), r"gamma: expected a finite number in \(0, inf\), got -1"),
+    (lambda: bp.losses.CategoricalFocal(0), r"gamma: expected a finite number in \(0, inf\), got 0"),
     (lambda: bp.losses.CrossEntropy(1), r"label_smoothing: expected a finite number in \[0, 1\), got 1"),
     (lambda: bp.losses.BinaryCrossEntropy(-0.1), r"label_smoothing: expected a finite number in \[0, 1\), got -0.1"),
 ]
@@ -375,7 +398,7 @@ def test_settings_out_of_range(make, words):
 def test_settings_that_the_network_cannot_hold():
     net = bp.Network([bp.Input(1), bp.Dense(1)])
     for loss, setting in ((bp.losses.StudentT(scale=1e-40), "scale"), (bp.losses.StudentT(df=1e-40), "df|scale"),
-                          (bp.losses.Focal(1e-40), "gamma")):  # fmt: skip
+                          (bp.losses.Focal(1e-40), "gamma"), (bp.losses.CategoricalFocal(1e-40), "gamma")):  # fmt: skip
         with pytest.raises(
             ValueError, match=f"({setting}): expected a number that float32 can hold, got .*; use dtype="
         ):

@@ -85,11 +85,12 @@ static int is_one_of(const char *const *names, const char *name) {
 static void check_losses(const char *f, int64_t rows) {
     static const char *const kinks[] = {"mae", "quantile", "hinge", NULL};
     static const char *const of_positive[] = {"binary_cross_entropy", "cross_entropy", "kl_divergence", "focal",
-                                              "poisson", "gamma", "tweedie", NULL};
+                                              "categorical_focal", "poisson", "gamma", "tweedie", NULL};
+    static const char *const of_classes[] = {"cross_entropy", "categorical_focal", NULL};
     for (int i = 0; i == 0 || bp_loss_name(i - 1); i++) {
         const char *loss = bp_loss_name(i); /* NULL past the end: the callback's */
         if (is_one_of(kinks, loss) || (is_one_of(of_positive, loss) && !positive(f))) continue;
-        for (int labels = 0; labels <= (loss && !strcmp(loss, "cross_entropy")); labels++) {
+        for (int labels = 0; labels <= is_one_of(of_classes, loss); labels++) {
             spec s = {BP_F64, 2, {3, 5, 4}, {NULL, f, positive(f) ? f : "identity"}, loss, 0, labels, i % 2};
             context("%s, %s, labels %d", f, loss ? loss : "callback", labels);
             check_every_weight(&s, rows);

@@ -37,6 +37,9 @@ TORCH = {
     "squared_hinge": ("squared_hinge", "identity", SIGN, lambda z, y: torch.clamp(1 - z * y, min=0).square().sum(1)),
     "hinge": ("hinge", "identity", SIGN, lambda z, y: torch.clamp(1 - z * y, min=0).sum(1)),
     "focal": (bp.losses.Focal(1.7), "logistic", (SIGN + 1) / 2, lambda z, y: focal(z, y).sum(1)),
+    "categorical_focal": (
+        bp.losses.CategoricalFocal(1.7), "softmax", ROWS,
+        lambda z, y: -(y * (1 - torch.softmax(z, 1)) ** 1.7 * F.log_softmax(z, 1)).sum(1)),
     "cosine": ("cosine", "identity", REAL, lambda z, y: 1 - F.cosine_similarity(z, y)),
     "smoothed labels": (bp.losses.CrossEntropy(0.15), "softmax", LABELS,
                         lambda z, y: F.cross_entropy(z, y, label_smoothing=0.15, reduction="none")),

@@ -63,7 +63,7 @@ def test_checks_of_estimators(estimator, check):
 
 @pytest.mark.parametrize("settings", [
     {}, {"activation": ["gelu"]}, {"loss": "cross_entropy"}, {"loss": "focal", "epochs": 60}, {"loss": "squared_error"},
-    {"loss": "kl_divergence"}, {"dropout": 0.1}, {"batch_norm": True},
+    {"loss": "kl_divergence"}, {"loss": "categorical_focal"}, {"dropout": 0.1}, {"batch_norm": True},
     {"l1": 1e-4, "l2": 1e-3}, {"optimizer": bp.SGD(0.1, 0.9)},
     {"optimizer": bp.Adam(bp.schedules.Cosine(3e-3), ema=0.9)}, {"class_weight": "balanced"}, {"n_members": 2},
     {"standardize": False}, {"scorer": "accuracy"}, {"early_stopping": False}, {"dtype": "float64"}, {"n_threads": 1},
