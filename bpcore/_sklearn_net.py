@@ -36,11 +36,15 @@ class _Deadline(bp.Callback):
     """Ends training once the time is over: of several networks, which have no max_seconds, each after an epoch."""
 
     def __init__(self, seconds: float) -> None:
-        self.time = time.perf_counter() + seconds
+        self.seconds, self.begun = seconds, math.inf
+
+    def on_fit_begin(self, state: Any) -> None:
+        """Looks at the clock, for the first of the networks."""
+        self.begun = min(self.begun, time.perf_counter())
 
     def on_epoch_end(self, state: Any) -> None:
-        """Looks at the clock."""
-        if time.perf_counter() >= self.time:
+        """Looks at it again."""
+        if time.perf_counter() - self.begun >= self.seconds:
             state.stop()
 
 
