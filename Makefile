@@ -27,7 +27,7 @@ demo: $(BUILT) ## watch a network learn handwritten digits (ARGS="--net 64-32-10
 test: $(BUILT) ## prove it right (ARGS="-k gradient")
 	$(PY) -m pytest --ignore=tests/peers $(ARGS)
 
-test-peers: $(PEERS) $(BUILT) ## compare with PyTorch, JAX, scikit-learn and ONNX Runtime; pandas, matplotlib, tqdm
+test-peers: $(PEERS) $(BUILT) ## compare with PyTorch, JAX, scikit-learn and ONNX Runtime; pandas, polars, matplotlib, tqdm
 	$(PY) -m pytest tests/peers $(ARGS)
 
 # Adam's losses may part by a little more than the tolerance: a dash in the table, and no reason to stop
@@ -55,6 +55,7 @@ bench: $(BENCH) $(BUILT) ## measure against other libraries, write the README's 
 	$(PY) bench/bench_init.py --defaults
 	$(PY) bench/bench_export_c.py
 	$(PY) bench/bench_sparse.py
+	$(PY) bench/bench_table.py
 	$(PY) bench/bench_optimizers.py
 	$(PY) bench/bench_optimizers.py --cost
 	$(PY) bench/bench_optimizers.py --curves
@@ -82,6 +83,7 @@ bench-quick: $(BENCH) $(BUILT) ## see that the benchmarks work
 	$(PY) bench/bench_init.py --quick
 	$(PY) bench/bench_export_c.py --quick
 	$(PY) bench/bench_sparse.py --quick
+	$(PY) bench/bench_table.py --quick
 	$(PY) bench/bench_optimizers.py --quick --nets 4-16-3/16
 	$(PY) bench/bench_optimizers.py --cost --quick
 	$(PY) bench/bench_optimizers.py --curves --quick
@@ -124,6 +126,6 @@ $(WHEELS): $(ENVIRONMENT)
 	@touch $@
 
 $(PEERS): $(ENVIRONMENT)
-	$(PIP) torch==2.13.0 "jax>=0.7" scikit-learn==1.9.1 pandas pyarrow matplotlib tqdm cloudpickle schedulefree==1.4.1 \
-	  onnx onnxruntime keras
+	$(PIP) torch==2.13.0 "jax>=0.7" scikit-learn==1.9.1 pandas polars "pyarrow>=14.0.1" matplotlib tqdm cloudpickle \
+	  schedulefree==1.4.1 onnx onnxruntime keras
 	@touch $@

@@ -69,6 +69,7 @@ from bpcore._resume import Checkpoint  # noqa: E402
 from bpcore._sequences import pad, windows  # noqa: E402
 from bpcore._standardize import Standardize  # noqa: E402
 from bpcore._symbols import Symbol  # noqa: E402
+from bpcore._table import Table  # noqa: E402
 from bpcore._tape import Gradients, Tape  # noqa: E402
 from bpcore._threads import get_num_threads, set_num_threads  # noqa: E402
 from bpcore._version import __version__  # noqa: E402
@@ -180,6 +181,7 @@ __all__ = [
     "Standardize",
     "State",
     "Symbol",
+    "Table",
     "Tape",
     "TimeDelay",
 ]

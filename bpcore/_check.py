@@ -12,7 +12,7 @@ from bpcore._network import Network
 
 
 def check_gradients(
-    net: Network, X: Any, y: Any, *, loss: Any = "auto", sample_weight: Any = None, n_threads: int | None = None
+    net: Network, X: Any, y: Any = None, *, loss: Any = "auto", sample_weight: Any = None, n_threads: int | None = None
 ) -> dict[str, float]:
     """The largest error of backpropagation against central differences, by parameter: {"dense_1.W": 3e-10, ...}.
 

@@ -38,7 +38,7 @@ def table_of(class_weight: Any, data: Data) -> np.ndarray | None:
         raise TypeError(f"{words} of type {type(class_weight).__name__}{cure}")
     labels, counts = _labels(data), _counts(data)
     if isinstance(class_weight, Mapping):
-        return _named(class_weight, labels, counts)
+        return _named(class_weight, data.classes or labels, counts)
     occurring = counts > 0
     table = np.ones(len(labels))
     table[occurring] = counts.sum() / (occurring.sum() * counts[occurring])
@@ -115,12 +115,13 @@ def _counts(data: Data) -> np.ndarray:
     return counts
 
 
-def _named(given: Mapping[Any, Any], labels: range | tuple[int, int], counts: np.ndarray) -> np.ndarray:
+def _named(given: Mapping[Any, Any], labels: range | tuple[Any, ...], counts: np.ndarray) -> np.ndarray:
     """The weight of each class, 1 of those that are not named."""
     table, named = np.ones(len(labels)), np.zeros(len(labels), bool)
     for label, weight in given.items():
         if label not in labels:
-            shown = f"{labels[0]} to {labels[-1]}" if isinstance(labels, range) else f"{labels[0]} and {labels[1]}"
+            is_range = isinstance(labels, range)
+            shown = f"{labels[0]} to {labels[-1]}" if is_range else ", ".join(map(repr, labels[:8]))
             raise ValueError(f"class_weight: expected the labels {shown}, got {label!r}")
         table[labels.index(label)] = _validate.real(f"class_weight[{label!r}]", weight)
         named[labels.index(label)] = True

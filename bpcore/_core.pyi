@@ -100,9 +100,50 @@ class Predictor:
         slow: Callable[[list[np.ndarray], int], list[np.ndarray]] | None = None,
         names: Mapping[str, tuple[str, ...]] | None = None,
         sparse: Callable[[Any, Any], Any] | None = None,
+        table: Any = None,
     ) -> None: ...
     def __call__(self, x: Any, out: Any = None) -> Any: ...
     def rows(self, xs: list[Any], out: Any, lead: tuple[int, ...]) -> Any: ...
+
+TABLE_METHODS: dict[str, int]
+TABLE_PARTS: dict[str, int]
+
+class Encoding:
+    def __init__(
+        self,
+        name: str,
+        place: int,
+        *,
+        method: int = 0,
+        part: int = -1,
+        indicator: int = -1,
+        fill: float = 0,
+        center: float = 0,
+        scale: float = 1,
+        knots: Sequence[float] = (),
+        heights: Sequence[float] = (),
+        cycle: np.ndarray | None = None,
+        levels: dict[Any, int] | None = None,
+        type: type | None = None,
+        slot: int = -1,
+        missing: int = -1,
+        unknown: int = -1,
+    ) -> None: ...
+
+class Encoder:
+    n_numbers: int
+    n_codes: int
+    def __init__(
+        self,
+        columns: Sequence[Encoding],
+        names: Sequence[str],
+        n_numbers: int,
+        n_codes: int,
+        value: Callable[[str | None, Any, Any], Any],
+        refuses: bool,
+    ) -> None: ...
+    def fill(self, number: int, values: Any, numbers: np.ndarray, codes: np.ndarray) -> None: ...
+    def row(self, x: Any) -> list[np.ndarray]: ...
 
 class Members:
     fits: bool

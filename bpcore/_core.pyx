@@ -9,10 +9,10 @@ cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
 from cpython.pythread cimport PyThread_get_thread_ident
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from posix.stdlib cimport posix_memalign
-from libc.math cimport INFINITY, sqrt
+from libc.math cimport INFINITY, NAN, sqrt
 from libc.string cimport memcpy, memset
 
 import atexit
@@ -80,6 +80,7 @@ include "binding/plan.pxi"
 include "binding/arrays.pxi"
 include "binding/run.pxi"
 include "binding/many.pxi"
+include "binding/table.pxi"
 include "binding/predictor.pxi"
 include "binding/ensemble.pxi"
 include "binding/switches.pxi"

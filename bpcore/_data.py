@@ -26,7 +26,8 @@ class Data:
     n: examples.  rows: (n,) int64, which rows of the arrays they are; None: all, as they lie.  called: what messages
     call X and y.  judged: the same with the weights that accuracy has, where the loss has others.
     measures: what `evaluate` computes beyond the losses, see `measure`.  takes_sparse: whether X may be sparse where
-    Dense layers alone read it.  in_blocks: they are a block of more, and its weights may all be 0.
+    Dense layers alone read it.  in_blocks: they are a block of more, and its weights may all be 0.  classes: what a
+    table calls them, by number.
     """
 
     def __init__(
@@ -34,16 +35,14 @@ class Data:
         called: tuple[str, str, str] = ("X", "y", "sample_weight"),
         known: Mapping[str, tuple[str, ...]] | None = None, takes_sparse: bool = True, in_blocks: bool = False,
     ) -> None:  # fmt: skip
-        known = model.feature_names if known is None else known
         self.in_blocks = in_blocks
         self.dtype, self.called = model.dtype, called
         self.judged: Data | None = None
+        self.classes = None if model.table is None else model.table.classes
         self.outputs = outputs = model.outputs
         self.losses = _losses.resolve_all(loss, outputs)
-        sparse = model.refuses_sparse if takes_sparse else None
-        self.arrays = _validate.inputs(
-            X, model.inputs, model.dtype, check_finite, called[0], known=known, sparse=sparse
-        )
+        self.arrays = model.read(X, called[0], known=known, check_finite=check_finite, takes_sparse=takes_sparse)
+        y = model.targets(X, y, called)
         self.n = len(self.arrays[0])
         self.inputs = [node.name for node in model.inputs]
         self.names = [node.name for node in outputs]

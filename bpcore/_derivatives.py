@@ -80,7 +80,7 @@ def _real_inputs(model: Model, what: str, X: Any) -> list[np.ndarray]:
     if all(node.layer.integer for node in model.inputs):
         raise ValueError(f"{what}: expected a network with an input of real numbers, got whole numbers alone; use "
                          "net.part(inputs, outputs) to begin behind the Embedding")  # fmt: skip
-    return _validate.inputs(X, model.inputs, model.dtype, known=model.feature_names)
+    return model.read(X)
 
 
 def _one_or_all(results: list[Any]) -> Any:

@@ -94,7 +94,7 @@ class Ensemble(Worded):
     # ---- training ----
 
     def fit(
-        self, X: Any, y: Any, *, bootstrap: bool = False, folds: int | None = None, stratify: Any = None,
+        self, X: Any, y: Any = None, *, bootstrap: bool = False, folds: int | None = None, stratify: Any = None,
         seed: int | None = None, **settings: Any,
     ) -> list[History]:  # fmt: skip
         """Trains the members on X and y side by side, as `fit_many` does; returns their histories.
@@ -115,10 +115,7 @@ class Ensemble(Worded):
             if settings.get("rows") is not None:
                 raise ValueError("rows: expected None beside bootstrap=True or folds, which say the rows themselves")
             known = self._feature_names()
-            given = _validate.inputs(
-                X, first.inputs, first.dtype, check_finite=False, known=known, sparse=first.refuses_sparse
-            )
-            n = len(given[0])
+            n = len(first.read(X, known=known, check_finite=False, takes_sparse=True)[0])
             settings["rows"] = self.rows(n, bootstrap=bootstrap, folds=folds, stratify=stratify, seed=number)
         elif number is None and settings.get("rows") is None and self._some_are_equal():
             _errors.warn(
@@ -184,9 +181,12 @@ class Ensemble(Worded):
         """
         spread, threads = _validate.switch("spread", spread), _threads.resolve(n_threads)
         first = self._members[0]._model
-        known = self._feature_names()
-        arrays = _validate.inputs(X, first.inputs, first.dtype, known=known, empty=True, sparse=first.refuses_sparse)
+        arrays = first.read(X, known=self._feature_names(), empty=True, takes_sparse=True)
         return _result(self._answers(arrays, spread, threads), spread)
+
+    def predict_labels(self, X: Any, *, n_threads: int | None = None) -> np.ndarray:
+        """The class of each row (n,), that of the largest mean; see Network.predict_labels."""
+        return self._members[0]._model.labels(self.predict(X, n_threads=n_threads))
 
     def _answers(self, arrays: list[Any], spread: bool, threads: int) -> list[tuple[np.ndarray, Any]]:
         """Mean and spread, or None, of each output, for checked inputs."""
@@ -206,7 +206,7 @@ class Ensemble(Worded):
 
     @worded
     def evaluate(
-        self, X: Any, y: Any, *, loss: Any = "auto", sample_weight: Any = None, metrics: Any = (),
+        self, X: Any, y: Any = None, *, loss: Any = "auto", sample_weight: Any = None, metrics: Any = (),
         n_threads: int | None = None,
     ) -> dict[str, float]:  # fmt: skip
         """{"loss": C of the mean that `predict` gives, "accuracy": ..., ...}: as `Network.evaluate` of a network, whose
@@ -252,10 +252,11 @@ class Ensemble(Worded):
         or some; for rows of which all members' answers would take much memory, use `predict`.  See Network.predictor.
         """
         threads = _threads.resolve(n_threads)
+        table = self._members[0].table
         members = self._side_by_side(1, threads, _threads.get_num_threads if n_threads is None else None)
-        if members is None:
+        if members is None or table is not None:
             joined = _joined([net._model for net in self._members])
-            joined._model.feature_names = self._feature_names()
+            joined._model.feature_names, joined._model.table = self._feature_names(), table
             return EnsemblePredictor(joined.predictor(n_threads=n_threads), len(self._members))
         return EnsemblePredictor(members, len(self._members))
 
@@ -326,13 +327,13 @@ def _ends(model: Model) -> Any:
     inputs = [(node.shape, node.layer.integer, node.n_labels) for node in model.inputs]
     outputs = [node.shape for node in model.outputs]
     names = [[node.name for node in ends] if len(ends) > 1 else [] for ends in (model.inputs, model.outputs)]
-    return model.dtype, inputs, outputs, names
+    return model.dtype, inputs, outputs, names, model.table
 
 
 def _words(net: Network) -> str:
     """Inputs, outputs and dtype of a network, for a message."""
     ends = [", ".join(f"{name} {shape}" for name, shape in each.items()) for each in (net.inputs, net.outputs)]
-    return f"{ends[0]} -> {ends[1]} in {net.dtype}"
+    return f"{ends[0]} -> {ends[1]} in {net.dtype}{'' if net.table is None else f', {net.table!r}'}"
 
 
 def _whole(model: Model, memory: bool = False) -> Model:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from bpcore import _checkpoint, _optimizers, _validate
+from bpcore import _checkpoint, _optimizers, _table_network, _validate
 from bpcore._activations import NAMES, Activation
 from bpcore._function import Function
 from bpcore._graph import Graph, lay_out, symbols
@@ -33,7 +33,7 @@ from bpcore._standardize import Standardize
 from bpcore._symbols import Symbol
 
 # a file has the oldest that can hold it; 2: layers, optimisers and settings of them that 1 does not know, schedules,
-# names of columns, moments, ensembles
+# names of columns, moments, tables, ensembles
 FORMATS = ("1", "2")
 _LATER_LAYERS = {"standardize", "batch_norm", "rms_norm", "group_norm", "alpha_dropout", "gaussian_noise", "mask"}
 _LATER_SETTINGS = {"noise_shape", "causal", "mask_zero", "lazy", *Regularised.saved}
@@ -172,6 +172,8 @@ def _sync_folder(path: str) -> None:
 def tensors_of(model: Model) -> dict[str, np.ndarray]:
     """All that a file holds, contiguous views by name, in the order in which it holds them."""
     tensors = {**model.params, **model.states, **moments_of(model)}
+    if model.table is not None:
+        tensors["table"] = model.table.stored
     if model.memory.optimizer is not None:
         for state, vector in zip(model.memory.optimizer.states, model.memory.states, strict=True):
             tensors |= {f"{_STATE}{state}.{name}": p.of(vector) for name, p in model.graph.parameters.items()}
@@ -232,6 +234,8 @@ def graph_json(model: Model) -> dict[str, Any]:
         graph["feature_names"] = dict(model.feature_names)
     if model.moments or model.target_moments:
         graph["moments"] = {"inputs": list(model.moments), "targets": list(model.target_moments)}
+    if model.table is not None:
+        graph["table"] = model.table.stored.size
     return graph
 
 
@@ -243,7 +247,7 @@ def _format(graph: dict[str, Any], training: dict[str, Any]) -> str:
         or (node["op"] in _LATER_MASKED and len(node["inputs"]) > 1)
         for node in graph["nodes"]
     )
-    if later or {"feature_names", "moments"} & set(graph) or "begun" in training:
+    if later or {"feature_names", "moments", "table"} & set(graph) or "begun" in training:
         return FORMATS[1]
     optimizer = training["optimizer"] or {"kind": "sgd"}
     known = set(optimizer) - {"kind"} <= _FIRST_OPTIMIZERS.get(optimizer["kind"], set())
@@ -307,7 +311,7 @@ def _read(path: str | os.PathLike[str], custom: Custom | None, ensemble: bool) -
         expected = {
             _of_member(k, name): each
             for k, (graph, _), (dtype, layout), optimizer in zip(numbers, members, layouts, optimizers, strict=True)
-            for name, each in _expected(layout, dtype, optimizer, graph.get("moments")).items()
+            for name, each in _expected(layout, dtype, optimizer, graph).items()
         }
         begin, (dtype, _) = file.tell(), layouts[0]
         if any(other != dtype for other, _ in layouts):
@@ -410,6 +414,8 @@ def _model(
         begun = tuple(training.get("begun", {}).items())
         weights = training.get("weights", 0.0)
         model.memory = _optimizers.Memory(optimizer, states, training["updates"], begun, weights)
+    if "table" in graph:
+        model.table = _table_network.Stored(np.empty(graph["table"], np.uint8))  # type: ignore[assignment]
     widths = _moments(layout, graph.get("moments"))
     model.moments, model.target_moments = (
         {name: Moments(np.empty(width), np.empty(width)) for name, width in known.items()} for known in widths
@@ -418,7 +424,10 @@ def _model(
 
 
 def _settle(path: str, model: Model) -> None:
-    """The moments that were read are numbers that data give, and do not change from now on."""
+    """The moments that were read are numbers that data give, and do not change from now on; the table is one of the
+    network's inputs and output."""
+    if model.table is not None:
+        model.table = _attempt(path, "table", _table_network.restored, model)
     model.moments, model.target_moments = (
         {name: _attempt(path, name, own.settled) for name, own in known.items()}
         for known in (model.moments, model.target_moments)
@@ -498,7 +507,8 @@ def _strings(path: str, what: str, value: Any) -> list[str]:
 
 def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tuple[str, Graph]:
     """The graph that the file describes: every node is made of earlier ones."""
-    _keys(path, "graph", graph, {"dtype", "nodes"}, {"outputs", "frozen", "checkpoint", "feature_names", "moments"})
+    later = {"outputs", "frozen", "checkpoint", "feature_names", "moments", "table"}
+    _keys(path, "graph", graph, {"dtype", "nodes"}, later)
     if graph["dtype"] not in ("float32", "float64"):
         raise _bad(path, f"dtype {graph['dtype']!r}")
     if not isinstance(graph["nodes"], list):
@@ -541,6 +551,7 @@ def _layout(path: str, graph: dict[str, Any], custom: Mapping[str, Any]) -> tupl
         raise _bad(path, f"frozen: expected names of layers with parameters, got {graph['frozen']}")
     _feature_names(path, layout, graph.get("feature_names", {}))
     _check_moments(path, layout, graph.get("moments"))
+    _attempt(path, "table", _validate.integer, "table", graph.get("table", 0), 0, 2**62)
     checkpoint = graph.get("checkpoint", True)
     if checkpoint is not True:
         _attempt(path, "checkpoint", _checkpoint.resolve, layout, _strings(path, "checkpoint", checkpoint))
@@ -637,13 +648,15 @@ def optimizer_of(path: str, training: dict[str, Any], custom: Mapping[str, Any])
 
 
 def _expected(
-    layout: Graph, dtype: str, optimizer: _optimizers.Optimizer | None, moments: Any
+    layout: Graph, dtype: str, optimizer: _optimizers.Optimizer | None, graph: dict[str, Any]
 ) -> dict[str, _Tensor]:  # fmt: skip
     """Shape and dtype of the tensors that the graph calls for, by name; nothing of their size is allocated."""
     shapes = {name: p.shape for name, p in layout.parameters.items()}
     tensors = {name: (shape, dtype) for name, shape in shapes.items()}
     tensors |= {name: ((state.n,), dtype) for name, state in layout.states.items()}
-    for of, known in zip(("", "y_"), _moments(layout, moments), strict=True):
+    if "table" in graph:
+        tensors["table"] = ((graph["table"],), "uint8")
+    for of, known in zip(("", "y_"), _moments(layout, graph.get("moments")), strict=True):
         for name, width in known.items():
             tensors |= {f"{name}.{of}{what}": ((width,), "float64") for what in ("mean", "scale")}
     states = () if optimizer is None else optimizer.states

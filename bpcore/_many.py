@@ -35,7 +35,7 @@ _SHUFFLED_IN_C = 1 << 18  # rows; Ctrl-C is heard while more are shuffled
 def fit_many(
     nets: Iterable[Network],
     X: Any,
-    y: Any,
+    y: Any = None,
     *,
     loss: Any = "auto",
     optimizer: Optimizer | str | Sequence[Optimizer | str | None] | None = None,
@@ -97,7 +97,7 @@ _DEFAULTS = {p.name: p.default for p in _KEYWORDS if p.kind is p.KEYWORD_ONLY}
 
 
 def fit_restarts(
-    net: Network, X: Any, y: Any, n: int = 16, *, seed: int | None = None, **settings: Any
+    net: Network, X: Any, y: Any = None, n: int = 16, *, seed: int | None = None, **settings: Any
 ) -> tuple[Network, list[History]]:
     """Trains n networks like `net` from other first weights; returns the best of them, and the history of each.
 
@@ -204,7 +204,7 @@ def _ends(model: Model) -> Any:
         (node.name, node.shape, _kind(getattr(node.layer, "activation", None))) for node in model.outputs
     )  # fmt: skip
     units = tuple(sorted((name, id(moments)) for name, moments in model.target_moments.items()))
-    return model.dtype, inputs, outputs, tuple(sorted(model.feature_names.items())), units
+    return model.dtype, inputs, outputs, tuple(sorted(model.feature_names.items())), units, id(model.table)
 
 
 def _calls(

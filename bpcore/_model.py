@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from bpcore._graph import Graph, Node, Parameter
 from bpcore._moments import Moments
 from bpcore._optimizers import Memory, Optimizer
 from bpcore._plan_cache import PlanCache
+
+if TYPE_CHECKING:
+    from bpcore._table import Table
 
 
 @dataclass(eq=False)
@@ -71,7 +74,8 @@ class Model:
     fit to the next.  fitting: held by a fit; whoever reads theta while another thread may fit uses `reading`.
     plans: those that were used last, see _plans.take.  feature_names: of the columns of the data frames that `fit` saw,
     by input.  moments: of inputs, by the Standardize layer that reads them; target_moments: of outputs that go to the
-    user in other units than the network has, by output; both are replaced, never changed.
+    user in other units than the network has, by output; both are replaced, never changed.  table: what
+    makes arrays of data frames.
     """
 
     theta: np.ndarray
@@ -85,6 +89,7 @@ class Model:
     feature_names: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     moments: Mapping[str, Moments] = MappingProxyType({})
     target_moments: Mapping[str, Moments] = MappingProxyType({})
+    table: Table | None = None
 
     def __init__(
         self,
@@ -162,6 +167,40 @@ class Model:
     def outputs(self) -> list[Node]:
         """The nodes of the outputs."""
         return [self.graph.nodes[i] for i in self.graph.outputs]
+
+    def read(
+        self, X: Any, name: str = "X", *, known: Mapping[str, tuple[str, ...]] | None = None, check_finite: bool = True,
+        empty: bool = False, takes_sparse: bool = False,
+    ) -> list[Any]:  # fmt: skip
+        """X of a call as an array for each input, checked: of a frame what the table makes of it.
+
+        known: names of columns by input, unless the model's own.  empty: whether no rows will do.  takes_sparse: whether
+        it may be sparse where Dense layers alone read it.
+        """
+        known = self.feature_names if known is None else known
+        X = X if self.table is None else self.table.read(X, name, self.dtype)
+        sparse = self.refuses_sparse if takes_sparse else None
+        return _validate.inputs(X, self.inputs, self.dtype, check_finite, name, known=known, empty=empty, sparse=sparse)
+
+    def targets(self, X: Any, y: Any, called: tuple[str, ...] = ("X", "y")) -> Any:
+        """y of a call, which a table with a target takes from X where it is None; called: what messages call both."""
+        if self.table is not None:
+            return self.table.targets(X, y, called)
+        if y is None:
+            raise TypeError(
+                f"{called[1]}: expected real numbers, got None, dtype object; only a bp.data.Stream as X holds its own, "
+                "or a frame of a bp.Table's network"
+            )
+        return y
+
+    def labels(self, answers: Any) -> np.ndarray:
+        """The class of each row of outputs, as the table calls it."""
+        if self.table is None or self.table.classes is None:
+            raise ValueError(
+                "predict_labels: expected a network of a bp.Table whose target is classes, and this one has none; "
+                "predict gives its outputs"
+            )
+        return self.table.labels(answers)
 
     def moments_of(self, name: str) -> Moments:
         """Of what the Standardize layer of this name reads."""
@@ -280,7 +319,7 @@ class Model:
         twin = Model(self.graph, np.dtype(dtype), self.seed, self.checkpoint, self.frozen)
         twin.theta[:], twin.state[:] = self.theta, self.state
         twin.feature_names = self.feature_names
-        twin.moments, twin.target_moments = self.moments, self.target_moments
+        twin.moments, twin.target_moments, twin.table = self.moments, self.target_moments, self.table
         return twin
 
     def __copy__(self) -> Model:

@@ -22,6 +22,7 @@ from bpcore import (
     _sparse,
     _standardize,
     _stream,
+    _table_network,
     _threads,
     _training,
     _validate,
@@ -39,6 +40,7 @@ from bpcore._optimizers import Memory, Optimizer
 from bpcore._schedules import Schedule
 from bpcore._stepper import Stepper
 from bpcore._symbols import Shape, Symbol
+from bpcore._table import Converted, Table
 from bpcore._tape import Gradients, Tape
 from bpcore._words import Worded, worded
 
@@ -126,7 +128,27 @@ class Network(Worded):
                 if name.partition(".")[0] in model.frozen:
                     net.state[name][...] = model.states[name]
             net._model.moments, net._model.target_moments = model.moments, model.target_moments
+            net._model.table = model.table
         return net
+
+    @classmethod
+    def from_table(
+        cls, table: Table, hidden: Iterable[int | Layer] = (256, 128), *, activation: Any = "relu",
+        dropout: float = 0.0, embedding: int = 8, output: Layer | None = None, dtype: Any = "float32", seed: int = 0,
+    ) -> Network:  # fmt: skip
+        """A network that takes data frames as X: the numbers that `table` makes of them, beside an Embedding of the
+        categories that have many levels, then the hidden layers, then the output.
+
+        hidden: units of Dense layers with this activation, each followed by Dropout(dropout) where that is above 0; or
+        layers of any kind, as they are.  embedding: columns of the Embedding.  output: None is a softmax over the
+        target's classes, or for a target that is a number Dense(1), which answers in the target's units, as after
+        fit(standardize_y=True); or a layer of yours, in whose own units it then learns.  dtype, seed: see the class.
+
+        `fit(frame)` takes y from the frame, or as a second argument; a frame as validation_data has its own.  One row
+        is a tuple in the order of table.columns, or a dict; a list of dicts is a frame, too.  See docs/tables.md.
+        Raises ValueError or TypeError for what does not fit.
+        """
+        return _table_network.network(cls, table, hidden, activation, dropout, embedding, output, dtype, seed)
 
     # ---- as a layer, and parts of it ----
 
@@ -206,6 +228,7 @@ class Network(Worded):
             {name: each for name, each in own.items() if name in known}
             for own, known in zip(moments, kept, strict=True)
         )
+        part.table = _table_network.of_part(model, part)
         with self._model.reading() as model:
             for name, view in part.params.items():
                 view[...] = model.params[name]
@@ -339,6 +362,11 @@ class Network(Worded):
         as it is.
         """
         return dict(self._model.feature_names)
+
+    @property
+    def table(self) -> Table | None:
+        """What makes numbers of data frames, for a network of `from_table`."""
+        return self._model.table
 
     @property
     def moments(self) -> dict[str, np.ndarray]:
@@ -512,8 +540,10 @@ class Network(Worded):
     ) -> History:
         """Trains on X (n, n_0) and y for `epochs` epochs, going on from where the network is.
 
+        A network of a bp.Table takes a data frame as X, and y from it unless given, as names of classes or numbers.
         X may be a `bp.data.Stream` of blocks that hold y and weights, too; then there is no y, no sample_weight and no
         validation_split, schedules have lengths in steps, and rows are shuffled within blocks, see there.
+
         theta moves by the optimiser's rule along dC/dtheta, with C = sum w E / sum w over each batch (Rumelhart,
         Hinton and Williams 1986).  X and y: any real dtype and strides, read in place, never written.  y: (n, n_L),
         (n,) where n_L is 1, or class labels (n,) for cross_entropy, whose rows of (n, n_L) sum to 1.  batch_size None:
@@ -595,7 +625,7 @@ class Network(Worded):
     def partial_fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         *,
         loss: _LossLike = "auto",
         optimizer: Optimizer | str | None = None,
@@ -642,7 +672,7 @@ class Network(Worded):
         model.fitting.check("adapt")
         if not _standardize.standardized(model):
             raise ValueError("adapt: expected a network with a bp.Standardize layer, and this one has none")
-        arrays = _validate.inputs(X, model.inputs, self.dtype, known=model.feature_names)
+        arrays = model.read(X)
         weight = _validate.weights(sample_weight, len(arrays[0]), (), self.dtype)
         moments = _standardize.adapted(model, arrays, weight)
         with model.fitting:
@@ -659,17 +689,26 @@ class Network(Worded):
         X is (n, *shape) of the input; of several inputs, a list, or a dict by name.  Of several outputs a tuple comes.
         An input that Dense layers alone read may be a CSR or CSC matrix of SciPy's, also in `fit`, `evaluate`,
         `value_and_grad` and predictors: nothing dense is made of it, and CSR is read in place.
-        No rows give (0, n_L).  A data frame must have the columns that `fit` saw, see `feature_names`.
+        No rows give (0, n_L).  A data frame must have the columns that `fit` saw, see `feature_names`; a network of a
+        table takes frames with the columns that it knows, in any order, among others, or a row of them.
         """
-        known, threads = self._model.feature_names, _threads.resolve(n_threads)
+        threads = _threads.resolve(n_threads)
         if isinstance(X, _stream.Stream):
             with self._model.reading() as model:
                 return _stream.predict(X, model.copied(memory=False), threads)
-        inputs, refuses = self._model.inputs, self._model.refuses_sparse
-        arrays = _validate.inputs(X, inputs, self.dtype, known=known, empty=True, sparse=refuses)
+        arrays = self._model.read(X, empty=True, takes_sparse=True)
         with self._model.reading() as model:
             answers = _data.predict(model, arrays, threads)
         return answers[0] if len(answers) == 1 else tuple(answers)
+
+    @worded
+    def predict_labels(self, X: Any, *, n_threads: int | None = None) -> np.ndarray:
+        """The class of each row of a data frame, as its target was called: (n,) strings, integers, booleans or numbers.
+
+        It is that of the largest output, or of a single output the second from 1/2 on.  ValueError for a network
+        without a bp.Table whose target is classes.
+        """
+        return self._model.labels(self.predict(X, n_threads=n_threads))
 
     @worded
     def predictor(self, *, n_threads: int | None = None) -> _core.Predictor:
@@ -679,8 +718,9 @@ class Network(Worded):
         or rows (n, n_0), and gives (n, n_L), on up to `n_threads` threads; if None, on as many as `get_num_threads()`
         gives now, or at the call where that is fewer.  `out=`, sharing no memory with x, takes the result.  Of several
         inputs x is a list, or a dict by name; of several outputs a tuple comes, and `out=` is a list, or a dict by
-        name.  The bits are those of `predict`.  Nothing is scanned: NaN and infinity are computed with.  Later training
-        does not change it.  It is not pickled; the network is.
+        name.  The bits are those of `predict`.  Nothing is scanned: NaN and infinity are computed with.  A network of a
+        table takes a row as a tuple or a dict of values, or a frame.  Later training does not change it.  It is not
+        pickled; the network is.
         """
         threads = _threads.resolve(n_threads)
         theta = aligned(self.n_params, self.dtype)
@@ -695,7 +735,10 @@ class Network(Worded):
         limit = _threads.get_num_threads if n_threads is None else None
         known = self._model.feature_names
         sparse = _sparse.Answers(model, theta, state, threads, limit, slow if calls_python else None)
-        return _core.Predictor(compiled.plan, theta, state, inputs, outputs, threads, limit, slow, known, sparse)
+        table = self._model.table
+        return _core.Predictor(
+            compiled.plan, theta, state, inputs, outputs, threads, limit, slow, known, sparse, table
+        )
 
     def stepper(self, *, streams: int | None = None, n_threads: int | None = None) -> Stepper:
         """The recurrent network as it is now, to be fed one time step after the other: `step = net.stepper()`.
@@ -725,7 +768,6 @@ class Network(Worded):
         """
         if isinstance(X, _stream.Stream):
             return _training.evaluate_stream(self._model, X, y, loss, sample_weight, metrics, n_threads)
-        _training.refuse_no_targets(y)
         data, threads = Data(self._model, X, y, loss, sample_weight), _threads.resolve(n_threads)
         data.measure(metrics)
         data.advise()
@@ -740,7 +782,7 @@ class Network(Worded):
         For chains of Dense layers; AttributeError for other graphs.
         """
         self._chain("forward")
-        (X,) = _validate.inputs(X, self._model.inputs, self.dtype, known=self._model.feature_names)
+        (X,) = self._model.read(X)
         threads = _threads.resolve(n_threads)
         key = _plans.Key(_plans.TRACE, _plans.INFERENCE_ROWS, threads)
         with self._model.reading() as model:
@@ -798,11 +840,12 @@ class Network(Worded):
             raise ValueError("tape: expected a tape of this network, got one of another")
         if tape.theta.dtype != self.dtype:
             raise ValueError(f"tape: expected a tape in {self.dtype}, got {tape.theta.dtype}")
-        data = Data(self._model, tape.a[0], y, loss, sample_weight)
+        X = tape.a[0] if self.table is None else Converted({self._model.inputs[0].name: tape.a[0]})
+        data = Data(self._model, X, y, loss, sample_weight)
         theta, threads = np.zeros(self.n_params, self.dtype), _threads.resolve(n_threads)
         delta, x, total, weight = self._reverse(tape, data, theta, threads)
         if data.weight is not None:
-            unweighted = Data(self._model, tape.a[0], y, loss, None)
+            unweighted = Data(self._model, X, y, loss, None)
             delta = self._reverse(tape, unweighted, np.empty_like(theta), threads)[0]
         W, b = self._views(theta)
         return Gradients(total / weight, (None, *delta), W, b, x / weight, theta)
@@ -837,8 +880,9 @@ class Network(Worded):
         return delta, x, loss, weight
 
     def value_and_grad(
-        self, X: Any, y: Any, *, loss: _LossLike = "auto", sample_weight: Any = None, n_threads: int | None = None
-    ) -> tuple[float, np.ndarray]:
+        self, X: Any, y: Any = None, *, loss: _LossLike = "auto", sample_weight: Any = None,
+        n_threads: int | None = None,
+    ) -> tuple[float, np.ndarray]:  # fmt: skip
         """C over X and y, and dC/dtheta: (n_params,), in the order of theta; what scipy.optimize.minimize wants.
 
         C is what `evaluate` gives: nothing is drawn, and BatchNorm normalises by its running mean and variance.
@@ -866,7 +910,7 @@ class Network(Worded):
             return _derivatives.jacobian(model, X, n_threads)
 
     def per_sample_gradients(
-        self, X: Any, y: Any, *, loss: _LossLike = "auto", n_threads: int | None = None
+        self, X: Any, y: Any = None, *, loss: _LossLike = "auto", n_threads: int | None = None
     ) -> np.ndarray:
         """dE_x/dtheta for each row x of X (n, n_0): (n, n_params), unweighted, in the order of theta."""
         with self._model.reading() as model:

@@ -245,10 +245,10 @@ def _unpack(value: Any, arrays: dict[str, np.ndarray], custom: _io.Custom) -> An
 
 def describe(call: Call) -> dict[str, Any]:
     """What the bits of a run depend on, by what `fit` calls it."""
-    graph = _io.graph_json(call.model)
+    graph, apart = _io.graph_json(call.model), ("checkpoint", "feature_names", "moments", "table")
     of = {
         "bpcore": __version__,
-        "layers": {key: value for key, value in graph.items() if key not in ("checkpoint", "feature_names", "moments")},
+        "layers": {key: value for key, value in graph.items() if key not in apart},
         "loss": [[_loss(weighted.loss), weighted.weight] for weighted in call.data.losses],
         "optimizer": _optimizers.to_json(call.optimizer),
         "batch_size": call.batch,
@@ -257,6 +257,7 @@ def describe(call: Call) -> dict[str, Any]:
         "l2": call.l2,
         "mixup": call.mixup,
         "moments": _moments(call.learnt),
+        **({} if call.model.table is None else {"table": _hash(call.model.table.stored.tobytes())}),
         "metrics": [f"{of}{measure.key}" for of, measure in _measures(call)],
         "callbacks that keep something": [type(c).__name__ for c in keeping(call.callbacks)],
         "callbacks that look at batches": [type(each.callback).__name__ for each in by_batch(call.callbacks)],
@@ -382,7 +383,7 @@ def _fitting(path: str, file: _io.RunFile, call: Call) -> Saved:
     schedules: Any = _optimizers.schedules(call.optimizer).values()
     custom = {schedule.name: schedule for schedule in schedules if getattr(schedule, "name", None)}
     twin = model.copied(memory=False)
-    twin.moments, twin.target_moments = {}, {}  # they are those of the run, or `describe` would differ
+    twin.moments, twin.target_moments, twin.table = {}, {}, None  # they are the run's, or `describe` would differ
     optimizer = _io.optimizer_of(path, file.training, custom)
     assert optimizer is not None
     begun = tuple(file.training.get("begun", {}).items())

@@ -413,8 +413,7 @@ def predict(stream: Stream, model: Model, n_threads: int) -> Iterator[Any]:
         while (value := next(given, _END)) is not _END:
             name = f"X of block {number}"
             X = value[0] if type(value) is tuple and value else value
-            known, refuses = model.feature_names, model.refuses_sparse
-            arrays = _validate.inputs(X, model.inputs, model.dtype, name=name, known=known, empty=True, sparse=refuses)
+            arrays = model.read(X, name, empty=True, takes_sparse=True)
             answers = _data.predict(model, arrays, n_threads)
             del value, X, arrays
             yield answers[0] if len(answers) == 1 else tuple(answers)

@@ -195,6 +195,8 @@ def _measured(data: Data, validation: Data | _stream.Held | None) -> list[tuple[
 
 def names_of(model: Model, X: Any) -> dict[str, tuple[str, ...]]:
     """Names of columns, by input, that the network knows, and those of X."""
+    if model.table is not None:  # which knows them
+        return dict(model.feature_names)
     return {**_validate.feature_names_of("X", X, model.inputs), **model.feature_names}
 
 
@@ -205,8 +207,10 @@ def validation_of(
     """The validation data, checked, on which the metrics are measured."""
     if validation_data is None:
         return None
-    Xv, yv, wv = _validate.examples("validation_data", validation_data)
     called = ("validation_data[0]", "validation_data[1]", "validation_data[2]")
+    if model.table is not None and not isinstance(validation_data, (tuple, list)):  # a frame, whose target is in it
+        validation_data, called = (validation_data, None), ("validation_data", *called[1:])
+    Xv, yv, wv = _validate.examples("validation_data", validation_data)
     data = Data(model, Xv, yv, loss, wv, check_finite, called, names)
     data.measure(metrics)
     return data
@@ -285,7 +289,6 @@ def fit(
             model, state, X, loss=loss, validation_data=validation_data, class_weight=class_weight,
             n_threads=n_threads, check_finite=check_finite, metrics=metrics, resume=resume, **settings,
         )  # fmt: skip
-    refuse_no_targets(y)
     data = Data(model, X, y, loss, sample_weight, check_finite)
     names = names_of(model, X)
     validation = _held_out(model, validation_data, loss, check_finite, names, metrics)
@@ -311,12 +314,6 @@ def _train(call: Call, n_threads: int, resume: Any) -> History:
         except BaseException:
             call.take_back()
             raise
-
-
-def refuse_no_targets(y: Any) -> None:
-    """TypeError where there is nothing to learn."""
-    if y is None:
-        raise TypeError("y: expected real numbers, got None, dtype object; only a bp.data.Stream as X holds its own")
 
 
 def _refuse_arrays(**given: Any) -> None:

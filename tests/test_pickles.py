@@ -51,6 +51,7 @@ def objects():
         bp.Activation(np.sin, np.cos), bp.EarlyStopping(), bp.ReduceOnPlateau(), bp.Callback(), bp.History(),
         bp.ModelCheckpoint("net"), bp.Checkpoint("run"), bp.CSVLogger("a.csv"), bp.JSONLines("a.jsonl"),
         bp.data.Stream(small), bp.LearningRateFinder(), bp.DivergenceError("loss", 1, 2, "Do."), *states,
+        bp.Table({"a": [1.0, 2.0]}),
         bp.Dense(3)(bp.Input(2)), net, net.fit(X, Y, epochs=2), tape, net.backward(tape, Y), net.predictor(),
         series.stepper(), bp.Ensemble([net, small()]), bp.Ensemble([net]).predictor(), bp.datasets.xor(),
         bp.datasets.load_digits(), net.plot(),

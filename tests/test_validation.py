@@ -208,7 +208,7 @@ def y_cases():
         "1-D for two outputs": (plain, Y[:, 0], ValueError, f"expected shape ({N}, 2)", f"({N},)"),
         "3-D": (plain, Y[:, :, None], ValueError, f"expected shape ({N}, 2)", f"({N}, 2, 1)"),
         "transposed": (plain, Y.T, ValueError, short, f"(2, {N})"),
-        "None": (plain, None, TypeError, "expected real numbers", "object"),
+        "None": (plain, None, TypeError, "expected real numbers", "got None", "bp.Table"),
         "complex": (plain, Y * 1j, TypeError, "expected real numbers", "complex128"),
         "strings": (plain, Y.astype("U5"), TypeError, "expected real numbers", "<U5"),
         "ragged": (plain, [[1, 2]] * (N - 1) + [[1]], ValueError, "expected an array of numbers", "list"),
@@ -826,7 +826,7 @@ def test_y_of_the_users_loss():
         (poisoned(np.nan, (5, 1), Y), ValueError, "finite", "y[5, 1] is nan"),
         (poisoned(1e39, (299, 0), Y), ValueError, "y[299, 0] is 1e+39", "overflows float32"),
         (Y * 1j, TypeError, "expected real numbers", "complex128"),
-        (None, TypeError, "expected real numbers", "object"),
+        (None, TypeError, "expected real numbers", "got None"),
     ):
         for call in (net.fit, net.evaluate, net.value_and_grad):
             refused(net, lambda call=call, bad=bad: call(X, bad, loss=loss), error, "y:", *words)

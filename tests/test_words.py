@@ -91,8 +91,8 @@ def test_other_errors_stay_as_they_are():
     assert Own(learning_rate=3).learning_rate == 3 and Any(learning_rate=3).settings == {"learning_rate": 3}
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'units'"):
         bp.Dense(activation="relu")
-    with pytest.raises(TypeError, match="missing 1 required positional argument: 'y'"):
-        NET.partial_fit(X)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'X'"):
+        NET.fit()
     with pytest.raises(TypeError, match="^epochs: expected an integer"):
         NET.fit(X, LABELS, epochs="3")
     for each in (bp.Adam(lr=0.1), bp.losses.Huber(delta=2.0), bp.schedules.Cosine(0.1, warmup=3), bp.Dense(3, l2=0.1)):

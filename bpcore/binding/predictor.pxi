@@ -51,7 +51,7 @@ cdef class Predictor:
     """Answers of a network as it was when this was made; see Network.predictor.  Nothing in it changes but the arenas."""
     cdef Plan plan
     cdef cnp.ndarray theta, state
-    cdef object dtype, slow, limit, names, sparse
+    cdef object dtype, slow, limit, names, sparse, table
     cdef dict inputs, outputs
     cdef list reads     # (number of the input, buffer, shift or None, factor or None)
     cdef const double *shift   # of the only one
@@ -64,19 +64,19 @@ cdef class Predictor:
     cdef Arenas arenas
 
     def __cinit__(self, Plan plan, cnp.ndarray theta, cnp.ndarray state, dict inputs, dict outputs, int n_threads, limit=None,
-                  slow=None, names=None, sparse=None):
+                  slow=None, names=None, sparse=None, table=None):
         """inputs: by name, an example's shape and what reads it: (buffer, shift, factor), see Scaled; outputs: by name, an
         example's shape, buffer, shift and factor; shift and factor may be None; limit: how many of n_threads a call may
         have; slow: the outputs for a list of inputs (n, *shape) and a number of threads, in place of the plan, where
         that calls Python or a row takes too long to be done at once; names: of the columns that data frames must have,
-        by input; sparse: what answers (x, out) where x has sparse rows."""
+        by input; sparse: what answers (x, out) where x has sparse rows; table: the bp.Table that reads x, or None."""
         self.plan, self.theta, self.state, self.slow = plan, theta, state, slow
-        self.dtype, self.names, self.sparse = plan.dtype, names or {}, sparse
+        self.dtype, self.names, self.sparse, self.table = plan.dtype, names or {}, sparse, table
         self.inputs, self.outputs, self.n_threads, self.limit = inputs, outputs, n_threads, limit
         self.n_in, self.n_out = (sum(math.prod(ends[0]) for ends in each.values()) for each in (inputs, outputs))
         self.reads = [(i, *read) for i, (_, readers) in enumerate(inputs.values()) for read in readers]
         first, (last, output, mean, scale) = next(iter(inputs.values()))[0], next(iter(outputs.values()))
-        self.flat = len(self.reads) == len(outputs) == len(first) == len(last) == 1
+        self.flat = table is None and len(self.reads) == len(outputs) == len(first) == len(last) == 1
         _, self.input, shift, factor = self.reads[0]
         self.shift = NULL if shift is None else <const double *>cnp.PyArray_DATA(shift)
         self.factor = NULL if factor is None else <const double *>cnp.PyArray_DATA(factor)
@@ -109,6 +109,9 @@ cdef class Predictor:
         cdef cnp.npy_intp[2] shape
         cdef bp_in_port port
         cdef bp_out_port answers = self.answers
+        if self.table is not None:
+            xs, is_row = self.table.read_rows(x)
+            return self.rows(xs, out, () if is_row else (len(xs[0]),))
         if self.sparse is not None and not cnp.PyArray_CheckExact(x) and _has_sparse(x, self.inputs):
             return self.sparse(x, out)
         if not self.flat:
@@ -154,13 +157,14 @@ cdef class Predictor:
         return self.rows(xs, out, lead)
 
     def rows(self, list xs, out, tuple lead):
-        """The answers, of shape (*lead, ...), to rows of each input, arrays (n, ...) or SparseRows, all checked."""
-        from bpcore._validate import parts
-
+        """The answers, of shape (*lead, ...), to rows of each input, arrays (n, ...) or SparseRows, all checked; lead:
+        (n,), or () where one row gets one answer."""
         shapes = [(*lead, *shape) for shape, *_ in self.outputs.values()]
         if out is None:
             outs = [np.empty(shape, self.dtype) for shape in shapes]
         else:
+            from bpcore._validate import parts
+
             outs = []
             for (name, to), shape in zip(parts("out", out, list(self.outputs)), shapes, strict=True):
                 read = [x.data if isinstance(x, SparseRows) else x for x in xs]
