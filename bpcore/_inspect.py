@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bpcore import _advice, _data, _history_views, _optimizers, _plans, _threads, _truth, _validate
+from bpcore import _advice, _data, _history_views, _optimizers, _plans, _threads, _truth
 from bpcore._data import Data
 from bpcore._errors import DivergenceError
 from bpcore._graph import Node
@@ -125,8 +125,7 @@ def inspect(
     twin = net.copy(optimizer=rule is not None and type(rule) is type(last))  # which makes the step
     model = twin._model
     data = None if y is None else Data(model, X, y, loss, sample_weight, takes_sparse=False)
-    known = model.feature_names
-    arrays = data.arrays if data else _validate.inputs(X, model.inputs, model.dtype, known=known)
+    arrays = data.arrays if data else model.read(X)
     if len(arrays[0]) < 2:
         raise ValueError("X: expected at least 2 rows, to tell units that are the same for all, got 1")
     values, weights = collect(model, arrays, threads), _weights(model)

@@ -174,8 +174,8 @@ class Model:
     ) -> list[Any]:  # fmt: skip
         """X of a call as an array for each input, checked: of a frame what the table makes of it.
 
-        known: names of columns by input, unless the model's own.  empty: whether no rows will do.  takes_sparse: whether
-        it may be sparse where Dense layers alone read it.
+        known: names of columns by input, unless the model's own.  empty: whether no rows will do.
+        takes_sparse: whether it may be sparse where Dense layers alone read it.
         """
         known = self.feature_names if known is None else known
         X = X if self.table is None else self.table.read(X, name, self.dtype)

@@ -169,7 +169,7 @@ def activations(net: Network, X: Any, *, n_threads: int | None = None, ax: Any =
 
     threads = _threads.resolve(n_threads)
     with net._model.reading() as model:
-        arrays = _validate.inputs(X, model.inputs, model.dtype, known=model.feature_names)
+        arrays = model.read(X)
         values = _inspect.collect(model, arrays, threads)
     return _spans({name: own.sample() for name, own in values.items()}, "value", "plots.activations", ax)
 

@@ -335,6 +335,9 @@ def test_all_ways_of_training_take_frames(tmp_path):
     some = {name: column[:20] for name, column in FRAME.items()}
     assert max(bp.check_gradients(net, some).values()) < 1e-6
     assert net.per_sample_gradients(some).shape == (20, net.n_params)
+    inspected = net.inspect(FRAME, FRAME["price"])
+    assert inspected.findings == net.inspect(net.table.transform(FRAME), FRAME["price"]).findings
+    assert inspected.layers.keys() == net.inspect(FRAME).layers.keys()
     assert net.partial_fit(some) > 0 and net.step == 1
     run = {"callbacks": bp.Checkpoint(tmp_path / "run"), "resume": tmp_path / "run", "epochs": 3}
     done = net_of().fit(FRAME, **run, max_steps=15)
