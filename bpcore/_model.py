@@ -188,8 +188,8 @@ class Model:
             return self.table.targets(X, y, called)
         if y is None:
             raise TypeError(
-                f"{called[1]}: expected real numbers, got None, dtype object; only a bp.data.Stream as X holds its own, "
-                "or a frame of a bp.Table's network"
+                f"{called[1]}: expected real numbers, got None, dtype object; only a bp.data.Stream as X holds its "
+                "own, or a frame of a bp.Table's network"
             )
         return y
 
