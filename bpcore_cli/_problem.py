@@ -16,7 +16,7 @@ from bpcore_cli._errors import Wrong, nearest, refused
 from bpcore_cli._files import open_file
 
 _FEW = 10  # whole numbers of so many values are classes, where each is there as often
-_CLASS_LOSSES = ("cross_entropy", "focal")
+_CLASS_LOSSES = ("cross_entropy", "categorical_focal")
 _SHIFTED_LOSSES = ("squared_error", "mse", "mae", "huber", "log_cosh", "student_t")  # of differences from y
 _POSITIVE_LOSSES = ("poisson", "gamma", "tweedie")  # of targets that are not below 0
 

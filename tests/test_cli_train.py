@@ -53,9 +53,10 @@ def trained(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_classes_are_learnt(capsys):
+@pytest.mark.parametrize("loss", ["auto", "cross_entropy", "categorical_focal"])
+def test_classes_are_learnt(capsys, loss):
     write("c.csv", {"a": X[:, 0], "b": X[:, 1], "cls": LABELS})
-    found = trained(capsys, "c.csv", "--target", "cls", *SMALL, "--out", "net")
+    found = trained(capsys, "c.csv", "--target", "cls", *SMALL, "--loss", loss, "--out", "net")
     assert found["rows"] == N and found["held_out"] == 60 and found["classes"] == 3 and found["saved"] == "net"
     assert found["metrics"]["accuracy"] > 0.9
     net = bp.load("net")
