@@ -274,12 +274,15 @@ cdef class Predictor:
 
 
 cdef bint _has_sparse(x, dict inputs) except -1:
-    """Whether x, or what it has for one of several inputs, is a sparse matrix."""
-    if hasattr(x, "tocsr"):
-        return True
-    if len(inputs) == 1 and not isinstance(x, dict) or not isinstance(x, (dict, list, tuple)):
+    """Whether x, or what it has for one of several inputs, is a sparse matrix; what raises is looked at later."""
+    try:
+        if hasattr(x, "tocsr"):
+            return True
+        if len(inputs) == 1 and not isinstance(x, dict) or not isinstance(x, (dict, list, tuple)):
+            return False
+        return any(hasattr(part, "tocsr") for part in (x.values() if isinstance(x, dict) else x))
+    except Exception:
         return False
-    return any(hasattr(part, "tocsr") for part in (x.values() if isinstance(x, dict) else x))
 
 
 cdef _named(x, str name, str key, names):

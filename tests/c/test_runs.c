@@ -480,6 +480,47 @@ static void test_epochs(const numbers *d) {
         }
 }
 
+/* Of a rule that leads, theta follows from the average and the lead: once it is lost, it comes back to the bit. */
+static void test_leads(const numbers *d) {
+    double theta[2][N_THETA], lead[2][N_THETA], average[2][N_THETA], weights[2];
+    for (int again = 0; again < 2; again++) {
+        bp_plan *plan = bp_plan_new(BP_F64);
+        int x = bp_plan_buffer(plan, BP_REAL, N_IN), y = bp_plan_buffer(plan, BP_REAL, N_OUT), z = -1;
+        int params[2] = {bp_plan_param(plan, 0, N_IN, N_OUT, 0, 1, 1),
+                         bp_plan_param(plan, N_IN * N_OUT, N_OUT, 1, 0, 1, 0)};
+        CHECK(!bp_plan_op(plan, bp_op_find("dense"), 1, &x, 2, params, NULL, -1, &z));
+        CHECK(!bp_plan_loss(plan, "mse", z, y, NULL, 0, 0, 1, 1));
+        bp_plan_keep(plan, z);
+        for (double (*each)[N_THETA] = theta; each; each = each == theta ? lead : each == lead ? average : NULL)
+            memcpy(each[again], d->theta, sizeof d->theta);
+        bp_opt opt = {.rule = bp_rule_find("schedule_free_sgd"), .lr = {.value = 0.1}, .number = {{.value = 0.9}, {0}, {2}},
+                      .state = {lead[again]}, .average = average[again]};
+        CHECK(bp_rule_leads(opt.rule) && !bp_rule_leads(bp_rule_find("sgd")));
+        int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | bp_opt_flags(&opt);
+        CHECK(!bp_plan_compile(plan, flags, 3, 1));
+        bp_run *run = run_new(plan, theta[again], N_THETA);
+        bp_in_port ports[2] = {{x, plain_array(d->X, 12, N_IN, BP_DOUBLE)},
+                               {y, plain_array(d->y[0], 12, N_OUT, BP_DOUBLE)}};
+        CHECK(!bp_run_ports(run, 2, ports, 0, NULL, -1));
+        CHECK(!bp_run_optimizer(run, &opt));
+        bp_run_begin(run, 12, 3, NULL);
+        if (again) {
+            CHECK(bp_epoch(run, 1, INFINITY, 2, 1) == BP_PAUSED);
+            CHECK(bp_run_updates(run) == 2 && fabs(bp_run_weights(run) - 0.02) < 1e-15);
+            memset(theta[again], 0, sizeof theta[again]);
+            bp_run_follow_average(run, 0, 5);
+            bp_run_follow_average(run, 5, N_THETA - 5);
+        }
+        CHECK(bp_epoch(run, 1, INFINITY, -1, 1) == BP_DONE);
+        weights[again] = bp_run_weights(run);
+        bp_run_free(run);
+        bp_plan_free(plan);
+    }
+    CHECK(!memcmp(theta[0], theta[1], sizeof theta[0]) && !memcmp(lead[0], lead[1], sizeof lead[0]));
+    CHECK(!memcmp(average[0], average[1], sizeof average[0]) && weights[0] == weights[1]);
+    CHECK(memcmp(theta[0], average[0], sizeof theta[0]) && memcmp(average[0], d->theta, sizeof d->theta));
+}
+
 void test_runs(void) {
     numbers *d = drawn();
     bp_set_parallel_always(1);
@@ -491,6 +532,7 @@ void test_runs(void) {
     test_draws();
     test_batch();
     test_epochs(d);
+    test_leads(d);
     bp_set_parallel_always(0);
     free(d);
 }
