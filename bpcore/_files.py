@@ -172,6 +172,14 @@ def _several(value: Any) -> list[Any]:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
+def checked_batch(file: Any, number: int) -> Any:
+    """A record batch of an Arrow file, whose lengths pyarrow takes as they stand in the file: pyarrow.ArrowInvalid
+    where its buffers do not have them."""
+    batch = file.get_batch(number)
+    batch.validate(full=True)
+    return batch
+
+
 def _pyarrow() -> Any:
     """pyarrow, with its modules; ImportError that names the extra."""
     try:
@@ -184,7 +192,7 @@ def _pyarrow() -> Any:
         ) from error
     if tuple(map(int, pyarrow.__version__.split(".")[:3])) < (14, 0, 1):
         raise ImportError(
-            f"files: expected pyarrow 14.0.1 or later, which reads files of others safely, got {pyarrow.__version__}; "
+            f"files: expected pyarrow 14.0.1 or later, which finds crafted files, got {pyarrow.__version__}; "
             "pip install 'bpcore[files]'"
         )
     return pyarrow
@@ -311,7 +319,7 @@ class _Arrow(_Table):
         return list(range(self.file.num_record_batches))
 
     def batches(self, unit: Any, chosen: list[Any], block_rows: int) -> Iterator[Any]:
-        return iter([self.file.get_batch(unit)])
+        return iter([checked_batch(self.file, unit)])
 
 
 class _Reading:

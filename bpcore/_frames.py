@@ -15,6 +15,7 @@ NUMBERS, INTEGERS, BOOLEANS, STRINGS = "numbers", "integers", "booleans", "strin
 DATES, NOTHING = "dates", "only gaps"
 TYPES: dict[str, type] = {NUMBERS: float, INTEGERS: int, BOOLEANS: bool, STRINGS: str}  # of levels
 _GAP = "a gap"
+_FINER = ("us", "ns", "ps", "fs", "as")  # units of dates that microseconds reach
 _KINDS: tuple[tuple[tuple[type, ...], str], ...] = (
     ((bool, np.bool_), BOOLEANS),
     ((int, np.integer), INTEGERS),
@@ -89,7 +90,10 @@ def _values(where: str, column: Any) -> Values:
     if a.dtype.kind in "bU":
         return Values(BOOLEANS if a.dtype.kind == "b" else STRINGS, a.tolist(), is_category)
     if a.dtype.kind == "M":
-        return Values(DATES, a.astype("M8[us]").astype(np.int64))
+        moments = a.astype("M8[us]")
+        if (moments.astype(a.dtype) != a)[~np.isnat(a)].any() and np.datetime_data(a.dtype)[0] not in _FINER:
+            raise ValueError(f"{where}: expected dates within 290,000 years of 1970")
+        return Values(DATES, moments.astype(np.int64))
     if a.dtype.kind not in "OT":
         cure = "; use seconds, .dt.total_seconds()" if a.dtype.kind == "m" else ""
         raise TypeError(f"{where}: expected numbers, strings, booleans or dates, got dtype {a.dtype}{cure}")
@@ -139,10 +143,13 @@ def _of_objects(where: str, items: list[Any]) -> Values:
     kind = kinds.pop()
     if gaps:
         items = [None if type(item) in gaps else item for item in items]
-    if kind == NUMBERS:
-        return Values(kind, np.array([np.nan if item is None else float(item) for item in items]))
-    if kind == DATES:
-        return Values(kind, np.array([_naive(item) for item in items], "M8[us]").astype(np.int64))
+    try:
+        if kind == NUMBERS:
+            return Values(kind, np.array([np.nan if item is None else float(item) for item in items]))
+        if kind == DATES:
+            return Values(kind, np.array([_naive(item) for item in items], "M8[us]").astype(np.int64))
+    except (ArithmeticError, ValueError) as error:
+        raise ValueError(f"{where}: expected {kind} that can be held: {error}") from None
     make = TYPES[str(kind)]
     return Values(str(kind), [None if item is None else make(item) for item in items])
 
@@ -183,7 +190,7 @@ def as_dates(where: str, got: Values) -> np.ndarray:
     if got.kind == STRINGS:
         try:
             moments = [None if item is None else _naive(datetime.datetime.fromisoformat(item)) for item in got.data]
-        except ValueError as error:
+        except (OverflowError, ValueError) as error:
             raise ValueError(f"{where}: expected dates, or strings as in ISO 8601, '2026-01-31': {error}") from None
         return np.array(moments, "M8[us]").astype(np.int64)
     if got.kind != DATES:

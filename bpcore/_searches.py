@@ -9,6 +9,7 @@ the training, pipelines, scorers, errors, is scikit-learn's own, and the network
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ import bpcore as bp
 from bpcore import _many, _training
 
 _AT_ONCE = 512  # threads, at most
+_PATIENCE = 1.0  # seconds, for what others compute when a search is over: then it ends by itself
 _COPIES_BYTES = 256 << 20  # of X, which each of them has a part of
 _here = threading.local()  # .task: whose thread it is
 
@@ -136,11 +138,11 @@ class _Group:
     def _run(self, task: _Task, begin: Callable[[], None]) -> None:
         """Until it is done, or waits."""
         self.stopped.clear()
-        begin()
         if self.trained and task is self.trained[0]:
             self.trained.popleft()
         else:
             self.begun.append(self.queue.popleft())
+        begin()
         self.stopped.wait()
         if task.done:
             self.begun.remove(task)
@@ -164,8 +166,9 @@ class _Group:
         """No task is begun any more; those that are end before they train."""
         self.is_over = True
         self.queue.clear()
+        last = time.perf_counter() + _PATIENCE
         for task in self.begun:
-            while task.thread.is_alive():  # it may be about to wait
+            while task.thread.is_alive() and time.perf_counter() < last:  # it may be about to wait
                 task.goes_on.set()
                 task.thread.join(0.05)
 

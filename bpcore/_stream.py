@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bpcore import _class_weights, _core, _data, _validate
+from bpcore import _class_weights, _core, _data, _errors, _validate
 from bpcore._data import Data, Sums
 from bpcore._layers import BLOCKS, SHUFFLE
 from bpcore._model import Model
@@ -328,7 +328,10 @@ class _Reader(threading.Thread):
         except BaseException as error:  # it is raised where the part was to be taken
             self._put(error)
         finally:
-            self._parts.close()  # type: ignore[attr-defined]
+            try:
+                self._parts.close()  # type: ignore[attr-defined]
+            except Exception as error:
+                _errors.warn(f"stream: what makes the blocks raised {error!r} as it was closed")
 
     def _has_room(self) -> bool:
         """Once the last part was taken; not where no more are wanted."""
@@ -350,7 +353,7 @@ class _Reader(threading.Thread):
                 left = deadline - time.perf_counter()
                 if left <= 0:
                     raise Late
-                self._changed.wait(None if left == math.inf else left)
+                self._changed.wait(min(left, 60.0))
             item: Any = self._slot[0]
         if isinstance(item, BaseException):
             raise item

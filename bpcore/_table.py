@@ -179,14 +179,23 @@ class Table(Worded):
         if isinstance(X, Converted):
             return X
         if self._is_row(X):
-            return Converted(zip(self.inputs, self._encoder.row(X), strict=True))
+            return Converted(zip(self.inputs, self._row(X), strict=True))
         return self._converted(X, name, dtype)
 
     def read_rows(self, x: Any) -> tuple[list[np.ndarray], bool]:
         """x of a predictor, as arrays; whether it is a row by itself."""
         if self._is_row(x):
-            return self._encoder.row(x), True
+            return self._row(x), True
         return list(self.read(x, "X", np.dtype(np.float64)).values()), False
+
+    def _row(self, x: Any) -> list[np.ndarray]:
+        """A row by itself, as arrays."""
+        try:
+            return self._encoder.row(x)
+        except OverflowError as error:
+            raise ValueError(
+                f"x: {self.features[error.args[0]]!r} overflows float64; make the table with numbers='robust'"
+            ) from None
 
     def targets(self, X: Any, y: Any, called: tuple[str, ...]) -> Any:
         """y as a loss takes it: of X's own column where it is None; of classes their numbers."""

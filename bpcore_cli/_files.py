@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import numpy as np
 
+from bpcore._files import checked_batch
 from bpcore_cli._errors import Wrong, listed, nearest
 
 ROWS = 8192  # of a block
@@ -240,7 +241,8 @@ class _Columns(File):
 
         def batches(names: list[str]) -> Iterator[Any]:
             for i in range(source.num_record_batches):
-                batch = source.get_batch(i).select(names)
+                with _refusing(path, "expected an Arrow file that is whole", (pyarrow.ArrowInvalid,)):
+                    batch = checked_batch(source, i).select(names)
                 for first in range(0, batch.num_rows, ROWS):
                     yield batch.slice(first, ROWS)
 

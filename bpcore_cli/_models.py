@@ -17,6 +17,8 @@ class Model:
     def __init__(self, path: str) -> None:
         self.path = path
         self.net = load(path)
+        if self.net.table is not None:
+            raise Wrong(f"{path}: a network of a bp.Table takes data frames; use bp.load({path!r}).predict(frame)")
         if len(self.net.inputs) != 1 or len(self.net.outputs) != 1:
             raise Wrong(f"{path}: expected a network of one input and one output; use bp.load({path!r}).predict(...)")
         (self.input,), (self.output,) = self.net.inputs, self.net.outputs

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from bpcore_cli._errors import Wrong
 
 
-def check_writable(path: str | None, option: str = "--out") -> None:
-    """Wrong where a file of that name cannot be written, which is known before the work is done."""
+def check_writable(path: str | None, option: str = "--out", inputs: Sequence[str] = ()) -> None:
+    """Wrong where a file of that name cannot be written, or is one of the inputs, before the work is done."""
     if path is None:
         return
+    if os.path.exists(path) and any(os.path.exists(each) and os.path.samefile(path, each) for each in inputs):
+        raise Wrong(f"{option}: expected another file than those that are read, got {path!r}")
     folder = os.path.dirname(path) or "."
     if os.path.isdir(path):
         raise Wrong(f"{option}: expected a name of a file, and {path!r} is a folder")

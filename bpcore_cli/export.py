@@ -28,7 +28,7 @@ WRITERS: dict[str, Callable[..., None]] = {"c": bp.export_c, "onnx": bp.export_o
 
 def run(options: Namespace) -> None:
     """`bpcore export MODEL --to c|onnx|torch --out FILE`."""
-    check_writable(options.out)
+    check_writable(options.out, inputs=[options.model])
     net = load(options.model)
     with refused():
         WRITERS[options.to](net, options.out)

@@ -22,7 +22,7 @@ def run(options: Namespace) -> None:
     """`bpcore predict MODEL DATA`."""
     if options.threads:
         bp.set_num_threads(options.threads)
-    check_writable(options.out)
+    check_writable(options.out, inputs=[options.model, options.data])
     model = Model(options.model)
     if options.proba and not model.is_classes:
         raise Wrong(f"--proba: expected a network that ends in classes, and {options.model} answers with numbers")

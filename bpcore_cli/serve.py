@@ -147,10 +147,12 @@ class App:
         return [row[name] for name in names]
 
     def _numbers(self, rows: list[Any]) -> np.ndarray:
+        for k, row in enumerate(rows):
+            _check_numbers(f"rows[{k}]", row)  # first: of a word NumPy would make words of all
         try:
-            a = np.array(rows)
-        except ValueError:
-            raise _bad("rows: expected rows of one length") from None
+            a = np.array(rows, np.float64)
+        except (ValueError, OverflowError):
+            raise _bad("rows: expected rows of one length, of numbers that float64 can hold") from None
         return self._shaped(a)
 
     def _shaped(self, a: np.ndarray) -> np.ndarray:
@@ -160,6 +162,17 @@ class App:
         if not len(a.shape) or a.shape[1:] not in ((n,), shape) or not len(a):
             raise _bad(f"rows: expected rows of {n} numbers, got shape {a.shape}")
         return a.reshape(len(a), n)
+
+
+def _check_numbers(place: str, value: Any) -> None:
+    """Refuses what holds anything but numbers."""
+    if isinstance(value, list):
+        for k, item in enumerate(value):
+            if type(item) not in (float, int):
+                _check_numbers(f"{place}[{k}]", item)
+    elif type(value) not in (float, int):
+        shown = "null" if value is None else f"{type(value).__name__} {str(value)[:20]!r}"
+        raise _bad(f"{place}: expected numbers, finite and without gaps, got {shown}")
 
 
 def _no_constant(name: str) -> Any:
@@ -286,6 +299,8 @@ class Handler(BaseHTTPRequestHandler):
             status, result = HTTPStatus.OK, method()
         except Refused as error:
             status, result = error.status, {"error": str(error)}
+        except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+            status, result = HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"{type(error).__name__}: {error}"}
         if status != HTTPStatus.OK:
             self.close_connection = True  # what was not read of it is no next request
         self._send(status, result)
@@ -340,8 +355,8 @@ class Handler(BaseHTTPRequestHandler):
             or "Transfer-Encoding" in self.headers
         ):
             raise Refused(HTTPStatus.LENGTH_REQUIRED, "expected one Content-Length, and no Transfer-Encoding")
-        n = int(lengths[0][:20])
-        if n > self.server.limits.body:
+        digits = lengths[0].lstrip("0") or "0"
+        if len(digits) > 18 or (n := int(digits)) > self.server.limits.body:
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"expected at most {self.server.limits.body:,} bytes")
         try:
             body = self.rfile.read(n)

@@ -20,7 +20,7 @@ def run(options: Namespace) -> None:
     """`bpcore train DATA --target COL`."""
     if options.threads:
         bp.set_num_threads(options.threads)
-    check_writable(options.out)
+    check_writable(options.out, inputs=[options.data])
     if options.keep_interrupted and not options.out:
         raise Wrong("--keep-interrupted: expected --out, where to keep it")
     optimizer = _problem.optimizer(options.optimizer, lr=options.lr, weight_decay=options.weight_decay)

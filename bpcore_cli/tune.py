@@ -60,7 +60,7 @@ def run(options: Namespace) -> None:
     """`bpcore tune DATA --target COL --budget 60s`."""
     if options.threads:
         bp.set_num_threads(options.threads)
-    check_writable(options.out)
+    check_writable(options.out, inputs=[options.data])
     if not options.validation:
         raise Wrong("--validation: expected a share above 0, since the loss on held-out rows chooses")
     end = monotonic() + options.budget

@@ -209,3 +209,29 @@ def test_interrupted():
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "interrupted\n")
+
+
+def test_no_input_is_written_over(tmp_path, capsys):
+    data, model = tmp_path / "d.csv", tmp_path / "net"
+    data.write_text("a,y\n" + "".join(f"{k},{k / 7}\n" for k in range(20)))
+    bp.Network([bp.Input(2), bp.Dense(1)], seed=0).save(model)
+    before = data.read_bytes(), model.read_bytes()
+    for arguments in (
+        ["train", str(data), "--target", "y", "--out", str(data)],
+        ["tune", str(data), "--target", "y", "--out", str(data)],
+        ["predict", str(model), str(data), "--out", str(data)],
+        ["predict", str(model), str(data), "--out", str(model)],
+        ["export", str(model), "--to", "c", "--out", str(model)],
+    ):
+        assert main(arguments) == 2
+        assert "--out: expected another file than those that are read" in capsys.readouterr().err
+    assert before == (data.read_bytes(), model.read_bytes())
+
+
+def test_networks_of_a_table_are_refused(tmp_path, capsys):
+    frame = {"a": [1.0, 2.0, 4.0], "y": [1.5, 2.5, 3.0]}
+    bp.Network.from_table(bp.Table(frame, target="y"), hidden=(2,), seed=0).save(tmp_path / "net")
+    (tmp_path / "d.csv").write_text("a\n1\n")
+    for command in ("predict", "serve"):
+        assert main([command, str(tmp_path / "net"), *([str(tmp_path / "d.csv")] if command == "predict" else [])]) == 2
+        assert "takes data frames" in capsys.readouterr().err

@@ -156,9 +156,11 @@ def test_connections_are_kept_and_answers_are_not_mixed_up(model, port):
         (b'{"rows": [3]}', "expected rows of 3 numbers, got shape (1,)"),
         (b'{"rows": [[1, 2]]}', "expected rows of 3 numbers, got shape (1, 2)"),
         (b'{"rows": [[1, 2, 3], [1, 2]]}', "rows of one length"),
-        (b'{"rows": [[1, 2, null]]}', "expected numbers"),
-        (b'{"rows": [[1, 2, "3"]]}', "expected numbers"),
-        (b'{"rows": [[1, 2, ' + b"9" * 300 + b"]]}", "expected numbers"),
+        (b'{"rows": [[1, 2, 3], [1, 2, null]]}', "rows[1][2]: expected numbers, finite and without gaps, got null"),
+        (b'{"rows": [[1, 2, "3"]]}', "rows[0][2]: expected numbers, finite and without gaps, got str '3'"),
+        (b'{"rows": [[1, 2, true]]}', "rows[0][2]: expected numbers"),
+        (b'{"rows": [[1, 2, ' + b"9" * 300 + b"]]}", "row 1: expected finite numbers"),
+        (b'{"rows": [[1, 2, ' + b"9" * 400 + b"]]}", "numbers that float64 can hold"),
         (b'{"rows": [{"a": 1, "b": 2, "C": 3}]}', "rows[0]: 'c' missing. Did you mean 'C'?"),
         (b'{"rows": [{"a": 1, "b": 2, "c": 3, "d": 4}]}', "rows[0]: 'd' unexpected"),
         (b'{"rows": [{"a": 1, "b": 2, "c": 3}, [1, 2, 3]]}', "rows[1]: expected an object"),
@@ -198,6 +200,10 @@ def test_a_status_for_each_mistake(port):
     lengths = [b"", b"Content-Length: -1", b"Content-Length: 1\r\nContent-Length: 2", b"Content-Length: 0x1"]
     for more in (*lengths, b"Content-Length: 1\r\nTransfer-Encoding: chunked"):
         assert raw(port, start + more + b"\r\n" * (2 if more else 1)).startswith(b"HTTP/1.1 411 ")
+    smuggled = b'{"rows": [[1, 2, 3]]}' + b"GET /metadata HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    length = str(len(smuggled)).zfill(21).encode()
+    assert raw(port, start + b"Content-Length: " + length + b"\r\n\r\n" + smuggled).count(b"HTTP/1.1 ") == 1
+    assert raw(port, start + b"Content-Length: " + b"9" * 21 + b"\r\n\r\n").startswith(b"HTTP/1.1 413 ")
     assert raw(port, b"GET /health HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 421 ")
     assert raw(port, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     assert raw(port, b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 414 ")

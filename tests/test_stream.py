@@ -522,3 +522,18 @@ def test_every_snippet_of_the_page_runs(tmp_path, monkeypatch):
         if "parquet" not in snippet:  # those are in tests/peers
             exec(compile(snippet, str(PAGE), "exec"), names)
     assert len(snippets) >= 4
+
+
+def test_what_an_iterator_raises_as_it_is_closed_is_a_warning():
+    def blocks():
+        try:
+            while True:
+                yield X[:40], Y[:40]
+        finally:
+            raise RuntimeError("late")
+
+    with pytest.warns(UserWarning, match=r"raised RuntimeError\('late'\) as it was closed"):
+        make().fit(bp.data.Stream(blocks), max_steps=3, max_seconds=1e11)
+        for thread in threading.enumerate():
+            if thread.name.startswith("bpcore stream"):
+                thread.join(10)

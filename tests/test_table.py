@@ -556,3 +556,28 @@ def test_every_snippet_runs(tmp_path, monkeypatch):
     for snippet in snippets:
         exec(compile(snippet, str(PAGE), "exec"), names)  # the snippets assert for themselves
     assert len(snippets) >= 4
+
+
+def test_gaps_and_numbers_of_a_row_are_those_of_a_frame():
+    frame = {"c": [0.5, 1.5, np.nan, 0.5], "x": [1e-10, 2e-10, 0.0, 3e-10]}
+    net = bp.Network.from_table(bp.Table(frame, kinds={"c": "category"}, numbers="standard"), hidden=(3,), seed=0,
+                                output=bp.Dense(1))  # fmt: skip
+    answers = [net.predict({"c": [c], "x": [1e-10]}) for c in (np.nan, None)]
+    answers += [net.predict((c, 1e-10)) for c in (np.nan, None)] + [net.predictor()((np.nan, 1e-10))]
+    assert len({np.ravel(answer)[0] for answer in answers}) == 1
+    for ask in (net.predictor(), net.predict):
+        with pytest.raises(ValueError, match="'x'.*overflows|overflows.*'x'"):
+            ask((0.5, 1e300))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.array([0, 2**60, 3 * 2**59], "M8[s]"), "expected dates within"),
+        (["0001-01-01T00:00:00+14:00", "2020-01-01"], "expected dates"),
+        ([1.5, 10**400], "expected numbers that can be held"),
+    ],
+)
+def test_what_cannot_be_held_names_the_column(values, words):
+    with pytest.raises(ValueError, match=f"frame\\['d'\\]: {words}"):
+        bp.Table({"d": values, "x": np.arange(len(values))}, kinds={"d": "date"} if "date" in words else None)

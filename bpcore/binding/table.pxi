@@ -175,7 +175,8 @@ cdef class Encoder:
 
     def row(self, x):
         """Numbers (1, n_numbers) float64 and codes (1, n_codes) int32 of one row: a tuple or list of values in the order
-        of the columns, or a dict of them by name; those that are there."""
+        of the columns, or a dict of them by name; those that are there.  OverflowError(place) of a number that
+        overflows."""
         cdef list values
         cdef Encoding column
         cdef cnp.npy_intp[2] shape
@@ -215,7 +216,7 @@ cdef class Encoder:
                     self.value(column.name, v, None)  # which is no number
                 column.put_number(number, to)
             elif column.of == OF_CATEGORY:
-                if v is not None and type(v) is not column.type:
+                if v is not None and (type(v) is not column.type or v != v):
                     v = self.value(column.name, v, column.type)
                 column.put_level(v, to, <int32_t *>cnp.PyArray_DATA(codes))
             else:
@@ -223,4 +224,7 @@ cdef class Encoder:
                     last = self.places[k]
                     us = _NO_DATE if v is None and not self.refuses else self.value(column.name, v, "date")
                 column.put_date(us, to)
+        for place in range(self.n_numbers):
+            if to[place] - to[place] != 0:
+                raise OverflowError(place)
         return [a for a in (numbers, codes) if a.shape[1]]

@@ -493,8 +493,8 @@ static void test_leads(const numbers *d) {
         bp_plan_keep(plan, z);
         for (double (*each)[N_THETA] = theta; each; each = each == theta ? lead : each == lead ? average : NULL)
             memcpy(each[again], d->theta, sizeof d->theta);
-        bp_opt opt = {.rule = bp_rule_find("schedule_free_sgd"), .lr = {.value = 0.1}, .number = {{.value = 0.9}, {0}, {2}},
-                      .state = {lead[again]}, .average = average[again]};
+        bp_opt opt = {.rule = bp_rule_find("schedule_free_sgd"), .lr = {.value = 0.1}, .state = {lead[again]},
+                      .number = {{.value = 0.9}, {.value = 0}, {.value = 2}}, .average = average[again]};
         CHECK(bp_rule_leads(opt.rule) && !bp_rule_leads(bp_rule_find("sgd")));
         int flags = BP_DO_FORWARD | BP_DO_CACHE | BP_DO_LOSS | BP_DO_BACKWARD | bp_opt_flags(&opt);
         CHECK(!bp_plan_compile(plan, flags, 3, 1));

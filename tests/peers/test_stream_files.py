@@ -127,3 +127,20 @@ def test_every_snippet_of_the_page_runs(tmp_path, monkeypatch):
     names: dict[str, object] = {}
     for snippet in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
         exec(compile(snippet, str(PAGE), "exec"), names)
+
+
+def test_lengths_that_buffers_do_not_have_are_refused(tmp_path, capsys):
+    """pyarrow takes those of an Arrow file as they stand."""
+    from bpcore_cli import main
+
+    path, rows = tmp_path / "a.arrow", 12_345
+    table = pa.table({"a": np.zeros(rows), "y": np.ones(rows)})
+    with pa.ipc.new_file(str(path), table.schema) as file:
+        file.write_table(table)
+    crafted = path.read_bytes().replace(rows.to_bytes(8, "little"), (13_000).to_bytes(8, "little"))
+    path.write_bytes(crafted)
+    with pytest.raises(ValueError, match="cannot be read"):
+        bp.Network([bp.Input(1), bp.Dense(1)]).fit(bp.data.files(str(path), target="y"))
+    bp.Network([bp.Input(2), bp.Dense(1)]).save(tmp_path / "net")
+    assert main(["predict", str(tmp_path / "net"), str(path)]) == 2
+    assert "expected an Arrow file that is whole" in capsys.readouterr().err
