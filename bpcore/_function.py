@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bpcore import _core, _validate
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def get_include() -> str:
     """The folder of bpcore.h, for functions in C that `bp.Function` calls."""
-    return str(Path(__file__).parent / "include")
+    return os.path.join(os.path.dirname(__file__), "include")
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)

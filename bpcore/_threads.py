@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from pathlib import Path
 
 from bpcore import _core, _validate
 from bpcore._version import __version__
 
 _setting: int | None = None
-_ROOT = Path("/")
+_ROOT = "/"
 
 
-def _quota(group: Path, names: tuple[str, ...]) -> float:
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def _quota(group: str, names: tuple[str, ...]) -> float:
     """CPUs that one control group allows; infinity where it says nothing."""
     try:
-        words = " ".join((group / name).read_text(encoding="ascii") for name in names).split()
+        words = " ".join(_read(os.path.join(group, name)) for name in names).split()
         quota, period = float(words[0]), float(words[1])
     except (OSError, ValueError, IndexError):
         return float("inf")
@@ -27,7 +31,7 @@ def _quota(group: Path, names: tuple[str, ...]) -> float:
 def _cgroup_quota() -> float:
     """CPUs that this process's control groups (v2 or v1) and those above them allow; infinity without a limit."""
     try:
-        lines = (_ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        lines = _read(os.path.join(_ROOT, "proc/self/cgroup")).splitlines()
     except (OSError, ValueError):
         lines = []
     # a container may see the host's path and yet have its own group mounted at the root
@@ -39,11 +43,11 @@ def _cgroup_quota() -> float:
     lowest = float("inf")
     for mount, path in groups:
         names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if mount else ("cpu.max",)
-        top = _ROOT / "sys/fs/cgroup" / mount
-        group = top / path.lstrip("/")
-        for level in (group, *group.parents):
-            if level.is_relative_to(top):
-                lowest = min(lowest, _quota(level, names))
+        top = os.path.join(_ROOT, "sys/fs/cgroup", mount).rstrip("/")
+        level = os.path.join(top, path.strip("/")).rstrip("/")
+        while len(level) >= len(top):
+            lowest = min(lowest, _quota(level, names))
+            level = os.path.dirname(level)
     return lowest
 
 

@@ -3,13 +3,14 @@
 Every call returns fresh, writable arrays. Nothing is downloaded.
 """
 
-from pathlib import Path
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
 
 __all__ = ["Digits", "encoder", "load_digits", "load_sunspots", "mirror_symmetry", "parity", "xor"]
 
+_FOLDER = os.path.dirname(__file__)
 Pair = tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]
 
 
@@ -41,7 +42,7 @@ def load_digits() -> Digits:
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits (1998), UCI Machine Learning
     Repository, https://doi.org/10.24432/C50P49, the test part. Licence: CC BY 4.0.
     """
-    with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
+    with np.load(os.path.join(_FOLDER, "digits.npz"), allow_pickle=False) as file:
         return Digits(file["X"] / np.float32(16), file["y"].astype(np.int64))
 
 
@@ -51,7 +52,7 @@ def load_sunspots() -> Pair:
     It is the relative number of Wolf, as it was before its revision of 2015.  Source: National Geophysical Data Center
     (NOAA), https://www.ngdc.noaa.gov/stp/solar/solarda3.html, as statsmodels has it.  Public domain.
     """
-    table = np.loadtxt(Path(__file__).with_name("sunspots.csv"), delimiter=",", skiprows=1)
+    table = np.loadtxt(os.path.join(_FOLDER, "sunspots.csv"), delimiter=",", skiprows=1)
     return table[:, 0].copy(), table[:, 1].copy()
 
 
