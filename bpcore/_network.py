@@ -479,7 +479,7 @@ class Network(Worded):
 
         A box a layer, inputs on top: the name, the activation, the shape of an example, the number of parameters; blue
         where there are parameters, dashed where they are those of a layer above, with a bold frame where it is an
-        output.  path: also writes it to this file.  OSError where that fails.
+        output.  path, NAME.svg: also writes it to this file.  OSError where that fails, ValueError for another ending.
         """
         from bpcore import _picture  # for those who need it
 

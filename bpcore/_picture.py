@@ -64,8 +64,12 @@ class Picture:
         return f"<Picture, {len(self.svg):,} characters of SVG; save(path) keeps it>"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the SVG to a file.  OSError where that fails, TypeError for what is no path."""
-        Path(_validate.path(path)).write_text(self.svg, encoding="utf-8")
+        """Writes the SVG to a file.  OSError where that fails, TypeError for what is no path, ValueError for a name of
+        another format."""
+        file = Path(_validate.path(path))
+        if file.suffix.lower() not in (".svg", ""):
+            raise ValueError(f"path: expected a name that ends in .svg, the one format of this picture, got {file.name!r}")
+        file.write_text(self.svg, encoding="utf-8")
 
 
 def of(model: Model) -> Picture:

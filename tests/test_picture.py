@@ -145,6 +145,9 @@ def test_notebooks_and_files(tmp_path):
         net.plot(5)
     with pytest.raises(TypeError, match="to_file: bpcore calls it path"):
         net.plot(to_file="net.svg")
+    with pytest.raises(ValueError, match=r"ends in \.svg, .* got 'net.png'"):
+        net.plot(tmp_path / "net.png")
+    assert not (tmp_path / "net.png").exists()
     with pytest.raises(FileNotFoundError):
         net.plot(tmp_path / "none" / "net.svg")
     for theme in (":dark", ""):  # text and boxes have colours of their own in both

@@ -10,9 +10,6 @@ TASK = _contestants.Task.made((5, 7, 4, 3), 4, 24)
 
 @pytest.mark.parametrize("name", _contestants.CONTESTANTS)
 def test_all_train_and_answer_alike(name):
-    if name == "ONNX Runtime":
-        pytest.importorskip("onnx")
-        pytest.importorskip("onnxruntime")
     net, ours = _contestants.CONTESTANTS[name](TASK), _contestants.BpcoreNet(TASK)
     for x in (TASK.X[0], TASK.X):
         assert np.abs(np.atleast_2d(net.predict(x)) - np.atleast_2d(ours.predict(x))).max() < 1e-6

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+import schedulefree
+import torch
 from conftest import distance
 
 import bpcore as bp
 
-torch = pytest.importorskip("torch")
-schedulefree = pytest.importorskip("schedulefree")
 N_STEPS, BATCH, LR = 200, 8, {"sgd": 0.1, "adamw": 0.01}
 
 
