@@ -193,6 +193,12 @@ class Model:
             )
         return y
 
+    @property
+    def column_names(self) -> dict[str, tuple[str, ...]]:
+        """Of the inputs' columns, as data frames have them, or as the table calls what it makes of a frame's."""
+        table = self.table
+        return dict(self.feature_names) if table is None else {"numbers": table.features, "codes": table.embedded}
+
     def labels(self, answers: Any) -> np.ndarray:
         """The class of each row of outputs, as the table calls it."""
         if self.table is None or self.table.classes is None:

@@ -68,7 +68,7 @@ class Picture:
         another format."""
         file = Path(_validate.path(path))
         if file.suffix.lower() not in (".svg", ""):
-            raise ValueError(f"path: expected a name that ends in .svg, the one format of this picture, got {file.name!r}")
+            raise ValueError(f"path: expected a name that ends in .svg, the picture's one format, got {file.name!r}")
         file.write_text(self.svg, encoding="utf-8")
 
 

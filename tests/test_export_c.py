@@ -310,6 +310,16 @@ def test_names_from_data_stay_in_their_comment(tmp_path):
         run(cc, *C99, "-trigraphs", "-fsyntax-only", tmp_path / "net.c")
 
 
+def test_columns_and_classes_of_a_table_are_named(tmp_path):
+    frame = {"a": [1.0, 2.0, 3.0, 4.0], "w": ["x", "*/", "x", "*/"], "y": ["no", "yes", "*/ maybe", "no"]}
+    net = bp.Network.from_table(bp.Table(frame, target="y"), hidden=(2,), seed=0)
+    bp.export_c(net, tmp_path / "net.h")
+    lines = [line.lstrip("* ") for line in (tmp_path / "net.h").read_text().splitlines()]
+    assert {"x[0]: a", "x[1]: w = <U+002A><U+002F>", "x[2]: w = x"} <= set(lines)
+    assert {"y[0]: class <U+002A><U+002F> maybe", "y[1]: class no", "y[2]: class yes"} <= set(lines)
+    run(CC[0], *C99, "-fsyntax-only", "-x", "c", tmp_path / "net.h")
+
+
 OWN = bp.Function(lambda a: a, lambda g, a: g, name="own")
 NAN = bp.Network([bp.Input(2), bp.Dense(2)], dtype="float64")
 NAN.theta[3] = np.nan

@@ -52,9 +52,9 @@ def export_onnx(net: Network, path: str | os.PathLike[str], *, opset: int = 17, 
     kin) becomes Identity; BatchNorm computes with its running mean and variance.
 
     opset: of ONNX's operations, 17 or later.  dynamic_batch: whether any number of rows may come at once; False: one.
-    The model names bpcore and its version, and its metadata hold `feature_names`.  It was checked by onnx.checker, with
-    shape inference, before the file is written.  Float64 is written as it is; ONNX Runtime has no float64 kernels for
-    convolution, average pooling and gelu.
+    The model names bpcore and its version, and its metadata hold `feature_names`, and of a table `classes`.  It was
+    checked by onnx.checker, with shape inference, before the file is written.  Float64 is written as it is; ONNX
+    Runtime has no float64 kernels for convolution, average pooling and gelu.
 
     Raises ValueError, before a file is written, for functions and activations of your own, which ONNX cannot hold, and
     for 2 GiB of weights or more; ImportError without the package onnx (pip install 'bpcore[onnx]').

@@ -269,10 +269,13 @@ class Writer:
             node = self.graph.nodes[i]
             whole = f", whole numbers from 0 to {node.n_labels - 1}" if node.layer.integer else ""
             lines.append(f"{x}: input {_escaped(node.name)}, {_said(node)}{whole}")
-            names = self.model.feature_names.get(node.name, ())
+            names = self.model.column_names.get(node.name, ())
             lines += [f"    {x}[{k}]: {_escaped(column)}" for k, column in enumerate(names)]
         for y, i in zip(self._outputs, self.graph.outputs, strict=True):
             lines.append(f"{y}: output {_escaped(self.graph.nodes[i].name)}, {_said(self.graph.nodes[i])}")
+            classes = self.model.table.classes if self.model.table is not None else None
+            first = 1 if self.graph.nodes[i].n_out == 1 else 0  # a single output is the second class's
+            lines += [f"    {y}[{k}]: class {_escaped(str(each))}" for k, each in enumerate((classes or ())[first:])]
         if self._work.given:
             lines.append(f"work: room for {self.name}_work numbers; what it holds before and after does not matter")
         lines += ["", "It answers one example a call.  Arrays are in C order and must not overlap."]

@@ -584,8 +584,10 @@ def _described(onnx: Any, graph: Any, model: Model, opset: int) -> Any:
         graph, opset_imports=versions, ir_version=onnx.helper.find_min_ir_version_for(versions),
         producer_name="bpcore", producer_version=__version__,
     )  # fmt: skip
-    names = {name: list(own) for name, own in model.feature_names.items()}
-    onnx.helper.set_model_props(
-        proto, {"bpcore_version": __version__, **({"feature_names": json.dumps(names)} if names else {})}
-    )
+    props = {"bpcore_version": __version__}
+    if names := {name: list(own) for name, own in model.column_names.items() if own}:
+        props["feature_names"] = json.dumps(names)
+    if model.table is not None and model.table.classes is not None:
+        props["classes"] = json.dumps([str(each) for each in model.table.classes])
+    onnx.helper.set_model_props(proto, props)
     return proto

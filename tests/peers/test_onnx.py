@@ -141,6 +141,14 @@ def test_an_output_may_be_an_input(path):
         bp.export_onnx(net, path)
 
 
+def test_columns_and_classes_of_a_table_are_named(path):
+    frame = {"a": [1.0, 2.0, 3.0, 4.0], "w": ["x", "z", "x", "z"], "y": [True, False, True, False]}
+    bp.export_onnx(bp.Network.from_table(bp.Table(frame, target="y"), hidden=(2,), seed=0), path)
+    properties = {p.key: p.value for p in onnx.load(path).metadata_props}
+    assert json.loads(properties["feature_names"]) == {"numbers": ["a", "w = x", "w = z"]}
+    assert json.loads(properties["classes"]) == ["False", "True"]
+
+
 def test_what_the_model_says_of_itself(path):
     net = bp.Network([bp.Input(2, name="columns"), bp.Dense(1, name="price")])
     net._model.feature_names = {"columns": ("age", "height")}
