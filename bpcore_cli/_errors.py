@@ -20,12 +20,10 @@ def refused() -> Iterator[None]:
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """A question after the name that is spelt most alike, or nothing."""
-    import difflib
+    """A question after the name that is meant, in bpcore's words, or nothing; bpcore is imported where one is wrong."""
+    from bpcore._words import did_you_mean
 
-    lower = {each.lower(): each for each in names}
-    near = difflib.get_close_matches(name.lower(), lower, 1, 0.5)
-    return f" Did you mean {lower[near[0]]!r}?" if near else ""
+    return did_you_mean(name, names)
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

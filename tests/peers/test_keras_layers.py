@@ -7,25 +7,12 @@ os.environ["KERAS_BACKEND"] = "torch"
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from exchange import close, filled  # noqa: E402
 from keras import layers as kl  # noqa: E402
 
 import bpcore as bp  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras and torch
-
-def filled(net, seed=0):
-    """With parameters and state drawn at random."""
-    rng = np.random.default_rng(seed)
-    net.theta = rng.uniform(-0.5, 0.5, net.n_params)
-    for array in net.state.values():
-        array[...] = rng.uniform(0.5, 2, array.shape)
-    return net
-
-
-def close(a, b):
-    assert a.shape == b.shape
-    assert np.abs(a - b).max() <= 1e-6 * max(np.abs(b).max(), 1)
-
 
 def answers(model, X):
     return keras.ops.convert_to_numpy(model(X, training=False))

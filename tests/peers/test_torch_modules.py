@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from exchange import close, filled
 from torch import nn
 
 import bpcore as bp
@@ -13,20 +14,6 @@ torch.set_num_threads(1)
 def turned(X):
     """Channels first."""
     return np.moveaxis(X, -1, 1) if X.ndim > 2 else X
-
-
-def filled(net, seed=0):
-    """With parameters and state drawn at random."""
-    rng = np.random.default_rng(seed)
-    net.theta = rng.uniform(-0.5, 0.5, net.n_params)
-    for array in net.state.values():
-        array[...] = rng.uniform(0.5, 2, array.shape)
-    return net
-
-
-def close(a, b):
-    assert a.shape == b.shape
-    assert np.abs(a - b).max() <= 1e-6 * max(np.abs(b).max(), 1)
 
 
 def there_and_back(net, first):
