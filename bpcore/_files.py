@@ -71,6 +71,13 @@ class Files(Stream):
         n = len(self.paths)
         return f"files({n} {self.format} file{'s' * (n != 1)}, target={self.target!r})"
 
+    def _described(self) -> str:
+        """How many files, and their names and order, wherever they lie."""
+        import hashlib  # for those who resume
+
+        names = "\n".join(map(os.path.basename, self.paths))
+        return f"of {len(self.paths)} files, names {hashlib.sha256(names.encode()).hexdigest()[:8]}"
+
     def _names(self, model: Model) -> Mapping[str, tuple[str, ...]]:
         by_input = self._read if isinstance(self._read, dict) else {model.inputs[0].name: self._read}
         shapes = {node.name: node.shape for node in model.inputs}

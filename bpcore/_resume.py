@@ -264,7 +264,7 @@ def describe(call: Call) -> dict[str, Any]:
         **dict(_arrays("", call.data if call.blocks is None else call.blocks.first())),
     }
     if call.blocks is not None:
-        of["first block"] = "of a stream"
+        of["first block"] = call.blocks.stream._described()
     if call.validation is not None:
         held = call.validation.first() if isinstance(call.validation, _stream.Held) else call.validation
         of |= dict(_arrays("validation: ", held))

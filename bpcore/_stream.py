@@ -69,6 +69,10 @@ class Stream(Worded):
             )
         return iter(begun)
 
+    def _described(self) -> str:
+        """What tells it from another, where a run goes on."""
+        return "of a stream"
+
     def _names(self, model: Model) -> Mapping[str, tuple[str, ...]]:
         """Names of the columns of its blocks, by input, where these are no data frames; after the first block."""
         return {}

@@ -76,6 +76,9 @@ def test_a_run_over_files_is_resumed_within_an_epoch(tmp_path):
     make().fit(stream, epochs=3, batch_size=16, max_steps=50, callbacks=bp.Checkpoint(tmp_path / "run"))
     net.fit(stream, epochs=3, batch_size=16, resume=tmp_path / "run")
     assert np.array_equal(net.theta, whole.theta) and net.step == whole.step
+    fewer = bp.data.files(sorted(map(str, (tmp_path / "files").iterdir()))[:-1], target="y", columns=["a", "b", "c"])
+    with pytest.raises(ValueError, match="first block is of 2 files, .* there, and of 1 files, .* here"):
+        net.fit(fewer, epochs=3, batch_size=16, resume=tmp_path / "run")
 
 
 def test_columns_by_input(tmp_path):
