@@ -7,6 +7,7 @@ same bits alone and in a frame.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -285,11 +286,22 @@ def learn_target(where: str, name: str, got: _frames.Values, kind: str) -> Class
     return _classes(where, name, got) if kind == "category" else _amount(where, name, got)
 
 
+def _are_dates(items: Sequence[str | None]) -> bool:
+    """Whether all of the first strings begin with a date of ISO 8601."""
+    first = [item for item in items[:1000] if item is not None][:50]
+    return bool(first) and all(re.match(r"\d{4}-\d\d-\d\d(?!\d)", item) for item in first)
+
+
 def kind_of(where: str, name: str, got: _frames.Values) -> str:
     """What a column is taken for."""
     if got.kind == NOTHING:
         raise ValueError(f"{where}: expected values, and it has only gaps; leave it out, kinds={{{name!r}: 'skip'}}")
     if got.is_category or got.kind in (STRINGS, BOOLEANS):
+        if got.kind == STRINGS and not got.is_category and _are_dates(got.data):
+            _errors.warn(
+                f"{where} has strings that are dates, taken as levels of a category; "
+                f"kinds={{{name!r}: 'date'}} makes numbers of them"
+            )
         return "category"
     if got.kind == DATES:
         return "date"

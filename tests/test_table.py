@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -532,6 +533,16 @@ def test_gaps_that_are_refused_are_refused_later_too():
 def test_names_for_each_row_are_warned_of():
     with pytest.warns(UserWarning, match=r"frame\['who'\] has 60 different strings in 60 rows.*'skip'.*min_count"):
         bp.Table({"who": [f"name {k}" for k in range(60)]})
+
+
+def test_dates_that_are_strings_are_hinted_at():
+    dates = [f"2026-0{k % 9 + 1}-11" for k in range(30)]
+    with pytest.warns(UserWarning, match=r"frame\['d'\] has strings that are dates.*kinds=\{'d': 'date'\}"):
+        bp.Table({"d": dates})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bp.Table({"d": dates}, kinds={"d": "category"})
+        bp.Table({"d": [f"2026-0{k}-119" for k in range(3)]})
 
 
 def test_nothing_of_a_frame_is_changed():
