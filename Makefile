@@ -49,6 +49,7 @@ bench: $(BENCH) $(BUILT) ## measure against other libraries, write the README's 
 	$(PY) bench/bench_clip.py
 	$(PY) bench/bench_normalization.py
 	$(PY) bench/bench_many.py
+	$(PY) bench/bench_ensemble.py
 	$(PY) bench/bench_sklearn.py
 	$(PY) bench/bench_search.py
 	$(PY) bench/bench_init.py
