@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -65,7 +66,7 @@ class Files(Stream):
         self._has_targets = self.target is not None
         self._read: Any = self.columns  # with the names that stand for None, once a file was read
         if self.format != "npy":
-            _pyarrow()
+            pyarrow()
 
     def __repr__(self) -> str:
         n = len(self.paths)
@@ -187,17 +188,18 @@ def checked_batch(file: Any, number: int) -> Any:
     return batch
 
 
-def _pyarrow() -> Any:
+def pyarrow() -> Any:
     """pyarrow, with its modules; ImportError that names the extra."""
     try:
         import pyarrow
         import pyarrow.dataset
         import pyarrow.ipc
+        import pyarrow.parquet
     except ImportError as error:
         raise ImportError(
             "files: Parquet, CSV and Arrow files are read by pyarrow; pip install 'bpcore[files]'"
         ) from error
-    if tuple(map(int, pyarrow.__version__.split(".")[:3])) < (14, 0, 1):
+    if tuple(map(int, re.findall(r"\d+", pyarrow.__version__)[:3])) < (14, 0, 1):
         raise ImportError(
             f"files: expected pyarrow 14.0.1 or later, which finds crafted files, got {pyarrow.__version__}; "
             "pip install 'bpcore[files]'"
@@ -251,7 +253,7 @@ class _Table(_File):
 
     def open(self) -> None:
         """Reads the names."""
-        arrow = _pyarrow()
+        arrow = pyarrow()
         self.fragment = next(arrow.dataset.dataset(self.path, format=self.kind).get_fragments())
         self.names = self.fragment.physical_schema.names
 
@@ -285,7 +287,7 @@ class _Table(_File):
 
     def numbers(self, name: Any, column: Any) -> np.ndarray:
         """A column as an array; ValueError or TypeError where it has gaps, or is no numbers."""
-        types = _pyarrow().types
+        types = pyarrow().types
         kind = column.type
         if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
             raise TypeError(
@@ -317,7 +319,7 @@ class _Csv(_Table):
 
 class _Arrow(_Table):
     def open(self) -> None:
-        arrow = _pyarrow()
+        arrow = pyarrow()
         self.file = arrow.ipc.open_file(arrow.memory_map(self.path))
         self.names = self.file.schema.names
 
@@ -339,7 +341,7 @@ class _Reading:
         """Nothing to begin."""
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        arrow = _pyarrow()
+        arrow = pyarrow()
         if isinstance(error, (arrow.ArrowException, OSError)) and not isinstance(error, MemoryError):
             raise ValueError(f"paths: {self.path!r} cannot be read: {error}") from error
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import numpy as np
 
-from bpcore._files import checked_batch
+from bpcore._files import checked_batch, pyarrow
 from bpcore_cli._errors import Wrong, listed, nearest
 
 ROWS = 8192  # of a block
@@ -227,21 +227,21 @@ class _Columns(File):
     @classmethod
     def parquet(cls, path: str, file: BinaryIO) -> _Columns:
         """A file that begins with PAR1."""
-        pyarrow = _pyarrow(path)
-        with _refusing(path, "expected a Parquet file", (pyarrow.ArrowInvalid,)):
-            source = pyarrow.parquet.ParquetFile(file)
+        arrow = _pyarrow(path)
+        with _refusing(path, "expected a Parquet file", (arrow.ArrowInvalid,)):
+            source = arrow.parquet.ParquetFile(file)
         return cls(path, source.schema_arrow, lambda names: source.iter_batches(ROWS, columns=names))
 
     @classmethod
     def arrow(cls, path: str, file: BinaryIO) -> _Columns:
         """A file that begins with ARROW1, which is also Feather's second version."""
-        pyarrow = _pyarrow(path)
-        with _refusing(path, "expected an Arrow file", (pyarrow.ArrowInvalid,)):
-            source = pyarrow.ipc.open_file(pyarrow.memory_map(path))
+        arrow = _pyarrow(path)
+        with _refusing(path, "expected an Arrow file", (arrow.ArrowInvalid,)):
+            source = arrow.ipc.open_file(arrow.memory_map(path))
 
         def batches(names: list[str]) -> Iterator[Any]:
             for i in range(source.num_record_batches):
-                with _refusing(path, "expected an Arrow file that is whole", (pyarrow.ArrowInvalid,)):
+                with _refusing(path, "expected an Arrow file that is whole", (arrow.ArrowInvalid,)):
                     batch = checked_batch(source, i).select(names)
                 for first in range(0, batch.num_rows, ROWS):
                     yield batch.slice(first, ROWS)
@@ -269,11 +269,9 @@ _KINDS: dict[bytes, Callable[[str, BinaryIO], File]] = {
 
 def _pyarrow(path: str) -> Any:
     try:
-        import pyarrow
-        import pyarrow.parquet  # imports pyarrow.ipc, too
-    except ImportError:
-        raise Wrong(f"{path}: Parquet and Arrow need pyarrow; pip install 'bpcore[files]'") from None
-    return pyarrow
+        return pyarrow()
+    except ImportError as error:
+        raise Wrong(f"{path}: {error}") from None
 
 
 class _refusing:
